@@ -1,0 +1,32 @@
+# `make demo` and `make test` do everything on a fresh machine (Python 3.11, pip, make).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: venv demo test test-gpu bench clean
+
+venv: $(VENV)/.ready
+
+$(VENV)/.ready: requirements.txt setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: venv
+	$(BIN)/cocofold demo --out demo_run
+
+test: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not gpu"
+
+test-gpu: venv
+	$(BIN)/python -m pytest -m gpu
+
+bench: venv
+	$(BIN)/python -m benchmarks.accuracy
+
+clean:
+	rm -rf demo_run bench_runs build *.egg-info

@@ -1,0 +1,5 @@
+"""``python -m cocofold`` is the ``cocofold`` command."""
+
+from cocofold.commands.main import main
+
+main()

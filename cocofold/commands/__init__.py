@@ -1,0 +1,1 @@
+"""One module a verb of the ``cocofold`` command: options, help, calls, files written."""

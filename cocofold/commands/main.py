@@ -1,0 +1,49 @@
+"""The ``cocofold`` command: its verbs, and how errors reach the user."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import typer
+
+from cocofold import __version__
+from cocofold.errors import InputError
+
+app = typer.Typer(
+    name="cocofold",
+    help="Move a predicted protein model until it explains raw cryo-EM particle images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cocofold {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Options before the verb."""
+
+
+def main() -> None:
+    """Run the command line; exit 2 with one message for input that cannot be used."""
+    try:
+        status = app(standalone_mode=False)
+    except InputError as error:
+        print(f"cocofold: {error}", file=sys.stderr)
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        print("cocofold: interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(status if isinstance(status, int) else 0)

@@ -1,0 +1,62 @@
+"""Packaging of the Scipion plugin ``scipion_cocofold`` and of its engine ``cocofold``.
+
+Nothing is required at installation: Scipion's environment already has scipion-em, and the engine
+lives in an environment of its own that asks for the extra ``engine``.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "cocofold" / "__init__.py").read_text()).group(1)
+
+ENGINE = [
+    "torch>=2.4,<3",
+    "numpy>=1.24,<3",
+    "scipy>=1.10",
+    "gemmi>=0.7,<0.8",
+    "mrcfile>=1.4",
+    "starfile>=0.5.6",
+    "pandas>=2.0",
+    "roma>=1.5",
+    "safetensors>=0.4.3",
+    "PyYAML>=6.0",
+    "typer>=0.12",
+    "rich>=13.7",
+    "matplotlib>=3.8",
+]
+SCIPION = ["scipion-em>=3.11,<4", "scipion-app>=3.8,<4"]
+DEV = ["pytest>=8.0", "ruff>=0.9", "mypy>=1.14", "types-PyYAML", "pandas-stubs"]
+
+setup(
+    name="scipion-em-cocofold",
+    version=VERSION,
+    description="Move a predicted protein model to fit raw cryo-EM particle images, inside Scipion and out of it",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="GPL-3.0-or-later",
+    license_files=["LICENSE"],
+    keywords=["scipion", "cryo-em", "imageprocessing", "model building", "AlphaFold", "flexible fitting"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Bio-Informatics",
+    ],
+    python_requires=">=3.8",
+    install_requires=[],
+    extras_require={"engine": ENGINE, "scipion": SCIPION, "dev": DEV},
+    packages=find_packages(".", include=["cocofold", "cocofold.*"]) + find_packages("scipion-em-cocofold"),
+    package_dir={"scipion_cocofold": "scipion-em-cocofold/scipion_cocofold"},
+    package_data={
+        "cocofold": ["py.typed", "demonstration/*.cif"],
+        "scipion_cocofold": ["protocols.conf", "*.png", "templates/*.json.template"],
+    },
+    entry_points={
+        "console_scripts": ["cocofold = cocofold.commands.main:main"],
+        "pyworkflow.plugin": ["scipion_cocofold = scipion_cocofold"],
+    },
+)

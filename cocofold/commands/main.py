@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-import click
 import typer
 
 from cocofold import __version__
@@ -36,14 +35,7 @@ def _options(
 def main() -> None:
     """Run the command line; exit 2 with one message for input that cannot be used."""
     try:
-        status = app(standalone_mode=False)
+        app()
     except InputError as error:
         print(f"cocofold: {error}", file=sys.stderr)
         sys.exit(2)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        print("cocofold: interrupted", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(status if isinstance(status, int) else 0)

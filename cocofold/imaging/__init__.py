@@ -1,0 +1,22 @@
+"""Image formation: Gaussians of atoms, projection, CTF, Fourier rings (paper eq. 1-3).
+
+Knows nothing of where atoms come from.
+"""
+
+from cocofold.imaging.correlation import ring_correlations, ring_sums
+from cocofold.imaging.ctf import Ctf, contrast_transfer, electron_wavelength_angstrom
+from cocofold.imaging.projection import Poses, project, rendered_extra_width
+from cocofold.imaging.rings import RingPixels, ring_count
+
+__all__ = [
+    "Ctf",
+    "Poses",
+    "RingPixels",
+    "contrast_transfer",
+    "electron_wavelength_angstrom",
+    "project",
+    "rendered_extra_width",
+    "ring_correlations",
+    "ring_count",
+    "ring_sums",
+]

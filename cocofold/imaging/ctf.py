@@ -1,0 +1,89 @@
+"""The contrast transfer function (CTF) of the electron microscope."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+
+
+def electron_wavelength_angstrom(voltage_kv: float) -> float:
+    """Relativistic wavelength of an electron in Å (conventions of RELION)."""
+    volts = voltage_kv * 1e3
+    return 12.2643247 / math.sqrt(volts * (1 + 0.978466e-6 * volts))
+
+
+@dataclass(frozen=True)
+class Ctf:
+    """CTF parameters of ``n`` images; each attribute is an (n,) float tensor.
+
+    Attributes
+    ----------
+    defocus_u_angstrom, defocus_v_angstrom, defocus_angle_rad
+        Underfocus along the two principal axes (positive is underfocus) and angle of the first from x towards y.
+    phase_shift_rad
+        Phase shift of a phase plate, added.
+    amplitude_contrast
+        Fraction from 0 to 1.
+    wavelength_angstrom, cs_angstrom
+        Electron wavelength and spherical aberration.
+    bfactor_a2, scale
+        Envelope ``exp(-B k^2 / 4)`` and overall factor.
+    flipped
+        1 where images had their phases flipped: ``|CTF|`` applies.
+    premultiplied
+        1 where images were multiplied by their CTF: ``CTF^2`` applies.
+    """
+
+    defocus_u_angstrom: torch.Tensor
+    defocus_v_angstrom: torch.Tensor
+    defocus_angle_rad: torch.Tensor
+    phase_shift_rad: torch.Tensor
+    amplitude_contrast: torch.Tensor
+    wavelength_angstrom: torch.Tensor
+    cs_angstrom: torch.Tensor
+    bfactor_a2: torch.Tensor
+    scale: torch.Tensor
+    flipped: torch.Tensor
+    premultiplied: torch.Tensor
+
+    def __getitem__(self, index: torch.Tensor | slice) -> Ctf:
+        return Ctf(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
+
+    def to(self, device: torch.device | str) -> Ctf:
+        """The same parameters on another device."""
+        return Ctf(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+
+def contrast_transfer(ctf: Ctf, kx: torch.Tensor, ky: torch.Tensor) -> torch.Tensor:
+    """CTF at the spatial frequencies (kx, ky).
+
+    ``sin(pi lam dz k^2 - (pi/2) Cs lam^3 k^4 + asin(Q0) + phase_shift)``, positive at low frequency, with
+    ``dz = (U + V)/2 + (U - V)/2 cos(2 (atan2(ky, kx) - angle))`` (RELION's convention with white protein).
+
+    Parameters
+    ----------
+    ctf : Ctf
+        Parameters of n images.
+    kx, ky : (n_pixels,) float
+        Frequencies in 1/Å, ky along image rows.
+
+    Returns
+    -------
+    (n, n_pixels) float
+    """
+    k2 = kx**2 + ky**2
+    # cos(2(theta - angle)) k^2 by the double-angle formulas: no atan2, and well defined at k = 0.
+    cos_term, sin_term = kx**2 - ky**2, 2 * kx * ky
+    mean = ((ctf.defocus_u_angstrom + ctf.defocus_v_angstrom) / 2)[:, None]
+    half = ((ctf.defocus_u_angstrom - ctf.defocus_v_angstrom) / 2)[:, None]
+    angle = 2 * ctf.defocus_angle_rad[:, None]
+    defocus_k2 = mean * k2 + half * (torch.cos(angle) * cos_term + torch.sin(angle) * sin_term)
+    wavelength = ctf.wavelength_angstrom[:, None]
+    phase = math.pi * wavelength * defocus_k2 - (math.pi / 2) * ctf.cs_angstrom[:, None] * wavelength**3 * k2**2
+    phase = phase + (torch.asin(ctf.amplitude_contrast) + ctf.phase_shift_rad)[:, None]
+    value = torch.sin(phase)
+    value = torch.where(ctf.flipped[:, None] > 0, value.abs(), value)
+    value = torch.where(ctf.premultiplied[:, None] > 0, value * value, value)
+    return value * torch.exp(-ctf.bfactor_a2[:, None] * k2 / 4) * ctf.scale[:, None]

@@ -1,0 +1,66 @@
+"""Which Fourier pixels of an image lie in which ring."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+def ring_count(box: int, pixel_size_angstrom: float, resolution_angstrom: float | None = None) -> int:
+    """Number of rings up to a resolution: rings 1 ... box/2 - 1, ring k at k / (box * pixel size)."""
+    highest = box // 2 - 1
+    if resolution_angstrom is None:
+        return highest
+    return max(1, min(highest, int(box * pixel_size_angstrom / resolution_angstrom)))
+
+
+@dataclass(frozen=True)
+class RingPixels:
+    """Pixels of a half-plane Fourier transform (``torch.fft.rfft2``) in the rings 1 ... ``n_rings``.
+
+    Attributes
+    ----------
+    box : int
+        Side of the image in pixels, even.
+    n_rings : int
+        Highest ring used.
+    ky, kx : (n_pixels,) int64
+        Signed row and non-negative column frequencies, in units of 1 / (box * pixel size), sorted by ring.
+    ring : (n_pixels,) int64
+        Ring of each pixel minus one: nearest integer to ``sqrt(kx**2 + ky**2)``, from 0.
+    weight : (n_pixels,) float32
+        2 for pixels that stand for their Friedel mate too, 1 on the column kx = 0.
+    """
+
+    box: int
+    n_rings: int
+    ky: torch.Tensor
+    kx: torch.Tensor
+    ring: torch.Tensor
+    weight: torch.Tensor
+
+    @classmethod
+    def up_to(cls, box: int, n_rings: int, device: torch.device | str = "cpu") -> RingPixels:
+        """Pixels of the rings 1 ... ``n_rings`` of a ``box``-sized image."""
+        if not 1 <= n_rings <= box // 2 - 1:
+            raise ValueError(f"rings must be from 1 to {box // 2 - 1} for a box of {box}, got {n_rings}")
+        rows = torch.arange(-n_rings, n_rings + 1)
+        columns = torch.arange(n_rings + 1)
+        ky, kx = (grid.reshape(-1) for grid in torch.meshgrid(rows, columns, indexing="ij"))
+        ring = torch.round(torch.sqrt((kx**2 + ky**2).double())).long()
+        inside = (ring >= 1) & (ring <= n_rings)
+        ky, kx, ring = ky[inside], kx[inside], ring[inside]
+        order = torch.argsort(ring, stable=True)
+        ky, kx, ring = ky[order], kx[order], ring[order]
+        weight = torch.where(kx == 0, 1.0, 2.0).float()
+        return cls(box, n_rings, ky.to(device), kx.to(device), (ring - 1).to(device), weight.to(device))
+
+    def __len__(self) -> int:
+        return len(self.ring)
+
+    def positions_in(self, grid: int) -> torch.Tensor:
+        """Flat indices of these pixels in the ``rfft2`` of a ``grid``-sized image of the same extent, (n_pixels,)."""
+        if grid // 2 <= self.n_rings:
+            raise ValueError(f"a grid of {grid} holds rings up to {grid // 2 - 1}, {self.n_rings} are asked for")
+        return (self.ky % grid) * (grid // 2 + 1) + self.kx

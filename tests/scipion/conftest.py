@@ -1,0 +1,58 @@
+"""A Scipion of its own for these tests: pyworkflow reads its configuration from the environment when it is imported."""
+
+import atexit
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import pytest
+
+# scipion-em pins libraries that use deprecated calls of others; everywhere else a warning fails the tests
+OLD_CALLS = r"(bibtexparser|matplotlib|pwem|pyparsing)(\.|$)"
+
+HOME = Path(tempfile.mkdtemp(prefix="cocofold-scipion-"))
+atexit.register(shutil.rmtree, HOME, ignore_errors=True)
+
+
+def _configure_scipion(package_folder: Path) -> None:
+    (HOME / "config").mkdir()
+    for name in ("COCOFOLD_HOME", "CONDA_ACTIVATION_CMD", "EM_ROOT", "SCIPION_SOFTWARE", "VIEWERS"):
+        os.environ.pop(name, None)
+    os.environ.update(
+        SCIPION_HOME=str(HOME),
+        SCIPION_USER_DATA=str(HOME / "user"),
+        SCIPION_TESTS=str(HOME / "tests"),
+        SCIPION_DOMAIN="pwem",
+        SCIPION_PYTHON=sys.executable,
+        SCIPION_HOSTS=str(package_folder / "templates" / "hosts.template"),
+        SCIPION_NOTIFY="False",
+        SCIPION_TEST_NOSYNC="True",
+        MPLBACKEND="Agg",
+        # The engine of the interpreter that runs the tests
+        COCOFOLD_ENV_ACTIVATION="",
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        import pwem
+        import pwem.protocols
+        import pwem.viewers
+        import pwem.wizards
+        import pyworkflow.gui.project
+        import scipion.install.plugin_funcs  # noqa: F401
+
+        assert Path(pwem.Config.EM_ROOT).is_relative_to(HOME), "pyworkflow was imported before its environment was set"
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.filterwarnings(f"ignore::DeprecationWarning:{OLD_CALLS}"))
+
+
+_scipion = importlib.util.find_spec("scipion")
+if _scipion is not None and importlib.util.find_spec("pwem") is not None:
+    _configure_scipion(Path(_scipion.origin).parent)

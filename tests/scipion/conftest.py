@@ -41,7 +41,7 @@ def _configure_scipion(package_folder: Path) -> None:
         import pwem.protocols
         import pwem.viewers
         import pwem.wizards
-        import pyworkflow.gui.project
+        import pyworkflow.gui.project  # noqa: F401
         import scipion.install.plugin_funcs  # noqa: F401
 
         assert Path(pwem.Config.EM_ROOT).is_relative_to(HOME), "pyworkflow was imported before its environment was set"

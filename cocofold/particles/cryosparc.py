@@ -1,0 +1,250 @@
+"""Particles from CryoSPARC .cs files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cocofold.errors import InputError
+from cocofold.particles.checks import require_finite, require_half_sets, require_usable_optics
+from cocofold.particles.cs_table import read_cs_table
+from cocofold.particles.particle_set import NEGLIGIBLE, OpticsGroup, ParticleSet
+from cocofold.particles.poses import matrices_from_cryosparc
+from cocofold.particles.stacks import check_stacks, find_stacks
+
+BLOB = ("blob/path", "blob/idx", "blob/shape", "blob/psize_A")
+CTF = ("ctf/accel_kv", "ctf/cs_mm", "ctf/amp_contrast", "ctf/df1_A", "ctf/df2_A", "ctf/df_angle_rad")
+OPTICS = ("ctf/accel_kv", "ctf/cs_mm", "ctf/amp_contrast", "blob/psize_A")
+ABERRATIONS = ("ctf/shift_A", "ctf/tilt_A", "ctf/trefoil_A", "ctf/tetra_A", "ctf/anisomag")
+ALIGNMENT = ("pose", "shift", "psize_A")
+OLD_CLASS = re.compile(r"alignments_class_?(\d+)$")
+
+
+def read_cryosparc(path: Path, particles_dir: Path | None = None, passthrough: Sequence[Path] = ()) -> ParticleSet:
+    """Read a .cs file and its passthrough files.
+
+    Columns of the file itself win over those of passthrough files, and poses come from the first file that has any.
+    Of several classes (``alignments3D_multi``, ``alignments_class_0`` and so on) each particle's most probable one
+    is taken. Where columns are absent: phase shift and B factor are 0, the CTF's scale is 1, images are stored white,
+    and there are no half sets.
+
+    Parameters
+    ----------
+    path : Path
+    particles_dir : Path, optional
+        Folder from which the stacks' paths count.
+    passthrough : sequence of Path
+        Joined by ``uid``.
+
+    Raises
+    ------
+    InputError
+        For every file that cannot be used, with the reason and the remedy.
+    """
+    columns = _joined(path, passthrough)
+    n = len(columns["uid"])
+    alignment = next(iter(_alignments(columns)), None)
+    missing = [name for name in (*BLOB, *CTF) if name not in columns]
+    if alignment is None:
+        missing.append("alignments3D/pose, shift and psize_A")
+    if missing:
+        raise InputError(f"{path}: missing {', '.join(missing)}; {_remedy(path, columns, alignment, passthrough)}")
+    if n == 0:
+        raise InputError(f"{path}: has no particles; give a file with at least one")
+    groups, optics_index = _optics(columns, path)
+    require_usable_optics(groups, path)
+    pose, shift, psize, split = _alignment(columns, str(alignment), path)
+    values: dict[str, Any] = {
+        field: _numbers(columns, name, path, default) * factor
+        for field, name, default, factor in (
+            ("defocus_u_angstrom", "ctf/df1_A", None, 1.0),
+            ("defocus_v_angstrom", "ctf/df2_A", None, 1.0),
+            ("defocus_angle_deg", "ctf/df_angle_rad", None, 180 / np.pi),
+            ("phase_shift_deg", "ctf/phase_shift_rad", 0.0, 180 / np.pi),
+            ("ctf_bfactor_a2", "ctf/bfactor", 0.0, 1.0),
+            ("ctf_scale", "ctf/scale", 1.0, 1.0),
+        )
+    }
+    contrast = np.where(_numbers(columns, "blob/sign", path, 1.0) < 0, -1.0, 1.0)
+    if columns["blob/path"].dtype.kind != "U" or columns["blob/path"].ndim != 1:
+        raise InputError(f"{path}: blob/path is of type {columns['blob/path'].dtype}, not text; export it again")
+    names, stack_index = np.unique(columns["blob/path"], return_inverse=True)
+    slice_index = _numbers(columns, "blob/idx", path).astype(int)
+    stacks = find_stacks([str(name).lstrip(">") for name in names], path, particles_dir)
+    check_stacks(stacks, stack_index, slice_index, groups[0].box, path)
+    return ParticleSet(
+        optics=groups,
+        optics_index=optics_index,
+        rotations=matrices_from_cryosparc(pose),
+        origins_angstrom=shift * psize[:, None],
+        half_set=split,
+        stacks=stacks,
+        stack_index=stack_index,
+        slice_index=slice_index,
+        contrast=contrast,
+        **values,
+    )
+
+
+def _joined(path: Path, passthrough: Sequence[Path]) -> dict[str, np.ndarray]:
+    """Columns of the file and, for its particles, further columns of passthrough files."""
+    columns = _table(path)
+    for other_path in passthrough:
+        other = _table(other_path)
+        rows = _rows_by_uid(columns["uid"], other["uid"], path, other_path)
+        has_poses = bool(_alignments(columns))
+        for name, values in other.items():
+            if name not in columns and not (has_poses and name.startswith("alignments")):
+                columns[name] = values[rows]
+    return columns
+
+
+def _table(path: Path) -> dict[str, np.ndarray]:
+    columns = read_cs_table(path)
+    if "uid" not in columns or columns["uid"].ndim != 1 or columns["uid"].dtype.kind not in "iu":
+        raise InputError(f"{path}: has no column uid of integers, by which CryoSPARC names particles; export it again")
+    return columns
+
+
+def _rows_by_uid(uid: np.ndarray, other: np.ndarray, path: Path, other_path: Path) -> np.ndarray:
+    order = np.argsort(other, kind="stable")
+    ordered = other[order]
+    if len(ordered) and (ordered[1:] == ordered[:-1]).any():
+        raise InputError(
+            f"{other_path}: some uids occur twice, so rows cannot be joined; give it as CryoSPARC wrote it"
+        )
+    at = np.minimum(np.searchsorted(ordered, uid), max(len(ordered) - 1, 0))
+    lost = int((ordered[at] != uid).sum()) if len(ordered) else len(uid)
+    if lost:
+        raise InputError(
+            f"{other_path}: {lost} of the {len(uid)} particles of {path} are not in it (by uid); "
+            "give the passthrough file of the same job"
+        )
+    return order[at]
+
+
+def _alignments(columns: dict[str, np.ndarray]) -> list[str]:
+    """Prefixes of complete 3D alignments, best first; old classes are all under the first one's name."""
+    prefixes = [name[: -len("/pose")] for name in columns if name.endswith("/pose")]
+    whole = [
+        prefix
+        for prefix in prefixes
+        if all(f"{prefix}/{part}" in columns and columns[f"{prefix}/{part}"].dtype.kind == "f" for part in ALIGNMENT)
+        and columns[f"{prefix}/pose"].shape[1:][-1:] == (3,)
+    ]
+    wanted = ["alignments3D", "alignments3D_multi"]
+    return [prefix for prefix in wanted if prefix in whole] + [prefix for prefix in whole if OLD_CLASS.match(prefix)]
+
+
+def _alignment(
+    columns: dict[str, np.ndarray], prefix: str, path: Path
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+    """Rotation vectors (n, 3) rad, shifts (n, 2) pixels, their pixel sizes (n,) Å, and half sets (n,) or None."""
+    if OLD_CLASS.match(prefix):
+        classes = sorted(
+            (name for name in _alignments(columns) if OLD_CLASS.match(name)), key=lambda name: int(name.split("_")[-1])
+        )
+        parts = {part: np.stack([columns[f"{name}/{part}"] for name in classes], axis=1) for part in ALIGNMENT}
+        posteriors = [columns[name] for name in (f"{name}/class_posterior" for name in classes) if name in columns]
+        posterior = np.stack(posteriors, axis=1) if posteriors else None
+    else:
+        parts = {part: columns[f"{prefix}/{part}"] for part in ALIGNMENT}
+        posterior = columns.get(f"{prefix}/class_posterior")
+    pose, shift, psize = (np.asarray(parts[part], dtype=float) for part in ALIGNMENT)
+    if shift.shape != (*pose.shape[:-1], 2) or psize.shape not in (pose.shape[:1], pose.shape[:-1]):
+        raise InputError(
+            f"{path}: {prefix} has poses {pose.shape}, shifts {shift.shape} and pixel sizes {psize.shape}, which do "
+            "not belong together; export the particles again"
+        )
+    if pose.ndim == 3:
+        best = np.zeros(len(pose), dtype=int)
+        if pose.shape[1] > 1:
+            if posterior is None or posterior.shape != pose.shape[:2]:
+                raise InputError(
+                    f"{path}: {pose.shape[1]} classes in {prefix} without class_posterior; "
+                    "export the particles of one class"
+                )
+            best = require_finite(posterior, f"{prefix}/class_posterior", path).argmax(axis=1)
+        rows = np.arange(len(pose))
+        pose, shift = pose[rows, best], shift[rows, best]
+        psize = psize[rows, best] if psize.ndim == 2 else psize
+    require_finite(pose, f"{prefix}/pose", path)
+    require_finite(shift, f"{prefix}/shift", path)
+    require_finite(psize, f"{prefix}/psize_A", path)
+    split = columns.get(f"{prefix}/split")
+    if split is not None and split.ndim == 1:
+        split = require_half_sets(split.astype(float) + 1, f"{prefix}/split", path)
+    else:
+        split = None
+    return pose, shift, psize, split
+
+
+def _optics(columns: dict[str, np.ndarray], path: Path) -> tuple[tuple[OpticsGroup, ...], np.ndarray]:
+    """Groups of particles with the same optics, exposure group, box and aberrations."""
+    n = len(columns["uid"])
+    box = _numbers(columns, "blob/shape", path, vector=True)
+    if box.shape[1] != 2 or (box[:, 0] != box[:, 1]).any():
+        raise InputError(f"{path}: blob/shape is {box[0].tolist()}; square two-dimensional images are needed")
+    exposure = _numbers(columns, "ctf/exp_group_id", path, 0.0)
+    known = [name for name in ABERRATIONS if name in columns]
+    aberrations = [_numbers(columns, name, path, vector=True) for name in known]
+    keys = [exposure, box[:, 0], *(_numbers(columns, name, path) for name in OPTICS)]
+    table = np.concatenate([np.stack(keys, axis=1), *aberrations], axis=1)
+    unique, index = np.unique(table, axis=0, return_inverse=True)
+    edges = np.cumsum([len(keys)] + [values.shape[1] for values in aberrations])
+    groups = []
+    for row in unique:
+        group_id, size, kilovolts, cs, contrast, pixel = row[: len(keys)]
+        found = [(name, row[begin:end]) for name, begin, end in zip(known, edges[:-1], edges[1:])]
+        groups.append(
+            OpticsGroup(
+                name=f"exposureGroup{group_id:.0f}",
+                voltage_kv=_rounded(kilovolts),
+                cs_mm=_rounded(cs),
+                amplitude_contrast=_rounded(contrast),
+                pixel_size_angstrom=_rounded(pixel),
+                box=int(size),
+                cryosparc_aberrations=tuple(
+                    (name, tuple(_rounded(value) for value in values))
+                    for name, values in found
+                    if np.any(np.abs(values) > NEGLIGIBLE)
+                ),
+            )
+        )
+    return tuple(groups), index.reshape(n)
+
+
+def _numbers(
+    columns: dict[str, np.ndarray], name: str, path: Path, default: float | None = None, vector: bool = False
+) -> np.ndarray:
+    """A column as float64, all finite: (n,), or (n, k) if a vector is wanted."""
+    if name not in columns and default is not None:
+        return np.full(len(columns["uid"]), default)
+    values = columns[name]
+    if values.ndim != 1 + vector or values.dtype.kind not in "fiu":
+        wanted = "a vector of numbers" if vector else "one number"
+        raise InputError(
+            f"{path}: {name} is of type {values.dtype} {values.shape[1:]}, but {wanted} a particle is needed; "
+            "export the particles again"
+        )
+    return require_finite(values.astype(float), name, path)
+
+
+def _rounded(value: float) -> float:
+    """The decimal number that single precision stands for: 2.7, not 2.70000005."""
+    return float(f"{value:.7g}")
+
+
+def _remedy(path: Path, columns: dict[str, np.ndarray], alignment: str | None, passthrough: Sequence[Path]) -> str:
+    remedies = []
+    if alignment is None:
+        flat = " (only 2D alignments)" if "alignments2D/pose" in columns else ""
+        remedies.append(f"no poses{flat}: give the particles of a 3D refinement")
+    beside = sorted(other.name for other in path.parent.glob("*passthrough*.cs") if other not in (path, *passthrough))
+    found = f" (found beside it: {', '.join(beside)})" if beside else ""
+    remedies.append(f"CryoSPARC often keeps such columns in a second file: give it with --passthrough{found}")
+    return "; ".join(remedies)

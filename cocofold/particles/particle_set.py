@@ -1,0 +1,229 @@
+"""The particles of a data set: poses, optics and where their images are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cocofold.errors import InputError
+from cocofold.particles.stacks import StackReader
+
+IDENTITY = ((1.0, 0.0), (0.0, 1.0))
+NEGLIGIBLE = 1e-6  # aberration coefficients below this are zeros that were rounded
+
+
+@dataclass(frozen=True)
+class OpticsGroup:
+    """What the images of one microscope session have in common.
+
+    Attributes
+    ----------
+    name : str
+    voltage_kv, cs_mm, amplitude_contrast : float
+        Acceleration voltage, spherical aberration, fraction of amplitude contrast (0 to 1).
+    pixel_size_angstrom : float
+    box : int
+        Pixels along each side of the images; even.
+    phase_flipped : bool
+        The images' phases were multiplied by the sign of the CTF.
+    ctf_premultiplied : bool
+        The images were multiplied by the CTF.
+    beam_tilt_mrad : (x, y)
+        RELION's beam tilt.
+    odd_zernike, even_zernike : tuple of float
+        RELION's coefficients of antisymmetric and symmetric aberrations, empty if none.
+    magnification_matrix : 2 x 2
+        RELION's anisotropic magnification, the identity if none.
+    cryosparc_aberrations : tuple of (field, values)
+        Non-zero aberrations of a .cs file, as stored: ``(("ctf/tilt_A", (0.1, 0.2)), ...)``.
+    """
+
+    name: str
+    voltage_kv: float
+    cs_mm: float
+    amplitude_contrast: float
+    pixel_size_angstrom: float
+    box: int
+    phase_flipped: bool = False
+    ctf_premultiplied: bool = False
+    beam_tilt_mrad: tuple[float, float] = (0.0, 0.0)
+    odd_zernike: tuple[float, ...] = ()
+    even_zernike: tuple[float, ...] = ()
+    magnification_matrix: tuple[tuple[float, float], tuple[float, float]] = IDENTITY
+    cryosparc_aberrations: tuple[tuple[str, tuple[float, ...]], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class ParticleSet:
+    """Particles with one box and pixel size; images stay on disk until asked for.
+
+    Attributes
+    ----------
+    optics : tuple of OpticsGroup
+    optics_index : (n,) int
+        Row in ``optics``.
+    rotations : (n, 3, 3) float64
+        A in ``u = A @ (x - centre)``: from the map's frame to the image's.
+    origins_angstrom : (n, 2) float64
+        x and y; a particle's content sits at centre - origin (RELION's convention).
+    defocus_u_angstrom, defocus_v_angstrom, defocus_angle_deg : (n,) float64
+        Underfocus is positive.
+    phase_shift_deg, ctf_bfactor_a2, ctf_scale : (n,) float64
+        Of a phase plate, added; of the envelope ``exp(-B k^2 / 4)``; overall factor.
+    half_set : (n,) int or None
+        1 or 2.
+    stacks : tuple of Path
+    stack_index, slice_index : (n,) int
+        Row in ``stacks``; image in the stack, counted from 0.
+    contrast : (n,) float64
+        +1 or -1; images are multiplied by it when read, so that protein is white.
+    """
+
+    optics: tuple[OpticsGroup, ...]
+    optics_index: np.ndarray
+    rotations: np.ndarray
+    origins_angstrom: np.ndarray
+    defocus_u_angstrom: np.ndarray
+    defocus_v_angstrom: np.ndarray
+    defocus_angle_deg: np.ndarray
+    phase_shift_deg: np.ndarray
+    ctf_bfactor_a2: np.ndarray
+    ctf_scale: np.ndarray
+    half_set: np.ndarray | None
+    stacks: tuple[Path, ...]
+    stack_index: np.ndarray
+    slice_index: np.ndarray
+    contrast: np.ndarray
+    reader: StackReader = field(default_factory=StackReader, repr=False)
+
+    def __post_init__(self) -> None:
+        n = len(self.rotations)
+        if self.rotations.shape != (n, 3, 3) or self.origins_angstrom.shape != (n, 2):
+            raise ValueError(
+                f"rotations {self.rotations.shape} and origins {self.origins_angstrom.shape}, not (n, 3, 3) and (n, 2)"
+            )
+        for name in PER_PARTICLE:
+            values = getattr(self, name)
+            if values is not None and len(values) != n:
+                raise ValueError(f"{name} has {len(values)} values for {n} particles")
+
+    def __len__(self) -> int:
+        return len(self.rotations)
+
+    @property
+    def box(self) -> int:
+        """Pixels along each side of the images."""
+        return self.optics[0].box
+
+    @property
+    def pixel_size_angstrom(self) -> float:
+        """Å."""
+        return self.optics[0].pixel_size_angstrom
+
+    def subset(self, indices: np.ndarray) -> ParticleSet:
+        """The chosen particles in the order given, with the optics groups and stacks that they use.
+
+        Parameters
+        ----------
+        indices : (k,) int or (n,) bool
+        """
+        rows = self._rows(indices)
+        chosen: dict[str, Any] = {
+            name: None if getattr(self, name) is None else np.asarray(getattr(self, name))[rows]
+            for name in PER_PARTICLE
+        }
+        if len(rows) == 0:
+            return replace(self, **chosen)
+        groups, chosen["optics_index"] = np.unique(self.optics_index[rows], return_inverse=True)
+        stacks, chosen["stack_index"] = np.unique(self.stack_index[rows], return_inverse=True)
+        return replace(
+            self,
+            optics=tuple(self.optics[group] for group in groups),
+            stacks=tuple(self.stacks[stack] for stack in stacks),
+            **chosen,
+        )
+
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        """Images of the chosen particles, protein white.
+
+        Parameters
+        ----------
+        indices : (k,) int or (n,) bool
+            In any order, repeats allowed.
+
+        Returns
+        -------
+        (k, box, box) float32
+            Rows are y, columns x.
+
+        Raises
+        ------
+        InputError
+            If a stack cannot be read, has another box, or an image holds NaN or infinity.
+        """
+        rows = self._rows(indices)
+        images = np.empty((len(rows), self.box, self.box), dtype=np.float32)
+        for stack in np.unique(self.stack_index[rows]):
+            at = np.flatnonzero(self.stack_index[rows] == stack)
+            at = at[np.argsort(self.slice_index[rows[at]], kind="stable")]
+            slices = self.slice_index[rows[at]]
+            read = self.reader.read(self.stacks[stack], slices)
+            if read.shape[1:] != images.shape[1:]:
+                raise InputError(
+                    f"{self.stacks[stack]}: images of {read.shape[2]} x {read.shape[1]} pixels, "
+                    f"but the particles' metadata say {self.box} x {self.box}; give the stacks that belong to the file"
+                )
+            bad = np.flatnonzero(~np.isfinite(read).all(axis=(1, 2)))
+            if len(bad):
+                raise InputError(
+                    f"{self.stacks[stack]}: image {slices[bad[0]] + 1} (counted from 1) has pixels that are NaN or "
+                    "infinite; remove the particle or extract it again"
+                )
+            images[at] = read * self.contrast[rows[at], None, None].astype(np.float32)
+        return images
+
+    def _rows(self, indices: np.ndarray) -> np.ndarray:
+        indices = np.asarray(indices)
+        if indices.size == 0:
+            indices = indices.astype(int)
+        return np.atleast_1d(np.arange(len(self))[indices])
+
+
+PER_PARTICLE = (
+    "optics_index",
+    "rotations",
+    "origins_angstrom",
+    "defocus_u_angstrom",
+    "defocus_v_angstrom",
+    "defocus_angle_deg",
+    "phase_shift_deg",
+    "ctf_bfactor_a2",
+    "ctf_scale",
+    "half_set",
+    "stack_index",
+    "slice_index",
+    "contrast",
+)
+
+
+def unsupported_aberrations(particles: ParticleSet) -> list[str]:
+    """One message for each optics group and aberration that a plain CTF leaves out; empty if there is none."""
+    messages = []
+    for group in (particles.optics[index] for index in np.unique(particles.optics_index)):
+        matrix = np.subtract(group.magnification_matrix, IDENTITY).ravel()
+        found = [
+            ("beam tilt (mrad)", group.beam_tilt_mrad, group.beam_tilt_mrad),
+            ("odd Zernike terms", group.odd_zernike, group.odd_zernike),
+            ("even Zernike terms", group.even_zernike, group.even_zernike),
+            ("anisotropic magnification", matrix, group.magnification_matrix),
+            *((name, values, values) for name, values in group.cryosparc_aberrations),
+        ]
+        messages += [
+            f"optics group {group.name} has {what} {shown}"
+            for what, values, shown in found
+            if np.any(np.abs(values) > NEGLIGIBLE)
+        ]
+    return messages

@@ -1,0 +1,122 @@
+"""Particles written as a STAR file of RELION 3.1 and later."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import starfile
+
+from cocofold.errors import InputError
+from cocofold.particles.particle_set import IDENTITY, ParticleSet
+from cocofold.particles.poses import relion_from_matrices
+
+
+def write_star(path: str | os.PathLike[str], particles: ParticleSet) -> None:
+    """Write the metadata of particles; their images stay where they are.
+
+    Paths of stacks below the STAR's folder are relative to it, others absolute. What RELION has no label for is
+    written under names that it keeps but ignores, and that ``read_particles`` understands: ``cocofoldContrast`` (-1
+    where images are stored dark) and ``cocofoldCryosparcAberrations``.
+
+    Parameters
+    ----------
+    path : path
+        File to write; it appears whole or not at all.
+    particles : ParticleSet
+
+    Raises
+    ------
+    InputError
+        If the folder does not exist or there are no particles.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
+    if len(particles) == 0:
+        raise InputError(f"{path}: there are no particles to write; choose at least one")
+    blocks = {"optics": _optics(particles), "particles": _particles(particles, path)}
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        starfile.write(blocks, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _optics(particles: ParticleSet) -> pd.DataFrame:
+    groups = particles.optics
+    columns: dict[str, list[object]] = {
+        "rlnOpticsGroup": list(range(1, len(groups) + 1)),
+        "rlnOpticsGroupName": ["_".join(group.name.split()) for group in groups],
+        "rlnVoltage": [_exact(group.voltage_kv) for group in groups],
+        "rlnSphericalAberration": [_exact(group.cs_mm) for group in groups],
+        "rlnAmplitudeContrast": [_exact(group.amplitude_contrast) for group in groups],
+        "rlnImagePixelSize": [_exact(group.pixel_size_angstrom) for group in groups],
+        "rlnImageSize": [group.box for group in groups],
+        "rlnImageDimensionality": [2] * len(groups),
+    }
+    if any(group.phase_flipped for group in groups):
+        columns["rlnCtfDataArePhaseFlipped"] = [int(group.phase_flipped) for group in groups]
+    if any(group.ctf_premultiplied for group in groups):
+        columns["rlnCtfDataAreCtfPremultiplied"] = [int(group.ctf_premultiplied) for group in groups]
+    if any(any(group.beam_tilt_mrad) for group in groups):
+        for axis, label in enumerate(("rlnBeamTiltX", "rlnBeamTiltY")):
+            columns[label] = [_exact(group.beam_tilt_mrad[axis]) for group in groups]
+    for label, terms in (
+        ("rlnOddZernike", [group.odd_zernike for group in groups]),
+        ("rlnEvenZernike", [group.even_zernike for group in groups]),
+    ):
+        longest = max(len(values) for values in terms)
+        if longest:
+            padded = [values + (0.0,) * (longest - len(values)) for values in terms]
+            columns[label] = ["[" + ",".join(_exact(value) for value in values) + "]" for values in padded]
+    if any(group.magnification_matrix != IDENTITY for group in groups):
+        for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            label = f"rlnMagMat{row}{column}"
+            columns[label] = [_exact(group.magnification_matrix[row][column]) for group in groups]
+    if any(group.cryosparc_aberrations for group in groups):
+        columns["cocofoldCryosparcAberrations"] = [
+            repr(group.cryosparc_aberrations).replace(" ", "").replace("'", '"')
+            if group.cryosparc_aberrations
+            else "none"
+            for group in groups
+        ]
+    return pd.DataFrame(columns)
+
+
+def _particles(particles: ParticleSet, path: Path) -> pd.DataFrame:
+    folder = os.path.abspath(path.parent)
+    stacks = [os.path.abspath(stack) for stack in particles.stacks]
+    names = [os.path.relpath(stack, folder) if stack.startswith(folder + os.sep) else stack for stack in stacks]
+    angles = relion_from_matrices(particles.rotations)
+    columns = {
+        "rlnImageName": [
+            f"{image + 1:06d}@{names[stack]}"
+            for image, stack in zip(particles.slice_index.tolist(), particles.stack_index.tolist())
+        ],
+        "rlnOpticsGroup": particles.optics_index + 1,
+        "rlnAngleRot": angles[:, 0],
+        "rlnAngleTilt": angles[:, 1],
+        "rlnAnglePsi": angles[:, 2],
+        "rlnOriginXAngst": particles.origins_angstrom[:, 0],
+        "rlnOriginYAngst": particles.origins_angstrom[:, 1],
+        "rlnDefocusU": particles.defocus_u_angstrom,
+        "rlnDefocusV": particles.defocus_v_angstrom,
+        "rlnDefocusAngle": particles.defocus_angle_deg,
+        "rlnPhaseShift": particles.phase_shift_deg,
+        "rlnCtfBfactor": particles.ctf_bfactor_a2,
+        "rlnCtfScalefactor": particles.ctf_scale,
+    }
+    if particles.half_set is not None:
+        columns["rlnRandomSubset"] = particles.half_set
+    if (np.asarray(particles.contrast) < 0).any():
+        columns["cocofoldContrast"] = particles.contrast.astype(int)
+    return pd.DataFrame(columns)
+
+
+def _exact(value: float) -> str:
+    """A number with the digits that single precision holds."""
+    return f"{value:.9g}"

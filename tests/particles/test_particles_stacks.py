@@ -1,0 +1,155 @@
+"""Stacks: pixel types, byte orders, headers of other programs, and damaged files."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import pickle
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+from particle_project import Project, write_stack
+
+from cocofold.errors import InputError
+from cocofold.particles import read_particles
+from cocofold.particles.stacks import StackReader, read_header
+
+
+def small_images(dtype: str) -> np.ndarray:
+    return np.random.default_rng(2).integers(0, 100, size=(3, 4, 4)).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "uint16", "float16", "float32"])
+@pytest.mark.parametrize("stamp", ["right", "wrong", "none"])
+@pytest.mark.parametrize("big_endian", [False, True])
+@pytest.mark.parametrize("extended", [0, 160])
+def test_pixel_types_byte_orders_and_extended_headers(
+    tmp_path: Path, dtype: str, stamp: str, big_endian: bool, extended: int
+) -> None:
+    images = small_images(dtype)
+    path = tmp_path / "stack.mrc"
+    write_stack(path, images)
+    with mrcfile.open(path, mode="r+") as file:
+        header = file.header.copy()
+        header.nsymbt = extended
+        if big_endian:
+            header = header.byteswap()
+        right = [0x11, 0x11, 0, 0] if big_endian else [0x44, 0x44, 0, 0]
+        wrong = [0x44, 0x44, 0, 0] if big_endian else [0x11, 0x11, 0, 0]
+        header.machst = {"right": right, "wrong": wrong, "none": [0, 0, 0, 0]}[stamp]
+        if stamp == "none":
+            header.map = b"\0\0\0\0"
+    pixels = images.astype(images.dtype.newbyteorder(">")) if big_endian else images
+    path.write_bytes(header.tobytes() + b"x" * extended + pixels.tobytes())
+    read = StackReader().read(path, np.array([2, 0]))
+    assert read.dtype == np.float32
+    assert read.dtype.isnative
+    np.testing.assert_array_equal(read, images[[2, 0]].astype(np.float32))
+
+
+def test_negative_bytes_and_unsigned_bytes_of_imod(tmp_path: Path) -> None:
+    path = tmp_path / "stack.mrcs"
+    write_stack(path, np.full((1, 4, 4), -56, dtype=np.int8))
+    assert (StackReader().read(path, np.array([0])) == -56).all()
+    content = bytearray(path.read_bytes())
+    content[152:160] = (1146047817).to_bytes(4, "little") + (0).to_bytes(4, "little")
+    path.write_bytes(content)
+    assert (StackReader().read(path, np.array([0])) == 200).all()
+    content[156] = 1
+    path.write_bytes(content)
+    assert (StackReader().read(path, np.array([0])) == -56).all()
+
+
+def test_a_single_image_and_trailing_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "one.mrc"
+    images = small_images("float32")[:1]
+    write_stack(path, images)
+    with open(path, "ab") as file:
+        file.write(b"trailing")
+    np.testing.assert_array_equal(StackReader().read(path, np.array([0])), images)
+
+
+def test_few_stacks_stay_open(tmp_path: Path) -> None:
+    reader = StackReader(most_open=2)
+    images = small_images("int16")
+    for number in range(5):
+        write_stack(tmp_path / f"{number}.mrcs", images + number)
+    for number in (0, 1, 2, 3, 4, 0):
+        read = reader.read(tmp_path / f"{number}.mrcs", np.array([1]))
+        np.testing.assert_array_equal(read[0], images[1] + number)
+        assert len(reader._maps) <= 2
+    assert len(pickle.dumps(reader)) < 200
+
+
+def test_particles_travel_to_other_processes(project: Project) -> None:
+    particles = read_particles(project.star())
+    before = particles.images(np.arange(3))
+    copy = pickle.loads(pickle.dumps(particles))
+    np.testing.assert_array_equal(copy.images(np.arange(3)), before)
+
+
+def test_stacks_that_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "stack.mrcs"
+    write_stack(path, small_images("float32"))
+    whole = path.read_bytes()
+    other_mode = bytearray(whole)
+    other_mode[12] = 4
+    no_sizes = bytearray(whole)
+    no_sizes[0:4] = (-4).to_bytes(4, "little", signed=True)
+    cases = {
+        whole[:-1]: "cut short",
+        whole[:1000]: "less than the 1024",
+        b"": "less than the 1024",
+        bytes(other_mode): "mode 4 (complex float32)",
+        bytes(no_sizes): "not an MRC file",
+        b"some text " * 200: "not an MRC file",
+        gzip.compress(whole): "compressed with gzip",
+        bz2.compress(whole): "compressed with bzip2",
+    }
+    for content, part in cases.items():
+        path.write_bytes(content)
+        with pytest.raises(InputError) as caught:
+            read_header(path)
+        assert part in str(caught.value)
+        assert str(path) in str(caught.value)
+    with pytest.raises(InputError, match="cannot be opened"):
+        read_header(tmp_path / "none.mrcs")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_pixels_that_are_not_finite_are_refused_by_stack_and_image(project: Project, value: float) -> None:
+    images = project.a.copy()
+    images[2, 3, 4] = value
+    with open(project.folder / "stacks" / "a.mrcs", "r+b") as file:
+        file.seek(1024)
+        file.write(images.tobytes())
+    particles = read_particles(project.star())
+    with pytest.raises(InputError, match=r"a\.mrcs: image 3 \(counted from 1\)"):
+        particles.images(np.arange(3))
+    np.testing.assert_array_equal(particles.images(np.array([0])), images[1:2])
+
+
+def test_stacks_that_do_not_fit_the_file(project: Project) -> None:
+    star = project.star()
+    path = project.folder / "stacks" / "b.mrcs"
+    write_stack(path, np.zeros((2, 8, 6), dtype=np.float32))
+    with pytest.raises(InputError, match="6 x 8 pixels; square"):
+        read_particles(star)
+    write_stack(path, np.zeros((2, 10, 10), dtype=np.float32))
+    with pytest.raises(InputError, match=r"b\.mrcs: images of 10 pixels, but the metadata say 8"):
+        read_particles(star)
+
+
+def test_stacks_that_change_after_reading(project: Project) -> None:
+    particles = read_particles(project.star())
+    path = project.folder / "stacks" / "b.mrcs"
+    write_stack(path, np.zeros((2, 10, 10), dtype=np.float32))
+    with pytest.raises(InputError, match="10 x 10 pixels, but the particles' metadata say 8 x 8"):
+        particles.images(np.array([1]))
+    write_stack(path, project.b)
+    particles = read_particles(project.star())
+    write_stack(project.folder / "stacks" / "a.mrcs", project.a[:1])
+    with pytest.raises(InputError, match="image 2 is asked for, but the stack has 1"):
+        particles.images(np.array([0]))

@@ -108,15 +108,17 @@ def test_single_particle(project: Project) -> None:
 
 
 def test_groups_in_any_order_and_unused_ones(project: Project) -> None:
-    optics = {k: [v] * 3 for k, v in OPTICS.items()}
-    optics.update(
-        rlnOpticsGroup=["7", "2", "4"], rlnVoltage=["300", "200", "80"], rlnOpticsGroupName=["g7", "g2", "g4"]
-    )
-    optics["rlnImagePixelSize"] = ["1.5", "1.5", "99"]  # of the unused group: no matter
-    text = loop("particles", {**PARTICLES, "rlnOpticsGroup": ["2", "7", "2"]}) + loop("optics", optics)
-    particles = read_particles(project.write(text))
-    assert [(group.name, group.voltage_kv) for group in particles.optics] == [("g2", 200), ("g7", 300)]
-    np.testing.assert_array_equal(particles.optics_index, [0, 1, 0])
+    optics = {k: [v] * 5 for k, v in OPTICS.items()}
+    optics["rlnOpticsGroup"] = ["7", "2", "9", "4", "3"]
+    optics["rlnOpticsGroupName"] = ["g7", "g2", "g9", "g4", "g3"]
+    optics["rlnVoltage"] = ["300", "200", "120", "80", "nan"]  # the last group is not used, nor is its defect
+    optics["rlnImagePixelSize"] = ["1.5", "1.5", "1.5", "1.5", "99"]
+    for used in (["2", "7", "2"], ["9", "4", "7"], ["4", "2", "9"]):
+        text = loop("particles", {**PARTICLES, "rlnOpticsGroup": used}) + loop("optics", optics)
+        particles = read_particles(project.write(text))
+        assert [particles.optics[index].name for index in particles.optics_index] == [f"g{number}" for number in used]
+        voltages = {"7": 300, "2": 200, "9": 120, "4": 80}
+        assert [particles.optics[i].voltage_kv for i in particles.optics_index] == [voltages[n] for n in used]
 
 
 def test_flags_and_aberrations_are_carried(project: Project) -> None:

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from cocofold import __version__
+from cocofold.commands.finetune import finetune
 from cocofold.errors import InputError
 
 app = typer.Typer(
@@ -30,6 +31,9 @@ def _options(
     version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
 ) -> None:
     """Options before the verb."""
+
+
+app.command()(finetune)
 
 
 def main() -> None:

@@ -3,17 +3,19 @@
 Knows nothing of where atoms come from.
 """
 
-from cocofold.imaging.correlation import ring_correlations, ring_sums
+from cocofold.imaging.correlation import normalise_rings, ring_correlations, ring_sums
 from cocofold.imaging.ctf import Ctf, contrast_transfer, electron_wavelength_angstrom
-from cocofold.imaging.projection import Poses, project, rendered_extra_width
+from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, Poses, project, rendered_extra_width
 from cocofold.imaging.rings import RingPixels, ring_count
 
 __all__ = [
+    "REFERENCE_WIDTH_ANGSTROM",
     "Ctf",
     "Poses",
     "RingPixels",
     "contrast_transfer",
     "electron_wavelength_angstrom",
+    "normalise_rings",
     "project",
     "rendered_extra_width",
     "ring_correlations",

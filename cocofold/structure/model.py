@@ -12,6 +12,7 @@ import numpy as np
 
 from cocofold import __version__
 from cocofold.errors import InputError
+from cocofold.files import appearing_whole
 
 
 class ResidueKey(NamedTuple):
@@ -164,10 +165,5 @@ def write_model(
         loop = block.init_mmcif_loop("_cocofold_gaussian.", ["atom_site_id", "amplitude", "width_angstrom"])
         for serial, (amplitude, width) in enumerate(zip(amplitudes, widths_angstrom), start=1):
             loop.add_row([str(serial), f"{amplitude:.4f}", f"{width:.4f}"])
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with appearing_whole(path) as partial:
         document.write_file(str(partial))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -1,0 +1,58 @@
+"""What fine-tuning asks of a source of atoms; it does not care which one it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the way from coarse to fine.
+
+    Attributes
+    ----------
+    name : str
+        For the log.
+    steps : int
+        Optimiser steps.
+    resolution_angstrom : float
+        Finest resolution compared with the images; 0 for all that is asked for.
+    gaussians_free : bool
+        Whether amplitudes and widths are learned too.
+    """
+
+    name: str
+    steps: int
+    resolution_angstrom: float
+    gaussians_free: bool = False
+
+
+class AtomSource(Protocol):
+    """Where atoms come from: positions that depend on parameters, and a gradient taken back to these."""
+
+    def stages(self) -> list[Stage]:
+        """Stages of the whole run, in order."""
+        ...
+
+    def begin(self, stage: int) -> list[dict]:
+        """Set up the parameters of a stage, starting where the last one ended; groups for an optimiser, with rates."""
+        ...
+
+    def positions(self) -> torch.Tensor:
+        """Positions of all atoms, (n_atoms, 3) Å, differentiable; before the first step those of the input model."""
+        ...
+
+    def prior(self) -> torch.Tensor:
+        """Energy of the parameters themselves, added to the geometry restraints of the positions."""
+        ...
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All that ``restore`` needs to go on from here within the stage."""
+        ...
+
+    def restore(self, stage: int, state: dict[str, torch.Tensor]) -> list[dict]:
+        """Go back to a state within a stage; groups for an optimiser, as from ``begin``."""
+        ...

@@ -1,0 +1,51 @@
+"""``cocofold finetune``: move a model until it explains particle images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Optional
+
+import typer
+
+
+def finetune(
+    particles: Path = typer.Option(..., help="Particles with poses and CTFs: RELION .star or CryoSPARC .cs."),
+    model: Path = typer.Option(..., help="Predicted model in the map's frame: mmCIF or PDB."),
+    out: Path = typer.Option(..., help="Folder of the run, made anew."),
+    particles_dir: Optional[Path] = typer.Option(None, help="Folder from which the stacks' paths start."),
+    max_particles: Optional[int] = typer.Option(None, help="Use so many particles, drawn with the seed."),
+    first: Optional[int] = typer.Option(None, help="Use the first so many particles."),
+    cycles: Optional[int] = typer.Option(
+        None,
+        help="Intervals at whose ends the run is scored and a model written, 1 to 30; by default one for each stage "
+        "from coarse to fine. The length of the run does not depend on it.",
+    ),
+    batch_size: int = typer.Option(32, help="Images per optimiser step."),
+    resolution: Optional[float] = typer.Option(None, help="Finest resolution compared (Å); by default all rings."),
+    effort: float = typer.Option(1.0, help="Factor on the number of optimiser steps: 0.3 for a quick look."),
+    seed: int = typer.Option(0, help="Seed: on CPU the same seed gives the same model, bit by bit."),
+    device: str = typer.Option("auto", help="auto, cpu, cuda or cuda:N."),
+    resume: bool = typer.Option(False, "--resume", help="Go on with the run in --out, with the same settings."),
+) -> None:
+    """Move a predicted model until it explains raw particle images.
+
+    Writes model.cif (the answer), models/cycle_NN.cif, density.mrc, metrics.json, metrics.csv, frc.png, config.yaml,
+    log.txt and checkpoints/ into the folder --out.
+    """
+    from cocofold.finetuning import Options
+    from cocofold.finetuning import finetune as run
+
+    options = Options(
+        particles=str(particles),
+        model=str(model),
+        particles_dir=None if particles_dir is None else str(particles_dir),
+        max_particles=max_particles,
+        first=first,
+        cycles=cycles,
+        batch_size=batch_size,
+        resolution=resolution,
+        effort=effort,
+        seed=seed,
+        device=device,
+    )
+    run(options, out, resume)

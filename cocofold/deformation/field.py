@@ -1,0 +1,112 @@
+"""A smooth field of rigid motions, carried by nodes spread over the residues."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import roma
+import torch
+from scipy.spatial import cKDTree
+
+_NEAREST_NODES = 16
+_NODES_PER_RADIUS = 1.5
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Nodes of a field and how residues share their motions.
+
+    Attributes
+    ----------
+    centres : (n_nodes, 3) float
+        Å; the point about which a node turns.
+    neighbours : (n_residues, n_shared) int
+        Nodes that move each residue.
+    weights : (n_residues, n_shared) float
+        Their shares, which add up to one.
+    """
+
+    centres: torch.Tensor
+    neighbours: torch.Tensor
+    weights: torch.Tensor
+
+
+def spread_nodes(positions: np.ndarray, radius_angstrom: float) -> Nodes:
+    """Nodes at some of the residues, about 2/3 radius apart, weighted by a Gaussian of that radius.
+
+    A residue sees its 16 nearest nodes at most, so the cost is linear in residues.
+
+    Parameters
+    ----------
+    positions : (n_residues, 3) float
+    radius_angstrom : float
+    """
+    chosen = _thin(positions, radius_angstrom / _NODES_PER_RADIUS)
+    shared = min(_NEAREST_NODES, len(chosen))
+    tree = cKDTree(positions[chosen])
+    distance, neighbours = (a.reshape(len(positions), -1) for a in tree.query(positions, k=shared))
+    # A share falls smoothly to zero at the last neighbour, so that no residue feels a node come or go.
+    taper = 1.0
+    if shared < len(chosen):
+        taper = np.clip(1 - (distance / distance[:, -1:]) ** 2, 0, None) ** 2
+    weights = np.exp(-0.5 * (distance / radius_angstrom) ** 2) * taper
+    weights /= weights.sum(1, keepdims=True)
+    return Nodes(
+        torch.as_tensor(positions[chosen], dtype=torch.float32),
+        torch.as_tensor(neighbours),
+        torch.as_tensor(weights, dtype=torch.float32),
+    )
+
+
+def body_nodes(positions: np.ndarray, body: np.ndarray) -> Nodes:
+    """One node for each rigid body, at its centre; ``body`` is the body of each residue, (n_residues,) int."""
+    count = int(body.max()) + 1
+    centres = np.stack([positions[body == number].mean(0) for number in range(count)])
+    return Nodes(
+        torch.as_tensor(centres, dtype=torch.float32),
+        torch.as_tensor(body)[:, None],
+        torch.ones(len(body), 1),
+    )
+
+
+def _thin(positions: np.ndarray, spacing: float) -> np.ndarray:
+    """Rows such that every position has a chosen one within ``spacing`` and no two chosen are closer."""
+    tree = cKDTree(positions)
+    free = np.ones(len(positions), dtype=bool)
+    chosen = []
+    for row in range(len(positions)):
+        if free[row]:
+            chosen.append(row)
+            free[tree.query_ball_point(positions[row], spacing)] = False
+    return np.array(chosen)
+
+
+def move(
+    nodes: Nodes, turns: torch.Tensor, shifts: torch.Tensor, rotations: torch.Tensor, origins: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Move residue frames by the field.
+
+    Each node turns space about its centre and shifts it; a residue's origin goes to the weighted mean of where its
+    nodes would take it, and its axes turn by the weighted mean rotation vector. Equal motions of all nodes move
+    the residues as one rigid body.
+
+    Parameters
+    ----------
+    nodes : Nodes
+    turns, shifts : (n_nodes, 3) float
+        Rotation vectors (radian) and translations (Å).
+    rotations : (n_residues, 3, 3) float
+    origins : (n_residues, 3) float
+
+    Returns
+    -------
+    rotations, origins
+        Of the same shapes.
+    """
+    weights = nodes.weights[..., None]
+    matrices = roma.rotvec_to_rotmat(turns)
+    arm = origins[:, None] - nodes.centres[nodes.neighbours]
+    displaced = torch.matmul(matrices[nodes.neighbours], arm[..., None])[..., 0] - arm + shifts[nodes.neighbours]
+    mean_turn = (weights * turns[nodes.neighbours]).sum(1)
+    return torch.matmul(roma.rotvec_to_rotmat(mean_turn), rotations), origins + (weights * displaced).sum(1)

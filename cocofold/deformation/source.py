@@ -1,0 +1,180 @@
+"""Atoms of a given model, moved by rigid motions from whole to chains to ever smaller neighbourhoods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import roma
+import torch
+
+from cocofold.atoms import Stage
+from cocofold.deformation.field import Nodes, body_nodes, move, spread_nodes
+from cocofold.structure import Backbone, Model, Torsions, frames
+
+WHOLE, CHAINS = -1.0, -2.0
+_TURN_PER_SHIFT = 0.1
+_TORSION_RATE = 0.05
+_TORSION_SLACK = 0.3
+_TORSION_WEIGHT = 0.05
+
+
+@dataclass(frozen=True)
+class _Level:
+    """A stage of the field: its radius (Å; WHOLE and CHAINS are bodies), and the rate of its shifts (Å a step)."""
+
+    radius_angstrom: float
+    rate: float
+    stage: Stage
+    torsions: bool = False
+
+
+def _levels(n_chains: int, effort: float) -> list[_Level]:
+    """Coarse to fine; resolution follows the radius, so that a residue cannot lock into a neighbour's density."""
+    table = [
+        (WHOLE, 0.20, 20.0, 30),
+        (CHAINS, 0.30, 17.0, 80),
+        (20.0, 0.30, 20.0, 40),
+        (12.0, 0.30, 17.0, 90),
+        (8.0, 0.25, 17.0, 120),
+        (5.0, 0.20, 12.5, 150),
+        (3.5, 0.12, 8.3, 150),
+        (2.5, 0.10, 6.25, 150),
+        (1.5, 0.05, 0.0, 150),
+        (0.8, 0.03, 0.0, 100),
+    ]
+    levels = []
+    for radius, rate, resolution, steps in table:
+        if radius == CHAINS and n_chains == 1:
+            continue
+        name = {WHOLE: "whole", CHAINS: "chains"}.get(radius, f"{radius:g} Å")
+        fine = 0 < radius < 4
+        stage = Stage(name, max(1, round(effort * steps)), resolution, gaussians_free=fine)
+        levels.append(_Level(radius, rate, stage, torsions=0 < radius < 1))
+    return levels
+
+
+class DeformationSource:
+    """A model under a field of rigid motions (implements ``cocofold.atoms.AtomSource``).
+
+    Every residue with a backbone is a frame that carries its atoms. Each stage starts from where the last one ended,
+    with fresh motions of nodes that are spread ever more densely: first the whole model, then its chains, then
+    neighbourhoods of 20 Å down to single residues, at last side chains about their torsions.
+
+    Parameters
+    ----------
+    model : Model
+    device
+        Where tensors live.
+    effort : float
+        Factor on the number of steps of all stages.
+    """
+
+    def __init__(self, model: Model, device: torch.device | str = "cpu", effort: float = 1.0) -> None:
+        self._device = torch.device(device)
+        backbone = Backbone.of(model)
+        self._chain = backbone.chain
+        self._levels = _levels(int(backbone.chain.max()) + 1, effort)
+        axes = frames(model.positions[backbone.atoms])
+        origins = model.positions[backbone.atoms[:, 1]]
+        local = np.einsum("nji,nj->ni", axes[backbone.carrier], model.positions - origins[backbone.carrier])
+        self._carrier = self._tensor(backbone.carrier)
+        self._rotations = self._tensor(axes, torch.float32)
+        self._origins = self._tensor(origins, torch.float32)
+        self._local = self._tensor(local, torch.float32)
+        torsions = Torsions.of(model, backbone)
+        self._axes = self._tensor(torsions.axes)
+        self._turned = [(self._tensor(torsion), self._tensor(atom)) for torsion, atom in torsions.turned]
+        self._level = self._levels[0]
+        self._nodes = body_nodes(origins, np.zeros(len(backbone), dtype=int))
+        self._turns = torch.zeros(0, 3)
+        self._shifts = torch.zeros(0, 3)
+        self._torsions = self._tensor(np.zeros(len(torsions)), torch.float32)
+
+    def _tensor(self, values: np.ndarray, dtype: torch.dtype | None = None) -> torch.Tensor:
+        return torch.as_tensor(values, dtype=dtype, device=self._device)
+
+    def stages(self) -> list[Stage]:
+        """Stages of the whole run, in order."""
+        return [level.stage for level in self._levels]
+
+    def begin(self, stage: int) -> list[dict]:
+        """Take up what the last stage reached and spread the nodes of this one."""
+        if len(self._turns):
+            with torch.no_grad():
+                rotations, self._origins = self._frames()
+                self._rotations = roma.special_procrustes(rotations)
+                self._torsions = self._torsions.detach()
+        self._lay_nodes(stage)
+        count = len(self._nodes.centres)
+        return self._parameters(torch.zeros(count, 3), torch.zeros(count, 3), self._torsions)
+
+    def _lay_nodes(self, stage: int) -> None:
+        self._level = self._levels[stage]
+        positions = self._origins.cpu().double().numpy()
+        if self._level.radius_angstrom == WHOLE:
+            nodes = body_nodes(positions, np.zeros(len(positions), dtype=int))
+        elif self._level.radius_angstrom == CHAINS:
+            nodes = body_nodes(positions, self._chain)
+        else:
+            nodes = spread_nodes(positions, self._level.radius_angstrom)
+        self._nodes = Nodes(*(part.to(self._device) for part in (nodes.centres, nodes.neighbours, nodes.weights)))
+
+    def _parameters(self, turns: torch.Tensor, shifts: torch.Tensor, torsions: torch.Tensor) -> list[dict]:
+        self._turns = turns.to(self._device).requires_grad_()
+        self._shifts = shifts.to(self._device).requires_grad_()
+        groups = [
+            {"params": [self._shifts], "lr": self._level.rate},
+            {"params": [self._turns], "lr": self._level.rate * _TURN_PER_SHIFT},
+        ]
+        self._torsions = torsions.to(self._device).clone()
+        if self._level.torsions and len(self._torsions):
+            groups.append({"params": [self._torsions.requires_grad_()], "lr": _TORSION_RATE})
+        return groups
+
+    def _frames(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return move(self._nodes, self._turns, self._shifts, self._rotations, self._origins)
+
+    def positions(self) -> torch.Tensor:
+        """Positions of all atoms, (n_atoms, 3) Å, differentiable."""
+        rotations, origins = (self._rotations, self._origins) if not len(self._turns) else self._frames()
+        local = self._local
+        if self._torsions.requires_grad or bool(self._torsions.any()):
+            local = self._turn_side_chains(local)
+        carried = torch.matmul(rotations.index_select(0, self._carrier), local[..., None])[..., 0]
+        return carried + origins.index_select(0, self._carrier)
+
+    def _turn_side_chains(self, local: torch.Tensor) -> torch.Tensor:
+        """Turn atoms about the torsions, from the backbone outwards, in the frames of their residues."""
+        for torsion, atom in self._turned:
+            if len(torsion):
+                start, end = local[self._axes[torsion]].unbind(1)
+                axis = torch.nn.functional.normalize(end - start, dim=-1)
+                turn = roma.rotvec_to_rotmat(axis * self._torsions[torsion][:, None])
+                arm = local[atom] - end
+                local = local.index_copy(0, atom, end + torch.matmul(turn, arm[..., None])[..., 0])
+        return local
+
+    def prior(self) -> torch.Tensor:
+        """Energy that keeps torsions in the rotamer of the start unless the images ask for another."""
+        if not self._torsions.requires_grad:
+            return self._origins.new_zeros(())
+        change = 2 * (1 - torch.cos(self._torsions)) / _TORSION_SLACK**2
+        return _TORSION_WEIGHT * torch.log1p(change).mean()
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All that ``restore`` needs to go on from here within the stage."""
+        return {
+            "rotations": self._rotations,
+            "origins": self._origins,
+            "turns": self._turns.detach(),
+            "shifts": self._shifts.detach(),
+            "torsions": self._torsions.detach(),
+        }
+
+    def restore(self, stage: int, state: dict[str, torch.Tensor]) -> list[dict]:
+        """Go back to a state within a stage; groups for an optimiser, as from ``begin``."""
+        self._rotations = state["rotations"].to(self._device)
+        self._origins = state["origins"].to(self._device)
+        self._lay_nodes(stage)
+        return self._parameters(state["turns"].clone(), state["shifts"].clone(), state["torsions"])

@@ -1,0 +1,189 @@
+"""The optimiser's loop: one pass through the source a step, images in chunks, coarse to fine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from cocofold.atoms import AtomSource, Stage
+from cocofold.finetuning.objective import Gaussians, mean_correlation_gradient, score
+from cocofold.finetuning.observations import Observations
+from cocofold.finetuning.options import Options
+from cocofold.imaging import RingPixels, ring_count
+from cocofold.structure import Restraints
+
+_CONTACTS_EVERY = 25
+_LAST_RATE = 0.05
+
+
+class Loop:
+    """State of a fine-tuning pass, advanced step by step.
+
+    Parameters
+    ----------
+    source : AtomSource
+    restraints : Restraints
+    gaussians : Gaussians
+        At the start.
+    counted : (n_atoms,) bool
+        Atoms whose Gaussians the penalty of paper eq. 4 concerns.
+    observations : Observations
+    work : (n_work,) int
+        Rows of the particles that are fitted.
+    options : Options
+    """
+
+    def __init__(
+        self,
+        source: AtomSource,
+        restraints: Restraints,
+        gaussians: Gaussians,
+        counted: torch.Tensor,
+        observations: Observations,
+        work: torch.Tensor,
+        options: Options,
+    ) -> None:
+        self.source = source
+        self.restraints = restraints
+        self.gaussians = gaussians
+        self.step = 0
+        self._counted = counted
+        self._observations = observations
+        self._work = work
+        self._options = options
+        self._chunk = max(1, options.chunk_atoms // len(counted))
+        self._stages = source.stages()
+        self._starts = [sum(stage.steps for stage in self._stages[:row]) for row in range(len(self._stages))]
+        self.total_steps = sum(stage.steps for stage in self._stages)
+        self._optimiser = torch.optim.Adam([torch.zeros(1)])
+        self._rates: list[float] = []
+
+    def advance(self, to_step: int, on_step: Callable[[float], None]) -> None:
+        """Take steps up to ``to_step``; ``on_step`` gets the mean correlation of each batch and may raise."""
+        while self.step < to_step:
+            stage, within = self._stage_of(self.step)
+            if within == 0:
+                self._begin(stage)
+            if within % _CONTACTS_EVERY == 0:
+                self.restraints.refresh(self.source.positions())
+            correlation = self._take_step(self._stages[stage], within)
+            self.step += 1
+            on_step(correlation)
+
+    def _stage_of(self, step: int) -> tuple[int, int]:
+        stage = max(row for row, start in enumerate(self._starts) if start <= step)
+        return stage, step - self._starts[stage]
+
+    def stage_ends(self) -> list[int]:
+        """Step at which each stage ends."""
+        return [start + stage.steps for start, stage in zip(self._starts, self._stages)]
+
+    def stage_name(self) -> str:
+        """Name of the stage of the last step taken."""
+        return self._stages[self._stage_of(max(0, self.step - 1))[0]].name
+
+    def _begin(self, stage: int) -> None:
+        self._optimise(self.source.begin(stage), self._stages[stage])
+
+    def _optimise(self, groups: list[dict], stage: Stage) -> None:
+        """An optimiser for a stage's parameters, and for the Gaussians where they are free."""
+        amplitudes, widths = (
+            values.detach().clone() for values in (self.gaussians.amplitudes, self.gaussians.widths_angstrom)
+        )
+        if stage.gaussians_free:
+            groups = [
+                *groups,
+                {"params": [amplitudes.requires_grad_()], "lr": self._options.amplitude_rate},
+                {"params": [widths.requires_grad_()], "lr": self._options.width_rate},
+            ]
+        self.gaussians = Gaussians(amplitudes, widths)
+        self._rates = [group["lr"] for group in groups]
+        self._optimiser = torch.optim.Adam(groups)
+
+    def _take_step(self, stage: Stage, within: int) -> float:
+        falling = _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * within / stage.steps))
+        for group, rate in zip(self._optimiser.param_groups, self._rates):
+            group["lr"] = rate * falling
+        self._optimiser.zero_grad()
+        positions = self.source.positions()
+        correlation, by_position, by_amplitude, by_width = mean_correlation_gradient(
+            positions, self.gaussians, self._observations, self._batch(), self._rings(stage), self._chunk
+        )
+        energy = self.restraints.energy(positions) + self.source.prior()
+        weight = self._options.data_weight
+        surrogate = energy - weight * (positions * by_position).sum()
+        if stage.gaussians_free:
+            surrogate = surrogate + self.gaussians.penalty(self._counted)
+            surrogate = surrogate - weight * (self.gaussians.amplitudes * by_amplitude).sum()
+            surrogate = surrogate - weight * (self.gaussians.widths_angstrom * by_width).sum()
+        surrogate.backward()
+        self._optimiser.step()
+        return correlation
+
+    def _rings(self, stage: Stage) -> RingPixels:
+        box, pixel = self._observations.particles.box, self._observations.pixel_size_angstrom
+        limit = self._options.resolution
+        if stage.resolution_angstrom:
+            limit = max(stage.resolution_angstrom, limit or 0.0)
+        return self._observations.rings(max(min(3, self.finest_rings), ring_count(box, pixel, limit)))
+
+    @property
+    def finest_rings(self) -> int:
+        """Number of rings up to the resolution asked for."""
+        return ring_count(
+            self._observations.particles.box, self._observations.pixel_size_angstrom, self._options.resolution
+        )
+
+    def _batch(self) -> torch.Tensor:
+        """Rows of this step's images: every particle once before any comes again."""
+        size = min(self._options.batch_size, len(self._work))
+        wanted = range(self.step * size, (self.step + 1) * size)
+        rows = []
+        for epoch in range(wanted[0] // len(self._work), wanted[-1] // len(self._work) + 1):
+            generator = torch.Generator().manual_seed(self._options.seed * 1_000_003 + epoch)
+            order = torch.randperm(len(self._work), generator=generator)
+            first = epoch * len(self._work)
+            rows.append(order[max(0, wanted[0] - first) : wanted[-1] + 1 - first])
+        return self._work[torch.cat(rows)]
+
+    def positions(self) -> torch.Tensor:
+        """Positions now, (n_atoms, 3) Å."""
+        return self.source.positions().detach()
+
+    def score(self, rows: torch.Tensor) -> torch.Tensor:
+        """Correlations of the images in ``rows`` on all rings that are asked for, (n, n_rings)."""
+        rings = self._observations.rings(self.finest_rings)
+        return score(self.positions(), self.gaussians, self._observations, rows, rings, self._chunk)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All that ``restore`` needs to go on exactly from here."""
+        state = {f"source.{name}": values for name, values in self.source.state().items()}
+        state.update({f"restraints.{name}": values for name, values in self.restraints.state().items()})
+        state["step"] = torch.tensor(self.step)
+        state["gaussians.amplitudes"] = self.gaussians.amplitudes.detach()
+        state["gaussians.widths"] = self.gaussians.widths_angstrom.detach()
+        for number, moments in self._optimiser.state_dict()["state"].items():
+            state.update({f"adam.{number}.{name}": values for name, values in moments.items()})
+        return {name: values.detach().cpu().contiguous().clone() for name, values in state.items()}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Go back to a state."""
+        device = self.gaussians.amplitudes.device
+        self.step = int(state["step"])
+        self.gaussians = Gaussians(state["gaussians.amplitudes"].to(device), state["gaussians.widths"].to(device))
+        self.restraints.restore(_part(state, "restraints."))
+        stage, _ = self._stage_of(max(0, self.step - 1))
+        self._optimise(self.source.restore(stage, _part(state, "source.")), self._stages[stage])
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for name, values in _part(state, "adam.").items():
+            number, key = name.split(".")
+            moments.setdefault(int(number), {})[key] = values
+        content = self._optimiser.state_dict()
+        content["state"] = moments
+        self._optimiser.load_state_dict(content)
+
+
+def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name[len(prefix) :]: values for name, values in state.items() if name.startswith(prefix)}

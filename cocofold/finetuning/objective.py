@@ -1,0 +1,98 @@
+"""How well atoms explain images, in chunks of bounded memory, and the gradient of that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from cocofold.finetuning.observations import Observations
+from cocofold.imaging import RingPixels, project, ring_correlations
+
+LEAST_VARIANCE_A2, MOST_VARIANCE_A2 = 0.1, 0.8
+LEAST_AMPLITUDE, MOST_AMPLITUDE = 1.0, 20.0
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """Amplitude and width (Å) of each atom's Gaussian, both (n_atoms,) float."""
+
+    amplitudes: torch.Tensor
+    widths_angstrom: torch.Tensor
+
+    def penalty(self, counted: torch.Tensor) -> torch.Tensor:
+        """Hinges that keep variances in 0.1 to 0.8 Å² and amplitudes in 1 to 20 (paper eq. 4).
+
+        Parameters
+        ----------
+        counted : (n_atoms,) bool
+            Protein atoms; others are exempt.
+        """
+        excess = _outside(self.widths_angstrom**2, LEAST_VARIANCE_A2, MOST_VARIANCE_A2)
+        excess = excess + _outside(self.amplitudes, LEAST_AMPLITUDE, MOST_AMPLITUDE)
+        return excess[counted].sum()
+
+
+def _outside(values: torch.Tensor, least: float, most: float) -> torch.Tensor:
+    return torch.relu(least - values) + torch.relu(values - most)
+
+
+def correlate(
+    positions: torch.Tensor, gaussians: Gaussians, observations: Observations, rows: torch.Tensor, rings: RingPixels
+) -> torch.Tensor:
+    """Fourier ring correlations of the images in ``rows`` with their predictions, (n, n_rings)."""
+    batch = observations.batch(rows, rings)
+    predicted = project(
+        positions,
+        gaussians.amplitudes,
+        gaussians.widths_angstrom,
+        batch.poses,
+        rings,
+        observations.pixel_size_angstrom,
+    )
+    return ring_correlations(predicted * batch.transfer, batch.transforms, rings)
+
+
+@torch.no_grad()
+def score(
+    positions: torch.Tensor,
+    gaussians: Gaussians,
+    observations: Observations,
+    rows: torch.Tensor,
+    rings: RingPixels,
+    chunk: int,
+) -> torch.Tensor:
+    """Fourier ring correlations of many images, ``chunk`` at a time, (n, n_rings)."""
+    parts = [correlate(positions, gaussians, observations, some, rings) for some in rows.split(chunk)]
+    return torch.cat(parts) if parts else torch.empty(0, rings.n_rings, device=positions.device)
+
+
+def mean_correlation_gradient(
+    positions: torch.Tensor,
+    gaussians: Gaussians,
+    observations: Observations,
+    rows: torch.Tensor,
+    rings: RingPixels,
+    chunk: int,
+) -> tuple[float, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean correlation over rings and images (minus paper eq. 3) and its gradient.
+
+    Chunks are added in a fixed order, so memory does not change the result.
+
+    Returns
+    -------
+    value : float
+    gradients : three tensors
+        With respect to positions, amplitudes and widths, of their shapes.
+    """
+    leaves = [
+        values.detach().requires_grad_() for values in (positions, gaussians.amplitudes, gaussians.widths_angstrom)
+    ]
+    value = 0.0
+    for some in rows.split(chunk):
+        correlations = correlate(leaves[0], Gaussians(*leaves[1:]), observations, some, rings)
+        share = correlations.mean(1).sum() / len(rows)
+        share.backward()
+        value += float(share.detach())
+    gradients = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
+    return value, gradients[0], gradients[1], gradients[2]

@@ -1,0 +1,103 @@
+"""Settings of a fine-tuning run, kept in its folder as YAML."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import yaml
+
+from cocofold import __version__
+from cocofold.errors import InputError
+from cocofold.files import write_atomically
+
+MOST_CYCLES = 30
+_FREE_ON_RESUME = {"device"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of a run; the defaults are the command's.
+
+    Attributes
+    ----------
+    particles, model : str
+        Input files.
+    particles_dir : str or None
+        Folder from which stacks are resolved.
+    max_particles, first : int or None
+        Draw so many with the seed; take the first so many.
+    cycles : int or None
+        Intervals at whose ends the run is scored and a model written; None: one for each stage.
+    batch_size : int
+        Images per optimiser step.
+    resolution : float or None
+        Finest resolution (Å) compared; None: all rings.
+    effort : float
+        Factor on the number of optimiser steps.
+    seed : int
+    device : str
+        auto, cpu, cuda or cuda:N.
+    data_weight, neighbour_weight : float
+        Weights of the mean ring correlation and of the restraint on the start's neighbourhoods.
+    amplitude_rate, width_rate : float
+        Learning rates of the Gaussians (the paper's).
+    chunk_atoms : int
+        Atoms times images rendered at once: bounds the memory; part of the result's rounding.
+    """
+
+    particles: str
+    model: str
+    particles_dir: str | None = None
+    max_particles: int | None = None
+    first: int | None = None
+    cycles: int | None = None
+    batch_size: int = 32
+    resolution: float | None = None
+    effort: float = 1.0
+    seed: int = 0
+    device: str = "auto"
+    data_weight: float = 10.0
+    neighbour_weight: float = 0.03
+    amplitude_rate: float = 0.01
+    width_rate: float = 0.005
+    chunk_atoms: int = 24_000
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, in the words of the command line."""
+        if self.cycles is not None:
+            _within("--cycles", self.cycles, 1, MOST_CYCLES)
+        _within("--batch-size", self.batch_size, 1, 100_000)
+        _within("--effort", self.effort, 0.01, 100)
+        if self.resolution is not None:
+            _within("--resolution", self.resolution, 0.5, 1000)
+        for name in ("max_particles", "first"):
+            if getattr(self, name) is not None:
+                _within("--" + name.replace("_", "-"), getattr(self, name), 1, 10**9)
+
+    def write(self, path: Path) -> None:
+        """Write as YAML."""
+        content = {"cocofold_version": __version__, **asdict(self)}
+        write_atomically(path, yaml.safe_dump(content, sort_keys=False))
+
+    def check_same_as(self, path: Path) -> None:
+        """Refuse to resume a run that was started with other settings."""
+        try:
+            stored = yaml.safe_load(path.read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise InputError(f"{path}: cannot be read ({error}); start the run anew in another folder") from error
+        changed = [
+            f"{field.name} ({stored.get(field.name)!r} then, {getattr(self, field.name)!r} now)"
+            for field in fields(self)
+            if field.name not in _FREE_ON_RESUME and stored.get(field.name) != getattr(self, field.name)
+        ]
+        if changed:
+            raise InputError(
+                f"{path.parent}: was started with other settings: {', '.join(changed)}; "
+                "resume with the same settings, or start anew in another folder"
+            )
+
+
+def _within(name: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:
+        raise InputError(f"{name} {value:g}: must be from {least:g} to {most:g}")

@@ -1,0 +1,52 @@
+"""Progress of the optimiser on a terminal, with the time left."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+_SMOOTHED = 0.05
+
+
+class Progress:
+    """A bar on standard error, shown on terminals only.
+
+    Parameters
+    ----------
+    total, done : int
+        Steps of the pass, and those taken already.
+    """
+
+    def __init__(self, total: int, done: int) -> None:
+        console = Console(stderr=True)
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task("FRC", total=total, completed=done)
+        self._correlation: float | None = None
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def step(self, correlation: float) -> None:
+        """Count a step with the mean correlation of its batch."""
+        before = correlation if self._correlation is None else self._correlation
+        self._correlation = (1 - _SMOOTHED) * before + _SMOOTHED * correlation
+        self._bar.update(self._task, advance=1, description=f"FRC {self._correlation:.3f}")

@@ -1,0 +1,395 @@
+"""A fine-tuning run: from particles and a model to a folder with a better model and what is known about it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cocofold import __version__
+from cocofold.deformation import DeformationSource
+from cocofold.errors import InputError
+from cocofold.files import write_atomically
+from cocofold.finetuning.checkpoints import load_checkpoint, save_checkpoint
+from cocofold.finetuning.folder import RunFolder
+from cocofold.finetuning.loop import Loop
+from cocofold.finetuning.objective import Gaussians
+from cocofold.finetuning.observations import Observations
+from cocofold.finetuning.options import Options
+from cocofold.finetuning.progress import Progress
+from cocofold.imaging import REFERENCE_WIDTH_ANGSTROM, ring_count
+from cocofold.particles import ParticleSet, read_particles, unsupported_aberrations
+from cocofold.structure import Backbone, Model, Restraints, read_model
+
+_ONE_PASS_FROM = 500
+_FEWEST_TO_HOLD_OUT = 20
+_SCORED_OF_WORK = 500
+_PATIENCE = 4
+_CLEAR_IN_ERRORS = 3.0
+_TERMINATED = 128 + signal.SIGTERM
+
+
+@dataclass
+class Cycle:
+    """What is known at the end of a cycle; cycle 0 is the start.
+
+    ``frc_work`` and ``frc_heldout`` are mean correlations over rings and a fixed set of particles; ``moved_angstrom``
+    is the root mean square displacement of CA atoms from the start, ``worst_link_angstrom`` the largest deviation of
+    a C-N bond.
+    """
+
+    number: int
+    step: int
+    stage: str
+    seconds: float
+    frc_work: float
+    frc_heldout: float | None
+    moved_angstrom: float
+    worst_link_angstrom: float
+
+
+@dataclass
+class Pass:
+    """One way through the stages: which particles are fitted, which are held out, and what came of it."""
+
+    work: torch.Tensor
+    heldout: torch.Tensor
+    last_cycle: int | None = None
+    cycles: list[Cycle] = field(default_factory=list)
+    best: int = 0
+    best_images: list[float] = field(default_factory=list)
+    start_images: list[float] = field(default_factory=list)
+    curves: dict[str, list[float]] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        content = {name: value for name, value in vars(self).items() if name not in ("work", "heldout")}
+        return {**content, "cycles": [asdict(cycle) for cycle in self.cycles]}
+
+    def recall(self, facts: dict[str, Any]) -> None:
+        """Take back what ``facts`` gave."""
+        vars(self).update({**facts, "cycles": [Cycle(**cycle) for cycle in facts["cycles"]]})
+
+
+class _Terminated(Exception):
+    """The process was asked to end."""
+
+
+def finetune(options: Options, out: Path, resume: bool = False) -> dict[str, Any]:
+    """Fine-tune a model against particles; returns the content of ``metrics.json``.
+
+    Particles are split into those that are fitted and those that are held out: 5 %, at least 50, and the cycle at
+    which these are explained best is the answer. Of fewer than 500 particles a first pass holds out a fifth to find
+    when to stop, then a second pass fits all of them up to there.
+
+    Raises
+    ------
+    InputError
+        For input that cannot be used.
+    """
+    with RunFolder(out, options, resume) as folder:
+        if folder.finished and resume:
+            folder.say(f"{out}: is finished already; nothing to do")
+            return json.loads((folder.path / "metrics.json").read_text())
+        return _Run(options, folder).execute()
+
+
+class _Run:
+    def __init__(self, options: Options, folder: RunFolder) -> None:
+        self.options = options
+        self.folder = folder
+        self.began = time.monotonic()
+        self.device = _device(options.device)
+        self.model = read_model(options.model)
+        self.particles = _chosen(read_particles(options.particles, options.particles_dir), options)
+        _check_together(self.model, self.particles, options)
+        box, pixel = self.particles.box, self.particles.pixel_size_angstrom
+        n_rings = ring_count(box, pixel, options.resolution)
+        self.resolutions = [box * pixel / ring for ring in range(1, n_rings + 1)]
+        self.observations = Observations(self.particles, n_rings, self.device)
+        self.backbone = Backbone.of(self.model)
+        self.start = torch.as_tensor(self.model.positions, dtype=torch.float32, device=self.device)
+        self.passes = _passes(len(self.particles), options.seed)
+        self.best: tuple[torch.Tensor, Gaussians] = (self.start, self._starting_gaussians())
+        folder.say(
+            f"{len(self.particles)} particles, box {box}, {pixel:g} Å/pixel, rings to {box * pixel / n_rings:.2f} Å; "
+            f"{len(self.model)} atoms, {len(self.backbone)} residues with a backbone; on {self.device}"
+        )
+
+    def _starting_gaussians(self) -> Gaussians:
+        amplitudes = torch.as_tensor(self.model.atomic_numbers, dtype=torch.float32, device=self.device)
+        return Gaussians(amplitudes, torch.full_like(amplitudes, REFERENCE_WIDTH_ANGSTROM))
+
+    def _loop(self, this: Pass) -> Loop:
+        counted = np.isin(self.model.residue_of_atom, self.backbone.residues)
+        return Loop(
+            DeformationSource(self.model, self.device, self.options.effort),
+            Restraints(self.model, self.backbone, self.options.neighbour_weight, self.device),
+            self._starting_gaussians(),
+            torch.as_tensor(counted, device=self.device),
+            self.observations,
+            this.work,
+            self.options,
+        )
+
+    def execute(self) -> dict[str, Any]:
+        """All passes, from the last checkpoint if there is one."""
+        number, state, spent = self._recall()
+        self.began -= spent
+        terminate = signal.signal(signal.SIGTERM, _raise_terminated)
+        try:
+            while number < len(self.passes):
+                if number > 0:
+                    self.passes[number].last_cycle = self.passes[number - 1].best
+                if self.passes[number].last_cycle != 0:
+                    self._follow(number, state)
+                number, state = number + 1, None
+        finally:
+            signal.signal(signal.SIGTERM, terminate)
+        return self._finish()
+
+    def _recall(self) -> tuple[int, dict[str, torch.Tensor] | None, float]:
+        if not self.folder.checkpoint.is_file():
+            return 0, None, 0.0
+        tensors, facts = load_checkpoint(self.folder.checkpoint)
+        for this, known in zip(self.passes, facts["passes"]):
+            this.recall(known)
+        positions, amplitudes, widths = (tensors.pop(f"best.{name}").to(self.device) for name in _BEST)
+        self.best = (positions, Gaussians(amplitudes, widths))
+        self.folder.say(f"resumed at step {int(tensors['step'])}")
+        return facts["number"], tensors, facts["seconds"]
+
+    def _save(self, number: int, loop: Loop) -> None:
+        positions, gaussians = self.best
+        tensors = loop.state()
+        for name, values in zip(_BEST, (positions, gaussians.amplitudes, gaussians.widths_angstrom)):
+            tensors[f"best.{name}"] = values.detach().cpu().contiguous()
+        facts = {
+            "number": number,
+            "passes": [this.facts() for this in self.passes],
+            "seconds": time.monotonic() - self.began,
+        }
+        save_checkpoint(self.folder.checkpoint, tensors, facts)
+
+    def _follow(self, number: int, state: dict[str, torch.Tensor] | None) -> None:
+        """One pass: advance from cycle to cycle, score, keep the best, write files."""
+        this = self.passes[number]
+        loop = self._loop(this)
+        if state is not None:
+            loop.restore(state)
+        ends = _cycle_ends(loop, self.options.cycles)
+        if this.last_cycle is not None:
+            ends = ends[: this.last_cycle]
+        if len(self.passes) > 1:
+            self.folder.say(
+                f"pass {number + 1} of 2: "
+                + (f"{len(this.heldout)} particles held out" if len(this.heldout) else "all particles")
+            )
+        if not this.cycles:
+            self._score(this, loop, "start", write=number == 0)
+        with Progress(ends[-1], loop.step) as progress:
+            for end in ends[len(this.cycles) - 1 :]:
+                try:
+                    loop.advance(end, progress.step)
+                except _Terminated:
+                    self._save(number, loop)
+                    self.folder.say(f"ended by SIGTERM at step {loop.step}; --resume goes on from here")
+                    sys.exit(_TERMINATED)
+                self._score(this, loop, loop.stage_name(), write=number == len(self.passes) - 1)
+                self._save(number, loop)
+                if len(this.heldout) and this.cycles[-1].number - this.best >= _PATIENCE:
+                    self.folder.say(f"held-out particles have not gained for {_PATIENCE} cycles: stopped")
+                    break
+
+    def _score(self, this: Pass, loop: Loop, stage: str, write: bool) -> None:
+        positions = loop.positions()
+        work = loop.score(this.work[:_SCORED_OF_WORK]).cpu()
+        heldout = loop.score(this.heldout).cpu() if len(this.heldout) else None
+        alpha = torch.as_tensor(self.backbone.atoms[:, 1], device=self.device)
+        cycle = Cycle(
+            number=len(this.cycles),
+            step=loop.step,
+            stage=stage,
+            seconds=round(time.monotonic() - self.began, 1),
+            frc_work=float(work.mean()),
+            frc_heldout=None if heldout is None else float(heldout.mean()),
+            moved_angstrom=float(((positions - self.start)[alpha] ** 2).sum(1).mean().sqrt()),
+            worst_link_angstrom=loop.restraints.worst_link(positions),
+        )
+        this.cycles.append(cycle)
+        if cycle.number == 0:
+            this.start_images = [] if heldout is None else heldout.mean(1).tolist()
+            this.curves["work, start"] = work.mean(0).tolist()
+            if heldout is not None:
+                this.curves["held-out, start"] = heldout.mean(0).tolist()
+        earlier = this.cycles[this.best].frc_heldout
+        if cycle.frc_heldout is None or earlier is None or cycle.frc_heldout >= earlier:
+            this.best = cycle.number
+            this.best_images = [] if heldout is None else heldout.mean(1).tolist()
+            this.curves["work, end"] = work.mean(0).tolist()
+            if heldout is not None:
+                this.curves["held-out, end"] = heldout.mean(0).tolist()
+            self.best = (positions, loop.gaussians)
+            self.folder.write_model("model.cif", self.model, *self._numbers(positions, loop.gaussians))
+        if write:
+            name = f"models/cycle_{cycle.number:02d}.cif"
+            self.folder.write_model(name, self.model, *self._numbers(positions, loop.gaussians))
+        self.folder.write_cycles([asdict(cycle) for cycle in this.cycles])
+        heldout_text = "" if cycle.frc_heldout is None else f"  held-out {cycle.frc_heldout:.4f}"
+        self.folder.say(
+            f"cycle {cycle.number:2d}  {stage:>8}  step {loop.step:5d}  FRC work {cycle.frc_work:.4f}{heldout_text}  "
+            f"moved {cycle.moved_angstrom:5.2f} Å  worst C-N {cycle.worst_link_angstrom:.3f} Å  {cycle.seconds:6.1f} s"
+        )
+
+    @staticmethod
+    def _numbers(positions: torch.Tensor, gaussians: Gaussians) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return (
+            positions.cpu().double().numpy(),
+            gaussians.amplitudes.detach().cpu().numpy(),
+            gaussians.widths_angstrom.detach().cpu().numpy(),
+        )
+
+    def _finish(self) -> dict[str, Any]:
+        judged = self.passes[0]
+        verdict = _verdict(judged)
+        answer = self.passes[-1] if self.passes[-1].cycles else judged
+        best = answer.cycles[answer.best]
+        if verdict == "not supported":
+            self.best, best = (self.start, self._starting_gaussians()), judged.cycles[0]
+        numbers = self._numbers(*self.best)
+        self.folder.write_model("model.cif", self.model, *numbers)
+        self.folder.write_density(*numbers, self.particles.box, self.particles.pixel_size_angstrom)
+        curves = {**judged.curves, **{name: curve for name, curve in answer.curves.items() if "work" in name}}
+        self.folder.plot_curves(self.resolutions, curves)
+        metrics = {
+            "verdict": verdict,
+            "best_cycle": best.number,
+            "frc_work": best.frc_work,
+            "frc_heldout": judged.cycles[min(best.number, len(judged.cycles) - 1)].frc_heldout,
+            "frc_work_start": answer.cycles[0].frc_work,
+            "frc_heldout_start": judged.cycles[0].frc_heldout,
+            "moved_angstrom": best.moved_angstrom,
+            "worst_link_angstrom": best.worst_link_angstrom,
+            "particles": len(self.particles),
+            "heldout_particles": len(judged.heldout),
+            "passes": len(self.passes),
+            "steps": sum(this.cycles[-1].step for this in self.passes if this.cycles),
+            "images": sum(
+                this.cycles[-1].step * min(self.options.batch_size, len(this.work))
+                for this in self.passes
+                if this.cycles
+            ),
+            "seconds": round(time.monotonic() - self.began, 1),
+            "peak_memory_gb": round(_peak_memory_gb(), 3),
+            "device": str(self.device),
+            "threads": torch.get_num_threads(),
+            "frc_curves": {"resolution_angstrom": self.resolutions, **curves},
+            "versions": {
+                "cocofold": __version__,
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            },
+        }
+        write_atomically(self.folder.path / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+        self.folder.say(_last_words(metrics))
+        return metrics
+
+
+_BEST = ("positions", "amplitudes", "widths")
+
+
+def _raise_terminated(number: int, frame: object) -> None:
+    raise _Terminated
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"--device {name}: give auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"--device {name}: give auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
+        raise InputError(f"--device {name}: {torch.cuda.device_count()} CUDA devices were found; use --device cpu")
+    return device
+
+
+def _chosen(particles: ParticleSet, options: Options) -> ParticleSet:
+    if options.first is not None:
+        particles = particles.subset(np.arange(min(options.first, len(particles))))
+    if options.max_particles is not None and options.max_particles < len(particles):
+        drawn = np.random.default_rng(options.seed).choice(len(particles), options.max_particles, replace=False)
+        particles = particles.subset(np.sort(drawn))
+    return particles
+
+
+def _check_together(model: Model, particles: ParticleSet, options: Options) -> None:
+    """Refuse what would give a wrong answer in silence."""
+    aberrations = unsupported_aberrations(particles)
+    if aberrations:
+        raise InputError(f"{options.particles}: " + "; ".join(aberrations))
+    extent = particles.box * particles.pixel_size_angstrom
+    outside = ((model.positions < 0) | (model.positions > extent)).any(1).mean()
+    if outside > 0.1:
+        low, high = model.positions.min(0).round(1).tolist(), model.positions.max(0).round(1).tolist()
+        raise InputError(
+            f"{options.model}: {outside:.0%} of the atoms lie outside the particles' box (x, y, z from {low} to {high} "
+            f"Å; the box is 0 to {extent:g} Å on each axis); place the model in the map's frame, with voxel (0, 0, 0) "
+            "at 0 Å"
+        )
+
+
+def _passes(n_particles: int, seed: int) -> list[Pass]:
+    """Which particles are fitted and which held out, in one or two passes."""
+    order = torch.as_tensor(np.random.default_rng([seed, 1]).permutation(n_particles))
+    everything = torch.arange(n_particles)
+    if n_particles < _FEWEST_TO_HOLD_OUT:
+        return [Pass(everything, everything[:0])]
+    count = max(50, round(0.05 * n_particles)) if n_particles >= _ONE_PASS_FROM else n_particles // 5
+    first = Pass(order[count:].sort().values, order[:count].sort().values)
+    return [first] if n_particles >= _ONE_PASS_FROM else [first, Pass(everything, everything[:0])]
+
+
+def _cycle_ends(loop: Loop, cycles: int | None) -> list[int]:
+    """Steps at which cycles end: with the stages, or evenly spaced."""
+    if cycles is None:
+        return loop.stage_ends()
+    return [round(loop.total_steps * (number + 1) / cycles) for number in range(cycles)]
+
+
+def _verdict(judged: Pass) -> str:
+    """Whether held-out particles are explained better than by the start, image by image."""
+    if not judged.start_images:
+        return "undecided"
+    if judged.best == 0:
+        return "not supported"
+    gain = np.array(judged.best_images) - np.array(judged.start_images)
+    error = gain.std(ddof=1) / np.sqrt(len(gain))
+    return "supported" if gain.mean() > _CLEAR_IN_ERRORS * error else "undecided"
+
+
+def _peak_memory_gb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    if torch.cuda.is_available():
+        peak = max(peak, torch.cuda.max_memory_allocated() / 1e9)
+    return peak
+
+
+def _last_words(metrics: dict[str, Any]) -> str:
+    text = f"verdict: {metrics['verdict']}; "
+    if metrics["frc_heldout"] is not None:
+        text += f"held-out FRC {metrics['frc_heldout_start']:.4f} -> {metrics['frc_heldout']:.4f}, "
+    text += f"moved {metrics['moved_angstrom']:.2f} Å, best cycle {metrics['best_cycle']}, "
+    return text + f"{metrics['seconds']:.0f} s, {metrics['peak_memory_gb']:.2f} GB"

@@ -1,0 +1,147 @@
+"""Geometry restraints on the atoms of a model: peptide links, clashes and the neighbourhoods of the start.
+
+What is inside a residue needs none: the backbone of a residue moves as one rigid body and side chains turn about
+bonds, so bonds, angles, planar groups and the hand of every CA stay as they were.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+
+from cocofold.structure.backbone import Backbone
+from cocofold.structure.bonds import covalent_bonds
+from cocofold.structure.model import Model
+
+# Distances (Å) across a trans peptide bond that fix its length, its angles and its plane: from an atom of residue i
+# to one of residue i + 1. Bonds and angles of Engh & Huber (International Tables for Crystallography F, 18.3).
+_TRANS_LINK = {
+    ("C", "N"): 1.329,
+    ("CA", "N"): 2.425,
+    ("C", "CA"): 2.435,
+    ("CA", "CA"): 3.80,
+    ("O", "N"): 2.250,
+    ("O", "CA"): 2.775,
+}
+_CIS_LINK = {**_TRANS_LINK, ("CA", "CA"): 2.94, ("O", "CA"): 3.57}
+_CIS_BELOW_ANGSTROM = 3.3
+
+_NEIGHBOUR_REACH_ANGSTROM = 12.0
+_NEIGHBOUR_SLACK_ANGSTROM = 0.3
+_CLASH_SEARCH_ANGSTROM = 4.5
+_CLOSEST_ANGSTROM = 3.2
+_CLOSEST_POLAR_ANGSTROM = 2.6
+_CLOSEST_ALPHA_ANGSTROM = 3.8
+_POLAR = (7, 8, 16)
+
+
+class Restraints:
+    """Energy of a model's geometry, without units, of the order of one.
+
+    Terms:
+
+    - links: squared deviations (Å²) of six distances across each peptide bond, summed over the distances and averaged
+      over links, times three; a cis peptide of the start stays cis.
+    - clashes: squared overlaps (Å²) of atoms of residues that no link joins, summed and averaged over residues. Atoms
+      closer than 3.2 Å overlap (polar pairs 2.6 Å, CA atoms 3.8 Å), or closer than they were in the start.
+    - neighbours: ``mean log(1 + (d - d_start)^2 / (0.3 Å)^2)`` over CA pairs within 12 Å of each other in the start:
+      stiff against small changes, and all but free once a pair has come apart, as at a hinge or a domain's border.
+    """
+
+    def __init__(
+        self, model: Model, backbone: Backbone, neighbour_weight: float, device: torch.device | str = "cpu"
+    ) -> None:
+        self._model = model
+        self._backbone = backbone
+        self._device = device
+        self._neighbour_weight = neighbour_weight
+        self._is_alpha = np.isin(np.arange(len(model)), backbone.atoms[:, 1])
+        self._n_links = max(int(backbone.linked.sum()), 1)
+        self._links = self._tensors(*_link_distances(model, backbone))
+        self._neighbours = self._tensors(*_neighbour_distances(model, backbone))
+        self._contacts = self._tensors(*self._find_contacts(model.positions))
+
+    def _tensors(self, pairs: np.ndarray, distances: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        return (
+            torch.as_tensor(np.ascontiguousarray(pairs.T), device=self._device),
+            torch.as_tensor(distances, dtype=torch.float32, device=self._device),
+        )
+
+    def refresh(self, positions: torch.Tensor) -> None:
+        """Search again for atoms that may clash; ``positions`` (n_atoms, 3) Å."""
+        self._contacts = self._tensors(*self._find_contacts(positions.detach().cpu().double().numpy()))
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What ``refresh`` found."""
+        return {"pairs": self._contacts[0], "least": self._contacts[1]}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Take back what ``state`` gave."""
+        self._contacts = (state["pairs"].to(self._device), state["least"].to(self._device))
+
+    def energy(self, positions: torch.Tensor) -> torch.Tensor:
+        """Weighted sum of the terms at ``positions``, (n_atoms, 3) Å; differentiable."""
+        link = (self._deviations(positions, self._links) ** 2).sum() / self._n_links
+        overlap = torch.relu(-self._deviations(positions, self._contacts))
+        clash = (overlap**2).sum() / len(self._backbone)
+        energy = 3 * link + clash
+        if len(self._neighbours[1]):
+            change = self._deviations(positions, self._neighbours) / _NEIGHBOUR_SLACK_ANGSTROM
+            energy = energy + self._neighbour_weight * torch.log1p(change**2).mean()
+        return energy
+
+    def worst_link(self, positions: torch.Tensor) -> float:
+        """Largest deviation (Å) of a C-N bond from its ideal length."""
+        pairs, targets = self._links
+        bonds = self._deviations(positions, (pairs[:, : self._n_links], targets[: self._n_links]))
+        return float(bonds.abs().max()) if len(bonds) else 0.0
+
+    @staticmethod
+    def _deviations(positions: torch.Tensor, pairs: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        (first, second), targets = pairs
+        difference = positions.index_select(0, first) - positions.index_select(0, second)
+        return torch.sqrt((difference**2).sum(1) + 1e-8) - targets
+
+    def _find_contacts(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs of atoms that are near and belong to residues that no link joins, and their least distances."""
+        pairs = cKDTree(positions).query_pairs(_CLASH_SEARCH_ANGSTROM, output_type="ndarray")
+        before, after = np.sort(self._backbone.carrier[pairs], axis=1).T
+        joined = (before == after) | ((after == before + 1) & self._backbone.linked[before])
+        pairs = pairs[~joined & (self._model.atomic_numbers[pairs] > 1).all(1)]
+        least = np.where(
+            np.isin(self._model.atomic_numbers[pairs], _POLAR).all(1), _CLOSEST_POLAR_ANGSTROM, _CLOSEST_ANGSTROM
+        )
+        least[self._is_alpha[pairs].all(1)] = _CLOSEST_ALPHA_ANGSTROM
+        return pairs, np.minimum(least, _distances(self._model, pairs))
+
+
+def _distances(model: Model, pairs: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(model.positions[pairs[:, 0]] - model.positions[pairs[:, 1]], axis=1)
+
+
+def _link_distances(model: Model, backbone: Backbone) -> tuple[np.ndarray, np.ndarray]:
+    """Atom pairs across peptide links, C-N first, and other bonds between residues, with the distances to keep."""
+    rows = {name: model.atoms_named(name)[backbone.residues] for name in ("N", "CA", "C", "O")}
+    before = np.flatnonzero(backbone.linked)
+    after = before + 1
+    cis = _distances(model, np.stack([rows["CA"][before], rows["CA"][after]], axis=1)) < _CIS_BELOW_ANGSTROM
+    pairs, targets = [], []
+    for (name, next_name), trans in _TRANS_LINK.items():
+        pairs.append(np.stack([rows[name][before], rows[next_name][after]], axis=1))
+        targets.append(np.where(cis, _CIS_LINK[name, next_name], trans))
+    bonds = covalent_bonds(model)
+    first, second = np.sort(backbone.carrier[bonds], axis=1).T
+    bonds = bonds[(first != second) & ~((second == first + 1) & backbone.linked[first])]
+    pair, target = np.concatenate([*pairs, bonds]), np.concatenate([*targets, _distances(model, bonds)])
+    present = (pair >= 0).all(1)
+    return pair[present], target[present]
+
+
+def _neighbour_distances(model: Model, backbone: Backbone) -> tuple[np.ndarray, np.ndarray]:
+    """CA pairs of the start within reach that no link joins, and their distances."""
+    alpha = backbone.atoms[:, 1]
+    pairs = cKDTree(model.positions[alpha]).query_pairs(_NEIGHBOUR_REACH_ANGSTROM, output_type="ndarray")
+    before, after = pairs.T
+    pairs = alpha[pairs[~((after == before + 1) & backbone.linked[before])]]
+    return pairs, _distances(model, pairs)

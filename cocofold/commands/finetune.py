@@ -20,7 +20,7 @@ def finetune(
         help="Intervals at whose ends the run is scored and a model written, 1 to 30; by default one for each stage "
         "from coarse to fine. The length of the run does not depend on it.",
     ),
-    batch_size: int = typer.Option(32, help="Images per optimiser step."),
+    batch_size: int = typer.Option(16, help="Images per optimiser step."),
     resolution: Optional[float] = typer.Option(None, help="Finest resolution compared (Å); by default all rings."),
     effort: float = typer.Option(1.0, help="Factor on the number of optimiser steps: 0.3 for a quick look."),
     seed: int = typer.Option(0, help="Seed: on CPU the same seed gives the same model, bit by bit."),

@@ -32,16 +32,16 @@ class _Level:
 def _levels(n_chains: int, effort: float) -> list[_Level]:
     """Coarse to fine; resolution follows the radius, so that a residue cannot lock into a neighbour's density."""
     table = [
-        (WHOLE, 0.20, 20.0, 30),
-        (CHAINS, 0.30, 17.0, 80),
-        (20.0, 0.30, 20.0, 40),
-        (12.0, 0.30, 17.0, 90),
-        (8.0, 0.25, 17.0, 120),
-        (5.0, 0.20, 12.5, 150),
-        (3.5, 0.12, 8.3, 150),
-        (2.5, 0.10, 6.25, 150),
-        (1.5, 0.05, 0.0, 150),
-        (0.8, 0.03, 0.0, 100),
+        (WHOLE, 0.20, 20.0, 40),
+        (CHAINS, 0.30, 17.0, 160),
+        (20.0, 0.30, 20.0, 80),
+        (12.0, 0.30, 17.0, 180),
+        (8.0, 0.25, 17.0, 240),
+        (5.0, 0.20, 12.5, 300),
+        (3.5, 0.12, 8.3, 250),
+        (2.5, 0.10, 6.25, 250),
+        (1.5, 0.05, 0.0, 250),
+        (0.8, 0.03, 0.0, 200),
     ]
     levels = []
     for radius, rate, resolution, steps in table:

@@ -53,7 +53,7 @@ class RunFolder:
         try:
             for folder in (self.path, self.path / "models", self.path / "checkpoints"):
                 folder.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / ".lock", "w")  # noqa: SIM115
+            self._lock = open(self.path / ".lock", "w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(f"--out {self.path}: another run is writing there; wait for it or give another") from error
@@ -112,7 +112,7 @@ class RunFolder:
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(7, 4.2), layout="constrained")
-        axes = figure.subplots()
+        axes = figure.add_subplot()
         frequency = 1 / np.array(resolutions)
         for name, curve in sorted(curves.items()):
             kind, when = name.split(", ")

@@ -53,7 +53,7 @@ class Loop:
         self._observations = observations
         self._work = work
         self._options = options
-        self._chunk = max(1, options.chunk_atoms // len(counted))
+        self._chunk = _even_chunk(min(options.batch_size, len(work)), max(1, options.chunk_atoms // len(counted)))
         self._stages = source.stages()
         self._starts = [sum(stage.steps for stage in self._stages[:row]) for row in range(len(self._stages))]
         self.total_steps = sum(stage.steps for stage in self._stages)
@@ -183,6 +183,11 @@ class Loop:
         content = self._optimiser.state_dict()
         content["state"] = moments
         self._optimiser.load_state_dict(content)
+
+
+def _even_chunk(batch: int, most: int) -> int:
+    """Images at once, ``most`` at most, such that a batch splits evenly."""
+    return math.ceil(batch / math.ceil(batch / most))
 
 
 def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -52,7 +52,7 @@ class Options:
     max_particles: int | None = None
     first: int | None = None
     cycles: int | None = None
-    batch_size: int = 32
+    batch_size: int = 16
     resolution: float | None = None
     effort: float = 1.0
     seed: int = 0

@@ -111,7 +111,8 @@ def read_model(path: str | os.PathLike[str]) -> Model:
 
 
 def _from_structure(structure: gemmi.Structure) -> Model:
-    positions, numbers, names, owner, residues = [], [], [], [], []
+    positions, numbers, names, owner = [], [], [], []
+    residues: list[ResidueKey] = []
     for chain in structure[0]:
         for residue in chain:
             for atom in residue:
@@ -119,7 +120,7 @@ def _from_structure(structure: gemmi.Structure) -> Model:
                 numbers.append(atom.element.atomic_number)
                 names.append(atom.name)
                 owner.append(len(residues))
-            residues.append(ResidueKey(chain.name, residue.seqid.num, residue.seqid.icode.strip(), residue.name))
+            residues.append(ResidueKey(chain.name, residue.seqid.num or 0, residue.seqid.icode.strip(), residue.name))
     return Model(
         structure,
         np.array(positions, dtype=float),

@@ -72,7 +72,7 @@ def _descend(
     if beyond is None or depth == _DEEPEST:
         return
     heavy = [atom for atom in beyond if atomic_numbers[atom] > 1]
-    if heavy and not tied.intersection(beyond + [far]):
+    if heavy and not tied.intersection([*beyond, far]):
         torsions, atoms = turned[depth]
         torsions.extend([len(axes)] * len(beyond))
         atoms.extend(beyond)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Optional
+from typing import List, Optional
 
 import typer
 
@@ -13,6 +13,7 @@ def finetune(
     model: Path = typer.Option(..., help="Predicted model in the map's frame: mmCIF or PDB."),
     out: Path = typer.Option(..., help="Folder of the run, made anew."),
     particles_dir: Optional[Path] = typer.Option(None, help="Folder from which the stacks' paths start."),
+    passthrough: List[Path] = typer.Option([], help="CryoSPARC passthrough file of the .cs; may be given again."),
     max_particles: Optional[int] = typer.Option(None, help="Use so many particles, drawn with the seed."),
     first: Optional[int] = typer.Option(None, help="Use the first so many particles."),
     cycles: Optional[int] = typer.Option(
@@ -39,6 +40,7 @@ def finetune(
         particles=str(particles),
         model=str(model),
         particles_dir=None if particles_dir is None else str(particles_dir),
+        passthrough=[str(path) for path in passthrough],
         max_particles=max_particles,
         first=first,
         cycles=cycles,

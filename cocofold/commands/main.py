@@ -7,6 +7,7 @@ import sys
 import typer
 
 from cocofold import __version__
+from cocofold.commands.assess import assess
 from cocofold.commands.finetune import finetune
 from cocofold.errors import InputError
 
@@ -34,12 +35,17 @@ def _options(
 
 
 app.command()(finetune)
+app.command()(assess)
 
 
 def main() -> None:
-    """Run the command line; exit 2 with one message for input that cannot be used."""
+    """Run the command line; exit 2 with one message for input or files that cannot be used."""
     try:
         app()
     except InputError as error:
         print(f"cocofold: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"cocofold: {place}{error.strerror or error}", file=sys.stderr)
         sys.exit(2)

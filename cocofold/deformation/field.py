@@ -11,6 +11,7 @@ from scipy.spatial import cKDTree
 
 _NEAREST_NODES = 16
 _NODES_PER_RADIUS = 1.5
+_LEAST_SHARE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -32,17 +33,20 @@ class Nodes:
     weights: torch.Tensor
 
 
-def spread_nodes(positions: np.ndarray, radius_angstrom: float) -> Nodes:
+def spread_nodes(positions: np.ndarray, radius_angstrom: float, n_moving: int) -> Nodes:
     """Nodes at some of the residues, about 2/3 radius apart, weighted by a Gaussian of that radius.
 
-    A residue sees its 16 nearest nodes at most, so the cost is linear in residues.
+    A residue sees its 16 nearest nodes at most, so the cost is linear in residues. One that is far from all nodes
+    follows the nearest.
 
     Parameters
     ----------
     positions : (n_residues, 3) float
     radius_angstrom : float
+    n_moving : int
+        Nodes lie on the first so many residues; the others ride along.
     """
-    chosen = _thin(positions, radius_angstrom / _NODES_PER_RADIUS)
+    chosen = _thin(positions[:n_moving], radius_angstrom / _NODES_PER_RADIUS)
     shared = min(_NEAREST_NODES, len(chosen))
     tree = cKDTree(positions[chosen])
     distance, neighbours = (a.reshape(len(positions), -1) for a in tree.query(positions, k=shared))
@@ -50,7 +54,8 @@ def spread_nodes(positions: np.ndarray, radius_angstrom: float) -> Nodes:
     taper = 1.0
     if shared < len(chosen):
         taper = np.clip(1 - (distance / distance[:, -1:]) ** 2, 0, None) ** 2
-    weights = np.exp(-0.5 * (distance / radius_angstrom) ** 2) * taper
+    weights = np.exp(-0.5 * (distance**2 - distance[:, :1] ** 2) / radius_angstrom**2) * taper
+    weights[:, 0] += _LEAST_SHARE
     weights /= weights.sum(1, keepdims=True)
     return Nodes(
         torch.as_tensor(positions[chosen], dtype=torch.float32),

@@ -10,7 +10,7 @@ import torch
 
 from cocofold.atoms import Stage
 from cocofold.deformation.field import Nodes, body_nodes, move, spread_nodes
-from cocofold.structure import Backbone, Model, Torsions, frames
+from cocofold.structure import Backbone, Model, Torsions, centroids, frames
 
 WHOLE, CHAINS = -1.0, -2.0
 _TURN_PER_SHIFT = 0.1
@@ -57,9 +57,10 @@ def _levels(n_chains: int, effort: float) -> list[_Level]:
 class DeformationSource:
     """A model under a field of rigid motions (implements ``cocofold.atoms.AtomSource``).
 
-    Every residue with a backbone is a frame that carries its atoms. Each stage starts from where the last one ended,
-    with fresh motions of nodes that are spread ever more densely: first the whole model, then its chains, then
-    neighbourhoods of 20 Å down to single residues, at last side chains about their torsions.
+    Every residue is a frame that carries its atoms; those with a backbone move, others ride along. Each stage starts
+    from where the last one ended, with fresh motions of nodes that are spread ever more densely: first the whole
+    model, then its chains, then neighbourhoods of 20 Å down to single residues, at last side chains about their
+    torsions.
 
     Parameters
     ----------
@@ -75,8 +76,10 @@ class DeformationSource:
         backbone = Backbone.of(model)
         self._chain = backbone.chain
         self._levels = _levels(int(backbone.chain.max()) + 1, effort)
-        axes = frames(model.positions[backbone.atoms])
-        origins = model.positions[backbone.atoms[:, 1]]
+        self._n_moving = len(backbone)
+        turned = np.tile(np.eye(3), (len(backbone.passengers), 1, 1))
+        axes = np.concatenate([frames(model.positions[backbone.atoms]), turned])
+        origins = np.concatenate([model.positions[backbone.atoms[:, 1]], centroids(model, backbone.passengers)])
         local = np.einsum("nji,nj->ni", axes[backbone.carrier], model.positions - origins[backbone.carrier])
         self._carrier = self._tensor(backbone.carrier)
         self._rotations = self._tensor(axes, torch.float32)
@@ -86,7 +89,7 @@ class DeformationSource:
         self._axes = self._tensor(torsions.axes)
         self._turned = [(self._tensor(torsion), self._tensor(atom)) for torsion, atom in torsions.turned]
         self._level = self._levels[0]
-        self._nodes = body_nodes(origins, np.zeros(len(backbone), dtype=int))
+        self._nodes = body_nodes(origins, np.zeros(len(origins), dtype=int))
         self._turns = torch.zeros(0, 3)
         self._shifts = torch.zeros(0, 3)
         self._torsions = self._tensor(np.zeros(len(torsions)), torch.float32)
@@ -117,7 +120,7 @@ class DeformationSource:
         elif self._level.radius_angstrom == CHAINS:
             nodes = body_nodes(positions, self._chain)
         else:
-            nodes = spread_nodes(positions, self._level.radius_angstrom)
+            nodes = spread_nodes(positions, self._level.radius_angstrom, self._n_moving)
         self._nodes = Nodes(*(part.to(self._device) for part in (nodes.centres, nodes.neighbours, nodes.weights)))
 
     def _parameters(self, turns: torch.Tensor, shifts: torch.Tensor, torsions: torch.Tensor) -> list[dict]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import yaml
@@ -25,6 +25,8 @@ class Options:
         Input files.
     particles_dir : str or None
         Folder from which stacks are resolved.
+    passthrough : list of str
+        CryoSPARC passthrough files.
     max_particles, first : int or None
         Draw so many with the seed; take the first so many.
     cycles : int or None
@@ -49,6 +51,7 @@ class Options:
     particles: str
     model: str
     particles_dir: str | None = None
+    passthrough: list[str] = field(default_factory=list)
     max_particles: int | None = None
     first: int | None = None
     cycles: int | None = None
@@ -86,10 +89,12 @@ class Options:
             stored = yaml.safe_load(path.read_text())
         except (OSError, yaml.YAMLError) as error:
             raise InputError(f"{path}: cannot be read ({error}); start the run anew in another folder") from error
+        if not isinstance(stored, dict):
+            raise InputError(f"{path}: holds no settings; start the run anew in another folder")
         changed = [
-            f"{field.name} ({stored.get(field.name)!r} then, {getattr(self, field.name)!r} now)"
-            for field in fields(self)
-            if field.name not in _FREE_ON_RESUME and stored.get(field.name) != getattr(self, field.name)
+            f"{name} ({stored.get(name)!r} then, {getattr(self, name)!r} now)"
+            for name in (option.name for option in fields(self))
+            if name not in _FREE_ON_RESUME and stored.get(name) != getattr(self, name)
         ]
         if changed:
             raise InputError(

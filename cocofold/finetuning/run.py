@@ -35,7 +35,7 @@ _FEWEST_TO_HOLD_OUT = 20
 _SCORED_OF_WORK = 500
 _PATIENCE = 4
 _CLEAR_IN_ERRORS = 3.0
-_TERMINATED = 128 + signal.SIGTERM
+_ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass
@@ -81,7 +81,11 @@ class Pass:
 
 
 class _Terminated(Exception):
-    """The process was asked to end."""
+    """The process was asked to end by a signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.signal = signal.Signals(number)
 
 
 def finetune(options: Options, out: Path, resume: bool = False) -> dict[str, Any]:
@@ -108,9 +112,10 @@ class _Run:
         self.options = options
         self.folder = folder
         self.began = time.monotonic()
+        self.ending: int | None = None
         self.device = _device(options.device)
         self.model = read_model(options.model)
-        self.particles = _chosen(read_particles(options.particles, options.particles_dir), options)
+        self.particles = _chosen(read_particles(options.particles, options.particles_dir, options.passthrough), options)
         _check_together(self.model, self.particles, options)
         box, pixel = self.particles.box, self.particles.pixel_size_angstrom
         n_rings = ring_count(box, pixel, options.resolution)
@@ -145,7 +150,7 @@ class _Run:
         """All passes, from the last checkpoint if there is one."""
         number, state, spent = self._recall()
         self.began -= spent
-        terminate = signal.signal(signal.SIGTERM, _raise_terminated)
+        handlers = {number: signal.signal(number, self._note_signal) for number in _ENDING_SIGNALS}
         try:
             while number < len(self.passes):
                 if number > 0:
@@ -154,7 +159,8 @@ class _Run:
                     self._follow(number, state)
                 number, state = number + 1, None
         finally:
-            signal.signal(signal.SIGTERM, terminate)
+            for ending, handler in handlers.items():
+                signal.signal(ending, handler)
         return self._finish()
 
     def _recall(self) -> tuple[int, dict[str, torch.Tensor] | None, float]:
@@ -199,16 +205,25 @@ class _Run:
         with Progress(ends[-1], loop.step) as progress:
             for end in ends[len(this.cycles) - 1 :]:
                 try:
-                    loop.advance(end, progress.step)
-                except _Terminated:
+                    loop.advance(end, lambda correlation: self._after_step(correlation, progress))
+                except _Terminated as ended:
                     self._save(number, loop)
-                    self.folder.say(f"ended by SIGTERM at step {loop.step}; --resume goes on from here")
-                    sys.exit(_TERMINATED)
+                    self.folder.say(f"ended by {ended.signal.name} at step {loop.step}; --resume goes on from here")
+                    sys.exit(128 + ended.signal)
                 self._score(this, loop, loop.stage_name(), write=number == len(self.passes) - 1)
                 self._save(number, loop)
                 if len(this.heldout) and this.cycles[-1].number - this.best >= _PATIENCE:
                     self.folder.say(f"held-out particles have not gained for {_PATIENCE} cycles: stopped")
                     break
+
+    def _note_signal(self, number: int, frame: object) -> None:
+        self.ending = number
+
+    def _after_step(self, correlation: float, progress: Progress) -> None:
+        progress.step(correlation)
+        # A signal waits for the end of a step, when the state is whole.
+        if self.ending is not None:
+            raise _Terminated(self.ending)
 
     def _score(self, this: Pass, loop: Loop, stage: str, write: bool) -> None:
         positions = loop.positions()
@@ -306,10 +321,6 @@ class _Run:
 
 
 _BEST = ("positions", "amplitudes", "widths")
-
-
-def _raise_terminated(number: int, frame: object) -> None:
-    raise _Terminated
 
 
 def _device(name: str) -> torch.device:

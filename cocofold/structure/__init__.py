@@ -3,9 +3,19 @@
 Knows nothing of images.
 """
 
-from cocofold.structure.backbone import Backbone, frames
+from cocofold.structure.backbone import Backbone, centroids, frames
 from cocofold.structure.model import Model, ResidueKey, read_model, write_model
 from cocofold.structure.restraints import Restraints
 from cocofold.structure.torsions import Torsions
 
-__all__ = ["Backbone", "Model", "ResidueKey", "Restraints", "Torsions", "frames", "read_model", "write_model"]
+__all__ = [
+    "Backbone",
+    "Model",
+    "ResidueKey",
+    "Restraints",
+    "Torsions",
+    "centroids",
+    "frames",
+    "read_model",
+    "write_model",
+]

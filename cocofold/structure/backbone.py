@@ -14,26 +14,29 @@ LONGEST_PEPTIDE_BOND_ANGSTROM = 2.3
 
 @dataclass(frozen=True)
 class Backbone:
-    """Residues with N, CA and C, each a rigid frame; every other atom rides along with one of them.
+    """Rigid frames that carry all atoms: residues with N, CA and C, which move by themselves, and passengers.
 
     Attributes
     ----------
     residues : (n,) int
-        Rows in ``Model.residues``, in file order.
+        Rows in ``Model.residues`` of those with a backbone, in file order. Frame i is residue ``residues[i]``.
     atoms : (n, 3) int
         Rows of N, CA and C.
-    linked : (n,) bool
+    passengers : (m,) int
+        Rows in ``Model.residues`` of the others (ligands, ions, nucleotides, sugars, water), which ride along with
+        what is around them, each in one piece. Frame n + i is residue ``passengers[i]``.
+    linked : (n + m,) bool
         Whether a peptide bond joins a frame to the next one: both in one chain, C and N closer than 2.3 Å in the
-        model as given. False at a break in the chain and at its end.
+        model as given. False at a break in the chain, at its end, and for passengers.
     carrier : (n_atoms,) int
-        The frame with which an atom moves: its own residue's, or for residues without a backbone (ligands, ions,
-        nucleotides, glycans) the frame whose CA is nearest to the residue, so that each stays in one piece.
-    chain : (n,) int
-        Number of the chain of each frame, from 0.
+        The frame of each atom.
+    chain : (n + m,) int
+        Number of the chain of each frame, from 0; for a passenger that of the nearest residue with a backbone.
     """
 
     residues: np.ndarray
     atoms: np.ndarray
+    passengers: np.ndarray
     linked: np.ndarray
     carrier: np.ndarray
     chain: np.ndarray
@@ -50,16 +53,24 @@ class Backbone:
         chain = np.array([order.setdefault(name, len(order)) for name in names])
         carbon, nitrogen = model.positions[atoms[:-1, 2]], model.positions[atoms[1:, 0]]
         close = np.linalg.norm(carbon - nitrogen, axis=1) < LONGEST_PEPTIDE_BOND_ANGSTROM
-        linked = np.append(close & (chain[1:] == chain[:-1]), False)
-        frame_of_residue = np.full(len(model.residues), -1)
+        passengers = np.setdiff1d(np.unique(model.residue_of_atom), residues)
+        linked = np.zeros(len(residues) + len(passengers), dtype=bool)
+        linked[: len(residues) - 1] = close & (chain[1:] == chain[:-1])
+        frame_of_residue = np.empty(len(model.residues), dtype=int)
         frame_of_residue[residues] = np.arange(len(residues))
-        passengers = np.flatnonzero(frame_of_residue < 0)
+        frame_of_residue[passengers] = len(residues) + np.arange(len(passengers))
         if len(passengers):
-            tree = cKDTree(model.positions[atoms[:, 1]])
-            for row in passengers:
-                distance, nearest = tree.query(model.positions[model.residue_of_atom == row])
-                frame_of_residue[row] = nearest[distance.argmin()]
-        return cls(residues, atoms, linked, frame_of_residue[model.residue_of_atom], chain)
+            centres = centroids(model, passengers)
+            chain = np.append(chain, chain[cKDTree(model.positions[atoms[:, 1]]).query(centres)[1]])
+        return cls(residues, atoms, passengers, linked, frame_of_residue[model.residue_of_atom], chain)
+
+
+def centroids(model: Model, residues: np.ndarray) -> np.ndarray:
+    """Mean position of the atoms of each residue, (n, 3) Å; ``residues`` are rows in ``Model.residues``."""
+    count = np.bincount(model.residue_of_atom, minlength=len(model.residues))
+    total = np.zeros((len(model.residues), 3))
+    np.add.at(total, model.residue_of_atom, model.positions)
+    return total[residues] / count[residues, None]
 
 
 def frames(backbone_positions: np.ndarray) -> np.ndarray:

@@ -1,6 +1,12 @@
 """Engine of CoCoFold: move a predicted protein model until it explains raw cryo-EM particle images."""
 
+import os
+
 __version__ = "0.1.0"
+
+# Read when torch is loaded. By default idle threads spin: on a core that something else needs too, a run was
+# eight times slower for it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def __getattr__(name: str) -> object:

@@ -8,7 +8,9 @@ import typer
 
 from cocofold import __version__
 from cocofold.commands.assess import assess
+from cocofold.commands.demo import demo
 from cocofold.commands.finetune import finetune
+from cocofold.commands.simulate import simulate
 from cocofold.errors import InputError
 
 app = typer.Typer(
@@ -36,6 +38,8 @@ def _options(
 
 app.command()(finetune)
 app.command()(assess)
+app.command()(simulate)
+app.command()(demo)
 
 
 def main() -> None:

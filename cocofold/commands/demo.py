@@ -1,0 +1,144 @@
+"""``cocofold demo``: the whole way on a bundled pair of structures."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from cocofold import __version__
+from cocofold.errors import InputError
+from cocofold.files import write_atomically
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cocofold.assessment import Assessment
+
+SNR = 0.1
+_MARK = "demo.json"
+_OWN = {_MARK, "start.cif", "particles", "run"}
+
+
+def demo(
+    out: Path = typer.Option(Path("demo_run"), help="Folder for all files; an earlier demo in it is replaced."),
+    count: int = typer.Option(500, help="Particles to simulate; from 20 on, some are held out."),
+    effort: float = typer.Option(1.0, help="Factor on the number of optimiser steps, as in finetune."),
+    seed: int = typer.Option(0, help="Seed of the particles and of the run."),
+    device: str = typer.Option("auto", help="auto, cpu, cuda or cuda:N."),
+) -> None:
+    """See the whole way in minutes: no data, GPU or network weights are needed.
+
+    Simulates particles of adenylate kinase in its open state (PDB 4AKE), starts from the closed state (1AKE), 7 Å away,
+    fine-tunes it against the particles, and compares the result with the structure that was imaged.
+    """
+    from rich.console import Console
+
+    from cocofold.assessment import assess
+    from cocofold.demonstration import BOX, PIXEL_SIZE_ANGSTROM, closed_state, open_state
+    from cocofold.finetuning import Options, finetune
+    from cocofold.simulation import Settings
+    from cocofold.simulation.simulate import simulate
+    from cocofold.structure import read_model
+
+    settings = Settings(
+        model=str(open_state()), box=BOX, pixel_size=PIXEL_SIZE_ANGSTROM, count=count, snr=SNR, seed=seed
+    )
+    start = out / "start.cif"
+    options = Options(
+        particles=str(out / "particles" / "particles.star"), model=str(start), effort=effort, seed=seed, device=device
+    )
+    _make_room(out)
+    console = Console(highlight=False, soft_wrap=True)
+    write_atomically(start, closed_state().read_text())
+    console.print(f"1. Simulating {count} particles of adenylate kinase, open state (PDB 4AKE), SNR {SNR:g}")
+    simulated = simulate(settings, out / "particles")
+    console.print("2. Fine-tuning the closed state (PDB 1AKE) against them; about a minute on two CPU cores")
+    metrics = finetune(options, out / "run")
+    closed, truth = read_model(start), read_model(simulated.model)
+    before = assess(closed, truth, closed)
+    after = assess(read_model(out / "run" / "model.cif"), truth, closed)
+    _mark(out, {"before": _figures(before), "after": _figures(after), "verdict": metrics["verdict"]})
+    console.print("\n3. Compared with the structure that was imaged")
+    console.print(_table(before, after, metrics))
+    console.print(_next_steps(out))
+
+
+def _make_room(out: Path) -> None:
+    """Have an empty folder that is marked as a demo's; only what an earlier demo wrote is removed."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: is a file; give a folder")
+    found = {entry.name for entry in out.iterdir()} if out.is_dir() else set()
+    if found and not _is_demo(out):
+        raise InputError(f"--out {out}: the folder is not empty and holds no earlier demo; give another one")
+    foreign = sorted(found - _OWN)
+    if foreign:
+        raise InputError(
+            f"--out {out}: holds an earlier demo and also {', '.join(foreign)}; move these away, or give another folder"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in sorted(found - {_MARK}):
+            if (out / name).is_dir() and not (out / name).is_symlink():
+                shutil.rmtree(out / name)
+            else:
+                (out / name).unlink()
+        _mark(out, {})
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from error
+
+
+def _is_demo(out: Path) -> bool:
+    try:
+        return "cocofold_demo" in json.loads((out / _MARK).read_text())
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _mark(out: Path, results: dict[str, Any]) -> None:
+    write_atomically(out / _MARK, json.dumps({"cocofold_demo": __version__, **results}, indent=1) + "\n")
+
+
+def _figures(found: Assessment) -> dict[str, float]:
+    return {
+        "ca_rmsd": found.ca_rmsd,
+        "ca_rmsd_in_place": found.ca_rmsd_in_place,
+        "tm_score": found.alignment.tm_score,
+        "bond_deviation_worst_angstrom": found.geometry.bond_deviation_worst_angstrom,
+    }
+
+
+def _table(before: Assessment, after: Assessment, metrics: dict[str, Any]) -> Table:
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("")
+    table.add_column("before", justify="right")
+    table.add_column("after", justify="right")
+    pairs = list(zip(_figures(before).values(), _figures(after).values()))
+    correlations = [metrics["frc_heldout_start"], metrics["frc_heldout"]]
+    for name, pair, digits in (
+        ("CA RMSD, superposed (Å)", pairs[0], 2),
+        ("CA RMSD, in place (Å)", pairs[1], 2),
+        ("TM-score", pairs[2], 3),
+        ("FRC, mean over rings, of particles held out", correlations, 3),
+        ("C-N bonds, largest deviation (Å)", pairs[3], 2),
+    ):
+        table.add_row(name, *("-" if value is None else f"{value:.{digits}f}" for value in pair))
+    return table
+
+
+def _next_steps(out: Path) -> str:
+    models = [out / "start.cif", out / "run" / "model.cif", out / "particles" / "truth.cif"]
+    density = out / "run" / "density.mrc"
+    return (
+        f"\nBefore, after, truth: {', '.join(map(str, models))}\n"
+        f"Curves of the Fourier ring correlation: {out / 'run' / 'frc.png'}; log and metrics beside it\n"
+        f"See them in ChimeraX:  chimerax {' '.join(shlex.quote(str(path)) for path in [*models, density])}\n"
+        "On your own particles: cocofold finetune --particles particles.star --model model.cif --out my_run\n"
+        "                       (the model in the frame of the map from which the poses come)"
+    )

@@ -1,0 +1,145 @@
+"""Settings of a simulation, and which of them can work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from cocofold.errors import InputError
+
+WIDEST_CONE_DEG = 89.0
+LIKELY_MICROMETRES = 100.0
+
+
+class Views(str, Enum):
+    """How viewing directions are spread."""
+
+    UNIFORM = "uniform"
+    MISSING_CONE = "missing-cone"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to simulate; the defaults are the command's.
+
+    Attributes
+    ----------
+    model : str
+        mmCIF or PDB file of what is imaged.
+    box : int
+        Pixels along each side, even.
+    pixel_size : float
+        Å.
+    count : int
+        Images.
+    snr : float
+        Variance of the noise-free images, whole images and their mean over all, over the variance of the noise.
+    views : Views or None
+        None: a missing cone if its angle is given, uniform otherwise.
+    missing_cone : float or None
+        No view is nearer than this (degrees) to the map's z axis, in either direction.
+    defocus : (lowest, highest)
+        Å; an image's mean of U and V is drawn uniformly between them.
+    astigmatism : float
+        Å; U - V is drawn uniformly from 0 to this, its angle from 0 to 180°.
+    voltage, cs, amplitude_contrast, phase_shift : float
+        kV, mm, fraction, degrees.
+    shift_spread : float
+        Standard deviation (Å) of the particles' x and of their y.
+    pose_noise : float
+        Each rotation in the STAR is off by a turn about a random axis: normal, root mean square in degrees.
+    shift_noise : float
+        Standard deviation (Å) of the error of x, and of y, in the STAR.
+    centre : bool
+        Move the mean of the atoms' positions to the centre of the box first.
+    clean : bool
+        Keep the noise-free images too.
+    seed : int
+    """
+
+    model: str
+    box: int
+    pixel_size: float
+    count: int
+    snr: float
+    views: Views | None = None
+    missing_cone: float | None = None
+    defocus: tuple[float, float] = (8_000.0, 25_000.0)
+    astigmatism: float = 500.0
+    voltage: float = 300.0
+    cs: float = 2.7
+    amplitude_contrast: float = 0.1
+    phase_shift: float = 0.0
+    shift_spread: float = 3.0
+    pose_noise: float = 0.0
+    shift_noise: float = 0.0
+    centre: bool = False
+    clean: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, in the words of the command line."""
+        _within("--box", self.box, 16, 4096)
+        if self.box % 2:
+            raise InputError(
+                f"--box {self.box}: must be even, because programs disagree by a pixel on the centre of odd boxes; "
+                f"give {self.box - 1} or {self.box + 1}"
+            )
+        _within("--pixel-size", self.pixel_size, 0.05, 100)
+        _within("--count", self.count, 1, 10**7)
+        if not 0 < self.snr < float("inf"):
+            raise InputError(
+                f"--snr {self.snr:g}: must be above 0, the variance of the signal over that of the noise; "
+                "0.1 is a clear image, 0.01 a usual one"
+            )
+        self._check_views()
+        self._check_defocus()
+        _within("--astigmatism", self.astigmatism, 0, 50_000)
+        _within("--voltage", self.voltage, 10, 2000)
+        _within("--cs", self.cs, -20, 20)
+        _within("--amplitude-contrast", self.amplitude_contrast, 0, 1)
+        _within("--phase-shift", self.phase_shift, -180, 180)
+        _within("--shift-spread", self.shift_spread, 0, 1000)
+        _within("--pose-noise", self.pose_noise, 0, 180)
+        _within("--shift-noise", self.shift_noise, 0, 1000)
+        _within("--seed", self.seed, 0, 2**63 - 1)
+
+    @property
+    def cone_deg(self) -> float:
+        """Half-angle of the cone without views; 0 if there is none."""
+        return self.missing_cone or 0.0
+
+    @property
+    def extent_angstrom(self) -> float:
+        """Side of the box."""
+        return self.box * self.pixel_size
+
+    def _check_views(self) -> None:
+        if self.missing_cone is not None:
+            _within("--missing-cone", self.missing_cone, 0, WIDEST_CONE_DEG)
+            if self.views == Views.UNIFORM:
+                raise InputError(
+                    f"--views uniform with --missing-cone {self.missing_cone:g}: contradict each other; leave one out"
+                )
+        elif self.views == Views.MISSING_CONE:
+            raise InputError(
+                "--views missing-cone: the cone's angle is not given; add --missing-cone DEG, "
+                f"from 0 to {WIDEST_CONE_DEG:g}"
+            )
+
+    def _check_defocus(self) -> None:
+        lowest, highest = self.defocus
+        if 0 < highest < LIKELY_MICROMETRES:
+            raise InputError(
+                f"--defocus {lowest:g} {highest:g}: is taken in Å, from 100 to 100000; "
+                f"if these are micrometres, give {lowest * 1e4:g} {highest * 1e4:g}"
+            )
+        for value in self.defocus:
+            _within("--defocus", value, 100, 100_000)
+        if lowest > highest:
+            raise InputError(f"--defocus {lowest:g} {highest:g}: the lower value comes first; swap them")
+
+
+def _within(name: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:
+        raise InputError(f"{name} {value:g}: must be from {least:g} to {most:g}")

@@ -1,0 +1,276 @@
+"""A folder of simulated particles: stack, STAR, and the truth about them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from cocofold import __version__
+from cocofold.errors import InputError
+from cocofold.files import appearing_whole, write_atomically
+from cocofold.imaging import Ctf, Poses, electron_wavelength_angstrom
+from cocofold.particles import OpticsGroup, ParticleSet, write_star
+from cocofold.simulation.rendering import Renderer
+from cocofold.simulation.settings import Settings
+from cocofold.simulation.views import disturb_rotations, draw_rotations
+from cocofold.structure import Model, read_model, write_model
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """What was written.
+
+    Attributes
+    ----------
+    star, stack : Path
+        The particles, with disturbed poses if that was asked for.
+    true_star : Path
+        The same stack with the poses that were imaged.
+    model : Path
+        The model that was imaged, in the map's frame.
+    clean : Path or None
+        Stack of noise-free images.
+    signal_variance : float
+        Of the noise-free images, in units of the noise's variance: the SNR.
+    """
+
+    star: Path
+    stack: Path
+    true_star: Path
+    model: Path
+    clean: Path | None
+    signal_variance: float
+
+
+def simulate(settings: Settings, out: Path) -> Simulated:
+    """Simulate particles of a model; white noise of standard deviation 1.
+
+    Files appear whole or not at all, ``particles.star`` last. The same settings give the same stacks, bit by bit.
+
+    Raises
+    ------
+    InputError
+        For input that cannot be used, before anything is written.
+    """
+    _check_folder(out, settings)
+    model = _placed(read_model(settings.model), settings)
+    truth = _draw_particles(settings, out / "particles.mrcs")
+    _check_inside(model, truth, settings)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from error
+    written = Simulated(
+        star=out / "particles.star",
+        stack=out / "particles.mrcs",
+        true_star=out / "true_poses.star",
+        model=out / "truth.cif",
+        clean=out / "clean.mrcs" if settings.clean else None,
+        signal_variance=_write_stacks(model, truth, settings, out),
+    )
+    write_model(written.model, model, details="model of simulated particles, in the frame of their box")
+    content = {
+        "cocofold_version": __version__,
+        "settings": {**asdict(settings), "defocus": list(settings.defocus)},
+        "noise_variance": 1.0,
+        "signal_variance": written.signal_variance,
+    }
+    write_atomically(out / "truth.json", json.dumps(content, indent=1) + "\n")
+    write_star(written.true_star, truth)
+    write_star(written.star, _disturbed(truth, settings))
+    return written
+
+
+def _streams(seed: int) -> list[np.random.Generator]:
+    """Independent generators of poses, defoci, errors and noise, so that one setting leaves the others' draws alone."""
+    return [np.random.default_rng([seed, stream]) for stream in range(4)]
+
+
+def _placed(model: Model, settings: Settings) -> Model:
+    if not settings.centre:
+        return model
+    centre = (settings.box // 2) * settings.pixel_size
+    return model.moved_to(model.positions - model.positions.mean(0) + centre)
+
+
+def _draw_particles(settings: Settings, stack: Path) -> ParticleSet:
+    count = settings.count
+    poses, defoci, _, _ = _streams(settings.seed)
+    mean = defoci.uniform(*settings.defocus, count)
+    half = defoci.uniform(0, settings.astigmatism, count) / 2
+    group = OpticsGroup(
+        name="simulated",
+        voltage_kv=settings.voltage,
+        cs_mm=settings.cs,
+        amplitude_contrast=settings.amplitude_contrast,
+        pixel_size_angstrom=settings.pixel_size,
+        box=settings.box,
+    )
+    return ParticleSet(
+        optics=(group,),
+        optics_index=np.zeros(count, dtype=int),
+        rotations=draw_rotations(count, settings.cone_deg, poses),
+        origins_angstrom=poses.normal(0, settings.shift_spread, (count, 2)),
+        defocus_u_angstrom=mean + half,
+        defocus_v_angstrom=mean - half,
+        defocus_angle_deg=defoci.uniform(0, 180, count),
+        phase_shift_deg=np.full(count, settings.phase_shift),
+        ctf_bfactor_a2=np.zeros(count),
+        ctf_scale=np.ones(count),
+        half_set=np.arange(count) % 2 + 1,
+        stacks=(stack,),
+        stack_index=np.zeros(count, dtype=int),
+        slice_index=np.arange(count),
+        contrast=np.ones(count),
+    )
+
+
+def _disturbed(truth: ParticleSet, settings: Settings) -> ParticleSet:
+    errors = _streams(settings.seed)[2]
+    return replace(
+        truth,
+        rotations=disturb_rotations(truth.rotations, settings.pose_noise, errors),
+        origins_angstrom=truth.origins_angstrom + errors.normal(0, settings.shift_noise, (len(truth), 2)),
+    )
+
+
+def _check_inside(model: Model, truth: ParticleSet, settings: Settings) -> None:
+    """Refuse a model that leaves the images in some view."""
+    centre = (settings.box // 2) * settings.pixel_size
+    reach = float(np.linalg.norm(model.positions - centre, axis=1).max())
+    shift = float(np.abs(truth.origins_angstrom).max())
+    room = settings.extent_angstrom / 2 - settings.pixel_size
+    if reach + shift <= room:
+        return
+    needed = 2 * (int((reach + shift) / settings.pixel_size) + 2)
+    radius = float(np.linalg.norm(model.positions - model.positions.mean(0), axis=1).max())
+    if not settings.centre and radius + shift <= room:
+        remedy = "add --centre to move it to the centre of the box"
+    else:
+        remedy = f"give --box {needed} or more" + (", or a smaller --shift-spread" if reach <= room else "")
+    low, high = model.positions.min(0).round(1).tolist(), model.positions.max(0).round(1).tolist()
+    raise InputError(
+        f"{settings.model}: atoms reach {reach:.1f} Å from the centre of the box and particles are shifted by up to "
+        f"{shift:.1f} Å, but the images hold {room:.1f} Å (x, y, z from {low} to {high} Å; the box is 0 to "
+        f"{settings.extent_angstrom:g} Å on each axis, its centre at {centre:g} Å); {remedy}"
+    )
+
+
+def _check_folder(out: Path, settings: Settings) -> None:
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: is a file; give a folder")
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError(f"--out {out}: the folder is not empty; give another one, or empty it")
+    needed = settings.count * settings.box**2 * 4 * (2 if settings.clean else 1)
+    existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise InputError(
+            f"--out {out}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free there; "
+            "give a smaller --count or another folder"
+        )
+
+
+def _write_stacks(model: Model, truth: ParticleSet, settings: Settings, out: Path) -> float:
+    """Write the noise-free images, learn their variance, then scale them and add noise in place."""
+    renderer = Renderer(model, settings.box, settings.pixel_size)
+    chunks = [
+        slice(start, min(start + renderer.images_at_once, len(truth)))
+        for start in range(0, len(truth), renderer.images_at_once)
+    ]
+    poses, ctf = _poses(truth), _ctf(truth)
+    noise = _streams(settings.seed)[3]
+    with contextlib.ExitStack() as files:
+        stack = files.enter_context(_new_stack(out / "particles.mrcs", settings))
+        clean = files.enter_context(_new_stack(out / "clean.mrcs", settings)) if settings.clean else None
+        variance = 0.0
+        for rows in _shown("images", chunks):
+            images = renderer.images(poses[rows], ctf[rows])
+            variance += float(images.var(axis=(1, 2), dtype=np.float64).sum()) / len(truth)
+            stack.data[rows] = images
+        if not variance > 0:
+            raise InputError(f"{settings.model}: its images are empty; give a model with atoms heavier than none")
+        scale = np.float32(np.sqrt(settings.snr / variance))
+        for rows in _shown("noise", chunks):
+            images = stack.data[rows] * scale
+            if clean is not None:
+                clean.data[rows] = images
+            stack.data[rows] = images + noise.standard_normal(images.shape, dtype=np.float32)
+        for file in (stack, clean):
+            if file is not None:
+                _complete_header(file, chunks)
+    return variance * float(scale) ** 2
+
+
+@contextlib.contextmanager
+def _new_stack(path: Path, settings: Settings) -> Iterator[mrcfile.mrcmemmap.MrcMemmap]:
+    shape = (settings.count, settings.box, settings.box)
+    with appearing_whole(path) as partial, mrcfile.new_mmap(partial, shape, mrc_mode=2, overwrite=True) as file:
+        file.set_image_stack()
+        file.voxel_size = settings.pixel_size
+        yield file
+
+
+def _complete_header(file: mrcfile.mrcmemmap.MrcMemmap, chunks: list[slice]) -> None:
+    """Statistics, gathered in chunks, and a label without the time of day."""
+    sums = (
+        np.array(
+            [
+                [file.data[rows].sum(dtype=np.float64), np.square(file.data[rows]).sum(dtype=np.float64)]
+                for rows in chunks
+            ]
+        ).sum(0)
+        / file.data.size
+    )
+    file.header.dmin = min(file.data[rows].min() for rows in chunks)
+    file.header.dmax = max(file.data[rows].max() for rows in chunks)
+    file.header.dmean = sums[0]
+    file.header.rms = np.sqrt(max(0.0, sums[1] - sums[0] ** 2))
+    file.header.label[:] = b""
+    file.header.label[0] = f"Simulated by cocofold {__version__}"
+    file.header.nlabl = 1
+
+
+def _poses(particles: ParticleSet) -> Poses:
+    return Poses(
+        torch.as_tensor(particles.rotations, dtype=torch.float32),
+        torch.as_tensor(particles.origins_angstrom, dtype=torch.float32),
+    )
+
+
+def _ctf(particles: ParticleSet) -> Ctf:
+    """CTF parameters of particles with one optics group."""
+    group = particles.optics[0]
+
+    def tensor(values: np.ndarray | float) -> torch.Tensor:
+        return torch.as_tensor(np.broadcast_to(np.asarray(values, dtype=np.float32), len(particles)).copy())
+
+    return Ctf(
+        defocus_u_angstrom=tensor(particles.defocus_u_angstrom),
+        defocus_v_angstrom=tensor(particles.defocus_v_angstrom),
+        defocus_angle_rad=tensor(np.deg2rad(particles.defocus_angle_deg)),
+        phase_shift_rad=tensor(np.deg2rad(particles.phase_shift_deg)),
+        amplitude_contrast=tensor(group.amplitude_contrast),
+        wavelength_angstrom=tensor(electron_wavelength_angstrom(group.voltage_kv)),
+        cs_angstrom=tensor(group.cs_mm * 1e7),
+        bfactor_a2=tensor(particles.ctf_bfactor_a2),
+        scale=tensor(particles.ctf_scale),
+        flipped=tensor(0.0),
+        premultiplied=tensor(0.0),
+    )
+
+
+def _shown(what: str, chunks: list[slice]) -> Iterable[slice]:
+    """The chunks, with a bar on standard error if that is a terminal."""
+    console = Console(stderr=True)
+    return track(chunks, what, console=console, disable=not console.is_terminal, transient=True)

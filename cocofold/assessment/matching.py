@@ -1,0 +1,261 @@
+"""Which residue of a model stands for which residue of a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import gemmi
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from cocofold.assessment.superposition import moments, squared_distance_weights, superpose_moments
+from cocofold.assessment.traces import Trace
+from cocofold.errors import InputError
+
+_LEAST_IDENTITY = 0.3
+_SAME_CHAIN_IDENTITY = 0.9
+_NEARLY_ALL = 0.95
+_PEPTIDE_IDENTITY = 0.6
+_FEWEST_IDENTICAL = 6
+_FEWEST_RESIDUES = 3
+_MOST_SEEDS = 5_000
+
+
+@dataclass(frozen=True)
+class ChainMatch:
+    """Two chains and their matched residues.
+
+    Attributes
+    ----------
+    model, reference : int
+        The chains' places among the traces.
+    pairs : (n, 2) int
+        Places in the two traces, ascending in both.
+    identical : int
+        Pairs with the same amino acid.
+    by_number : bool
+        Matched by residue number and insertion code; otherwise by aligning the sequences.
+    """
+
+    model: int
+    reference: int
+    pairs: np.ndarray
+    identical: int
+    by_number: bool
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Matched chains, in the model's order, twice.
+
+    They differ only if the model holds several copies of a chain: these may be paired in several ways.
+
+    Attributes
+    ----------
+    superposed : tuple of ChainMatch
+        The pairing with the least CA RMSD after superposition of the whole.
+    in_place : tuple of ChainMatch
+        The pairing with the least CA RMSD of the models as they lie.
+    """
+
+    superposed: tuple[ChainMatch, ...]
+    in_place: tuple[ChainMatch, ...]
+
+
+def match_residues(model: Sequence[Trace], reference: Sequence[Trace]) -> Matching:
+    """Match the residues of two models.
+
+    Two chains are comparable if they share at least 30 % of the shorter sequence and six residues (peptides of less
+    than ten residues 60 %, at least three). Their residues are matched by number and insertion code if at least 90 %
+    of those with a common number are the same amino acid, and at least 95 % as many as an alignment of the sequences
+    finds; otherwise by that alignment. Chains are paired one to one so that the most residues are identical. Among
+    copies of one chain (within 10 % of the best identity) the pairing with the least RMSD is taken; if several are
+    equal, the least in place.
+
+    Raises
+    ------
+    InputError
+        If fewer than three residues can be matched.
+    """
+    matches = _comparable_chains(model, reference)
+    if not matches:
+        raise InputError(
+            f"model and reference have no residues in common: no chain of the model ({_summary(model)}) shares "
+            f"{_LEAST_IDENTITY:.0%} of its sequence with one of the reference ({_summary(reference)}); "
+            "give a reference of the same protein"
+        )
+    by_sequence = _pair_chains(_scores(matches, len(model), len(reference)))
+    allowed = _copies(matches, by_sequence, model, reference)
+    return _with_least_rmsd(allowed, model, reference)
+
+
+def matched_positions(
+    matches: Sequence[ChainMatch], model: Sequence[Trace], reference: Sequence[Trace]
+) -> tuple[np.ndarray, np.ndarray]:
+    """CA positions of all matched residues in the model and in the reference, (n, 3) Å each."""
+    return (
+        np.concatenate([model[match.model].positions[match.pairs[:, 0]] for match in matches]),
+        np.concatenate([reference[match.reference].positions[match.pairs[:, 1]] for match in matches]),
+    )
+
+
+def _summary(traces: Sequence[Trace]) -> str:
+    return ", ".join(f"{trace.name}: {len(trace)} residues" for trace in traces)
+
+
+def _comparable_chains(model: Sequence[Trace], reference: Sequence[Trace]) -> list[ChainMatch]:
+    alignments: dict[tuple[str, str], np.ndarray] = {}
+    matches = []
+    for row, chain in enumerate(model):
+        for column, other in enumerate(reference):
+            sequences = chain.sequence, other.sequence
+            if sequences not in alignments:
+                alignments[sequences] = _align(*sequences)
+            match = _match_chain(row, column, chain, other, alignments[sequences])
+            if match.identical >= _fewest_identical(min(len(chain), len(other))):
+                matches.append(match)
+    return matches
+
+
+def _fewest_identical(n_residues: int) -> float:
+    return max(_LEAST_IDENTITY * n_residues, min(_PEPTIDE_IDENTITY * n_residues, _FEWEST_IDENTICAL), _FEWEST_RESIDUES)
+
+
+def _match_chain(row: int, column: int, chain: Trace, other: Trace, aligned: np.ndarray) -> ChainMatch:
+    places = {number: place for place, number in enumerate(other.numbers)}
+    numbered = np.array(
+        [(place, places[number]) for place, number in enumerate(chain.numbers) if number in places], dtype=int
+    ).reshape(-1, 2)
+    same_by_number, same_aligned = (_identical(pairs, chain, other) for pairs in (numbered, aligned))
+    ascending = bool((np.diff(numbered[:, 1]) > 0).all())
+    if ascending and same_by_number >= max(_SAME_CHAIN_IDENTITY * len(numbered), _NEARLY_ALL * same_aligned, 1):
+        return ChainMatch(row, column, numbered, same_by_number, True)
+    return ChainMatch(row, column, aligned, same_aligned, False)
+
+
+def _identical(pairs: np.ndarray, chain: Trace, other: Trace) -> int:
+    return sum(chain.sequence[first] == other.sequence[second] for first, second in pairs)
+
+
+def _align(first: str, second: str) -> np.ndarray:
+    """Places of aligned letters in two sequences, (n, 2) int; Needleman-Wunsch with BLOSUM62."""
+    # Gaps cost the same at any length, as unresolved loops have any; so unrelated chains come out all but unaligned.
+    scoring = gemmi.AlignmentScoring("b")
+    scoring.gapo, scoring.gape = -12, 0
+    cigar = gemmi.align_string_sequences(list(first), list(second), [], scoring).cigar_str()
+    pairs: list[tuple[int, int]] = []
+    i = j = 0
+    count = ""
+    for symbol in cigar:
+        if symbol.isdigit():
+            count += symbol
+            continue
+        length, count = int(count), ""
+        if symbol == "M":
+            pairs.extend((i + step, j + step) for step in range(length))
+        i += length if symbol in "MI" else 0
+        j += length if symbol in "MD" else 0
+    return np.array(pairs, dtype=int).reshape(-1, 2)
+
+
+def _scores(matches: Sequence[ChainMatch], n_model: int, n_reference: int) -> np.ndarray:
+    scores = np.zeros((n_model, n_reference))
+    for match in matches:
+        scores[match.model, match.reference] = match.identical
+    return scores
+
+
+def _pair_chains(scores: np.ndarray) -> list[tuple[int, int]]:
+    """One-to-one pairs of rows and columns with the largest sum of scores; pairs that score 0 are left out."""
+    rows, columns = linear_sum_assignment(-scores)
+    return [(int(row), int(column)) for row, column in zip(rows, columns) if scores[row, column] > 0]
+
+
+def _copies(
+    matches: Sequence[ChainMatch],
+    paired: Sequence[tuple[int, int]],
+    model: Sequence[Trace],
+    reference: Sequence[Trace],
+) -> list[ChainMatch]:
+    """Matches of chains that are about as alike as the best match of either."""
+    share = np.zeros((len(model), len(reference)))
+    for match in matches:
+        share[match.model, match.reference] = match.identical / min(
+            len(model[match.model]), len(reference[match.reference])
+        )
+    alike = share >= _SAME_CHAIN_IDENTITY * np.maximum(share.max(1)[:, None], share.max(0)[None, :])
+    return [m for m in matches if alike[m.model, m.reference] or (m.model, m.reference) in paired]
+
+
+def _with_least_rmsd(allowed: list[ChainMatch], model: Sequence[Trace], reference: Sequence[Trace]) -> Matching:
+    """Pair copies of chains: each superposition of one or two pairs of chains proposes a pairing, refined in turns."""
+    centre_model = np.concatenate([trace.positions for trace in model]).mean(0)
+    centre_reference = np.concatenate([trace.positions for trace in reference]).mean(0)
+    sums = np.array(
+        [
+            moments(
+                model[match.model].positions[match.pairs[:, 0]] - centre_model,
+                reference[match.reference].positions[match.pairs[:, 1]] - centre_reference,
+            ).sum(0)
+            for match in allowed
+        ]
+    )
+    pairing = _Pairing(allowed, sums, model, reference)
+    in_place = pairing.nearest(np.eye(3), centre_model - centre_reference)
+    best, least = in_place, pairing.superposed_rmsd(in_place)
+    seen = {in_place}
+    for start in pairing.proposals():
+        current = start
+        while current not in seen:
+            seen.add(current)
+            value = pairing.superposed_rmsd(current)
+            # The first pairing found is that in place: it stays unless another is better by more than round-off.
+            if value < least - 1e-3:
+                best, least = current, value
+            current = pairing.nearest(*superpose_moments(sums[list(current)].sum(0)))
+    return Matching(tuple(allowed[row] for row in best), tuple(allowed[row] for row in in_place))
+
+
+class _Pairing:
+    """One-to-one choices among comparable chains; a choice is a tuple of rows in ``allowed``."""
+
+    def __init__(
+        self, allowed: list[ChainMatch], sums: np.ndarray, model: Sequence[Trace], reference: Sequence[Trace]
+    ) -> None:
+        self._sums = sums
+        self._chains = np.array([(match.model, match.reference) for match in allowed])
+        self._shape = (len(model), len(reference))
+
+    def superposed_rmsd(self, choice: tuple[int, ...]) -> float:
+        total = self._sums[list(choice)].sum(0)
+        squares = squared_distance_weights(*superpose_moments(total)) @ total
+        return float(np.sqrt(max(squares, 0.0) / total[0]))
+
+    def nearest(self, rotation: np.ndarray, translation: np.ndarray) -> tuple[int, ...]:
+        """The choice of most chains with the least sum of squared distances after a given motion."""
+        cost = np.maximum(self._sums @ squared_distance_weights(rotation, translation), 0)
+        # A forbidden pair costs more than all others together, so that it is used only where nothing else is left.
+        forbidden = 1 + 2 * len(cost) * float(cost.max())
+        table = np.full(self._shape, forbidden)
+        table[tuple(self._chains.T)] = cost
+        rows = np.full(self._shape, -1)
+        rows[tuple(self._chains.T)] = np.arange(len(cost))
+        chosen = rows[linear_sum_assignment(table)]
+        return tuple(int(row) for row in chosen if row >= 0)
+
+    def proposals(self) -> list[tuple[int, ...]]:
+        """Choices nearest after the superposition of each pair of chains, and of each two pairs."""
+        n_pairs = len(self._chains)
+        if n_pairs == len(np.unique(self._chains[:, 0])) == len(np.unique(self._chains[:, 1])):
+            return []
+        seeds: list[tuple[int, ...]] = [(row,) for row in range(n_pairs)]
+        if n_pairs * (n_pairs - 1) // 2 <= _MOST_SEEDS:
+            seeds += [
+                (first, second)
+                for first in range(n_pairs)
+                for second in range(first + 1, n_pairs)
+                if (self._chains[first] != self._chains[second]).all()
+            ]
+        total = np.array([self._sums[list(seed)].sum(0) for seed in seeds])
+        return [self.nearest(*motion) for motion in zip(*superpose_moments(total))]

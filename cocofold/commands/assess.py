@@ -1,0 +1,148 @@
+"""``cocofold assess``: figures of a model against a reference."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional
+
+import typer
+
+from cocofold.errors import InputError
+
+if TYPE_CHECKING:
+    from cocofold.assessment import Assessment, GeometryFigures
+
+
+def assess(
+    model: Path = typer.Option(..., help="Model to assess: mmCIF or PDB."),
+    reference: Path = typer.Option(..., help="Structure taken as true, of the same protein: mmCIF or PDB."),
+    start: Optional[Path] = typer.Option(
+        None,
+        help="Model before fine-tuning: tells which faults of the geometry are new, and where the chain was broken.",
+    ),
+    json_file: Optional[Path] = typer.Option(None, "--json", help="File for all figures, also of each residue."),
+    plot: Optional[Path] = typer.Option(None, help="PNG file: displacement of each residue, by chain."),
+) -> None:
+    """Compare a model with a reference.
+
+    CA RMSD of all matched residues, superposed and in place; coverage, RMSD, TM-score and sequence identity as
+    MM-align defines them; RMSD of each chain; geometry of the backbone. Residues are matched by chain and number where
+    these agree in sequence, otherwise by aligning the sequences, so that chains may have other names.
+    """
+    for option, path in (("--json", json_file), ("--plot", plot)):
+        _check_writable(option, path)
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise InputError(f"--plot {plot}: only PNG is written; give a name that ends in .png")
+
+    from cocofold.assessment import assess as compare
+    from cocofold.files import write_atomically
+    from cocofold.structure import read_model
+
+    found = compare(read_model(model), read_model(reference), None if start is None else read_model(start))
+    files = {"model": str(model), "reference": str(reference), "start": None if start is None else str(start)}
+    try:
+        if json_file is not None:
+            write_atomically(json_file, json.dumps({**files, **found.as_dict()}, indent=1) + "\n")
+        if plot is not None:
+            from cocofold.assessment.plot import plot_displacements
+
+            plot_displacements(plot, found)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or json_file or plot}: not written ({error.strerror}); give another file"
+        ) from error
+    _print(found)
+
+
+def _check_writable(option: str, path: Path | None) -> None:
+    if path is None:
+        return
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise InputError(f"{option} {path}: is a folder; give the name of a file")
+    if not folder.is_dir():
+        raise InputError(f"{option} {path}: there is no folder {folder}; make it, or give a file elsewhere")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{option} {path}: the folder {folder} may not be written to; give a file elsewhere")
+
+
+def _print(found: Assessment) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    alignment = found.alignment
+    whole = Table(title="Model against reference", title_justify="left")
+    whole.add_column("figure")
+    whole.add_column("value", justify="right")
+    whole.add_row("matched residues (model, reference)", _of(found))
+    whole.add_row("CA RMSD, superposed (Å)", f"{found.ca_rmsd:.3f}")
+    whole.add_row("CA RMSD, in place (Å)", f"{found.ca_rmsd_in_place:.3f}")
+    whole.add_row("TM-score (MM-align)", f"{alignment.tm_score:.4f}")
+    whole.add_row("coverage (MM-align)", f"{alignment.coverage:.4f}")
+    whole.add_row("RMSD of aligned residues (MM-align, Å)", f"{alignment.rmsd:.3f}")
+    whole.add_row("sequence identity (MM-align)", f"{alignment.sequence_identity:.4f}")
+    console.print(whole)
+
+    chains = Table(title="CA RMSD of chains (Å)", title_justify="left")
+    for heading in ("chain", "reference", "residues", "matched by", "superposed alone", "with the whole", "in place"):
+        chains.add_column(heading, justify="left" if heading in ("chain", "reference", "matched by") else "right")
+    for row in found.chains:
+        partner = row.reference_chain
+        if row.reference_chain_in_place not in (None, partner):
+            partner += f" (in place {row.reference_chain_in_place})"
+        chains.add_row(
+            row.chain,
+            partner,
+            str(row.matched_residues),
+            row.matched_by,
+            f"{row.ca_rmsd:.3f}",
+            f"{row.ca_rmsd_together:.3f}",
+            "-" if row.ca_rmsd_in_place is None else f"{row.ca_rmsd_in_place:.3f}",
+        )
+    console.print(chains)
+
+    table = Table(title="Geometry", title_justify="left")
+    table.add_column("figure")
+    columns = [_GEOMETRY, _geometry_column(found.geometry)]
+    headings = ["model"]
+    if found.geometry_of_start is not None:
+        columns += [_geometry_column(found.geometry_of_start), _new_column(found.geometry)]
+        headings += ["start", "new"]
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for cells in zip(*columns):
+        table.add_row(*cells)
+    console.print(table)
+
+
+_GEOMETRY = [
+    "C-N within 0.1 Å of 1.33 Å",
+    "C-N, largest deviation (Å)",
+    "D-amino acids",
+    "cis peptides (before Pro, others)",
+    "twisted peptides",
+    "CA-CA below 3 Å, not bonded",
+]
+
+
+def _geometry_column(figures: GeometryFigures) -> list[str]:
+    return [
+        f"{figures.bonds_within_tolerance:.2%} of {figures.peptides}",
+        f"{figures.bond_deviation_worst_angstrom:.3f}",
+        f"{len(figures.d_residues)} of {figures.chiral_residues}",
+        f"{figures.n_cis} ({len(figures.cis_proline)}, {len(figures.cis_other)})",
+        str(len(figures.twisted)),
+        str(len(figures.close_alphas)),
+    ]
+
+
+def _new_column(figures: GeometryFigures) -> list[str]:
+    new = (figures.new_d, figures.new_cis, figures.new_twisted, figures.new_close_alphas)
+    return ["", "", *(str(len(residues or ())) for residues in new)]
+
+
+def _of(found: Assessment) -> str:
+    return f"{found.matched_residues} ({found.model_residues}, {found.reference_residues})"

@@ -1,0 +1,109 @@
+"""The whole assessment and the verb ``cocofold assess``."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cocofold.assessment import assess
+from cocofold.commands.main import main
+from cocofold.structure import Model, read_model
+
+
+def _run(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "cocofold", "assess", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, "COLUMNS": "200"})
+
+
+def test_moving_the_model_changes_only_what_is_in_place(adk_closed: Model, adk_open: Model) -> None:
+    turned = adk_closed.moved_to(adk_closed.positions[:, [1, 2, 0]] + [5.0, 60, -7])
+    here, there = assess(adk_closed, adk_open), assess(turned, adk_open)
+    assert there.ca_rmsd == pytest.approx(here.ca_rmsd, abs=1e-6)
+    assert there.alignment.tm_score == pytest.approx(here.alignment.tm_score, abs=1e-6)
+    assert there.alignment.rmsd == pytest.approx(here.alignment.rmsd, abs=1e-6)
+    assert there.ca_rmsd_in_place > 30
+    for before, after in zip(here.residues, there.residues):
+        assert after.superposed_angstrom == pytest.approx(before.superposed_angstrom, abs=1e-6)
+    assert there.geometry.cis_proline == here.geometry.cis_proline
+    assert there.geometry.d_residues == here.geometry.d_residues == ()
+
+
+def test_a_shift_is_its_own_rmsd_in_place(adk_open: Model) -> None:
+    found = assess(adk_open.moved_to(adk_open.positions + np.array([2.0, -3, 6])), adk_open)
+    assert found.ca_rmsd_in_place == pytest.approx(7)
+    assert found.ca_rmsd == pytest.approx(0, abs=1e-6)
+    assert {round(row.in_place_angstrom or 0, 6) for row in found.residues} == {7.0}
+
+
+def test_displaced_chains_of_a_complex(shared_data: Path, tcr: Model) -> None:
+    model = read_model(shared_data / "tcr" / "start_tcr_displaced.cif")
+    published = json.loads((shared_data / "tcr" / "models.json").read_text())
+    found = assess(model, tcr)
+    assert found.ca_rmsd == pytest.approx(6.01, abs=0.01)
+    assert found.ca_rmsd_in_place == pytest.approx(published["ca_rmsd"], abs=1e-3)
+    assert [[row.chain, row.matched_residues] for row in found.chains] == published["chains"]
+    assert all(row.ca_rmsd == pytest.approx(0, abs=1e-3) for row in found.chains)
+    for row in found.chains:
+        assert (row.ca_rmsd_in_place == pytest.approx(0, abs=1e-3)) == (row.chain not in published["moved_chains"])
+    squares = [(row.in_place_angstrom or 0) ** 2 for row in found.residues if row.chain in published["moved_chains"]]
+    assert np.sqrt(np.mean(squares)) == pytest.approx(published["ca_rmsd_DE"], abs=1e-3)
+    assert np.sqrt(np.mean([r.superposed_angstrom**2 for r in found.residues])) == pytest.approx(found.ca_rmsd)
+
+
+def test_the_command_prints_and_writes(shared_data: Path, tmp_path: Path) -> None:
+    closed, reference = shared_data / "adk" / "start_closed.cif", shared_data / "adk" / "truth_open.cif"
+    result = _run(
+        "--model", closed, "--reference", reference, "--start", closed,
+        "--json", tmp_path / "a.json", "--plot", tmp_path / "a.png",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "7.131" in result.stdout
+    assert "8.094" in result.stdout
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert content["ca_rmsd"] == pytest.approx(7.1307, abs=1e-3)
+    assert content["ca_rmsd_in_place"] == pytest.approx(8.0940, abs=1e-3)
+    assert content["tm_score"] == pytest.approx(0.68, abs=0.005)
+    assert 0.8 < content["coverage"] < 0.9
+    assert content["matched_residues"] == content["reference_residues"] == 214
+    assert len(content["residues"]) == 214
+    assert content["geometry"]["new_d"] == content["geometry"]["new_cis"] == []
+    assert {"rmsd", "sequence_identity", "chains", "geometry_of_start"} <= set(content)
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.png"]
+
+
+def test_unusable_input_ends_the_program_with_status_2(shared_data: Path, tmp_path: Path) -> None:
+    result = _run("--model", tmp_path / "none.cif", "--reference", shared_data / "adk" / "truth_open.cif")
+    assert result.returncode == 2
+    assert result.stderr.strip().splitlines() == [
+        f"cocofold: model {tmp_path / 'none.cif'}: no such file; give an mmCIF or PDB file"
+    ]
+
+
+def test_unusable_input_is_one_message_and_status_2(
+    shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adk, tcr = shared_data / "adk" / "truth_open.cif", shared_data / "tcr" / "truth.cif"
+    water = tmp_path / "water.pdb"
+    water.write_text("HETATM    1  O   HOH A   1       1.000   2.000   3.000  1.00  0.00           O\nEND\n")
+    for arguments, part in [
+        (("--model", adk, "--reference", tmp_path / "none.cif"), "none.cif: no such file"),
+        (("--model", adk, "--reference", water), "backbone"),
+        (("--model", adk, "--reference", tcr), "no residues in common"),
+        (("--model", adk, "--reference", adk, "--json", tmp_path / "no" / "a.json"), "there is no folder"),
+        (("--model", adk, "--reference", adk, "--json", tmp_path), "is a folder"),
+        (("--model", adk, "--reference", adk, "--plot", tmp_path / "a.pdf"), "only PNG"),
+        (("--model", adk, "--reference", adk, "--start", tcr), "the start shares"),
+    ]:
+        monkeypatch.setattr(sys, "argv", ["cocofold", "assess", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        assert exit_.value.code == 2, arguments
+        message = capsys.readouterr().err
+        assert part in message
+        assert len(message.strip().splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["water.pdb"]

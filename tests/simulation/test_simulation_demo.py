@@ -60,7 +60,6 @@ def run_demo(command, out: Path, *options: object) -> dict:
     return json.loads((out / "demo.json").read_text())
 
 
-@pytest.mark.filterwarnings("ignore:.*deprecated - use:DeprecationWarning")  # matplotlib's use of a newer pyparsing
 def test_demo_comes_near_the_truth_and_replaces_itself(command, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "my demo"
     results = run_demo(command, out)

@@ -14,6 +14,12 @@ def finetune(
     out: Path = typer.Option(..., help="Folder of the run, made anew."),
     particles_dir: Optional[Path] = typer.Option(None, help="Folder from which the stacks' paths start."),
     passthrough: List[Path] = typer.Option([], help="CryoSPARC passthrough file of the .cs; may be given again."),
+    contrast: str = typer.Option(
+        "auto", help="How protein appears in the images: white, dark, or auto to find out with the model."
+    ),
+    scratch: Optional[Path] = typer.Option(
+        None, help="Folder on a fast disk to which the images are copied for the time of the run."
+    ),
     max_particles: Optional[int] = typer.Option(None, help="Use so many particles, drawn with the seed."),
     first: Optional[int] = typer.Option(None, help="Use the first so many particles."),
     cycles: Optional[int] = typer.Option(
@@ -41,6 +47,8 @@ def finetune(
         model=str(model),
         particles_dir=None if particles_dir is None else str(particles_dir),
         passthrough=[str(path) for path in passthrough],
+        contrast=contrast,
+        scratch=None if scratch is None else str(scratch),
         max_particles=max_particles,
         first=first,
         cycles=cycles,

@@ -68,6 +68,8 @@ class Loop:
                 self._begin(stage)
             if within % _CONTACTS_EVERY == 0:
                 self.restraints.refresh(self.source.positions())
+            if self._observations.streams and self.step + 1 < self.total_steps:
+                self._observations.prefetch(self._batch(self.step + 1), self._chunk)
             correlation = self._take_step(self._stages[stage], within)
             self.step += 1
             on_step(correlation)
@@ -109,7 +111,7 @@ class Loop:
         self._optimiser.zero_grad()
         positions = self.source.positions()
         correlation, by_position, by_amplitude, by_width = mean_correlation_gradient(
-            positions, self.gaussians, self._observations, self._batch(), self._rings(stage), self._chunk
+            positions, self.gaussians, self._observations, self._batch(self.step), self._rings(stage), self._chunk
         )
         energy = self.restraints.energy(positions) + self.source.prior()
         weight = self._options.data_weight
@@ -136,10 +138,10 @@ class Loop:
             self._observations.particles.box, self._observations.pixel_size_angstrom, self._options.resolution
         )
 
-    def _batch(self) -> torch.Tensor:
-        """Rows of this step's images: every particle once before any comes again."""
+    def _batch(self, step: int) -> torch.Tensor:
+        """Rows of a step's images: every particle once before any comes again."""
         size = min(self._options.batch_size, len(self._work))
-        wanted = range(self.step * size, (self.step + 1) * size)
+        wanted = range(step * size, (step + 1) * size)
         rows = []
         for epoch in range(wanted[0] // len(self._work), wanted[-1] // len(self._work) + 1):
             generator = torch.Generator().manual_seed(self._options.seed * 1_000_003 + epoch)
@@ -155,6 +157,7 @@ class Loop:
     def score(self, rows: torch.Tensor) -> torch.Tensor:
         """Correlations of the images in ``rows`` on all rings that are asked for, (n, n_rings)."""
         rings = self._observations.rings(self.finest_rings)
+        self._observations.prefetch(rows, self._chunk)
         return score(self.positions(), self.gaussians, self._observations, rows, rings, self._chunk)
 
     def state(self) -> dict[str, torch.Tensor]:

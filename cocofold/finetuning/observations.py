@@ -7,10 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from cocofold.imaging import Ctf, Poses, RingPixels, contrast_transfer, electron_wavelength_angstrom, normalise_rings
+from cocofold.finetuning.optics import Optics, stretched
+from cocofold.finetuning.read_ahead import ReadAhead
+from cocofold.imaging import Poses, RingPixels, normalise_rings
+from cocofold.memory import available_bytes
 from cocofold.particles import ParticleSet
 
 _READ_AT_ONCE = 256
+_SHARE_OF_MEMORY, _MOST_CACHE_BYTES = 0.25, 4 * 2**30
+_BYTES_AHEAD = 128 * 2**20
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class Batch:
     transfer : (n, n_pixels, 1) float
         CTF at the pixels of the rings.
     transforms : (n, n_pixels, 2) float
-        Real and imaginary parts, each ring of unit power.
+        Real and imaginary parts, protein white, each ring of unit power, without antisymmetric aberrations.
     """
 
     poses: Poses
@@ -34,6 +39,9 @@ class Batch:
 class Observations:
     """Transforms of particle images up to a ring, kept in memory as far as a budget goes.
 
+    Images beyond it are read and transformed when they are used, or ahead of that by a thread (``prefetch``); both
+    give the same transforms, bit by bit.
+
     Parameters
     ----------
     particles : ParticleSet
@@ -41,25 +49,35 @@ class Observations:
         Highest ring that will be asked for.
     device
         Where tensors go.
-    cache_bytes : int
-        Memory for transforms; images beyond it are read and transformed each time they are used.
+    cache_bytes : int, optional
+        Memory for transforms; by default a quarter of what is available, 4 GiB at most.
     """
 
     def __init__(
-        self, particles: ParticleSet, n_rings: int, device: torch.device | str = "cpu", cache_bytes: int = 2**31
+        self,
+        particles: ParticleSet,
+        n_rings: int,
+        device: torch.device | str = "cpu",
+        cache_bytes: int | None = None,
     ) -> None:
         self.particles = particles
         self.pixel_size_angstrom = particles.pixel_size_angstrom
         self.device = torch.device(device)
+        self.sign = 1.0
         self._rings = {n_rings: RingPixels.up_to(particles.box, n_rings, self.device)}
         self._finest = n_rings
-        self._poses = Poses(
-            torch.as_tensor(particles.rotations, dtype=torch.float32, device=self.device),
-            torch.as_tensor(particles.origins_angstrom, dtype=torch.float32, device=self.device),
+        self._poses = stretched(
+            Poses(
+                torch.as_tensor(particles.rotations, dtype=torch.float32, device=self.device),
+                torch.as_tensor(particles.origins_angstrom, dtype=torch.float32, device=self.device),
+            ),
+            particles,
         )
-        self._ctf = _ctf(particles).to(self.device)
+        self._optics = Optics(particles, self._rings[n_rings])
         each = len(self._rings[n_rings]) * 2 * 4
-        kept = min(len(particles), cache_bytes // each)
+        kept = min(len(particles), (_budget(self.device) if cache_bytes is None else cache_bytes) // each)
+        self._ahead = ReadAhead(self._transform_beyond_cache)
+        self._bytes_each = each
         self._cache = torch.empty(kept, each // 8, 2, device=self.device)
         for start in range(0, kept, _READ_AT_ONCE):
             rows = np.arange(start, min(start + _READ_AT_ONCE, kept))
@@ -68,51 +86,66 @@ class Observations:
     def __len__(self) -> int:
         return len(self.particles)
 
+    @property
+    def streams(self) -> bool:
+        """Whether some images are beyond the memory for transforms, and read when they are used."""
+        return len(self._cache) < len(self.particles)
+
+    @property
+    def finest_rings(self) -> int:
+        """Highest ring that can be asked for."""
+        return self._finest
+
+    def flip_contrast(self) -> None:
+        """Take the images for negatives of what they were taken for."""
+        self.sign = -self.sign
+
     def rings(self, n_rings: int) -> RingPixels:
         """Pixels of rings 1 ... ``n_rings``."""
         if n_rings not in self._rings:
             self._rings[n_rings] = RingPixels.up_to(self.particles.box, n_rings, self.device)
         return self._rings[n_rings]
 
+    def prefetch(self, rows: torch.Tensor, chunk: int) -> None:
+        """Begin to read images that will be asked for, ``chunk`` at a time in this order; returns at once."""
+        pieces = [some for some in rows.split(chunk) if (some >= len(self._cache)).any()]
+        if pieces:
+            self._ahead.announce(pieces, _BYTES_AHEAD // (self._bytes_each * chunk))
+
+    def close(self) -> None:
+        """End the thread that reads ahead, if there is one."""
+        self._ahead.close()
+
     def batch(self, rows: torch.Tensor, rings: RingPixels) -> Batch:
         """Images of these rows, (n,) int, at the pixels of ``rings``."""
-        if len(rows) and int(rows.max()) < len(self._cache):
-            transforms = self._cache[rows.to(self.device), : len(rings)]
+        beyond = rows >= len(self._cache)
+        on_device = rows.to(self.device)
+        if not beyond.any():
+            transforms = self._cache[on_device, : len(rings)]
         else:
-            transforms = self._transform(rows.numpy())[:, : len(rings)]
-        rows = rows.to(self.device)
-        step = 1 / (self.particles.box * self.pixel_size_angstrom)
-        transfer = contrast_transfer(self._ctf[rows], rings.kx * step, rings.ky * step)
-        return Batch(self._poses[rows], transfer[..., None], transforms)
+            read = self._ahead.take(rows)[:, : len(rings)]
+            if beyond.all():
+                transforms = read
+            else:
+                transforms = read.new_empty(len(rows), len(rings), 2)
+                transforms[beyond.to(self.device)] = read
+                transforms[~beyond.to(self.device)] = self._cache[on_device[~beyond.to(self.device)], : len(rings)]
+        if self.sign < 0:
+            transforms = -transforms
+        return Batch(self._poses[on_device], self._optics.transfer(on_device, rings)[..., None], transforms)
+
+    def _transform_beyond_cache(self, rows: torch.Tensor) -> torch.Tensor:
+        return self._transform(rows[rows >= len(self._cache)].cpu().numpy())
 
     def _transform(self, rows: np.ndarray) -> torch.Tensor:
         # Pixels are sorted by ring, so fewer rings are the first pixels of more.
         rings = self._rings[self._finest]
         images = torch.as_tensor(self.particles.images(rows), device=self.device)
         planes = torch.fft.rfft2(images).reshape(len(rows), -1)[:, rings.positions_in(self.particles.box)]
+        planes = self._optics.without_antisymmetric_phase(planes, torch.as_tensor(rows, device=self.device))
         return normalise_rings(torch.view_as_real(planes), rings)
 
 
-def _ctf(particles: ParticleSet) -> Ctf:
-    """CTF parameters of all particles in the units of ``cocofold.imaging``."""
-
-    def tensor(values: np.ndarray) -> torch.Tensor:
-        return torch.as_tensor(np.array(values, dtype=np.float32))
-
-    def by_group(values: list) -> torch.Tensor:
-        return tensor(np.array(values, dtype=float)[particles.optics_index])
-
-    optics = particles.optics
-    return Ctf(
-        defocus_u_angstrom=tensor(particles.defocus_u_angstrom),
-        defocus_v_angstrom=tensor(particles.defocus_v_angstrom),
-        defocus_angle_rad=tensor(np.deg2rad(particles.defocus_angle_deg)),
-        phase_shift_rad=tensor(np.deg2rad(particles.phase_shift_deg)),
-        amplitude_contrast=by_group([group.amplitude_contrast for group in optics]),
-        wavelength_angstrom=by_group([electron_wavelength_angstrom(group.voltage_kv) for group in optics]),
-        cs_angstrom=by_group([group.cs_mm * 1e7 for group in optics]),
-        bfactor_a2=tensor(particles.ctf_bfactor_a2),
-        scale=tensor(particles.ctf_scale),
-        flipped=by_group([group.phase_flipped for group in optics]),
-        premultiplied=by_group([group.ctf_premultiplied for group in optics]),
-    )
+def _budget(device: torch.device) -> int:
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
+    return min(int(_SHARE_OF_MEMORY * free), _MOST_CACHE_BYTES)

@@ -12,7 +12,8 @@ from cocofold.errors import InputError
 from cocofold.files import write_atomically
 
 MOST_CYCLES = 30
-_FREE_ON_RESUME = {"device"}
+CONTRASTS = ("auto", "white", "dark")
+_FREE_ON_RESUME = {"device", "scratch"}
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class Options:
         Folder from which stacks are resolved.
     passthrough : list of str
         CryoSPARC passthrough files.
+    contrast : str
+        auto, white or dark: how protein appears in the images; auto asks the images and the model.
+    scratch : str or None
+        Folder on a fast disk to which the images are copied for the time of the run.
     max_particles, first : int or None
         Draw so many with the seed; take the first so many.
     cycles : int or None
@@ -52,6 +57,8 @@ class Options:
     model: str
     particles_dir: str | None = None
     passthrough: list[str] = field(default_factory=list)
+    contrast: str = "auto"
+    scratch: str | None = None
     max_particles: int | None = None
     first: int | None = None
     cycles: int | None = None
@@ -70,6 +77,8 @@ class Options:
         """Refuse values that cannot work, in the words of the command line."""
         if self.cycles is not None:
             _within("--cycles", self.cycles, 1, MOST_CYCLES)
+        if self.contrast not in CONTRASTS:
+            raise InputError(f"--contrast {self.contrast}: give {', '.join(CONTRASTS[:-1])} or {CONTRASTS[-1]}")
         _within("--batch-size", self.batch_size, 1, 100_000)
         _within("--effort", self.effort, 0.01, 100)
         if self.resolution is not None:

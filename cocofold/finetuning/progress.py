@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from rich.console import Console
@@ -50,3 +52,31 @@ class Progress:
         before = correlation if self._correlation is None else self._correlation
         self._correlation = (1 - _SMOOTHED) * before + _SMOOTHED * correlation
         self._bar.update(self._task, advance=1, description=f"FRC {self._correlation:.3f}")
+
+
+@contextlib.contextmanager
+def copying() -> Iterator[Callable[[int, int], None]]:
+    """A bar for images that are copied, told the number done and of all; it goes when all are."""
+    console = Console(stderr=True)
+    bar = Bar(
+        TextColumn("copying images to scratch"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+    task = bar.add_task("copy", total=None)
+
+    def report(done: int, total: int) -> None:
+        if not bar.live.is_started and done < total:
+            bar.start()
+        bar.update(task, completed=done, total=total)
+        if done == total:
+            bar.stop()
+
+    try:
+        yield report
+    finally:
+        bar.stop()

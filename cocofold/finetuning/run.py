@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import resource
@@ -20,14 +21,15 @@ from cocofold.deformation import DeformationSource
 from cocofold.errors import InputError
 from cocofold.files import write_atomically
 from cocofold.finetuning.checkpoints import load_checkpoint, save_checkpoint
+from cocofold.finetuning.contrast import find_contrast
 from cocofold.finetuning.folder import RunFolder
 from cocofold.finetuning.loop import Loop
 from cocofold.finetuning.objective import Gaussians
 from cocofold.finetuning.observations import Observations
 from cocofold.finetuning.options import Options
-from cocofold.finetuning.progress import Progress
+from cocofold.finetuning.progress import Progress, copying
 from cocofold.imaging import REFERENCE_WIDTH_ANGSTROM, ring_count
-from cocofold.particles import ParticleSet, read_particles, unsupported_aberrations
+from cocofold.particles import ParticleSet, read_particles, staged, unsupported_aberrations
 from cocofold.structure import Backbone, Model, Restraints, read_model
 
 _ONE_PASS_FROM = 500
@@ -100,15 +102,15 @@ def finetune(options: Options, out: Path, resume: bool = False) -> dict[str, Any
     InputError
         For input that cannot be used.
     """
-    with RunFolder(out, options, resume) as folder:
+    with RunFolder(out, options, resume) as folder, contextlib.ExitStack() as at_end:
         if folder.finished and resume:
             folder.say(f"{out}: is finished already; nothing to do")
             return json.loads((folder.path / "metrics.json").read_text())
-        return _Run(options, folder).execute()
+        return _Run(options, folder, at_end).execute()
 
 
 class _Run:
-    def __init__(self, options: Options, folder: RunFolder) -> None:
+    def __init__(self, options: Options, folder: RunFolder, at_end: contextlib.ExitStack) -> None:
         self.options = options
         self.folder = folder
         self.began = time.monotonic()
@@ -117,10 +119,15 @@ class _Run:
         self.model = read_model(options.model)
         self.particles = _chosen(read_particles(options.particles, options.particles_dir, options.passthrough), options)
         _check_together(self.model, self.particles, options)
+        if options.scratch is not None:
+            report = at_end.enter_context(copying())
+            self.particles = at_end.enter_context(staged(self.particles, Path(options.scratch), report))
+            folder.say(f"{len(self.particles)} images copied to {self.particles.stacks[0].parent}, until the run ends")
         box, pixel = self.particles.box, self.particles.pixel_size_angstrom
         n_rings = ring_count(box, pixel, options.resolution)
         self.resolutions = [box * pixel / ring for ring in range(1, n_rings + 1)]
         self.observations = Observations(self.particles, n_rings, self.device)
+        at_end.callback(self.observations.close)
         self.backbone = Backbone.of(self.model)
         self.start = torch.as_tensor(self.model.positions, dtype=torch.float32, device=self.device)
         self.passes = _passes(len(self.particles), options.seed)
@@ -129,6 +136,24 @@ class _Run:
             f"{len(self.particles)} particles, box {box}, {pixel:g} Å/pixel, rings to {box * pixel / n_rings:.2f} Å; "
             f"{len(self.model)} atoms, {len(self.backbone)} residues with a backbone; on {self.device}"
         )
+
+        self._settle_contrast()
+
+    def _settle_contrast(self) -> None:
+        """Take protein for white or dark, as told or as the images say."""
+        contrast = self.options.contrast
+        if contrast == "auto":
+            found = find_contrast(self.start, self._starting_gaussians(), self.observations)
+            contrast = found.found
+            if contrast == "dark":
+                self.folder.say(f"protein is dark in the images ({found}): their contrast is inverted")
+            elif contrast == "undecided":
+                self.folder.say(
+                    f"whether protein is white or dark is undecided ({found}): taken for white; "
+                    "say --contrast white or dark if you know"
+                )
+        if contrast == "dark":
+            self.observations.flip_contrast()
 
     def _starting_gaussians(self) -> Gaussians:
         amplitudes = torch.as_tensor(self.model.atomic_numbers, dtype=torch.float32, device=self.device)

@@ -3,6 +3,7 @@
 Knows nothing of where atoms come from.
 """
 
+from cocofold.imaging.aberrations import antisymmetric_phase, magnified, symmetric_phase
 from cocofold.imaging.correlation import normalise_rings, ring_correlations, ring_sums
 from cocofold.imaging.ctf import Ctf, contrast_transfer, electron_wavelength_angstrom
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, Poses, project, rendered_extra_width
@@ -13,12 +14,15 @@ __all__ = [
     "Ctf",
     "Poses",
     "RingPixels",
+    "antisymmetric_phase",
     "contrast_transfer",
     "electron_wavelength_angstrom",
+    "magnified",
     "normalise_rings",
     "project",
     "rendered_extra_width",
     "ring_correlations",
     "ring_count",
     "ring_sums",
+    "symmetric_phase",
 ]

@@ -56,18 +56,22 @@ class Ctf:
         return Ctf(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
-def contrast_transfer(ctf: Ctf, kx: torch.Tensor, ky: torch.Tensor) -> torch.Tensor:
+def contrast_transfer(
+    ctf: Ctf, kx: torch.Tensor, ky: torch.Tensor, symmetric_phase: torch.Tensor | None = None
+) -> torch.Tensor:
     """CTF at the spatial frequencies (kx, ky).
 
-    ``sin(pi lam dz k^2 - (pi/2) Cs lam^3 k^4 + asin(Q0) + phase_shift)``, positive at low frequency, with
+    ``sin(pi lam dz k^2 - (pi/2) Cs lam^3 k^4 + asin(Q0) + phase_shift - chi)``, positive at low frequency, with
     ``dz = (U + V)/2 + (U - V)/2 cos(2 (atan2(ky, kx) - angle))`` (RELION's convention with white protein).
 
     Parameters
     ----------
     ctf : Ctf
         Parameters of n images.
-    kx, ky : (n_pixels,) float
+    kx, ky : (n_pixels,) or (n, n_pixels) float
         Frequencies in 1/Å, ky along image rows.
+    symmetric_phase : (n, n_pixels) float, optional
+        chi, of even aberrations (rad).
 
     Returns
     -------
@@ -83,6 +87,8 @@ def contrast_transfer(ctf: Ctf, kx: torch.Tensor, ky: torch.Tensor) -> torch.Ten
     wavelength = ctf.wavelength_angstrom[:, None]
     phase = math.pi * wavelength * defocus_k2 - (math.pi / 2) * ctf.cs_angstrom[:, None] * wavelength**3 * k2**2
     phase = phase + (torch.asin(ctf.amplitude_contrast) + ctf.phase_shift_rad)[:, None]
+    if symmetric_phase is not None:
+        phase = phase - symmetric_phase
     value = torch.sin(phase)
     value = torch.where(ctf.flipped[:, None] > 0, value.abs(), value)
     value = torch.where(ctf.premultiplied[:, None] > 0, value * value, value)

@@ -2,6 +2,7 @@
 
 from cocofold.particles.particle_set import OpticsGroup, ParticleSet, unsupported_aberrations
 from cocofold.particles.reading import read_particles
+from cocofold.particles.staging import staged
 from cocofold.particles.star_writing import write_star
 
-__all__ = ["OpticsGroup", "ParticleSet", "read_particles", "unsupported_aberrations", "write_star"]
+__all__ = ["OpticsGroup", "ParticleSet", "read_particles", "staged", "unsupported_aberrations", "write_star"]

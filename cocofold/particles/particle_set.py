@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from cocofold.particles.stacks import StackReader
 
 IDENTITY = ((1.0, 0.0), (0.0, 1.0))
 NEGLIGIBLE = 1e-6  # aberration coefficients below this are zeros that were rounded
+LEAST_STRETCH = 0.8
 
 
 @dataclass(frozen=True)
@@ -210,20 +212,25 @@ PER_PARTICLE = (
 
 
 def unsupported_aberrations(particles: ParticleSet) -> list[str]:
-    """One message for each optics group and aberration that a plain CTF leaves out; empty if there is none."""
+    """One message for each optics group and aberration that cannot be applied; empty if there is none.
+
+    Beam tilt, Zernike terms and anisotropic magnification are applied with RELION's conventions. Those of CryoSPARC
+    are not, nor is what RELION would not apply as written: a beam tilt overrides the odd terms (3, -1) and (3, 1).
+    """
     messages = []
     for group in (particles.optics[index] for index in np.unique(particles.optics_index)):
-        matrix = np.subtract(group.magnification_matrix, IDENTITY).ravel()
-        found = [
-            ("beam tilt (mrad)", group.beam_tilt_mrad, group.beam_tilt_mrad),
-            ("odd Zernike terms", group.odd_zernike, group.odd_zernike),
-            ("even Zernike terms", group.even_zernike, group.even_zernike),
-            ("anisotropic magnification", matrix, group.magnification_matrix),
-            *((name, values, values) for name, values in group.cryosparc_aberrations),
-        ]
-        messages += [
-            f"optics group {group.name} has {what} {shown}"
-            for what, values, shown in found
-            if np.any(np.abs(values) > NEGLIGIBLE)
-        ]
+        found = [f"{name} {values}" for name, values in group.cryosparc_aberrations if _has(values)]
+        if _has(group.beam_tilt_mrad) and _has(group.odd_zernike[3:5]):
+            found.append(
+                f"beam tilt (mrad) {group.beam_tilt_mrad} as well as odd Zernike terms 4 and 5 {group.odd_zernike}, "
+                "of which RELION would use the beam tilt only: set these two terms to 0"
+            )
+        stretch = np.linalg.svd(np.array(group.magnification_matrix), compute_uv=False)
+        if not (stretch.min() > LEAST_STRETCH and stretch.max() < 1 / LEAST_STRETCH):
+            found.append(f"magnification {group.magnification_matrix}, which is far from 1: repair the file")
+        messages += [f"optics group {group.name} has {what}" for what in found]
     return messages
+
+
+def _has(coefficients: Sequence[float]) -> bool:
+    return bool(np.any(np.abs(coefficients) > NEGLIGIBLE))

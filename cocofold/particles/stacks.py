@@ -15,6 +15,7 @@ from cocofold.errors import InputError
 
 HEADER_BYTES = 1024
 LARGEST_BOX = 1 << 15
+MOST_BYTES_READ = 1 << 24  # at once
 DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 OTHER_MODES = {3: "complex int16", 4: "complex float32", 5: "int8 of an old kind", 7: "int32", 101: "4-bit"}
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz"}
@@ -95,20 +96,61 @@ def _byte_order(path: Path, raw: bytes) -> str:
     raise InputError(f"{path}: not an MRC file (its header has no possible sizes); particle stacks must be .mrcs/.mrc")
 
 
-class StackReader:
-    """Reads images from many stacks through memory maps, of which a bounded number is open.
+class _OpenStack:
+    """A stack's file and header; the file is closed when nobody uses it any more."""
 
-    It may be shared by threads, and copied into other processes (the maps are opened there anew).
+    def __init__(self, path: Path) -> None:
+        self._descriptor, self._close = -1, os.close
+        self.header = read_header(path)
+        self._path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot be opened ({error.strerror}); check the path and its permissions"
+            ) from None
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            self._close(self._descriptor)
+
+    def fill(self, pixels: np.ndarray, first: int) -> None:
+        """Read consecutive images, from ``first``, into an array of the file's type."""
+        bytes_of = pixels.reshape(-1).view(np.uint8)
+        position = self.header.offset + first * pixels[0].nbytes
+        done = 0
+        while done < len(bytes_of):
+            try:
+                part = os.pread(self._descriptor, min(len(bytes_of) - done, MOST_BYTES_READ), position + done)
+            except OSError as error:
+                raise InputError(
+                    f"{self._path}: cannot be read ({error.strerror}); check the disk and that the stack is still there"
+                ) from error
+            if not part:
+                raise InputError(
+                    f"{self._path}: ends before its image {first + done // pixels[0].nbytes + 1}; it became shorter "
+                    "while it was in use: copy it again, and let nothing change it during a run"
+                )
+            bytes_of[done : done + len(part)] = np.frombuffer(part, dtype=np.uint8)
+            done += len(part)
+
+
+class StackReader:
+    """Reads images from many stacks, of which a bounded number is open.
+
+    Files are read, not mapped into memory: what was read does not count as memory of the process, and a stack that is
+    cut short meanwhile ends in a message. A reader may be shared by threads, and copied into other processes (the
+    files are opened there anew).
 
     Parameters
     ----------
     most_open : int
-        Memory maps kept open at a time.
+        Files kept open at a time.
     """
 
     def __init__(self, most_open: int = 32) -> None:
         self.most_open = most_open
-        self._maps: OrderedDict[Path, np.ndarray] = OrderedDict()
+        self._open: OrderedDict[Path, _OpenStack] = OrderedDict()
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[StackReader], tuple[int]]:
@@ -121,7 +163,7 @@ class StackReader:
         ----------
         path : Path
         slices : (k,) int
-            Counted from 0.
+            Counted from 0; images that follow each other in the file are read at once.
 
         Returns
         -------
@@ -132,30 +174,32 @@ class StackReader:
         InputError
             If the stack cannot be read or has fewer images.
         """
-        pixels = self._map(path)
-        if len(slices) and not 0 <= slices.min() <= slices.max() < len(pixels):
+        stack = self._stack(path)
+        header = stack.header
+        if len(slices) and not 0 <= slices.min() <= slices.max() < header.count:
             raise InputError(
-                f"{path}: image {slices.max() + 1} is asked for, but the stack has {len(pixels)}; "
+                f"{path}: image {slices.max() + 1} is asked for, but the stack has {header.count}; "
                 "give the stacks that belong to the particles' file"
             )
+        pixels = np.empty((len(slices), header.height, header.width), dtype=header.dtype)
+        breaks = np.flatnonzero(np.diff(slices) != 1) + 1
+        for begin, end in zip([0, *breaks], [*breaks, len(slices)]):
+            if end > begin:
+                stack.fill(pixels[begin:end], int(slices[begin]))
         # Half-precision infinities are kept here; the caller looks for them.
-        return pixels[slices].astype(np.float32)
+        return pixels.astype(np.float32, copy=False)
 
-    def _map(self, path: Path) -> np.ndarray:
+    def _stack(self, path: Path) -> _OpenStack:
         with self._lock:
-            if path in self._maps:
-                self._maps.move_to_end(path)
-                return self._maps[path]
-        header = read_header(path)
-        try:
-            pixels = np.memmap(path, header.dtype, "r", header.offset, (header.count, header.height, header.width))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: cannot be mapped into memory ({error}); check the disk") from error
+            if path in self._open:
+                self._open.move_to_end(path)
+                return self._open[path]
+        stack = _OpenStack(path)
         with self._lock:
-            self._maps[path] = pixels
-            while len(self._maps) > self.most_open:
-                self._maps.popitem(last=False)
-        return pixels
+            self._open[path] = stack
+            while len(self._open) > self.most_open:
+                self._open.popitem(last=False)
+        return stack
 
 
 def find_stacks(names: Sequence[str], source: Path, particles_dir: Path | None) -> tuple[Path, ...]:

@@ -79,7 +79,7 @@ def test_few_stacks_stay_open(tmp_path: Path) -> None:
     for number in (0, 1, 2, 3, 4, 0):
         read = reader.read(tmp_path / f"{number}.mrcs", np.array([1]))
         np.testing.assert_array_equal(read[0], images[1] + number)
-        assert len(reader._maps) <= 2
+        assert len(reader._open) <= 2
     assert len(pickle.dumps(reader)) < 200
 
 

@@ -1,0 +1,79 @@
+"""Work done in a thread ahead of its use: batches are read while the step before them computes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+import torch
+
+T = TypeVar("T")
+_PLANS_KEPT = 4
+
+
+class _Plan(Generic[T]):
+    """Pieces in the order of their use; the first ones have been handed to the thread."""
+
+    def __init__(self, pieces: Sequence[torch.Tensor], most_ahead: int) -> None:
+        self.pieces = deque(pieces)
+        self.most_ahead = most_ahead
+        self.begun: deque[Future[T]] = deque()
+
+
+class ReadAhead(Generic[T]):
+    """Loads pieces of rows in a thread, in the order announced, a bounded number ahead of their use.
+
+    What is loaded does not depend on when, nor on what was announced: pieces that were not are loaded when they are
+    taken. An error in the thread is raised where its piece is taken. Of what was announced but never taken, the last
+    four announcements are remembered.
+
+    Parameters
+    ----------
+    load : callable
+        From rows, (n,) int, to their data; called by the thread, and by the caller for what was not announced.
+    """
+
+    def __init__(self, load: Callable[[torch.Tensor], T]) -> None:
+        self._load = load
+        self._plans: deque[_Plan[T]] = deque()
+        self._thread: ThreadPoolExecutor | None = None
+
+    def announce(self, pieces: Sequence[torch.Tensor], most_ahead: int) -> None:
+        """Say which pieces will be taken, in which order; so many are loaded before their use, and one at least."""
+        self._plans.append(_Plan(pieces, max(1, most_ahead)))
+        while len(self._plans) > _PLANS_KEPT:
+            _cancel(self._plans.popleft())
+        self._begin(self._plans[-1])
+
+    def take(self, rows: torch.Tensor) -> T:
+        """Data of a piece."""
+        for plan in self._plans:
+            if plan.begun and torch.equal(plan.pieces[0], rows):
+                plan.pieces.popleft()
+                future = plan.begun.popleft()
+                self._begin(plan)
+                if not plan.pieces:
+                    self._plans.remove(plan)
+                return future.result()
+        return self._load(rows)
+
+    def _begin(self, plan: _Plan[T]) -> None:
+        while len(plan.begun) < min(plan.most_ahead, len(plan.pieces)):
+            if self._thread is None:
+                self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
+            plan.begun.append(self._thread.submit(self._load, plan.pieces[len(plan.begun)]))
+
+    def close(self) -> None:
+        """Forget what was announced, and wait for the thread to end."""
+        while self._plans:
+            _cancel(self._plans.popleft())
+        if self._thread is not None:
+            self._thread.shutdown(wait=True)
+            self._thread = None
+
+
+def _cancel(plan: _Plan) -> None:
+    for future in plan.begun:
+        future.cancel()

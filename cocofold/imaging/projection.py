@@ -63,9 +63,10 @@ def rendered_extra_width(pixel_size_angstrom: float) -> float:
 
 
 class _Splat(torch.autograd.Function):
-    """Sum of cut Gaussians on a grid: separable exponentials, scattered forward and gathered backward.
+    """Sum of cut Gaussians on a periodic grid: separable exponentials, scattered forward and gathered backward.
 
-    The canvas has a margin as wide as a patch, on which whatever lies outside the image lands.
+    What reaches over a border comes in at the other side, as it must: the transform of the grid is then exact, and
+    the width that was added for rendering has no edge effect.
     """
 
     @staticmethod
@@ -78,38 +79,33 @@ class _Splat(torch.autograd.Function):
         grid: int,
         reach: int,
     ) -> torch.Tensor:
-        side = 2 * reach + 1
-        canvas = grid + 2 * side
-        steps = torch.arange(side, device=x.device)
-        offsets, values, first = [], [], []
+        steps = torch.arange(-reach, reach + 1, device=x.device)
+        offsets, values, pixels = [], [], []
         for centre in (x, y):
-            start = torch.round(centre).clamp(-reach - 1, grid + reach) - reach
-            offset = (start - centre)[..., None] + steps.to(x.dtype)
+            nearest = torch.round(centre)
+            offset = (nearest - centre)[..., None] + steps.to(x.dtype)
             offsets.append(offset)
             values.append(torch.exp(-exponent[:, None] * offset**2))
-            first.append(start.long() + side)
-        pixels = (steps[:, None] * canvas + steps).reshape(-1)
-        index = ((first[1] * canvas + first[0])[..., None] + pixels).view(len(x), -1)
-        patch = (peak[:, None] * values[1])[..., :, None] * values[0][..., None, :]
-        image = patch.new_zeros(len(x), canvas * canvas)
+            pixels.append((nearest.long()[..., None] + steps).remainder(grid))
+        index = ((pixels[1] * grid)[..., :, None] + pixels[0][..., None, :]).view(len(x), -1)
+        patch = (peak[..., None] * values[1])[..., :, None] * values[0][..., None, :]
+        image = patch.new_zeros(len(x), grid * grid)
         image.scatter_add_(1, index, patch.view(len(x), -1))
         ctx.save_for_backward(index, peak, exponent, *offsets, *values)
-        ctx.side = side  # type: ignore[attr-defined]
-        return image.view(-1, canvas, canvas)[:, side:-side, side:-side]
+        return image.view(-1, grid, grid)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grad_outputs: torch.Tensor) -> tuple:
         index, peak, exponent, offset_x, offset_y, value_x, value_y = ctx.saved_tensors  # type: ignore[attr-defined]
-        side = ctx.side  # type: ignore[attr-defined]
-        grad_image = torch.nn.functional.pad(grad_outputs[0], (side, side, side, side))
-        gradient = grad_image.view(len(index), -1).gather(1, index).view(*value_x.shape[:2], side, side)
+        side = value_x.shape[-1]
+        gradient = grad_outputs[0].reshape(len(index), -1).gather(1, index).view(*value_x.shape[:2], side, side)
         moments = torch.stack([value_x, value_x * offset_x, value_x * offset_x**2], -1)
         plain, sloped, squared = torch.matmul(gradient, moments).unbind(-1)
         plain = plain * value_y
         grad_x = 2 * exponent * peak * (sloped * value_y).sum(-1)
         grad_y = 2 * exponent * peak * (plain * offset_y).sum(-1)
         radial = (squared * value_y).sum(-1) + (plain * offset_y**2).sum(-1)
-        return grad_x, grad_y, plain.sum((0, 2)), -peak * radial.sum(0), None, None
+        return grad_x, grad_y, plain.sum(-1), -(peak * radial).sum(0), None, None
 
 
 def project(
@@ -146,11 +142,14 @@ def project(
     spacing = box * pixel_size_angstrom / grid
     centre = (box // 2) * pixel_size_angstrom
     planar = torch.matmul(positions - centre, poses.rotations[:, :2].transpose(1, 2))
-    planar = (planar + (centre - poses.origins_angstrom)[:, None]) / spacing
+    planar = planar + (centre - poses.origins_angstrom)[:, None]
+    # Atoms whose centres lie outside the image are not in it.
+    inside = ((planar > -0.5 * pixel_size_angstrom) & (planar < (box - 0.5) * pixel_size_angstrom)).all(-1)
+    planar = planar / spacing
     variance = widths_angstrom**2
     rendered = (variance + rendered_extra_width(spacing) ** 2) / spacing**2
     reach = math.ceil(CUT_IN_WIDTHS * math.sqrt(float(rendered.detach().max())) - 0.5)
     peak = amplitudes * variance / (rendered * spacing**2)
-    images = _Splat.apply(planar[..., 0], planar[..., 1], peak, 0.5 / rendered, grid, reach)
+    images = _Splat.apply(planar[..., 0], planar[..., 1], peak * inside, 0.5 / rendered, grid, reach)
     transforms = torch.fft.rfft2(images).reshape(len(images), -1)
     return torch.view_as_real(transforms[:, rings.positions_in(grid)])

@@ -91,7 +91,7 @@ def read_model(path: str | os.PathLike[str]) -> Model:
         raise InputError(f"model {path}: no such file; give an mmCIF or PDB file")
     try:
         structure = gemmi.read_structure(str(path), merge_chain_parts=False)
-    except (RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, IndexError, OSError) as error:
         raise InputError(f"model {path}: not readable as mmCIF or PDB ({error})") from error
     if len(structure) == 0 or structure[0].count_atom_sites() == 0:
         raise InputError(f"model {path}: holds no atoms; give an mmCIF or PDB file with a protein model")

@@ -13,7 +13,6 @@ from cocofold.imaging import Poses, RingPixels, normalise_rings
 from cocofold.memory import available_bytes
 from cocofold.particles import ParticleSet
 
-_READ_AT_ONCE = 256
 _SHARE_OF_MEMORY, _MOST_CACHE_BYTES = 0.25, 4 * 2**30
 _BYTES_AHEAD = 128 * 2**20
 
@@ -39,8 +38,8 @@ class Batch:
 class Observations:
     """Transforms of particle images up to a ring, kept in memory as far as a budget goes.
 
-    Images beyond it are read and transformed when they are used, or ahead of that by a thread (``prefetch``); both
-    give the same transforms, bit by bit.
+    Images are read and transformed when they are first used, or ahead of that by a thread (``prefetch``), and those
+    beyond the budget each time; all ways give the same transforms, bit by bit.
 
     Parameters
     ----------
@@ -76,20 +75,18 @@ class Observations:
         self._optics = Optics(particles, self._rings[n_rings])
         each = len(self._rings[n_rings]) * 2 * 4
         kept = min(len(particles), (_budget(self.device) if cache_bytes is None else cache_bytes) // each)
-        self._ahead = ReadAhead(self._transform_beyond_cache)
+        self._ahead = ReadAhead(self._read)
         self._bytes_each = each
         self._cache = torch.empty(kept, each // 8, 2, device=self.device)
-        for start in range(0, kept, _READ_AT_ONCE):
-            rows = np.arange(start, min(start + _READ_AT_ONCE, kept))
-            self._cache[start : start + len(rows)] = self._transform(rows)
+        self._filled = torch.zeros(len(particles), dtype=torch.bool)
 
     def __len__(self) -> int:
         return len(self.particles)
 
     @property
     def streams(self) -> bool:
-        """Whether some images are beyond the memory for transforms, and read when they are used."""
-        return len(self._cache) < len(self.particles)
+        """Whether some images are still to be read, as they are not in memory."""
+        return not self._filled.all()
 
     @property
     def finest_rings(self) -> int:
@@ -108,7 +105,7 @@ class Observations:
 
     def prefetch(self, rows: torch.Tensor, chunk: int) -> None:
         """Begin to read images that will be asked for, ``chunk`` at a time in this order; returns at once."""
-        pieces = [some for some in rows.split(chunk) if (some >= len(self._cache)).any()]
+        pieces = [some for some in rows.split(chunk) if not self._filled[some].all()]
         if pieces:
             self._ahead.announce(pieces, _BYTES_AHEAD // (self._bytes_each * chunk))
 
@@ -118,24 +115,37 @@ class Observations:
 
     def batch(self, rows: torch.Tensor, rings: RingPixels) -> Batch:
         """Images of these rows, (n,) int, at the pixels of ``rings``."""
-        beyond = rows >= len(self._cache)
         on_device = rows.to(self.device)
-        if not beyond.any():
+        read = self._ahead.take(rows)
+        if read is None and not self._filled[rows].all():
+            read = self._read(rows)
+        if read is None:
             transforms = self._cache[on_device, : len(rings)]
         else:
-            read = self._ahead.take(rows)[:, : len(rings)]
-            if beyond.all():
-                transforms = read
-            else:
-                transforms = read.new_empty(len(rows), len(rings), 2)
-                transforms[beyond.to(self.device)] = read
-                transforms[~beyond.to(self.device)] = self._cache[on_device[~beyond.to(self.device)], : len(rings)]
+            transforms = self._with_cached(rows, *read)[:, : len(rings)]
         if self.sign < 0:
             transforms = -transforms
         return Batch(self._poses[on_device], self._optics.transfer(on_device, rings)[..., None], transforms)
 
-    def _transform_beyond_cache(self, rows: torch.Tensor) -> torch.Tensor:
-        return self._transform(rows[rows >= len(self._cache)].cpu().numpy())
+    def _read(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which of these rows are not in memory, (n,) bool, and the transforms of those."""
+        missing = ~self._filled[rows]
+        if not missing.any():
+            return missing, self._cache[:0]
+        return missing, self._transform(rows[missing].numpy())
+
+    def _with_cached(self, rows: torch.Tensor, missing: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
+        """Transforms of all rows from those read and those in memory; what was read is kept as far as the budget."""
+        new = rows[missing]
+        kept = new < len(self._cache)
+        self._cache[new[kept].to(self.device)] = read[kept.to(self.device)]
+        self._filled[new[kept]] = True
+        if missing.all():
+            return read
+        transforms = read.new_empty(len(rows), *read.shape[1:])
+        transforms[missing.to(self.device)] = read
+        transforms[~missing.to(self.device)] = self._cache[rows[~missing].to(self.device)]
+        return transforms
 
     def _transform(self, rows: np.ndarray) -> torch.Tensor:
         # Pixels are sorted by ring, so fewer rings are the first pixels of more.

@@ -74,7 +74,11 @@ class Optics:
         """Transforms of images, (n, n_pixels) complex at all pixels, with beam tilt and odd aberrations taken out."""
         if self._antisymmetric is None:
             return planes
-        return planes * self._antisymmetric[self._group[rows]]
+        factor = self._antisymmetric[self._group[rows]]
+        # Products of complex tensors are rounded differently at their ends; of real ones everywhere alike.
+        real = planes.real * factor.real - planes.imag * factor.imag
+        imaginary = planes.real * factor.imag + planes.imag * factor.real
+        return torch.complex(real, imaginary)
 
 
 def stretched(poses: Poses, particles: ParticleSet) -> Poses:

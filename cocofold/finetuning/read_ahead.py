@@ -25,14 +25,13 @@ class _Plan(Generic[T]):
 class ReadAhead(Generic[T]):
     """Loads pieces of rows in a thread, in the order announced, a bounded number ahead of their use.
 
-    What is loaded does not depend on when, nor on what was announced: pieces that were not are loaded when they are
-    taken. An error in the thread is raised where its piece is taken. Of what was announced but never taken, the last
-    four announcements are remembered.
+    An error in the thread is raised where its piece is taken. Of what was announced but never taken, the last four
+    announcements are remembered.
 
     Parameters
     ----------
     load : callable
-        From rows, (n,) int, to their data; called by the thread, and by the caller for what was not announced.
+        From rows, (n,) int, to their data; called by the thread.
     """
 
     def __init__(self, load: Callable[[torch.Tensor], T]) -> None:
@@ -47,8 +46,8 @@ class ReadAhead(Generic[T]):
             _cancel(self._plans.popleft())
         self._begin(self._plans[-1])
 
-    def take(self, rows: torch.Tensor) -> T:
-        """Data of a piece."""
+    def take(self, rows: torch.Tensor) -> T | None:
+        """Data of a piece, None if it was not announced."""
         for plan in self._plans:
             if plan.begun and torch.equal(plan.pieces[0], rows):
                 plan.pieces.popleft()
@@ -57,7 +56,7 @@ class ReadAhead(Generic[T]):
                 if not plan.pieces:
                     self._plans.remove(plan)
                 return future.result()
-        return self._load(rows)
+        return None
 
     def _begin(self, plan: _Plan[T]) -> None:
         while len(plan.begun) < min(plan.most_ahead, len(plan.pieces)):

@@ -94,13 +94,21 @@ def _header(count: int, box: int, pixel_size_angstrom: float) -> bytes:
     """Header of a little-endian float32 MRC stack."""
     words = np.zeros(HEADER_BYTES // 4, dtype="<i4")
     words[:4] = (box, box, count, 2)
-    words[7:10] = (box, box, count)
-    words[10:13] = (np.array([box, box, count]) * pixel_size_angstrom).astype("<f4").view("<i4")
+    words[7:10] = (box, box, 1)
+    words[10:13] = _as_words(box * pixel_size_angstrom, box * pixel_size_angstrom, pixel_size_angstrom)
+    words[13:16] = _as_words(90, 90, 90)
     words[16:19] = (1, 2, 3)
+    words[19:22] = _as_words(0, -1, -2)  # least, most and mean are not known
+    words[27] = 20140
+    words[54] = _as_words(-1)[0]  # nor is the deviation
     raw = bytearray(words.tobytes())
     raw[208:212] = b"MAP "
     raw[212:216] = bytes((0x44, 0x44, 0, 0))
     return bytes(raw)
+
+
+def _as_words(*values: float) -> np.ndarray:
+    return np.array(values, dtype="<f4").view("<i4")
 
 
 @contextlib.contextmanager

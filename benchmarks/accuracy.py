@@ -106,7 +106,9 @@ def main() -> None:
     for name in options.case or CASES:
         case = CASES[name]
         with tempfile.TemporaryDirectory() as folder:
-            start = assess(options.data / case.start, options.data / case.truth, options.data / case.start, Path(folder))
+            start = assess(
+                options.data / case.start, options.data / case.truth, options.data / case.start, Path(folder)
+            )
             runs = [run_case(case, options.data, seed, Path(folder) / str(seed)) for seed in range(options.seeds)]
         figures[name] = {"start": start, "runs": runs}
         options.json.write_text(json.dumps(figures, indent=1))

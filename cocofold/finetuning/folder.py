@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import io
+import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -68,8 +69,19 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(value, InputError) and not self._resume and not self.checkpoint.is_file():
+            self._withdraw()
         if self._lock is not None:
             self._lock.close()
+
+    def _withdraw(self) -> None:
+        """Leave nothing behind of a run that could not start."""
+        for folder in ("models", "checkpoints"):
+            shutil.rmtree(self.path / folder, ignore_errors=True)
+        for name in ("config.yaml", "log.txt", "metrics.csv", "model.cif", ".lock"):
+            (self.path / name).unlink(missing_ok=True)
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
 
     @property
     def finished(self) -> bool:

@@ -85,8 +85,7 @@ def test_coarse_fields_have_few_nodes_and_fine_ones_one_a_residue(closed: Model)
 
 
 def test_smoothing_crosses_chains_by_distance() -> None:
-    near, far = np.zeros((1, 3)), np.array([[200.0, 0, 0]])
-    positions = np.concatenate([near, near + [4.0, 0, 0], far])
+    positions = np.array([[0.0, 0, 0], [4, 0, 0], [200, 0, 0]])
     nodes = spread_nodes(positions, 20.0, 3)
     first, second = (dict(zip(nodes.neighbours[row].tolist(), nodes.weights[row].tolist())) for row in (0, 1))
     assert first[0] > 0.9

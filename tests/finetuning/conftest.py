@@ -1,0 +1,31 @@
+"""A small set of simulated particles, made once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cocofold.demonstration import closed_state, open_state
+from cocofold.simulation import Settings
+from cocofold.simulation.simulate import simulate
+
+
+@pytest.fixture(scope="session")
+def particles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """STAR of 80 particles of open adenylate kinase."""
+    folder = tmp_path_factory.mktemp("simulated") / "particles"
+    simulate(Settings(model=str(open_state()), box=64, pixel_size=2.5, count=80, snr=0.3, seed=3), folder)
+    return folder / "particles.star"
+
+
+@pytest.fixture(scope="session")
+def start() -> Path:
+    """The closed state."""
+    return closed_state()
+
+
+@pytest.fixture(scope="session")
+def truth() -> Path:
+    """The open state, which was imaged."""
+    return open_state()

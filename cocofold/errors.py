@@ -1,4 +1,4 @@
-"""The one exception for input that cannot be used."""
+"""Input that cannot be used: its one exception, and a check."""
 
 
 class InputError(Exception):
@@ -6,3 +6,14 @@ class InputError(Exception):
 
     The command line prints the message and exits with status 2, without a traceback.
     """
+
+
+def require_within(option: str, value: float, least: float, most: float) -> None:
+    """Refuse a number outside a range, in the words of the command line.
+
+    Raises
+    ------
+    InputError
+    """
+    if not least <= value <= most:
+        raise InputError(f"{option} {value:g}: must be from {least:g} to {most:g}")

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from cocofold.finetuning.optics import Optics, stretched
 from cocofold.finetuning.read_ahead import ReadAhead
 from cocofold.imaging import Poses, RingPixels, normalise_rings
 from cocofold.memory import available_bytes
+from cocofold.optics import Optics, poses_of, stretched
 from cocofold.particles import ParticleSet
 
 _SHARE_OF_MEMORY, _MOST_CACHE_BYTES = 0.25, 4 * 2**30
@@ -65,13 +65,7 @@ class Observations:
         self.sign = 1.0
         self._rings = {n_rings: RingPixels.up_to(particles.box, n_rings, self.device)}
         self._finest = n_rings
-        self._poses = stretched(
-            Poses(
-                torch.as_tensor(particles.rotations, dtype=torch.float32, device=self.device),
-                torch.as_tensor(particles.origins_angstrom, dtype=torch.float32, device=self.device),
-            ),
-            particles,
-        )
+        self._poses = stretched(poses_of(particles), particles).to(self.device)
         self._optics = Optics(particles, self._rings[n_rings])
         each = len(self._rings[n_rings]) * 2 * 4
         kept = min(len(particles), (_budget(self.device) if cache_bytes is None else cache_bytes) // each)

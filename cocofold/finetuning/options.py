@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from cocofold import __version__
-from cocofold.errors import InputError
+from cocofold.errors import InputError, require_within
 from cocofold.files import write_atomically
 
 MOST_CYCLES = 30
@@ -76,16 +76,16 @@ class Options:
     def __post_init__(self) -> None:
         """Refuse values that cannot work, in the words of the command line."""
         if self.cycles is not None:
-            _within("--cycles", self.cycles, 1, MOST_CYCLES)
+            require_within("--cycles", self.cycles, 1, MOST_CYCLES)
         if self.contrast not in CONTRASTS:
             raise InputError(f"--contrast {self.contrast}: give {', '.join(CONTRASTS[:-1])} or {CONTRASTS[-1]}")
-        _within("--batch-size", self.batch_size, 1, 100_000)
-        _within("--effort", self.effort, 0.01, 100)
+        require_within("--batch-size", self.batch_size, 1, 100_000)
+        require_within("--effort", self.effort, 0.01, 100)
         if self.resolution is not None:
-            _within("--resolution", self.resolution, 0.5, 1000)
+            require_within("--resolution", self.resolution, 0.5, 1000)
         for name in ("max_particles", "first"):
             if getattr(self, name) is not None:
-                _within("--" + name.replace("_", "-"), getattr(self, name), 1, 10**9)
+                require_within("--" + name.replace("_", "-"), getattr(self, name), 1, 10**9)
 
     def write(self, path: Path) -> None:
         """Write as YAML."""
@@ -110,8 +110,3 @@ class Options:
                 f"{path.parent}: was started with other settings: {', '.join(changed)}; "
                 "resume with the same settings, or start anew in another folder"
             )
-
-
-def _within(name: str, value: float, least: float, most: float) -> None:
-    if not least <= value <= most:
-        raise InputError(f"{name} {value:g}: must be from {least:g} to {most:g}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from cocofold.errors import InputError
+from cocofold.errors import InputError, require_within
 
 WIDEST_CONE_DEG = 89.0
 LIKELY_MICROMETRES = 100.0
@@ -79,14 +79,14 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, in the words of the command line."""
-        _within("--box", self.box, 16, 4096)
+        require_within("--box", self.box, 16, 4096)
         if self.box % 2:
             raise InputError(
                 f"--box {self.box}: must be even, because programs disagree by a pixel on the centre of odd boxes; "
                 f"give {self.box - 1} or {self.box + 1}"
             )
-        _within("--pixel-size", self.pixel_size, 0.05, 100)
-        _within("--count", self.count, 1, 10**7)
+        require_within("--pixel-size", self.pixel_size, 0.05, 100)
+        require_within("--count", self.count, 1, 10**7)
         if not 0 < self.snr < float("inf"):
             raise InputError(
                 f"--snr {self.snr:g}: must be above 0, the variance of the signal over that of the noise; "
@@ -94,15 +94,15 @@ class Settings:
             )
         self._check_views()
         self._check_defocus()
-        _within("--astigmatism", self.astigmatism, 0, 50_000)
-        _within("--voltage", self.voltage, 10, 2000)
-        _within("--cs", self.cs, -20, 20)
-        _within("--amplitude-contrast", self.amplitude_contrast, 0, 1)
-        _within("--phase-shift", self.phase_shift, -180, 180)
-        _within("--shift-spread", self.shift_spread, 0, 1000)
-        _within("--pose-noise", self.pose_noise, 0, 180)
-        _within("--shift-noise", self.shift_noise, 0, 1000)
-        _within("--seed", self.seed, 0, 2**63 - 1)
+        require_within("--astigmatism", self.astigmatism, 0, 50_000)
+        require_within("--voltage", self.voltage, 10, 2000)
+        require_within("--cs", self.cs, -20, 20)
+        require_within("--amplitude-contrast", self.amplitude_contrast, 0, 1)
+        require_within("--phase-shift", self.phase_shift, -180, 180)
+        require_within("--shift-spread", self.shift_spread, 0, 1000)
+        require_within("--pose-noise", self.pose_noise, 0, 180)
+        require_within("--shift-noise", self.shift_noise, 0, 1000)
+        require_within("--seed", self.seed, 0, 2**63 - 1)
 
     @property
     def cone_deg(self) -> float:
@@ -116,7 +116,7 @@ class Settings:
 
     def _check_views(self) -> None:
         if self.missing_cone is not None:
-            _within("--missing-cone", self.missing_cone, 0, WIDEST_CONE_DEG)
+            require_within("--missing-cone", self.missing_cone, 0, WIDEST_CONE_DEG)
             if self.views == Views.UNIFORM:
                 raise InputError(
                     f"--views uniform with --missing-cone {self.missing_cone:g}: contradict each other; leave one out"
@@ -135,11 +135,6 @@ class Settings:
                 f"if these are micrometres, give {lowest * 1e4:g} {highest * 1e4:g}"
             )
         for value in self.defocus:
-            _within("--defocus", value, 100, 100_000)
+            require_within("--defocus", value, 100, 100_000)
         if lowest > highest:
             raise InputError(f"--defocus {lowest:g} {highest:g}: the lower value comes first; swap them")
-
-
-def _within(name: str, value: float, least: float, most: float) -> None:
-    if not least <= value <= most:
-        raise InputError(f"{name} {value:g}: must be from {least:g} to {most:g}")

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import mrcfile
 import numpy as np
-import torch
 from rich.console import Console
 from rich.progress import track
 
 from cocofold import __version__
 from cocofold.errors import InputError
 from cocofold.files import appearing_whole, write_atomically
-from cocofold.imaging import Ctf, Poses, electron_wavelength_angstrom
+from cocofold.optics import ctf_of, poses_of
 from cocofold.particles import OpticsGroup, ParticleSet, write_star
 from cocofold.simulation.rendering import Renderer
 from cocofold.simulation.settings import Settings
@@ -188,7 +187,7 @@ def _write_stacks(model: Model, truth: ParticleSet, settings: Settings, out: Pat
         slice(start, min(start + renderer.images_at_once, len(truth)))
         for start in range(0, len(truth), renderer.images_at_once)
     ]
-    poses, ctf = _poses(truth), _ctf(truth)
+    poses, ctf = poses_of(truth), ctf_of(truth)
     noise = _streams(settings.seed)[3]
     with contextlib.ExitStack() as files:
         stack = files.enter_context(_new_stack(out / "particles.mrcs", settings))
@@ -239,35 +238,6 @@ def _complete_header(file: mrcfile.mrcmemmap.MrcMemmap, chunks: list[slice]) -> 
     file.header.label[:] = b""
     file.header.label[0] = f"Simulated by cocofold {__version__}"
     file.header.nlabl = 1
-
-
-def _poses(particles: ParticleSet) -> Poses:
-    return Poses(
-        torch.as_tensor(particles.rotations, dtype=torch.float32),
-        torch.as_tensor(particles.origins_angstrom, dtype=torch.float32),
-    )
-
-
-def _ctf(particles: ParticleSet) -> Ctf:
-    """CTF parameters of particles with one optics group."""
-    group = particles.optics[0]
-
-    def tensor(values: np.ndarray | float) -> torch.Tensor:
-        return torch.as_tensor(np.broadcast_to(np.asarray(values, dtype=np.float32), len(particles)).copy())
-
-    return Ctf(
-        defocus_u_angstrom=tensor(particles.defocus_u_angstrom),
-        defocus_v_angstrom=tensor(particles.defocus_v_angstrom),
-        defocus_angle_rad=tensor(np.deg2rad(particles.defocus_angle_deg)),
-        phase_shift_rad=tensor(np.deg2rad(particles.phase_shift_deg)),
-        amplitude_contrast=tensor(group.amplitude_contrast),
-        wavelength_angstrom=tensor(electron_wavelength_angstrom(group.voltage_kv)),
-        cs_angstrom=tensor(group.cs_mm * 1e7),
-        bfactor_a2=tensor(particles.ctf_bfactor_a2),
-        scale=tensor(particles.ctf_scale),
-        flipped=tensor(0.0),
-        premultiplied=tensor(0.0),
-    )
 
 
 def _shown(what: str, chunks: list[slice]) -> Iterable[slice]:

@@ -33,7 +33,7 @@ class Optics:
 
     def __init__(self, particles: ParticleSet, rings: RingPixels) -> None:
         device = rings.kx.device
-        self._ctf = _ctf(particles).to(device)
+        self._ctf = ctf_of(particles).to(device)
         self._group = torch.as_tensor(np.array(particles.optics_index), dtype=torch.long, device=device)
         step = 1 / (particles.box * particles.pixel_size_angstrom)
         self._kx, self._ky = rings.kx * step, rings.ky * step
@@ -95,7 +95,15 @@ def stretched(poses: Poses, particles: ParticleSet) -> Poses:
     return Poses(torch.cat([planar, poses.rotations[:, 2:]], 1), poses.origins_angstrom)
 
 
-def _ctf(particles: ParticleSet) -> Ctf:
+def poses_of(particles: ParticleSet) -> Poses:
+    """Poses of all particles."""
+    return Poses(
+        torch.as_tensor(particles.rotations, dtype=torch.float32),
+        torch.as_tensor(particles.origins_angstrom, dtype=torch.float32),
+    )
+
+
+def ctf_of(particles: ParticleSet) -> Ctf:
     """CTF parameters of all particles."""
 
     def tensor(values: np.ndarray) -> torch.Tensor:

@@ -9,7 +9,7 @@ import resource
 import signal
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,59 +27,15 @@ from cocofold.finetuning.loop import Loop
 from cocofold.finetuning.objective import Gaussians
 from cocofold.finetuning.observations import Observations
 from cocofold.finetuning.options import Options
+from cocofold.finetuning.passes import Cycle, Pass, split_into_passes, verdict_of
 from cocofold.finetuning.progress import Progress, copying
 from cocofold.imaging import REFERENCE_WIDTH_ANGSTROM, ring_count
 from cocofold.particles import ParticleSet, read_particles, staged, unsupported_aberrations
 from cocofold.structure import Backbone, Model, Restraints, read_model
 
-_ONE_PASS_FROM = 500
-_FEWEST_TO_HOLD_OUT = 20
 _SCORED_OF_WORK = 500
 _PATIENCE = 4
-_CLEAR_IN_ERRORS = 3.0
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-@dataclass
-class Cycle:
-    """What is known at the end of a cycle; cycle 0 is the start.
-
-    ``frc_work`` and ``frc_heldout`` are mean correlations over rings and a fixed set of particles; ``moved_angstrom``
-    is the root mean square displacement of CA atoms from the start, ``worst_link_angstrom`` the largest deviation of
-    a C-N bond.
-    """
-
-    number: int
-    step: int
-    stage: str
-    seconds: float
-    frc_work: float
-    frc_heldout: float | None
-    moved_angstrom: float
-    worst_link_angstrom: float
-
-
-@dataclass
-class Pass:
-    """One way through the stages: which particles are fitted, which are held out, and what came of it."""
-
-    work: torch.Tensor
-    heldout: torch.Tensor
-    last_cycle: int | None = None
-    cycles: list[Cycle] = field(default_factory=list)
-    best: int = 0
-    best_images: list[float] = field(default_factory=list)
-    start_images: list[float] = field(default_factory=list)
-    curves: dict[str, list[float]] = field(default_factory=dict)
-
-    def facts(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        content = {name: value for name, value in vars(self).items() if name not in ("work", "heldout")}
-        return {**content, "cycles": [asdict(cycle) for cycle in self.cycles]}
-
-    def recall(self, facts: dict[str, Any]) -> None:
-        """Take back what ``facts`` gave."""
-        vars(self).update({**facts, "cycles": [Cycle(**cycle) for cycle in facts["cycles"]]})
 
 
 class _Terminated(Exception):
@@ -130,7 +86,7 @@ class _Run:
         at_end.callback(self.observations.close)
         self.backbone = Backbone.of(self.model)
         self.start = torch.as_tensor(self.model.positions, dtype=torch.float32, device=self.device)
-        self.passes = _passes(len(self.particles), options.seed)
+        self.passes = split_into_passes(len(self.particles), options.seed)
         self.best: tuple[torch.Tensor, Gaussians] = (self.start, self._starting_gaussians())
         folder.say(
             f"{len(self.particles)} particles, box {box}, {pixel:g} Å/pixel, rings to {box * pixel / n_rings:.2f} Å; "
@@ -300,7 +256,7 @@ class _Run:
 
     def _finish(self) -> dict[str, Any]:
         judged = self.passes[0]
-        verdict = _verdict(judged)
+        verdict = verdict_of(judged)
         answer = self.passes[-1] if self.passes[-1].cycles else judged
         best = answer.cycles[answer.best]
         if verdict == "not supported":
@@ -387,33 +343,11 @@ def _check_together(model: Model, particles: ParticleSet, options: Options) -> N
         )
 
 
-def _passes(n_particles: int, seed: int) -> list[Pass]:
-    """Which particles are fitted and which held out, in one or two passes."""
-    order = torch.as_tensor(np.random.default_rng([seed, 1]).permutation(n_particles))
-    everything = torch.arange(n_particles)
-    if n_particles < _FEWEST_TO_HOLD_OUT:
-        return [Pass(everything, everything[:0])]
-    count = max(50, round(0.05 * n_particles)) if n_particles >= _ONE_PASS_FROM else n_particles // 5
-    first = Pass(order[count:].sort().values, order[:count].sort().values)
-    return [first] if n_particles >= _ONE_PASS_FROM else [first, Pass(everything, everything[:0])]
-
-
 def _cycle_ends(loop: Loop, cycles: int | None) -> list[int]:
     """Steps at which cycles end: with the stages, or evenly spaced."""
     if cycles is None:
         return loop.stage_ends()
     return [round(loop.total_steps * (number + 1) / cycles) for number in range(cycles)]
-
-
-def _verdict(judged: Pass) -> str:
-    """Whether held-out particles are explained better than by the start, image by image."""
-    if not judged.start_images:
-        return "undecided"
-    if judged.best == 0:
-        return "not supported"
-    gain = np.array(judged.best_images) - np.array(judged.start_images)
-    error = gain.std(ddof=1) / np.sqrt(len(gain))
-    return "supported" if gain.mean() > _CLEAR_IN_ERRORS * error else "undecided"
 
 
 def _peak_memory_gb() -> float:

@@ -21,7 +21,7 @@ from cocofold.finetuning import Options, finetune
 from cocofold.finetuning.folder import RunFolder
 from cocofold.finetuning.objective import Gaussians, mean_correlation_gradient
 from cocofold.finetuning.observations import Observations
-from cocofold.finetuning.run import _passes
+from cocofold.finetuning.passes import split_into_passes
 from cocofold.imaging import REFERENCE_WIDTH_ANGSTROM
 from cocofold.particles import read_particles
 from cocofold.structure import Backbone, read_model
@@ -157,7 +157,7 @@ def test_noise_supports_nothing(particles: Path, start: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize(("count", "heldout"), [(10, 0), (50, 10), (300, 60), (500, 50), (4000, 200)])
 def test_held_out_particles_are_never_fitted(count: int, heldout: int) -> None:
-    passes = _passes(count, seed=4)
+    passes = split_into_passes(count, seed=4)
     judged = passes[0]
     assert len(judged.heldout) == heldout
     assert not set(judged.heldout.tolist()) & set(judged.work.tolist())

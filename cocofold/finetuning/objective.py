@@ -20,6 +20,10 @@ class Gaussians:
     amplitudes: torch.Tensor
     widths_angstrom: torch.Tensor
 
+    def copied(self) -> Gaussians:
+        """The same values, which no optimiser changes any more."""
+        return Gaussians(self.amplitudes.detach().clone(), self.widths_angstrom.detach().clone())
+
     def penalty(self, counted: torch.Tensor) -> torch.Tensor:
         """Hinges that keep variances in 0.1 to 0.8 Å² and amplitudes in 1 to 20 (paper eq. 4).
 

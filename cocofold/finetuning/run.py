@@ -65,12 +65,29 @@ def finetune(options: Options, out: Path, resume: bool = False) -> dict[str, Any
         return _Run(options, folder, at_end).execute()
 
 
+class _Pace:
+    """Time left, from the steps taken since ``first_step``; a second pass is as long as the first at most."""
+
+    def __init__(self, first_step: int, last_step: int, passes_left: int) -> None:
+        self._began = time.monotonic()
+        self._first = first_step
+        self._last = last_step
+        self._later = (passes_left - 1) * last_step
+
+    def seconds_left(self, step: int) -> float:
+        """At most so long; 0 before the first step."""
+        taken = step - self._first
+        each = (time.monotonic() - self._began) / taken if taken else 0.0
+        return each * (self._last - step + self._later)
+
+
 class _Run:
     def __init__(self, options: Options, folder: RunFolder, at_end: contextlib.ExitStack) -> None:
         self.options = options
         self.folder = folder
         self.began = time.monotonic()
         self.ending: int | None = None
+        self.pace = _Pace(0, 0, 1)
         self.device = _device(options.device)
         self.model = read_model(options.model)
         self.particles = _chosen(read_particles(options.particles, options.particles_dir, options.passthrough), options)
@@ -182,7 +199,8 @@ class _Run:
                 + (f"{len(this.heldout)} particles held out" if len(this.heldout) else "all particles")
             )
         if not this.cycles:
-            self._score(this, loop, "start", write=number == 0)
+            self._score(number, loop, "start")
+        self.pace = _Pace(loop.step, ends[-1], passes_left=len(self.passes) - number)
         with Progress(ends[-1], loop.step) as progress:
             for end in ends[len(this.cycles) - 1 :]:
                 try:
@@ -191,7 +209,7 @@ class _Run:
                     self._save(number, loop)
                     self.folder.say(f"ended by {ended.signal.name} at step {loop.step}; --resume goes on from here")
                     sys.exit(128 + ended.signal)
-                self._score(this, loop, loop.stage_name(), write=number == len(self.passes) - 1)
+                self._score(number, loop, loop.stage_name())
                 self._save(number, loop)
                 if len(this.heldout) and this.cycles[-1].number - this.best >= _PATIENCE:
                     self.folder.say(f"held-out particles have not gained for {_PATIENCE} cycles: stopped")
@@ -206,8 +224,10 @@ class _Run:
         if self.ending is not None:
             raise _Terminated(self.ending)
 
-    def _score(self, this: Pass, loop: Loop, stage: str, write: bool) -> None:
-        positions = loop.positions()
+    def _score(self, number: int, loop: Loop, stage: str) -> None:
+        """Score the end of a cycle, keep the best, write files."""
+        this = self.passes[number]
+        positions, gaussians = loop.positions(), loop.gaussians.copied()
         work = loop.score(this.work[:_SCORED_OF_WORK]).cpu()
         heldout = loop.score(this.heldout).cpu() if len(this.heldout) else None
         alpha = torch.as_tensor(self.backbone.atoms[:, 1], device=self.device)
@@ -234,16 +254,19 @@ class _Run:
             this.curves["work, end"] = work.mean(0).tolist()
             if heldout is not None:
                 this.curves["held-out, end"] = heldout.mean(0).tolist()
-            self.best = (positions, loop.gaussians)
-            self.folder.write_model("model.cif", self.model, *self._numbers(positions, loop.gaussians))
-        if write:
+            # The second pass has nothing to judge itself by: its answer is its last cycle.
+            if this.last_cycle is None or cycle.number == this.last_cycle:
+                self.best = (positions, gaussians)
+                self.folder.write_model("model.cif", self.model, *self._numbers(positions, gaussians))
+        if number == len(self.passes) - 1 or cycle.number == 0:
             name = f"models/cycle_{cycle.number:02d}.cif"
-            self.folder.write_model(name, self.model, *self._numbers(positions, loop.gaussians))
+            self.folder.write_model(name, self.model, *self._numbers(positions, gaussians))
         self.folder.write_cycles([asdict(cycle) for cycle in this.cycles])
         heldout_text = "" if cycle.frc_heldout is None else f"  held-out {cycle.frc_heldout:.4f}"
         self.folder.say(
             f"cycle {cycle.number:2d}  {stage:>8}  step {loop.step:5d}  FRC work {cycle.frc_work:.4f}{heldout_text}  "
             f"moved {cycle.moved_angstrom:5.2f} Å  worst C-N {cycle.worst_link_angstrom:.3f} Å  {cycle.seconds:6.1f} s"
+            + ("" if cycle.number == 0 else f", left {self.pace.seconds_left(loop.step):.0f} s at most")
         )
 
     @staticmethod

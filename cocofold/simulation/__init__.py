@@ -3,6 +3,6 @@
 ``cocofold.simulation.simulate`` does the work; it is not imported here, so that the settings can be had without torch.
 """
 
-from cocofold.simulation.settings import Settings, Views
+from cocofold.simulation.settings import LIFE_LIKE, Settings, Views
 
-__all__ = ["Settings", "Views"]
+__all__ = ["LIFE_LIKE", "Settings", "Views"]

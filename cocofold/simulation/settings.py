@@ -16,6 +16,7 @@ class Views(str, Enum):
 
     UNIFORM = "uniform"
     MISSING_CONE = "missing-cone"
+    PREFERRED = "preferred"
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,16 @@ class Settings:
     count : int
         Images.
     snr : float
-        Variance of the noise-free images, whole images and their mean over all, over the variance of the noise.
+        Variance of the noise-free images of the particle alone, whole images and their mean over all, over the variance
+        of the noise.
     views : Views or None
-        None: a missing cone if its angle is given, uniform otherwise.
+        None: a missing cone or preferred views if their angle is given, uniform otherwise.
     missing_cone : float or None
         No view is nearer than this (degrees) to the map's z axis, in either direction.
+    preferred : float or None
+        Most views lie about the map's z axis, from above and below, with this spread (degrees).
+    preferred_share : float
+        Of the views that do; the others are uniform.
     defocus : (lowest, highest)
         Å; an image's mean of U and V is drawn uniformly between them.
     astigmatism : float
@@ -50,6 +56,20 @@ class Settings:
         Each rotation in the STAR is off by a turn about a random axis: normal, root mean square in degrees.
     shift_noise : float
         Standard deviation (Å) of the error of x, and of y, in the STAR.
+    defocus_noise : float
+        Standard deviation (Å) of the error of U, and of V, in the STAR.
+    bfactor : float
+        Å²; the images have the envelope ``exp(-B k^2 / 4)``, of which the STAR says nothing.
+    ice : float
+        Share of the noise's variance that comes from the ice, coloured and seen through the CTF; the rest is white.
+    solvent : bool
+        Whether there is solvent around the atoms and none where they are.
+    belt : float
+        Height (Å) of a belt of detergent about the middle of the model's longest axis; 0 for none.
+    neighbours : float
+        Mean number of other particles that reach into an image.
+    junk : float
+        Share of the images that show no particle: every other one is empty, the others show a shapeless blob.
     centre : bool
         Move the mean of the atoms' positions to the centre of the box first.
     clean : bool
@@ -64,6 +84,8 @@ class Settings:
     snr: float
     views: Views | None = None
     missing_cone: float | None = None
+    preferred: float | None = None
+    preferred_share: float = 0.8
     defocus: tuple[float, float] = (8_000.0, 25_000.0)
     astigmatism: float = 500.0
     voltage: float = 300.0
@@ -73,6 +95,13 @@ class Settings:
     shift_spread: float = 3.0
     pose_noise: float = 0.0
     shift_noise: float = 0.0
+    defocus_noise: float = 0.0
+    bfactor: float = 0.0
+    ice: float = 0.0
+    solvent: bool = False
+    belt: float = 0.0
+    neighbours: float = 0.0
+    junk: float = 0.0
     centre: bool = False
     clean: bool = False
     seed: int = 0
@@ -102,6 +131,12 @@ class Settings:
         require_within("--shift-spread", self.shift_spread, 0, 1000)
         require_within("--pose-noise", self.pose_noise, 0, 180)
         require_within("--shift-noise", self.shift_noise, 0, 1000)
+        require_within("--defocus-noise", self.defocus_noise, 0, 50_000)
+        require_within("--bfactor", self.bfactor, 0, 2000)
+        require_within("--ice", self.ice, 0, 1)
+        require_within("--belt", self.belt, 0, 1000)
+        require_within("--neighbours", self.neighbours, 0, 20)
+        require_within("--junk", self.junk, 0, 0.9)
         require_within("--seed", self.seed, 0, 2**63 - 1)
 
     @property
@@ -115,17 +150,20 @@ class Settings:
         return self.box * self.pixel_size
 
     def _check_views(self) -> None:
+        angles = {Views.MISSING_CONE: self.missing_cone, Views.PREFERRED: self.preferred}
         if self.missing_cone is not None:
             require_within("--missing-cone", self.missing_cone, 0, WIDEST_CONE_DEG)
-            if self.views == Views.UNIFORM:
-                raise InputError(
-                    f"--views uniform with --missing-cone {self.missing_cone:g}: contradict each other; leave one out"
-                )
-        elif self.views == Views.MISSING_CONE:
-            raise InputError(
-                "--views missing-cone: the cone's angle is not given; add --missing-cone DEG, "
-                f"from 0 to {WIDEST_CONE_DEG:g}"
-            )
+        if self.preferred is not None:
+            require_within("--preferred", self.preferred, 0, 90)
+        require_within("--preferred-share", self.preferred_share, 0, 1)
+        for kind, angle in angles.items():
+            if self.views == kind and angle is None:
+                raise InputError(f"--views {kind.value}: its angle is not given; add --{kind.value} DEG")
+        given = [f"--{kind.value} {angle:g}" for kind, angle in angles.items() if angle is not None]
+        asked = given if self.views is None else [f"--views {self.views.value}", *given]
+        expected = 1 if self.views in (None, Views.UNIFORM) else 2
+        if len(asked) > expected:
+            raise InputError(f"{' with '.join(asked)}: contradict each other; leave one out")
 
     def _check_defocus(self) -> None:
         lowest, highest = self.defocus
@@ -138,3 +176,19 @@ class Settings:
             require_within("--defocus", value, 100, 100_000)
         if lowest > highest:
             raise InputError(f"--defocus {lowest:g} {highest:g}: the lower value comes first; swap them")
+
+
+# All that disturbs real images, at strengths that are usual: a bad day at the microscope, not the worst one.
+LIFE_LIKE = {
+    "ice": 0.4,
+    "bfactor": 80.0,
+    "solvent": True,
+    "belt": 30.0,
+    "neighbours": 0.5,
+    "junk": 0.1,
+    "pose_noise": 2.0,
+    "shift_noise": 0.7,
+    "defocus_noise": 150.0,
+    "preferred": 30.0,
+    "preferred_share": 0.6,
+}

@@ -11,17 +11,19 @@ from pathlib import Path
 
 import mrcfile
 import numpy as np
+import torch
 from rich.console import Console
 from rich.progress import track
 
 from cocofold import __version__
 from cocofold.errors import InputError
 from cocofold.files import appearing_whole, write_atomically
-from cocofold.optics import ctf_of, poses_of
 from cocofold.particles import OpticsGroup, ParticleSet, write_star
-from cocofold.simulation.rendering import Renderer
+from cocofold.simulation.gaussians import Gaussians, particle, reach_angstrom
+from cocofold.simulation.noise import Noise
+from cocofold.simulation.scene import PARTICLE, Scenes, shown
 from cocofold.simulation.settings import Settings
-from cocofold.simulation.views import disturb_rotations, draw_rotations
+from cocofold.simulation.views import disturb_rotations, draw_rotations, prefer_poles
 from cocofold.structure import Model, read_model, write_model
 
 
@@ -32,15 +34,15 @@ class Simulated:
     Attributes
     ----------
     star, stack : Path
-        The particles, with disturbed poses if that was asked for.
+        The particles, with disturbed poses and defoci if that was asked for.
     true_star : Path
-        The same stack with the poses that were imaged.
+        The same stack with the poses and defoci that were imaged.
     model : Path
         The model that was imaged, in the map's frame.
     clean : Path or None
         Stack of noise-free images.
     signal_variance : float
-        Of the noise-free images, in units of the noise's variance: the SNR.
+        Of the noise-free images of the particle, in units of the noise's variance: the SNR.
     """
 
     star: Path
@@ -52,7 +54,7 @@ class Simulated:
 
 
 def simulate(settings: Settings, out: Path) -> Simulated:
-    """Simulate particles of a model; white noise of standard deviation 1.
+    """Simulate particles of a model; noise of standard deviation 1.
 
     Files appear whole or not at all, ``particles.star`` last. The same settings give the same stacks, bit by bit.
 
@@ -64,18 +66,22 @@ def simulate(settings: Settings, out: Path) -> Simulated:
     _check_folder(out, settings)
     model = _placed(read_model(settings.model), settings)
     truth = _draw_particles(settings, out / "particles.mrcs")
-    _check_inside(model, truth, settings)
+    parts = particle(model, settings)
+    _check_inside(model, parts, truth, settings)
+    _, _, _, _, _, of_neighbours, of_junk, _, _ = _streams(settings.seed)
+    shows = shown(settings, of_junk)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from error
+    scenes = Scenes(model, parts, truth, shows, settings, of_neighbours, of_junk)
     written = Simulated(
         star=out / "particles.star",
         stack=out / "particles.mrcs",
         true_star=out / "true_poses.star",
         model=out / "truth.cif",
         clean=out / "clean.mrcs" if settings.clean else None,
-        signal_variance=_write_stacks(model, truth, settings, out),
+        signal_variance=_write_stacks(scenes, settings, out),
     )
     write_model(written.model, model, details="model of simulated particles, in the frame of their box")
     content = {
@@ -83,6 +89,7 @@ def simulate(settings: Settings, out: Path) -> Simulated:
         "settings": {**asdict(settings), "defocus": list(settings.defocus)},
         "noise_variance": 1.0,
         "signal_variance": written.signal_variance,
+        "junk": np.flatnonzero(shows != PARTICLE).tolist(),
     }
     write_atomically(out / "truth.json", json.dumps(content, indent=1) + "\n")
     write_star(written.true_star, truth)
@@ -91,8 +98,12 @@ def simulate(settings: Settings, out: Path) -> Simulated:
 
 
 def _streams(seed: int) -> list[np.random.Generator]:
-    """Independent generators of poses, defoci, errors and noise, so that one setting leaves the others' draws alone."""
-    return [np.random.default_rng([seed, stream]) for stream in range(4)]
+    """Independent generators, so that one setting leaves the others' draws alone.
+
+    Of poses, defoci, errors of poses, noise of counting, preferred views, neighbours, junk, noise of the ice, and
+    errors of defoci.
+    """
+    return [np.random.default_rng([seed, stream]) for stream in range(9)]
 
 
 def _placed(model: Model, settings: Settings) -> Model:
@@ -104,9 +115,13 @@ def _placed(model: Model, settings: Settings) -> Model:
 
 def _draw_particles(settings: Settings, stack: Path) -> ParticleSet:
     count = settings.count
-    poses, defoci, _, _ = _streams(settings.seed)
+    poses, defoci, *_ = _streams(settings.seed)
     mean = defoci.uniform(*settings.defocus, count)
     half = defoci.uniform(0, settings.astigmatism, count) / 2
+    rotations = draw_rotations(count, settings.cone_deg, poses)
+    if settings.preferred is not None:
+        preferred = _streams(settings.seed)[4]
+        rotations = prefer_poles(rotations, settings.preferred, settings.preferred_share, preferred)
     group = OpticsGroup(
         name="simulated",
         voltage_kv=settings.voltage,
@@ -118,7 +133,7 @@ def _draw_particles(settings: Settings, stack: Path) -> ParticleSet:
     return ParticleSet(
         optics=(group,),
         optics_index=np.zeros(count, dtype=int),
-        rotations=draw_rotations(count, settings.cone_deg, poses),
+        rotations=rotations,
         origins_angstrom=poses.normal(0, settings.shift_spread, (count, 2)),
         defocus_u_angstrom=mean + half,
         defocus_v_angstrom=mean - half,
@@ -135,31 +150,34 @@ def _draw_particles(settings: Settings, stack: Path) -> ParticleSet:
 
 
 def _disturbed(truth: ParticleSet, settings: Settings) -> ParticleSet:
-    errors = _streams(settings.seed)[2]
+    errors, of_defoci = _streams(settings.seed)[2], _streams(settings.seed)[8]
     return replace(
         truth,
         rotations=disturb_rotations(truth.rotations, settings.pose_noise, errors),
         origins_angstrom=truth.origins_angstrom + errors.normal(0, settings.shift_noise, (len(truth), 2)),
+        defocus_u_angstrom=truth.defocus_u_angstrom + of_defoci.normal(0, settings.defocus_noise, len(truth)),
+        defocus_v_angstrom=truth.defocus_v_angstrom + of_defoci.normal(0, settings.defocus_noise, len(truth)),
     )
 
 
-def _check_inside(model: Model, truth: ParticleSet, settings: Settings) -> None:
+def _check_inside(model: Model, parts: list[Gaussians], truth: ParticleSet, settings: Settings) -> None:
     """Refuse a model that leaves the images in some view."""
     centre = (settings.box // 2) * settings.pixel_size
-    reach = float(np.linalg.norm(model.positions - centre, axis=1).max())
+    reach = reach_angstrom(parts, centre)
     shift = float(np.abs(truth.origins_angstrom).max())
     room = settings.extent_angstrom / 2 - settings.pixel_size
     if reach + shift <= room:
         return
     needed = 2 * (int((reach + shift) / settings.pixel_size) + 2)
-    radius = float(np.linalg.norm(model.positions - model.positions.mean(0), axis=1).max())
+    radius = max(float(np.linalg.norm(part.positions - model.positions.mean(0), axis=1).max()) for part in parts)
     if not settings.centre and radius + shift <= room:
         remedy = "add --centre to move it to the centre of the box"
     else:
         remedy = f"give --box {needed} or more" + (", or a smaller --shift-spread" if reach <= room else "")
     low, high = model.positions.min(0).round(1).tolist(), model.positions.max(0).round(1).tolist()
+    what = "atoms and the belt" if settings.belt else "atoms"
     raise InputError(
-        f"{settings.model}: atoms reach {reach:.1f} Å from the centre of the box and particles are shifted by up to "
+        f"{settings.model}: {what} reach {reach:.1f} Å from the centre of the box and particles are shifted by up to "
         f"{shift:.1f} Å, but the images hold {room:.1f} Å (x, y, z from {low} to {high} Å; the box is 0 to "
         f"{settings.extent_angstrom:g} Å on each axis, its centre at {centre:g} Å); {remedy}"
     )
@@ -180,22 +198,22 @@ def _check_folder(out: Path, settings: Settings) -> None:
         )
 
 
-def _write_stacks(model: Model, truth: ParticleSet, settings: Settings, out: Path) -> float:
-    """Write the noise-free images, learn their variance, then scale them and add noise in place."""
-    renderer = Renderer(model, settings.box, settings.pixel_size)
+def _write_stacks(scenes: Scenes, settings: Settings, out: Path) -> float:
+    """Write the noise-free images, learn the particle's variance, then scale them and add noise in place."""
     chunks = [
-        slice(start, min(start + renderer.images_at_once, len(truth)))
-        for start in range(0, len(truth), renderer.images_at_once)
+        np.arange(start, min(start + scenes.at_once, settings.count))
+        for start in range(0, settings.count, scenes.at_once)
     ]
-    poses, ctf = poses_of(truth), ctf_of(truth)
-    noise = _streams(settings.seed)[3]
+    _, _, _, counting, _, _, _, of_ice, _ = _streams(settings.seed)
+    noise = Noise(settings.box, settings.pixel_size, settings.ice, settings.bfactor, counting, of_ice)
     with contextlib.ExitStack() as files:
         stack = files.enter_context(_new_stack(out / "particles.mrcs", settings))
         clean = files.enter_context(_new_stack(out / "clean.mrcs", settings)) if settings.clean else None
         variance = 0.0
         for rows in _shown("images", chunks):
-            images = renderer.images(poses[rows], ctf[rows])
-            variance += float(images.var(axis=(1, 2), dtype=np.float64).sum()) / len(truth)
+            images = scenes.particle(rows)
+            variance += float(images.var(axis=(1, 2), dtype=np.float64).sum()) / settings.count
+            scenes.add_surroundings(images, rows)
             stack.data[rows] = images
         if not variance > 0:
             raise InputError(f"{settings.model}: its images are empty; give a model with atoms heavier than none")
@@ -204,7 +222,7 @@ def _write_stacks(model: Model, truth: ParticleSet, settings: Settings, out: Pat
             images = stack.data[rows] * scale
             if clean is not None:
                 clean.data[rows] = images
-            stack.data[rows] = images + noise.standard_normal(images.shape, dtype=np.float32)
+            stack.data[rows] = images + noise.images(scenes.ctf[torch.as_tensor(rows)])
         for file in (stack, clean):
             if file is not None:
                 _complete_header(file, chunks)
@@ -220,7 +238,7 @@ def _new_stack(path: Path, settings: Settings) -> Iterator[mrcfile.mrcmemmap.Mrc
         yield file
 
 
-def _complete_header(file: mrcfile.mrcmemmap.MrcMemmap, chunks: list[slice]) -> None:
+def _complete_header(file: mrcfile.mrcmemmap.MrcMemmap, chunks: list[np.ndarray]) -> None:
     """Statistics, gathered in chunks, and a label without the time of day."""
     sums = (
         np.array(
@@ -240,7 +258,7 @@ def _complete_header(file: mrcfile.mrcmemmap.MrcMemmap, chunks: list[slice]) -> 
     file.header.nlabl = 1
 
 
-def _shown(what: str, chunks: list[slice]) -> Iterable[slice]:
+def _shown(what: str, chunks: list[np.ndarray]) -> Iterable[np.ndarray]:
     """The chunks, with a bar on standard error if that is a terminal."""
     console = Console(stderr=True)
     return track(chunks, what, console=console, disable=not console.is_terminal, transient=True)

@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from cocofold.demonstration import open_state
 from cocofold.imaging import REFERENCE_WIDTH_ANGSTROM, Ctf, Poses
+from cocofold.simulation.gaussians import atoms_of
 from cocofold.simulation.rendering import Renderer
 from cocofold.structure import read_model
 
@@ -52,7 +53,7 @@ def test_images_are_the_sum_over_atoms_with_their_own_envelope() -> None:
     angles, origin = np.array([31.0, 67.0, -112.0]), np.array([4.3, -2.9])
     matrix = Rotation.from_euler("ZYZ", angles, degrees=True).as_matrix().T
     poses = Poses(torch.tensor(matrix[None]).float(), torch.tensor(origin[None]).float())
-    image = Renderer(read_model(open_state()), BOX, PIXEL).images(poses, no_transfer(1))[0]
+    image = Renderer([atoms_of(read_model(open_state()))], BOX, PIXEL).images(poses, no_transfer(1))[0]
     found, kept = np.fft.rfft2(image.astype(float)), in_rings(BOX, PIXEL)
     expected = direct_transform(open_state(), angles, origin, BOX, PIXEL)
     assert np.abs(found[~kept]).max() < 1e-3 * np.abs(expected[kept]).mean()
@@ -110,7 +111,8 @@ def test_images_are_like_those_of_relion(shared_data: Path) -> None:
         np.zeros(10),
         np.zeros(10),
     )
-    renderer = Renderer(read_model(shared_data / "adk" / "truth_open.cif"), particles.box, group.pixel_size_angstrom)
+    atoms = atoms_of(read_model(shared_data / "adk" / "truth_open.cif"))
+    renderer = Renderer([atoms], particles.box, group.pixel_size_angstrom)
     poses = Poses(torch.tensor(particles.rotations).float(), torch.tensor(particles.origins_angstrom).float())
     images = renderer.images(poses, Ctf(*(torch.tensor(value).float() for value in values)))
     with mrcfile.open(folder / "clean_first10.mrcs", permissive=True) as stack:

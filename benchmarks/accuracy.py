@@ -1,8 +1,10 @@
 """How near fine-tuning comes to a known structure, on simulated particles: ``python -m benchmarks.accuracy``.
 
 Every case runs ``cocofold finetune`` with its defaults, in a process of its own, for each of five seeds, and
-``cocofold assess`` judges the model. One table is printed: CA RMSD (Å) at the start, to be reached, with seed 0, and
-median and worst of the seeds, superposed and in place, with the worst figures of geometry.
+``cocofold assess`` judges the model. Two tables are printed: of RELION's images with white noise, and of images that
+``cocofold simulate --life-like`` makes of the same structures, anew for each seed. They show CA RMSD (Å) at the start,
+to be reached, with seed 0, and median and worst of the seeds, superposed and in place, with the worst figures of
+geometry.
 """
 
 from __future__ import annotations
@@ -21,31 +23,53 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Case:
-    """Particles and start, the structure that was imaged, and what is to be reached."""
+    """Particles and start, the structure that was imaged, and what is to be reached.
 
-    particles: str
+    ``simulated`` are options of ``cocofold simulate``, which then makes the particles, with the seed of the run.
+    """
+
     start: str
     truth: str
-    to_reach_angstrom: float
+    particles: str | None = None
+    simulated: tuple[str, ...] = ()
+    to_reach_angstrom: float | None = None
     options: tuple[str, ...] = ()
 
 
-CASES = {
-    "adk, 2,000 particles": Case("adk/uniform/particles.star", "adk/start_closed.cif", "adk/truth_open.cif", 0.95),
+_ADK = ("adk/start_closed.cif", "adk/truth_open.cif")
+_TCR = ("tcr/start_tcr_displaced.cif", "tcr/truth.cif")
+_LIFE_LIKE = ("--life-like", "--box", "64", "--snr", "0.1")
+_LIFE_LIKE_ADK = (*_LIFE_LIKE, "--pixel-size", "2.5")
+
+WHITE_NOISE = {
+    "adk, 2,000 particles": Case(*_ADK, particles="adk/uniform/particles.star", to_reach_angstrom=0.95),
     "adk, first 200": Case(
-        "adk/uniform/particles.star", "adk/start_closed.cif", "adk/truth_open.cif", 1.10, ("--first", "200")
+        *_ADK, particles="adk/uniform/particles.star", to_reach_angstrom=1.10, options=("--first", "200")
     ),
     "adk, first 50": Case(
-        "adk/uniform/particles.star", "adk/start_closed.cif", "adk/truth_open.cif", 1.40, ("--first", "50")
+        *_ADK, particles="adk/uniform/particles.star", to_reach_angstrom=1.40, options=("--first", "50")
     ),
     "adk, poses refined by RELION": Case(
-        "adk/small300/star_variants/relion_refined_local_it004_data.star",
-        "adk/start_closed.cif",
-        "adk/truth_open.cif",
-        1.20,
+        *_ADK,
+        particles="adk/small300/star_variants/relion_refined_local_it004_data.star",
+        to_reach_angstrom=1.20,
     ),
-    "tcr, 300 particles": Case("tcr/particles.star", "tcr/start_tcr_displaced.cif", "tcr/truth.cif", 0.40),
+    "tcr, 300 particles": Case(*_TCR, particles="tcr/particles.star", to_reach_angstrom=0.40),
 }
+
+LIFE_LIKE = {
+    "adk, 2,000 particles, life-like": Case(*_ADK, simulated=(*_LIFE_LIKE_ADK, "--count", "2000")),
+    "adk, 200, life-like": Case(*_ADK, simulated=(*_LIFE_LIKE_ADK, "--count", "200")),
+    "adk, 50, life-like": Case(*_ADK, simulated=(*_LIFE_LIKE_ADK, "--count", "50")),
+    "adk, 300, poses off by 3.9° and 1.05 Å, life-like": Case(
+        *_ADK, simulated=(*_LIFE_LIKE_ADK, "--count", "300", "--pose-noise", "3.9", "--shift-noise", "1.05")
+    ),
+    "tcr, 300 particles, life-like": Case(
+        *_TCR, simulated=(*_LIFE_LIKE, "--pixel-size", "2.75", "--count", "300", "--shift-spread", "1.5")
+    ),
+}
+
+CASES = {**WHITE_NOISE, **LIFE_LIKE}
 
 HEADINGS = (
     "case",
@@ -62,23 +86,33 @@ HEADINGS = (
 )
 
 
-def run_case(case: Case, data: Path, seed: int, out: Path) -> dict:
+def particles_of(case: Case, data: Path, seed: int, folder: Path) -> Path:
+    """STAR of the case's particles, made in ``folder`` if they are to be simulated."""
+    if case.particles is not None:
+        return data / case.particles
+    out = folder / "particles"
+    cocofold(["simulate", "--model", data / case.truth, "--out", out, "--seed", seed, *case.simulated])
+    return out / "particles.star"
+
+
+def run_case(case: Case, data: Path, seed: int, folder: Path) -> dict:
     """Fine-tune and assess; the figures of one run."""
-    start, truth = data / case.start, data / case.truth
-    command = ["finetune", "--particles", data / case.particles, "--model", start, "--out", out, "--seed", seed]
-    _cocofold([*command, *case.options])
-    metrics = json.loads((out / "metrics.json").read_text())
-    return {"metrics": metrics, "end": assess(out / "model.cif", truth, start, out)}
+    start, run = data / case.start, folder / "run"
+    particles = particles_of(case, data, seed, folder)
+    cocofold(["finetune", "--particles", particles, "--model", start, "--out", run, "--seed", seed, *case.options])
+    metrics = json.loads((run / "metrics.json").read_text())
+    return {"metrics": metrics, "end": assess(run / "model.cif", data / case.truth, start, run)}
 
 
 def assess(model: Path, truth: Path, start: Path, out: Path) -> dict:
     """Figures of a model against the truth, geometry compared with the start's."""
     report = out / "assessment.json"
-    _cocofold(["assess", "--model", model, "--reference", truth, "--start", start, "--json", report])
+    cocofold(["assess", "--model", model, "--reference", truth, "--start", start, "--json", report])
     return json.loads(report.read_text())
 
 
-def _cocofold(arguments: list) -> None:
+def cocofold(arguments: list) -> None:
+    """Run the command in a process of its own."""
     command = [sys.executable, "-m", "cocofold", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -95,7 +129,7 @@ def _row(name: str, case: Case, start: dict, runs: list[dict]) -> str:
     cells = [
         name,
         f"{start['ca_rmsd']:.2f}",
-        f"{case.to_reach_angstrom:.2f}",
+        "" if case.to_reach_angstrom is None else f"{case.to_reach_angstrom:.2f}",
         f"{rmsd[0]:.2f}",
         f"{statistics.median(rmsd):.2f} / {max(rmsd):.2f}",
         f"{statistics.median(in_place):.2f} / {max(in_place):.2f}",
@@ -119,19 +153,24 @@ def main() -> None:
     if not options.data.is_dir():
         sys.exit(f"{options.data}: the test data are not there; give their folder with --data")
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    print("| " + " | ".join(HEADINGS) + " |")
-    print("| --- " * len(HEADINGS) + "|")
-    figures = {}
-    for name in options.case or CASES:
-        case = CASES[name]
-        with tempfile.TemporaryDirectory() as folder:
-            start = assess(
-                options.data / case.start, options.data / case.truth, options.data / case.start, Path(folder)
-            )
-            runs = [run_case(case, options.data, seed, Path(folder) / str(seed)) for seed in range(options.seeds)]
-        figures[name] = {"start": start, "runs": runs}
-        options.json.write_text(json.dumps(figures, indent=1))
-        print(_row(name, case, start, runs), flush=True)
+    figures: dict[str, dict] = {}
+    for title, table in (("White noise, images by RELION", WHITE_NOISE), ("Life-like images", LIFE_LIKE)):
+        chosen = [name for name in table if name in (options.case or table)]
+        if chosen:
+            print(f"\n{title}\n")
+            print("| " + " | ".join(HEADINGS) + " |")
+            print("| --- " * len(HEADINGS) + "|")
+        for name in chosen:
+            figures[name] = _measure(table[name], options.data, options.seeds)
+            options.json.write_text(json.dumps(figures, indent=1))
+            print(_row(name, table[name], figures[name]["start"], figures[name]["runs"]), flush=True)
+
+
+def _measure(case: Case, data: Path, seeds: int) -> dict:
+    with tempfile.TemporaryDirectory() as folder:
+        start = assess(data / case.start, data / case.truth, data / case.start, Path(folder))
+        runs = [run_case(case, data, seed, Path(folder) / str(seed)) for seed in range(seeds)]
+    return {"start": start, "runs": runs}
 
 
 if __name__ == "__main__":

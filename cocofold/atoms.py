@@ -22,12 +22,15 @@ class Stage:
         Finest resolution compared with the images; 0 for all that is asked for.
     gaussians_free : bool
         Whether amplitudes and widths are learned too.
+    tentative : bool
+        Whether the stage is taken back unless it explains the images better, at all rings, than what was before it.
     """
 
     name: str
     steps: int
     resolution_angstrom: float
     gaussians_free: bool = False
+    tentative: bool = False
 
 
 class AtomSource(Protocol):
@@ -47,6 +50,10 @@ class AtomSource(Protocol):
 
     def prior(self) -> torch.Tensor:
         """Energy of the parameters themselves, added to the geometry restraints of the positions."""
+        ...
+
+    def take_back(self) -> None:
+        """Go back to where the stage began."""
         ...
 
     def state(self) -> dict[str, torch.Tensor]:

@@ -22,6 +22,11 @@ def finetune(
     ),
     max_particles: Optional[int] = typer.Option(None, help="Use so many particles, drawn with the seed."),
     first: Optional[int] = typer.Option(None, help="Use the first so many particles."),
+    heldout: Optional[float] = typer.Option(
+        None,
+        help="Share of the particles (0 to 0.5) that are not fitted but tell when to stop and whether the data support "
+        "the change; 0: none, follow all stages. By default 5 %, at least 50, or a fifth of fewer than 500.",
+    ),
     cycles: Optional[int] = typer.Option(
         None,
         help="Intervals at whose ends the run is scored and a model written, 1 to 30; by default one for each stage "
@@ -32,6 +37,10 @@ def finetune(
     effort: float = typer.Option(1.0, help="Factor on the number of optimiser steps: 0.3 for a quick look."),
     seed: int = typer.Option(0, help="Seed: on CPU the same seed gives the same model, bit by bit."),
     device: str = typer.Option("auto", help="auto, cpu, cuda or cuda:N."),
+    stop_with: Optional[int] = typer.Option(
+        None,
+        help="End, with a checkpoint, when the process of this number is gone; for programs that start runs.",
+    ),
     resume: bool = typer.Option(False, "--resume", help="Go on with the run in --out, with the same settings."),
 ) -> None:
     """Move a predicted model until it explains raw particle images.
@@ -51,6 +60,7 @@ def finetune(
         scratch=None if scratch is None else str(scratch),
         max_particles=max_particles,
         first=first,
+        heldout=heldout,
         cycles=cycles,
         batch_size=batch_size,
         resolution=resolution,
@@ -58,4 +68,4 @@ def finetune(
         seed=seed,
         device=device,
     )
-    run(options, out, resume)
+    run(options, out, resume, stop_with)

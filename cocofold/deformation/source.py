@@ -49,7 +49,7 @@ def _levels(n_chains: int, effort: float) -> list[_Level]:
             continue
         name = {WHOLE: "whole", CHAINS: "chains"}.get(radius, f"{radius:g} Å")
         fine = 0 < radius < 4
-        stage = Stage(name, max(1, round(effort * steps)), resolution, gaussians_free=fine)
+        stage = Stage(name, max(1, round(effort * steps)), resolution, gaussians_free=fine, tentative=radius == WHOLE)
         levels.append(_Level(radius, rate, stage, torsions=0 < radius < 1))
     return levels
 
@@ -164,6 +164,10 @@ class DeformationSource:
             return self._origins.new_zeros(())
         change = 2 * (1 - torch.cos(self._torsions)) / _TORSION_SLACK**2
         return _TORSION_WEIGHT * torch.log1p(change).mean()
+
+    def take_back(self) -> None:
+        """Go back to where the stage began."""
+        self._parameters(torch.zeros_like(self._turns), torch.zeros_like(self._shifts), self._torsions.detach())
 
     def state(self) -> dict[str, torch.Tensor]:
         """All that ``restore`` needs to go on from here within the stage."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from cocofold.errors import InputError
 from cocofold.files import appearing_whole
@@ -16,8 +16,10 @@ from cocofold.files import appearing_whole
 
 def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
     """Write tensors and JSON facts."""
+    # Written here, not by safetensors, whose errors do not tell a full disk from another fault.
+    content = save(tensors, metadata={"facts": json.dumps(facts)})
     with appearing_whole(path) as partial:
-        save_file(tensors, str(partial), metadata={"facts": json.dumps(facts)})
+        partial.write_bytes(content)
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

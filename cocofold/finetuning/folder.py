@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import fcntl
 import io
 import shutil
@@ -15,10 +16,13 @@ import numpy as np
 from rich.console import Console
 
 from cocofold.errors import InputError
-from cocofold.files import appearing_whole, write_atomically
+from cocofold.files import appearing_whole, remove_partial, write_atomically
 from cocofold.finetuning.options import Options
 from cocofold.imaging.density import density_map
 from cocofold.structure import Model, write_model
+
+_LOCK = ".lock"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class RunFolder:
@@ -45,25 +49,28 @@ class RunFolder:
         config = self.path / "config.yaml"
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--out {self.path}: is a file; give a folder")
-        if self.path.is_dir() and any(self.path.iterdir()) and not self._resume:
+        # A lock alone is left of a run that was killed before it wrote anything.
+        if not self._resume and self.path.is_dir() and {path.name for path in self.path.iterdir()} - {_LOCK}:
             raise InputError(
                 f"--out {self.path}: the folder is not empty; give another one, or --resume to go on with the run in it"
             )
         if self._resume and not config.is_file():
             raise InputError(f"--resume: {self.path} holds no run (no config.yaml); leave --resume out to start one")
         try:
-            for folder in (self.path, self.path / "models", self.path / "checkpoints"):
-                folder.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / ".lock", "w")
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / _LOCK, "w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not self._resume:
+                self._options.write(config)
+            for name in ("models", "checkpoints"):
+                (self.path / name).mkdir(exist_ok=True)
         except BlockingIOError as error:
             raise InputError(f"--out {self.path}: another run is writing there; wait for it or give another") from error
         except OSError as error:
             raise InputError(f"--out {self.path}: cannot be written ({error.strerror}); give another folder") from error
         if self._resume:
             self._options.check_same_as(config)
-        else:
-            self._options.write(config)
+            self._mend()
         return self
 
     def __exit__(
@@ -74,11 +81,39 @@ class RunFolder:
         if self._lock is not None:
             self._lock.close()
 
+    def _mend(self) -> None:
+        """Remove what a killed process left half-written."""
+        remove_partial(self.path)
+        log = self.path / "log.txt"
+        if log.is_file():
+            content = log.read_text()
+            write_atomically(log, content[: content.rfind("\n") + 1])
+
+    def require_space(self, n_bytes: int) -> None:
+        """Refuse to begin what the disk cannot hold."""
+        free = shutil.disk_usage(self.path).free
+        if free < n_bytes:
+            raise InputError(
+                f"--out {self.path}: the run writes up to {n_bytes / 1e6:.1f} MB and {free / 1e6:.1f} MB are free "
+                "there; make room, or give another folder"
+            )
+
+    def explain(self, error: OSError) -> str:
+        """What to tell of a file that could not be written in mid-run."""
+        if error.errno in _FULL:
+            reason, remedy = f"the disk or quota is full ({error.strerror})", "make room"
+        else:
+            reason, remedy = error.strerror or str(error), "make it writable"
+        again = "go on with --resume" if self.checkpoint.is_file() else "start again"
+        return f"{error.filename or self.path}: cannot be written: {reason}; {remedy}, then {again}"
+
     def _withdraw(self) -> None:
         """Leave nothing behind of a run that could not start."""
+        if not self.path.is_dir():
+            return
         for folder in ("models", "checkpoints"):
             shutil.rmtree(self.path / folder, ignore_errors=True)
-        for name in ("config.yaml", "log.txt", "metrics.csv", "model.cif", ".lock"):
+        for name in ("config.yaml", "log.txt", "metrics.csv", "model.cif", _LOCK):
             (self.path / name).unlink(missing_ok=True)
         if not any(self.path.iterdir()):
             self.path.rmdir()

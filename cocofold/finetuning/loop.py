@@ -16,6 +16,7 @@ from cocofold.structure import Restraints
 
 _CONTACTS_EVERY = 25
 _LAST_RATE = 0.05
+_JUDGES = 200
 
 
 class Loop:
@@ -71,6 +72,8 @@ class Loop:
             if self._observations.streams and self.step + 1 < self.total_steps:
                 self._observations.prefetch(self._batch(self.step + 1), self._chunk)
             correlation = self._take_step(self._stages[stage], within)
+            if self._stages[stage].tentative and within == self._stages[stage].steps - 1:
+                self._keep_if_better(stage)
             self.step += 1
             on_step(correlation)
 
@@ -123,6 +126,18 @@ class Loop:
         surrogate.backward()
         self._optimiser.step()
         return correlation
+
+    def _keep_if_better(self, stage: int) -> None:
+        """Take a stage back unless particles that are fitted are better explained by it, at all rings.
+
+        A rigid motion found at low resolution mends a model that is out of place, and displaces one whose place is
+        right and whose shape is not.
+        """
+        judges = self._work[:_JUDGES]
+        reached, after = self.source.state(), float(self.score(judges).mean())
+        self.source.take_back()
+        if after > float(self.score(judges).mean()):
+            self._optimise(self.source.restore(stage, reached), self._stages[stage])
 
     def _rings(self, stage: Stage) -> RingPixels:
         box, pixel = self._observations.particles.box, self._observations.pixel_size_angstrom

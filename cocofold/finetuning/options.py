@@ -34,6 +34,9 @@ class Options:
         Folder on a fast disk to which the images are copied for the time of the run.
     max_particles, first : int or None
         Draw so many with the seed; take the first so many.
+    heldout : float or None
+        Share of the particles that are not fitted but judge when to stop; 0 for none. None: 5 %, at least 50, or a
+        fifth of fewer than 500.
     cycles : int or None
         Intervals at whose ends the run is scored and a model written; None: one for each stage.
     batch_size : int
@@ -61,6 +64,7 @@ class Options:
     scratch: str | None = None
     max_particles: int | None = None
     first: int | None = None
+    heldout: float | None = None
     cycles: int | None = None
     batch_size: int = 16
     resolution: float | None = None
@@ -77,6 +81,8 @@ class Options:
         """Refuse values that cannot work, in the words of the command line."""
         if self.cycles is not None:
             require_within("--cycles", self.cycles, 1, MOST_CYCLES)
+        if self.heldout is not None:
+            require_within("--heldout", self.heldout, 0, 0.5)
         if self.contrast not in CONTRASTS:
             raise InputError(f"--contrast {self.contrast}: give {', '.join(CONTRASTS[:-1])} or {CONTRASTS[-1]}")
         require_within("--batch-size", self.batch_size, 1, 100_000)

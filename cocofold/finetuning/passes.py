@@ -10,7 +10,9 @@ import torch
 
 _ONE_PASS_FROM = 500
 _FEWEST_TO_HOLD_OUT = 20
+_FEWEST_HELD_OUT = 4
 _CLEAR_IN_ERRORS = 3.0
+_HINT_IN_ERRORS = 1.0
 
 
 @dataclass
@@ -34,16 +36,55 @@ class Cycle:
 
 @dataclass
 class Pass:
-    """One way through the stages: which particles are fitted, which are held out, and what came of it."""
+    """One way through the stages: which particles are fitted, which are held out, and what came of it.
+
+    ``best`` is the cycle that is the answer: the one that explains held-out particles best, of those that explain them
+    clearly better than the start; with none held out the last one. ``highest`` is the cycle with the highest held-out
+    correlation, however little that says, and ``gain_in_errors`` its gain over the start, image by image, in standard
+    errors.
+    """
 
     work: torch.Tensor
     heldout: torch.Tensor
     last_cycle: int | None = None
     cycles: list[Cycle] = field(default_factory=list)
     best: int = 0
-    best_images: list[float] = field(default_factory=list)
+    highest: int = 0
+    gain_in_errors: float = 0.0
     start_images: list[float] = field(default_factory=list)
     curves: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, cycle: Cycle, work: torch.Tensor, heldout: torch.Tensor | None) -> bool:
+        """Take note of a cycle; returns whether it is the answer so far.
+
+        Parameters
+        ----------
+        cycle : Cycle
+        work, heldout : (n, n_rings) float
+            Correlations of each image on each ring; no ``heldout`` if no particles are.
+        """
+        self.cycles.append(cycle)
+        if cycle.number == 0:
+            self.start_images = [] if heldout is None else heldout.mean(1).tolist()
+            self._keep_curves("start", work, heldout)
+        is_answer = cycle.number == 0 or heldout is None or self._explains_more(cycle, heldout.mean(1).numpy())
+        if is_answer:
+            self.best = cycle.number
+            self._keep_curves("end", work, heldout)
+        return is_answer
+
+    def _explains_more(self, cycle: Cycle, images: np.ndarray) -> bool:
+        """Whether a cycle clearly explains more than the start, and at least as much as the answer so far."""
+        correlation = cycle.frc_heldout or 0.0
+        gain = _in_standard_errors(images - np.array(self.start_images))
+        if correlation >= (self.cycles[self.highest].frc_heldout or 0.0):
+            self.highest, self.gain_in_errors = cycle.number, gain
+        return gain > _CLEAR_IN_ERRORS and correlation >= (self.cycles[self.best].frc_heldout or 0.0)
+
+    def _keep_curves(self, when: str, work: torch.Tensor, heldout: torch.Tensor | None) -> None:
+        self.curves[f"work, {when}"] = work.mean(0).tolist()
+        if heldout is not None:
+            self.curves[f"held-out, {when}"] = heldout.mean(0).tolist()
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -55,23 +96,44 @@ class Pass:
         vars(self).update({**facts, "cycles": [Cycle(**cycle) for cycle in facts["cycles"]]})
 
 
-def split_into_passes(n_particles: int, seed: int) -> list[Pass]:
-    """Which particles are fitted and which held out, in one or two passes."""
-    order = torch.as_tensor(np.random.default_rng([seed, 1]).permutation(n_particles))
+def _in_standard_errors(gain: np.ndarray) -> float:
+    error = gain.std(ddof=1) / np.sqrt(len(gain))
+    return float(gain.mean() / error) if error > 0 else 0.0
+
+
+def split_into_passes(n_particles: int, seed: int, share: float | None = None) -> list[Pass]:
+    """Which particles are fitted and which held out, in one or two passes.
+
+    Parameters
+    ----------
+    n_particles : int
+    seed : int
+    share : float, optional
+        Of the particles that are held out; 0 for none, and then nothing tells when to stop. By default 5 % of them and
+        at least 50, or a fifth of fewer than 500.
+    """
     everything = torch.arange(n_particles)
-    if n_particles < _FEWEST_TO_HOLD_OUT:
+    if share == 0 or n_particles < _FEWEST_TO_HOLD_OUT:
         return [Pass(everything, everything[:0])]
-    count = max(50, round(0.05 * n_particles)) if n_particles >= _ONE_PASS_FROM else n_particles // 5
+    order = torch.as_tensor(np.random.default_rng([seed, 1]).permutation(n_particles))
+    if share is not None:
+        count = min(max(_FEWEST_HELD_OUT, round(share * n_particles)), n_particles // 2)
+    elif n_particles >= _ONE_PASS_FROM:
+        count = max(50, round(0.05 * n_particles))
+    else:
+        count = n_particles // 5
     first = Pass(order[count:].sort().values, order[:count].sort().values)
     return [first] if n_particles >= _ONE_PASS_FROM else [first, Pass(everything, everything[:0])]
 
 
 def verdict_of(judged: Pass) -> str:
-    """Whether held-out particles are explained better than by the start, image by image."""
+    """What the data support: "supported", "not supported" or "undecided".
+
+    Without held-out particles nothing can be said. With none of the cycles clearly better than the start, the best of
+    them may still hint at something; then it is undecided.
+    """
     if not judged.start_images:
         return "undecided"
-    if judged.best == 0:
-        return "not supported"
-    gain = np.array(judged.best_images) - np.array(judged.start_images)
-    error = gain.std(ddof=1) / np.sqrt(len(gain))
-    return "supported" if gain.mean() > _CLEAR_IN_ERRORS * error else "undecided"
+    if judged.best > 0:
+        return "supported"
+    return "undecided" if judged.gain_in_errors > _HINT_IN_ERRORS else "not supported"

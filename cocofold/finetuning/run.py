@@ -6,8 +6,6 @@ import contextlib
 import json
 import platform
 import resource
-import signal
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -18,51 +16,65 @@ import torch
 
 from cocofold import __version__
 from cocofold.deformation import DeformationSource
+from cocofold.endings import Ended, Endings
 from cocofold.errors import InputError
 from cocofold.files import write_atomically
 from cocofold.finetuning.checkpoints import load_checkpoint, save_checkpoint
 from cocofold.finetuning.contrast import find_contrast
 from cocofold.finetuning.folder import RunFolder
+from cocofold.finetuning.inputs import check_together, choose, find_device
 from cocofold.finetuning.loop import Loop
 from cocofold.finetuning.objective import Gaussians
 from cocofold.finetuning.observations import Observations
-from cocofold.finetuning.options import Options
+from cocofold.finetuning.options import MOST_CYCLES, Options
 from cocofold.finetuning.passes import Cycle, Pass, split_into_passes, verdict_of
 from cocofold.finetuning.progress import Progress, copying
 from cocofold.imaging import REFERENCE_WIDTH_ANGSTROM, ring_count
-from cocofold.particles import ParticleSet, read_particles, staged, unsupported_aberrations
-from cocofold.structure import Backbone, Model, Restraints, read_model
+from cocofold.particles import read_particles, staged
+from cocofold.structure import Backbone, Restraints, read_model
 
 _SCORED_OF_WORK = 500
 _PATIENCE = 4
-_ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_BYTES_PER_ATOM_IN_MODEL, _BYTES_PER_ATOM_IN_CHECKPOINT = 150, 250
 
 
-class _Terminated(Exception):
-    """The process was asked to end by a signal."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.signal = signal.Signals(number)
-
-
-def finetune(options: Options, out: Path, resume: bool = False) -> dict[str, Any]:
+def finetune(options: Options, out: Path, resume: bool = False, stop_with: int | None = None) -> dict[str, Any]:
     """Fine-tune a model against particles; returns the content of ``metrics.json``.
 
     Particles are split into those that are fitted and those that are held out: 5 %, at least 50, and the cycle at
     which these are explained best is the answer. Of fewer than 500 particles a first pass holds out a fifth to find
     when to stop, then a second pass fits all of them up to there.
 
+    Parameters
+    ----------
+    options : Options
+    out : Path
+        Folder of the run.
+    resume : bool
+        Go on with the run in ``out``.
+    stop_with : int, optional
+        End, with a checkpoint, when the process of this number is gone.
+
     Raises
     ------
     InputError
-        For input that cannot be used.
+        For input that cannot be used, and for files that cannot be written.
+    Ended
+        If a signal ends the run (a ``SystemExit``).
     """
-    with RunFolder(out, options, resume) as folder, contextlib.ExitStack() as at_end:
+    with Endings(stop_with) as endings, contextlib.ExitStack() as at_end:
+        with endings.deferred():
+            folder = at_end.enter_context(RunFolder(out, options, resume))
         if folder.finished and resume:
             folder.say(f"{out}: is finished already; nothing to do")
             return json.loads((folder.path / "metrics.json").read_text())
-        return _Run(options, folder, at_end).execute()
+        try:
+            return _Run(options, folder, at_end, endings).execute()
+        except Ended as ended:
+            folder.say(f"ended by {ended.why}; --resume goes on from here")
+            raise
+        except OSError as error:
+            raise InputError(folder.explain(error)) from error
 
 
 class _Pace:
@@ -82,16 +94,17 @@ class _Pace:
 
 
 class _Run:
-    def __init__(self, options: Options, folder: RunFolder, at_end: contextlib.ExitStack) -> None:
+    def __init__(self, options: Options, folder: RunFolder, at_end: contextlib.ExitStack, endings: Endings) -> None:
         self.options = options
         self.folder = folder
+        self.endings = endings
         self.began = time.monotonic()
-        self.ending: int | None = None
         self.pace = _Pace(0, 0, 1)
-        self.device = _device(options.device)
+        self.device = find_device(options.device)
         self.model = read_model(options.model)
-        self.particles = _chosen(read_particles(options.particles, options.particles_dir, options.passthrough), options)
-        _check_together(self.model, self.particles, options)
+        self.particles = choose(read_particles(options.particles, options.particles_dir, options.passthrough), options)
+        check_together(self.model, self.particles, options)
+        folder.require_space(self._bytes_to_write())
         if options.scratch is not None:
             report = at_end.enter_context(copying())
             self.particles = at_end.enter_context(staged(self.particles, Path(options.scratch), report))
@@ -103,7 +116,7 @@ class _Run:
         at_end.callback(self.observations.close)
         self.backbone = Backbone.of(self.model)
         self.start = torch.as_tensor(self.model.positions, dtype=torch.float32, device=self.device)
-        self.passes = split_into_passes(len(self.particles), options.seed)
+        self.passes = split_into_passes(len(self.particles), options.seed, options.heldout)
         self.best: tuple[torch.Tensor, Gaussians] = (self.start, self._starting_gaussians())
         folder.say(
             f"{len(self.particles)} particles, box {box}, {pixel:g} Å/pixel, rings to {box * pixel / n_rings:.2f} Å; "
@@ -111,6 +124,12 @@ class _Run:
         )
 
         self._settle_contrast()
+
+    def _bytes_to_write(self) -> int:
+        """Models of all cycles, the checkpoint and its successor, the density."""
+        cycles = self.options.cycles or MOST_CYCLES
+        each = (_BYTES_PER_ATOM_IN_MODEL * (cycles + 3), 2 * _BYTES_PER_ATOM_IN_CHECKPOINT)
+        return sum(each) * len(self.model) + 4 * self.particles.box**3
 
     def _settle_contrast(self) -> None:
         """Take protein for white or dark, as told or as the images say."""
@@ -148,17 +167,12 @@ class _Run:
         """All passes, from the last checkpoint if there is one."""
         number, state, spent = self._recall()
         self.began -= spent
-        handlers = {number: signal.signal(number, self._note_signal) for number in _ENDING_SIGNALS}
-        try:
-            while number < len(self.passes):
-                if number > 0:
-                    self.passes[number].last_cycle = self.passes[number - 1].best
-                if self.passes[number].last_cycle != 0:
-                    self._follow(number, state)
-                number, state = number + 1, None
-        finally:
-            for ending, handler in handlers.items():
-                signal.signal(ending, handler)
+        while number < len(self.passes):
+            if number > 0:
+                self.passes[number].last_cycle = self.passes[number - 1].best
+            if self.passes[number].last_cycle != 0:
+                self._follow(number, state)
+            number, state = number + 1, None
         return self._finish()
 
     def _recall(self) -> tuple[int, dict[str, torch.Tensor] | None, float]:
@@ -198,40 +212,42 @@ class _Run:
                 f"pass {number + 1} of 2: "
                 + (f"{len(this.heldout)} particles held out" if len(this.heldout) else "all particles")
             )
-        if not this.cycles:
-            self._score(number, loop, "start")
         self.pace = _Pace(loop.step, ends[-1], passes_left=len(self.passes) - number)
-        with Progress(ends[-1], loop.step) as progress:
-            for end in ends[len(this.cycles) - 1 :]:
-                try:
-                    loop.advance(end, lambda correlation: self._after_step(correlation, progress))
-                except _Terminated as ended:
-                    self._save(number, loop)
-                    self.folder.say(f"ended by {ended.signal.name} at step {loop.step}; --resume goes on from here")
-                    sys.exit(128 + ended.signal)
-                self._score(number, loop, loop.stage_name())
+        try:
+            if not this.cycles:
+                self._end_cycle(number, loop, "start")
+            with Progress(ends[-1], loop.step) as progress:
+                for end in ends[len(this.cycles) - 1 :]:
+                    if _gains_no_more(this):
+                        self.folder.say(f"held-out particles have not gained for {_PATIENCE} cycles: stopped")
+                        break
+                    # A signal waits for the end of a step, when the state is whole.
+                    with self.endings.deferred():
+                        loop.advance(end, lambda correlation: self._after_step(correlation, progress))
+                    self._end_cycle(number, loop, loop.stage_name())
+        except Ended:
+            if this.cycles:
                 self._save(number, loop)
-                if len(this.heldout) and this.cycles[-1].number - this.best >= _PATIENCE:
-                    self.folder.say(f"held-out particles have not gained for {_PATIENCE} cycles: stopped")
-                    break
-
-    def _note_signal(self, number: int, frame: object) -> None:
-        self.ending = number
+            raise
 
     def _after_step(self, correlation: float, progress: Progress) -> None:
         progress.step(correlation)
-        # A signal waits for the end of a step, when the state is whole.
-        if self.ending is not None:
-            raise _Terminated(self.ending)
+        self.endings.check()
 
-    def _score(self, number: int, loop: Loop, stage: str) -> None:
+    def _end_cycle(self, number: int, loop: Loop, stage: str) -> None:
         """Score the end of a cycle, keep the best, write files."""
         this = self.passes[number]
-        positions, gaussians = loop.positions(), loop.gaussians.copied()
         work = loop.score(this.work[:_SCORED_OF_WORK]).cpu()
         heldout = loop.score(this.heldout).cpu() if len(this.heldout) else None
+        with self.endings.deferred():
+            self._keep(number, loop, self._cycle(this, loop, stage, work, heldout), work, heldout)
+            if stage != "start":
+                self._save(number, loop)
+
+    def _cycle(self, this: Pass, loop: Loop, stage: str, work: torch.Tensor, heldout: torch.Tensor | None) -> Cycle:
+        positions = loop.positions()
         alpha = torch.as_tensor(self.backbone.atoms[:, 1], device=self.device)
-        cycle = Cycle(
+        return Cycle(
             number=len(this.cycles),
             step=loop.step,
             stage=stage,
@@ -241,32 +257,29 @@ class _Run:
             moved_angstrom=float(((positions - self.start)[alpha] ** 2).sum(1).mean().sqrt()),
             worst_link_angstrom=loop.restraints.worst_link(positions),
         )
-        this.cycles.append(cycle)
-        if cycle.number == 0:
-            this.start_images = [] if heldout is None else heldout.mean(1).tolist()
-            this.curves["work, start"] = work.mean(0).tolist()
-            if heldout is not None:
-                this.curves["held-out, start"] = heldout.mean(0).tolist()
-        earlier = this.cycles[this.best].frc_heldout
-        if cycle.frc_heldout is None or earlier is None or cycle.frc_heldout >= earlier:
-            this.best = cycle.number
-            this.best_images = [] if heldout is None else heldout.mean(1).tolist()
-            this.curves["work, end"] = work.mean(0).tolist()
-            if heldout is not None:
-                this.curves["held-out, end"] = heldout.mean(0).tolist()
-            # The second pass has nothing to judge itself by: its answer is its last cycle.
-            if this.last_cycle is None or cycle.number == this.last_cycle:
-                self.best = (positions, gaussians)
-                self.folder.write_model("model.cif", self.model, *self._numbers(positions, gaussians))
+
+    def _keep(self, number: int, loop: Loop, cycle: Cycle, work: torch.Tensor, heldout: torch.Tensor | None) -> None:
+        """Take note of a cycle and write what it gave."""
+        this = self.passes[number]
+        positions, gaussians = loop.positions(), loop.gaussians.copied()
+        is_answer = this.add(cycle, work, heldout)
+        # The second pass has nothing to judge itself by: its answer is its last cycle.
+        if is_answer and (this.last_cycle is None or cycle.number == this.last_cycle):
+            self.best = (positions, gaussians)
+            self.folder.write_model("model.cif", self.model, *self._numbers(positions, gaussians))
         if number == len(self.passes) - 1 or cycle.number == 0:
             name = f"models/cycle_{cycle.number:02d}.cif"
             self.folder.write_model(name, self.model, *self._numbers(positions, gaussians))
         self.folder.write_cycles([asdict(cycle) for cycle in this.cycles])
-        heldout_text = "" if cycle.frc_heldout is None else f"  held-out {cycle.frc_heldout:.4f}"
+        self._tell(cycle)
+
+    def _tell(self, cycle: Cycle) -> None:
+        judged = "" if cycle.frc_heldout is None else f"  held-out {cycle.frc_heldout:.4f}"
+        left = "" if cycle.number == 0 else f", left {self.pace.seconds_left(cycle.step):.0f} s at most"
         self.folder.say(
-            f"cycle {cycle.number:2d}  {stage:>8}  step {loop.step:5d}  FRC work {cycle.frc_work:.4f}{heldout_text}  "
+            f"cycle {cycle.number:2d}  {cycle.stage:>8}  step {cycle.step:5d}  FRC work {cycle.frc_work:.4f}{judged}  "
             f"moved {cycle.moved_angstrom:5.2f} Å  worst C-N {cycle.worst_link_angstrom:.3f} Å  {cycle.seconds:6.1f} s"
-            + ("" if cycle.number == 0 else f", left {self.pace.seconds_left(loop.step):.0f} s at most")
+            f"{left}"
         )
 
     @staticmethod
@@ -282,8 +295,6 @@ class _Run:
         verdict = verdict_of(judged)
         answer = self.passes[-1] if self.passes[-1].cycles else judged
         best = answer.cycles[answer.best]
-        if verdict == "not supported":
-            self.best, best = (self.start, self._starting_gaussians()), judged.cycles[0]
         numbers = self._numbers(*self.best)
         self.folder.write_model("model.cif", self.model, *numbers)
         self.folder.write_density(*numbers, self.particles.box, self.particles.pixel_size_angstrom)
@@ -327,43 +338,8 @@ class _Run:
 _BEST = ("positions", "amplitudes", "widths")
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"--device {name}: give auto, cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"--device {name}: give auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
-        raise InputError(f"--device {name}: {torch.cuda.device_count()} CUDA devices were found; use --device cpu")
-    return device
-
-
-def _chosen(particles: ParticleSet, options: Options) -> ParticleSet:
-    if options.first is not None:
-        particles = particles.subset(np.arange(min(options.first, len(particles))))
-    if options.max_particles is not None and options.max_particles < len(particles):
-        drawn = np.random.default_rng(options.seed).choice(len(particles), options.max_particles, replace=False)
-        particles = particles.subset(np.sort(drawn))
-    return particles
-
-
-def _check_together(model: Model, particles: ParticleSet, options: Options) -> None:
-    """Refuse what would give a wrong answer in silence."""
-    aberrations = unsupported_aberrations(particles)
-    if aberrations:
-        raise InputError(f"{options.particles}: " + "; ".join(aberrations))
-    extent = particles.box * particles.pixel_size_angstrom
-    outside = ((model.positions < 0) | (model.positions > extent)).any(1).mean()
-    if outside > 0.1:
-        low, high = model.positions.min(0).round(1).tolist(), model.positions.max(0).round(1).tolist()
-        raise InputError(
-            f"{options.model}: {outside:.0%} of the atoms lie outside the particles' box (x, y, z from {low} to {high} "
-            f"Å; the box is 0 to {extent:g} Å on each axis); place the model in the map's frame, with voxel (0, 0, 0) "
-            "at 0 Å"
-        )
+def _gains_no_more(this: Pass) -> bool:
+    return len(this.heldout) > 0 and this.cycles[-1].number - this.highest >= _PATIENCE
 
 
 def _cycle_ends(loop: Loop, cycles: int | None) -> list[int]:

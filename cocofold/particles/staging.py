@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import signal
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +18,6 @@ from cocofold.particles.stacks import HEADER_BYTES, StackReader
 STACK_NAME = "particles.mrcs"
 FREE_BESIDES = 64 * 2**20  # bytes that are left to others
 _BYTES_AT_ONCE = 32 * 2**20
-_ENDING_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 
 
 @contextlib.contextmanager
@@ -29,8 +26,8 @@ def staged(
 ) -> Iterator[ParticleSet]:
     """The same particles with their images, and no others, in one float32 stack in a folder of its own.
 
-    It lies below ``folder`` and is removed at the end, whatever the end is: signals that would end the process end it
-    through the exception ``SystemExit`` meanwhile. Pixels are those that ``ParticleSet.images`` gives.
+    It lies below ``folder`` and is removed at the end, also when an exception ends it (signals that end the process are
+    one within ``cocofold.endings``). Pixels are those that ``ParticleSet.images`` gives.
 
     Parameters
     ----------
@@ -55,7 +52,6 @@ def staged(
             f"{available / 1e9:.2f} GB are available; make room, give another folder, or leave --scratch out"
         )
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_signals_as_exceptions())
         try:
             own = Path(tempfile.mkdtemp(prefix="cocofold-", dir=folder))
         except OSError as error:
@@ -109,21 +105,3 @@ def _header(count: int, box: int, pixel_size_angstrom: float) -> bytes:
 
 def _as_words(*values: float) -> np.ndarray:
     return np.array(values, dtype="<f4").view("<i4")
-
-
-@contextlib.contextmanager
-def _signals_as_exceptions() -> Iterator[None]:
-    """Let signals that end the process run what is to be run at its end; the main thread alone can do so."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = {number: signal.signal(number, leave) for number in _ENDING_SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -169,3 +169,17 @@ def test_restoring_gives_the_same_positions_and_gradients(closed: Model) -> None
     weight = torch.linspace(0, 1, len(closed))[:, None]
     (other.positions() * weight).sum().backward()
     assert all(values.grad is not None for group in groups for values in group["params"])
+
+
+def test_a_stage_is_taken_back_to_its_beginning(closed: Model) -> None:
+    source = DeformationSource(closed)
+    source.begin(0)
+    with torch.no_grad():
+        source._turns += 0.02
+    source.begin(1)
+    before = source.positions().detach()
+    with torch.no_grad():
+        source._shifts += 0.3 * torch.randn(source._shifts.shape, generator=torch.Generator().manual_seed(0))
+    assert (source.positions() - before).abs().max() > 0.1
+    source.take_back()
+    assert torch.equal(source.positions().detach(), before)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
+from running import command
 
 from cocofold.demonstration import closed_state, open_state
 from cocofold.simulation import Settings
@@ -29,3 +31,11 @@ def start() -> Path:
 def truth() -> Path:
     """The open state, which was imaged."""
     return open_state()
+
+
+@pytest.fixture(scope="session")
+def finished(particles: Path, start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing disturbed."""
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    subprocess.run(command(particles, start, out), check=True, capture_output=True)
+    return out

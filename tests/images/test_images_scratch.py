@@ -98,8 +98,9 @@ def test_a_run_from_scratch_is_the_same_run(shared_data: Path, scratch: Path, tm
 WAITING = """
 import sys, time
 from pathlib import Path
+from cocofold.endings import Endings
 from cocofold.particles import read_particles, staged
-with staged(read_particles(sys.argv[1]), Path(sys.argv[2])):
+with Endings(), staged(read_particles(sys.argv[1]), Path(sys.argv[2])):
     print("copied", flush=True)
     time.sleep(60)
 """

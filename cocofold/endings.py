@@ -1,0 +1,113 @@
+"""The end of a process by a signal, or with the program that started it, at a moment when its state is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import threading
+from collections.abc import Iterator
+from types import TracebackType
+
+from cocofold.errors import InputError
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class Ended(SystemExit):
+    """The process was asked to end; its exit status is that of a shell: 128 and the signal's number.
+
+    Parameters
+    ----------
+    why : str
+        For the user.
+    number : int
+        Of the signal.
+    """
+
+    def __init__(self, why: str, number: int) -> None:
+        super().__init__(128 + number)
+        self.why = why
+
+
+class Endings:
+    """Turns signals that would end the process, and the end of another process, into the exception ``Ended``.
+
+    SIGTERM, SIGINT and SIGHUP raise it at once, or within ``deferred`` at the next ``check``, in the main thread; those
+    that are ignored stay so. Other threads leave signals alone.
+
+    Parameters
+    ----------
+    stop_with : int, optional
+        Number of a process; when it is gone, that counts as a SIGTERM. Looked at by ``check``.
+
+    Raises
+    ------
+    InputError
+        If there is no such process.
+    """
+
+    def __init__(self, stop_with: int | None = None) -> None:
+        self._asked: int | None = None
+        self._deferring = False
+        self._handlers: dict[int, object] = {}
+        self._stop_with = stop_with
+        self._watched = None if stop_with is None else _open_process(stop_with)
+
+    def __enter__(self) -> Endings:
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._handlers[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        if self._watched is not None:
+            os.close(self._watched)
+
+    def _note(self, number: int, frame: object) -> None:
+        self._asked = number
+        if not self._deferring:
+            self.check()
+
+    def check(self) -> None:
+        """Raise ``Ended`` if the process was asked to end, or the watched one is gone."""
+        if self._asked is not None:
+            number, self._asked = self._asked, None
+            raise Ended(signal.Signals(number).name, number)
+        if self._watched is not None and _is_gone(self._watched):
+            raise Ended(f"the end of process {self._stop_with}", signal.SIGTERM)
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Let signals wait for ``check``, or for the end of the block."""
+        self._deferring = True
+        try:
+            yield
+        finally:
+            self._deferring = False
+        self.check()
+
+
+def _open_process(number: int) -> int:
+    try:
+        watched = os.pidfd_open(number)
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"--stop-with {number}: no such process; give the number of the process that started this one"
+        ) from error
+    except AttributeError as error:
+        raise InputError("--stop-with: needs Linux and Python 3.9 or later; leave it out") from error
+    if _is_gone(watched):
+        os.close(watched)
+        raise InputError(f"--stop-with {number}: this process has ended already; give one that runs")
+    return watched
+
+
+def _is_gone(watched: int) -> bool:
+    return bool(select.select([watched], [], [], 0)[0])

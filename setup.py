@@ -28,7 +28,17 @@ ENGINE = [
     "matplotlib>=3.8",
 ]
 SCIPION = ["scipion-em>=3.11,<4", "scipion-app>=3.8,<4"]
-DEV = ["pytest>=8.0", "tmtools>=0.3", "ruff>=0.9", "mypy>=1.14", "types-PyYAML", "pandas-stubs"]
+DEV = [
+    "pytest>=8.0",
+    "tmtools>=0.3",
+    "modelcif>=1.8",
+    "ihm>=2.12",
+    "biopython",
+    "ruff>=0.9",
+    "mypy>=1.14",
+    "types-PyYAML",
+    "pandas-stubs",
+]
 
 setup(
     name="scipion-em-cocofold",

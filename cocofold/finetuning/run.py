@@ -122,7 +122,8 @@ class _Run:
             f"{len(self.particles)} particles, box {box}, {pixel:g} Å/pixel, rings to {box * pixel / n_rings:.2f} Å; "
             f"{len(self.model)} atoms, {len(self.backbone)} residues with a backbone; on {self.device}"
         )
-
+        for note in self.model.notes:
+            folder.say(f"{options.model}: {note}")
         self._settle_contrast()
 
     def _bytes_to_write(self) -> int:

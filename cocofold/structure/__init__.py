@@ -4,7 +4,9 @@ Knows nothing of images.
 """
 
 from cocofold.structure.backbone import Backbone, centroids, frames
-from cocofold.structure.model import Model, ResidueKey, read_model, write_model
+from cocofold.structure.model import Model, ResidueKey
+from cocofold.structure.modelcif import write_model
+from cocofold.structure.reading import read_model
 from cocofold.structure.restraints import Restraints
 from cocofold.structure.torsions import Torsions
 

@@ -1,18 +1,15 @@
-"""A model of atoms: read from mmCIF or PDB, written as mmCIF."""
+"""A model of atoms: what was read, where its atoms are, and how its residues are called."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import gemmi
 import numpy as np
 
-from cocofold import __version__
-from cocofold.errors import InputError
-from cocofold.files import appearing_whole
+from cocofold.structure.elements import atomic_number
+from cocofold.structure.tables import Categories
 
 
 class ResidueKey(NamedTuple):
@@ -35,10 +32,15 @@ class Model:
     positions : (n_atoms, 3) float64
         Å.
     atomic_numbers : (n_atoms,) int
+        Deuterium counts as hydrogen; an atom of unknown element as what its name says, or else as carbon.
     atom_names : (n_atoms,) str
     residue_of_atom : (n_atoms,) int
         Row in ``residues``.
     residues : tuple of ResidueKey
+    notes : tuple of str
+        What of the file was left out or taken in a particular way; a line each, for the user.
+    described : dict
+        Categories of an mmCIF that describe its molecules: lists of values by category and item.
     """
 
     structure: gemmi.Structure
@@ -47,9 +49,34 @@ class Model:
     atom_names: np.ndarray
     residue_of_atom: np.ndarray
     residues: tuple[ResidueKey, ...]
+    notes: tuple[str, ...] = ()
+    described: Categories = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    @classmethod
+    def of(cls, structure: gemmi.Structure) -> Model:
+        """The first model of a structure, every atom of it."""
+        positions, numbers, names, owner = [], [], [], []
+        residues: list[ResidueKey] = []
+        for chain in structure[0]:
+            for residue in chain:
+                for atom in residue:
+                    positions.append(atom.pos.tolist())
+                    numbers.append(atomic_number(atom, residue))
+                    names.append(atom.name)
+                    owner.append(len(residues))
+                code = residue.seqid.icode.strip()
+                residues.append(ResidueKey(chain.name, residue.seqid.num or 0, code, residue.name))
+        return cls(
+            structure,
+            np.array(positions, dtype=float),
+            np.array(numbers),
+            np.array(names),
+            np.array(owner),
+            tuple(residues),
+        )
 
     def moved_to(self, positions: np.ndarray) -> Model:
         """The same atoms at other positions, (n_atoms, 3) Å."""
@@ -76,95 +103,3 @@ class Model:
         # A calcium ion is called CA too, but has no N and C.
         residues = np.flatnonzero((atoms >= 0).all(axis=1))
         return residues, atoms[residues]
-
-
-def read_model(path: str | os.PathLike[str]) -> Model:
-    """Read an mmCIF or PDB file.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, unreadable, holds no atoms, no protein backbone or positions that are not finite.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"model {path}: no such file; give an mmCIF or PDB file")
-    try:
-        structure = gemmi.read_structure(str(path), merge_chain_parts=False)
-    except (RuntimeError, ValueError, IndexError, OSError) as error:
-        raise InputError(f"model {path}: not readable as mmCIF or PDB ({error})") from error
-    if len(structure) == 0 or structure[0].count_atom_sites() == 0:
-        raise InputError(f"model {path}: holds no atoms; give an mmCIF or PDB file with a protein model")
-    while len(structure) > 1:
-        del structure[1]
-    structure.setup_entities()
-    structure.remove_alternative_conformations()
-    structure.remove_empty_chains()
-    model = _from_structure(structure)
-    if not np.isfinite(model.positions).all():
-        raise InputError(f"model {path}: {int((~np.isfinite(model.positions)).any(1).sum())} atoms have no position")
-    if len(model.backbone()[0]) == 0:
-        raise InputError(
-            f"model {path}: no residue has the backbone atoms N, CA and C; a protein model with its backbone is needed"
-        )
-    return model
-
-
-def _from_structure(structure: gemmi.Structure) -> Model:
-    positions, numbers, names, owner = [], [], [], []
-    residues: list[ResidueKey] = []
-    for chain in structure[0]:
-        for residue in chain:
-            for atom in residue:
-                positions.append(atom.pos.tolist())
-                numbers.append(atom.element.atomic_number)
-                names.append(atom.name)
-                owner.append(len(residues))
-            residues.append(ResidueKey(chain.name, residue.seqid.num or 0, residue.seqid.icode.strip(), residue.name))
-    return Model(
-        structure,
-        np.array(positions, dtype=float),
-        np.array(numbers),
-        np.array(names),
-        np.array(owner),
-        tuple(residues),
-    )
-
-
-def write_model(
-    path: str | os.PathLike[str],
-    model: Model,
-    amplitudes: np.ndarray | None = None,
-    widths_angstrom: np.ndarray | None = None,
-    details: str | None = None,
-) -> None:
-    """Write a model as mmCIF, with the chain names, residue numbers and B factors (or pLDDT) of its input.
-
-    Parameters
-    ----------
-    path
-        File to write; it appears whole or not at all.
-    model : Model
-    amplitudes, widths_angstrom : (n_atoms,) float, optional
-        Learned Gaussians, written in a category ``_cocofold_gaussian`` of their own.
-    details : str, optional
-        One line on what was done, for ``_struct.pdbx_descriptor``.
-    """
-    structure = model.structure.clone()
-    atoms = [atom for chain in structure[0] for residue in chain for atom in residue]
-    for serial, (atom, position) in enumerate(zip(atoms, model.positions), start=1):
-        atom.pos = gemmi.Position(*position)
-        atom.serial = serial
-    document = structure.make_mmcif_document()
-    block = document.sole_block()
-    software = block.init_mmcif_loop("_software.", ["pdbx_ordinal", "name", "version", "classification"])
-    software.add_row(["1", "cocofold", __version__, "refinement"])
-    if details:
-        block.set_pair("_struct.entry_id", gemmi.cif.quote(structure.name))
-        block.set_pair("_struct.pdbx_descriptor", gemmi.cif.quote(details))
-    if amplitudes is not None and widths_angstrom is not None:
-        loop = block.init_mmcif_loop("_cocofold_gaussian.", ["atom_site_id", "amplitude", "width_angstrom"])
-        for serial, (amplitude, width) in enumerate(zip(amplitudes, widths_angstrom), start=1):
-            loop.add_row([str(serial), f"{amplitude:.4f}", f"{width:.4f}"])
-    with appearing_whole(path) as partial:
-        document.write_file(str(partial))

@@ -1,0 +1,148 @@
+"""Models written as mmCIF with the categories of ModelCIF: what was modelled, from what, how, and how sure it is.
+
+The dictionary: https://mmcif.wwpdb.org/dictionaries/mmcif_ma.dic/Index/, an extension of PDBx/mmCIF.
+"""
+
+from __future__ import annotations
+
+import os
+
+import gemmi
+import numpy as np
+
+from cocofold import __version__
+from cocofold.files import appearing_whole
+from cocofold.structure.model import Model
+from cocofold.structure.molecules import residues_of, write_molecules
+from cocofold.structure.tables import add_table
+
+_DICTIONARY = ("mmcif_ma.dic", "1.4.9", "https://raw.githubusercontent.com/ihmwg/ModelCIF/master/dist/mmcif_ma.dic")
+# What belongs to a crystal or to the frame of the input (cell, symmetry, operators of assemblies, anisotropic B
+# factors) is left out, as the model has moved, and so is the experiment behind the input.
+_WRITTEN_BY_GEMMI = (
+    "atom_type", "atoms", "block_name", "cis", "conn", "entity_poly", "entity_poly_seq", "entry", "group_pdb",
+    "struct_asym", "struct_conf", "struct_sheet", "title_keywords",
+)  # fmt: skip
+_MODEL, _SOFTWARE, _PROTOCOL = 1, 1, 1
+_INPUT, _OUTPUT = 1, 2
+_GLOBAL, _LOCAL = 1, 2
+
+
+def write_model(
+    path: str | os.PathLike[str],
+    model: Model,
+    amplitudes: np.ndarray | None = None,
+    widths_angstrom: np.ndarray | None = None,
+    details: str | None = None,
+    plddt: np.ndarray | None = None,
+) -> None:
+    """Write a model as mmCIF, with the chain names, residue numbers, labels, entities and B factors of its input.
+
+    Parameters
+    ----------
+    path
+        File to write; it appears whole or not at all.
+    model : Model
+    amplitudes, widths_angstrom : (n_atoms,) float, optional
+        Learned Gaussians, written in a category ``_cocofold_gaussian`` of their own.
+    details : str, optional
+        One line on what was done, for ``_ma_protocol_step.details`` and ``_struct.pdbx_descriptor``.
+    plddt : (n_residues,) float, optional
+        Predicted lDDT-CA of each residue, 0 to 100, or NaN where there is none: written as ``_ma_qa_metric_local`` of
+        residues in polymers, its mean as ``_ma_qa_metric_global``, and in place of B factors. Without it B factors
+        stay as they came, and the file states no metric: one of the input was about other positions.
+
+    Raises
+    ------
+    ValueError
+        If an array does not have one value for each atom or residue.
+    """
+    for values, count in ((amplitudes, len(model)), (widths_angstrom, len(model)), (plddt, len(model.residues))):
+        if values is not None and np.shape(values) != (count,):
+            raise ValueError(f"an array of shape {np.shape(values)} was given where ({count},) is needed")
+    structure = _moved_structure(model, plddt)
+    document = structure.make_mmcif_document(_groups())
+    block = document.sole_block()
+    add_table(block, "_audit_conform.", "dict_name dict_version dict_location", [_DICTIONARY])
+    block.set_pair("_struct.entry_id", gemmi.cif.quote(structure.name))
+    if details:
+        block.set_pair("_struct.pdbx_descriptor", gemmi.cif.quote(details))
+    write_molecules(block, structure, model.described)
+    _write_protocol(block, structure, details)
+    if plddt is not None:
+        _write_confidence(block, structure, plddt)
+    if amplitudes is not None and widths_angstrom is not None:
+        gaussians = enumerate(zip(amplitudes, widths_angstrom), start=1)
+        rows = [[serial, f"{amplitude:.4f}", f"{width:.4f}"] for serial, (amplitude, width) in gaussians]
+        add_table(block, "_cocofold_gaussian.", "atom_site_id amplitude width_angstrom", rows)
+    with appearing_whole(path) as partial:
+        # Not by gemmi, which does not notice a full disk.
+        partial.write_text(document.as_string())
+
+
+def _groups() -> gemmi.MmcifOutputGroups:
+    groups = gemmi.MmcifOutputGroups(False)
+    for name in _WRITTEN_BY_GEMMI:
+        setattr(groups, name, True)
+    return groups
+
+
+def _moved_structure(model: Model, plddt: np.ndarray | None) -> gemmi.Structure:
+    structure = model.structure.clone()
+    row = 0
+    for number, residue in enumerate(residues_of(structure)):
+        for atom in residue:
+            atom.pos = gemmi.Position(*model.positions[row])
+            atom.aniso = gemmi.SMat33f(0, 0, 0, 0, 0, 0)
+            row += 1
+            atom.serial = row
+            if plddt is not None and np.isfinite(plddt[number]):
+                atom.b_iso = float(plddt[number])
+    return structure
+
+
+def _write_protocol(block: gemmi.cif.Block, structure: gemmi.Structure, details: str | None) -> None:
+    """What the model is of, and the one step that made it: from an input structure to these coordinates."""
+    entities = structure.entities
+    data = [[f"target {entity.name}", "target"] for entity in entities]
+    data += [[f"input {structure.name}", "input structure"], [structure.name, "model coordinates"]]
+    add_table(block, "_ma_data.", "id name content_type", [[row, *one] for row, one in enumerate(data, start=1)])
+    groups = [[row, _INPUT if row < len(data) else _OUTPUT, row] for row in range(1, len(data) + 1)]
+    add_table(block, "_ma_data_group.", "ordinal_id group_id data_id", groups)
+    # Whether a sequence is of a database or designed is not known here.
+    targets = [[entity.name, row, ""] for row, entity in enumerate(entities, start=1)]
+    add_table(block, "_ma_target_entity.", "entity_id data_id origin", targets)
+    instances = [[label, entity.name, ""] for entity in entities for label in entity.subchains]
+    add_table(block, "_ma_target_entity_instance.", "asym_id entity_id details", instances)
+    kind = [[_MODEL, structure.name, len(data), "Other", details or "an input structure"]]
+    add_table(block, "_ma_model_list.", "ordinal_id model_name data_id model_type model_type_other_details", kind)
+    add_table(block, "_ma_model_group.", "id name", [[1, "all models"]])
+    add_table(block, "_ma_model_group_link.", "model_id group_id", [[_MODEL, 1]])
+    purpose = "fine-tuning of models against cryo-EM particle images"
+    software = [[_SOFTWARE, "cocofold", __version__, "package", "refinement", purpose]]
+    add_table(block, "_software.", "pdbx_ordinal name version type classification description", software)
+    add_table(block, "_ma_software_group.", "ordinal_id group_id software_id", [[1, 1, _SOFTWARE]])
+    step = [1, _PROTOCOL, 1, "model refinement" if details else "other", details, 1, _INPUT, _OUTPUT]
+    items = "ordinal_id protocol_id step_id method_type details software_group_id"
+    add_table(block, "_ma_protocol_step.", f"{items} input_data_group_id output_data_group_id", [step])
+
+
+def _write_confidence(block: gemmi.cif.Block, structure: gemmi.Structure, plddt: np.ndarray) -> None:
+    """Predicted lDDT-CA of the model and of its residues in polymers; others have no place to be named by."""
+    known = np.isfinite(plddt)
+    if not known.any():
+        return
+    metrics = [
+        [_GLOBAL, "pLDDT", "predicted accuracy of CA positions, mean over residues", "pLDDT", "global", 1],
+        [_LOCAL, "pLDDT", "predicted accuracy of the CA position of a residue", "pLDDT", "local", 1],
+    ]
+    add_table(block, "_ma_qa_metric.", "id name description type mode software_group_id", metrics)
+    mean = [[1, _MODEL, _GLOBAL, f"{plddt[known].mean():.2f}"]]
+    add_table(block, "_ma_qa_metric_global.", "ordinal_id model_id metric_id metric_value", mean)
+    placed = [
+        [residue.subchain, residue.label_seq, residue.name, _LOCAL, f"{value:.2f}"]
+        for residue, value in zip(residues_of(structure), plddt)
+        if residue.label_seq is not None and np.isfinite(value)
+    ]
+    items = "ordinal_id model_id label_asym_id label_seq_id label_comp_id metric_id metric_value"
+    add_table(block, "_ma_qa_metric_local.", items, [[row, _MODEL, *one] for row, one in enumerate(placed, start=1)])

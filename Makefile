@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test test-gpu bench clean
+.PHONY: venv demo test test-gpu test-colabfold bench clean
 
 venv: $(VENV)/.ready
 
@@ -20,10 +20,14 @@ test: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu and not colabfold"
 
 test-gpu: venv
 	$(BIN)/python -m pytest -m gpu
+
+# COCOFOLD_COLABFOLD names an environment with colabfold[alphafold]==1.6.3; its random weights are 373 MB.
+test-colabfold: venv
+	$(BIN)/python -m pytest -m colabfold -s tests/trunk/test_colabfold_roundtrip.py
 
 bench: venv
 	$(BIN)/python -m benchmarks.accuracy

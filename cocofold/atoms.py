@@ -20,6 +20,9 @@ class Stage:
         Optimiser steps.
     resolution_angstrom : float
         Finest resolution compared with the images; 0 for all that is asked for.
+    batches : int
+        Batches of images in a step: more where the source costs more than the images. With none the images are not
+        asked, and the source's prior leads.
     gaussians_free : bool
         Whether amplitudes and widths are learned too.
     tentative : bool
@@ -29,6 +32,7 @@ class Stage:
     name: str
     steps: int
     resolution_angstrom: float
+    batches: int = 1
     gaussians_free: bool = False
     tentative: bool = False
 
@@ -48,8 +52,12 @@ class AtomSource(Protocol):
         """Positions of all atoms, (n_atoms, 3) Å, differentiable; before the first step those of the input model."""
         ...
 
-    def prior(self) -> torch.Tensor:
-        """Energy of the parameters themselves, added to the geometry restraints of the positions."""
+    def confidence(self) -> torch.Tensor | None:
+        """Predicted lDDT-CA of each residue of the model, (n_residues,) from 0 to 100, if the source knows it."""
+        ...
+
+    def prior(self, positions: torch.Tensor) -> torch.Tensor:
+        """Energy of the parameters, and of the positions they give, added to the geometry restraints."""
         ...
 
     def take_back(self) -> None:

@@ -10,7 +10,13 @@ import typer
 
 def finetune(
     particles: Path = typer.Option(..., help="Particles with poses and CTFs: RELION .star or CryoSPARC .cs."),
-    model: Path = typer.Option(..., help="Predicted model in the map's frame: mmCIF or PDB."),
+    model: Optional[Path] = typer.Option(
+        None,
+        help="Predicted model in the map's frame: mmCIF or PDB. With --prediction: its model where it lies in the map.",
+    ),
+    prediction: Optional[Path] = typer.Option(
+        None, help="Folder of cocofold predict: AlphaFold-Multimer's structure module itself is trained."
+    ),
     out: Path = typer.Option(..., help="Folder of the run, made anew."),
     particles_dir: Optional[Path] = typer.Option(None, help="Folder from which the stacks' paths start."),
     passthrough: List[Path] = typer.Option([], help="CryoSPARC passthrough file of the .cs; may be given again."),
@@ -35,6 +41,12 @@ def finetune(
     batch_size: int = typer.Option(16, help="Images per optimiser step."),
     resolution: Optional[float] = typer.Option(None, help="Finest resolution compared (Å); by default all rings."),
     effort: float = typer.Option(1.0, help="Factor on the number of optimiser steps: 0.3 for a quick look."),
+    teacher: bool = typer.Option(
+        True, help="With --prediction: move its model first; the network then learns the result. Keeps the fold best."
+    ),
+    remove_below: Optional[float] = typer.Option(
+        None, help="With --prediction: leave residues out of the answer whose pLDDT ends below this; the paper's is 30."
+    ),
     seed: int = typer.Option(0, help="Seed: on CPU the same seed gives the same model, bit by bit."),
     device: str = typer.Option("auto", help="auto, cpu, cuda or cuda:N."),
     stop_with: Optional[int] = typer.Option(
@@ -53,7 +65,10 @@ def finetune(
 
     options = Options(
         particles=str(particles),
-        model=str(model),
+        model=None if model is None else str(model),
+        prediction=None if prediction is None else str(prediction),
+        teacher=teacher,
+        remove_below=remove_below,
         particles_dir=None if particles_dir is None else str(particles_dir),
         passthrough=[str(path) for path in passthrough],
         contrast=contrast,

@@ -10,6 +10,7 @@ from cocofold import __version__
 from cocofold.commands.assess import assess
 from cocofold.commands.demo import demo
 from cocofold.commands.finetune import finetune
+from cocofold.commands.predict import predict
 from cocofold.commands.simulate import simulate
 from cocofold.errors import InputError
 
@@ -36,6 +37,7 @@ def _options(
     """Options before the verb."""
 
 
+app.command()(predict)
 app.command()(finetune)
 app.command()(assess)
 app.command()(simulate)

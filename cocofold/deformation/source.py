@@ -158,10 +158,14 @@ class DeformationSource:
                 local = local.index_copy(0, atom, end + torch.matmul(turn, arm[..., None])[..., 0])
         return local
 
-    def prior(self) -> torch.Tensor:
+    def confidence(self) -> None:
+        """A moved model has none."""
+        return None
+
+    def prior(self, positions: torch.Tensor) -> torch.Tensor:
         """Energy that keeps torsions in the rotamer of the start unless the images ask for another."""
         if not self._torsions.requires_grad:
-            return self._origins.new_zeros(())
+            return positions.new_zeros(())
         change = 2 * (1 - torch.cos(self._torsions)) / _TORSION_SLACK**2
         return _TORSION_WEIGHT * torch.log1p(change).mean()
 

@@ -17,9 +17,10 @@ from rich.console import Console
 
 from cocofold.errors import InputError
 from cocofold.files import appearing_whole, remove_partial, write_atomically
+from cocofold.finetuning.answers import Written
 from cocofold.finetuning.options import Options
 from cocofold.imaging.density import density_map
-from cocofold.structure import Model, write_model
+from cocofold.structure import write_model
 
 _LOCK = ".lock"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -113,7 +114,7 @@ class RunFolder:
             return
         for folder in ("models", "checkpoints"):
             shutil.rmtree(self.path / folder, ignore_errors=True)
-        for name in ("config.yaml", "log.txt", "metrics.csv", "model.cif", _LOCK):
+        for name in ("config.yaml", "log.txt", "metrics.csv", "model.cif", "placed.cif", _LOCK):
             (self.path / name).unlink(missing_ok=True)
         if not any(self.path.iterdir()):
             self.path.rmdir()
@@ -129,18 +130,15 @@ class RunFolder:
         with open(self.path / "log.txt", "a") as log:
             log.write(line + "\n")
 
-    def write_model(
-        self, name: str, model: Model, positions: np.ndarray, amplitudes: np.ndarray, widths: np.ndarray
-    ) -> None:
-        """Write a model at new positions with its Gaussians."""
+    def write_model(self, name: str, written: Written) -> None:
+        """Write a model with its Gaussians."""
+        model = written.model
         details = f"{model.structure.name}, fine-tuned against cryo-EM particle images"
-        write_model(self.path / name, model.moved_to(positions), amplitudes, widths, details)
+        write_model(self.path / name, model, written.amplitudes, written.widths_angstrom, details, written.plddt)
 
-    def write_density(
-        self, positions: np.ndarray, amplitudes: np.ndarray, widths: np.ndarray, box: int, pixel_size: float
-    ) -> None:
+    def write_density(self, written: Written, box: int, pixel_size: float) -> None:
         """Write the density of the Gaussians as density.mrc."""
-        volume = density_map(positions, amplitudes, widths, box, pixel_size)
+        volume = density_map(written.model.positions, written.amplitudes, written.widths_angstrom, box, pixel_size)
         with appearing_whole(self.path / "density.mrc") as partial, mrcfile.new(partial) as file:
             file.set_data(volume)
             file.voxel_size = pixel_size

@@ -46,7 +46,7 @@ def check_together(model: Model, particles: ParticleSet, options: Options) -> No
     if outside > 0.1:
         low, high = model.positions.min(0).round(1).tolist(), model.positions.max(0).round(1).tolist()
         raise InputError(
-            f"{options.model}: {outside:.0%} of the atoms lie outside the particles' box (x, y, z from {low} to {high} "
-            f"Å; the box is 0 to {extent:g} Å on each axis); place the model in the map's frame, with voxel (0, 0, 0) "
-            "at 0 Å"
+            f"{options.model or options.prediction}: {outside:.0%} of the atoms lie outside the particles' box "
+            f"(x, y, z from {low} to {high} Å; the box is 0 to {extent:g} Å on each axis); place the model in the "
+            "map's frame, with voxel (0, 0, 0) at 0 Å"
         )

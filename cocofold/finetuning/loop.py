@@ -70,7 +70,9 @@ class Loop:
             if within % _CONTACTS_EVERY == 0:
                 self.restraints.refresh(self.source.positions())
             if self._observations.streams and self.step + 1 < self.total_steps:
-                self._observations.prefetch(self._batch(self.step + 1), self._chunk)
+                coming = self._batch(self.step + 1)
+                if len(coming):
+                    self._observations.prefetch(coming, self._chunk)
             correlation = self._take_step(self._stages[stage], within)
             if self._stages[stage].tentative and within == self._stages[stage].steps - 1:
                 self._keep_if_better(stage)
@@ -113,12 +115,14 @@ class Loop:
             group["lr"] = rate * falling
         self._optimiser.zero_grad()
         positions = self.source.positions()
-        correlation, by_position, by_amplitude, by_width = mean_correlation_gradient(
-            positions, self.gaussians, self._observations, self._batch(self.step), self._rings(stage), self._chunk
-        )
-        energy = self.restraints.energy(positions) + self.source.prior()
-        weight = self._options.data_weight
-        surrogate = energy - weight * (positions * by_position).sum()
+        surrogate = self.restraints.energy(positions) + self.source.prior(positions)
+        correlation = 0.0
+        if stage.batches:
+            correlation, by_position, by_amplitude, by_width = mean_correlation_gradient(
+                positions, self.gaussians, self._observations, self._batch(self.step), self._rings(stage), self._chunk
+            )
+            weight = self._options.data_weight
+            surrogate = surrogate - weight * (positions * by_position).sum()
         if stage.gaussians_free:
             surrogate = surrogate + self.gaussians.penalty(self._counted)
             surrogate = surrogate - weight * (self.gaussians.amplitudes * by_amplitude).sum()
@@ -156,7 +160,12 @@ class Loop:
     def _batch(self, step: int) -> torch.Tensor:
         """Rows of a step's images: every particle once before any comes again."""
         size = min(self._options.batch_size, len(self._work))
-        wanted = range(step * size, (step + 1) * size)
+        stage, within = self._stage_of(step)
+        before = sum(earlier.steps * earlier.batches for earlier in self._stages[:stage])
+        first = size * (before + within * self._stages[stage].batches)
+        wanted = range(first, first + size * self._stages[stage].batches)
+        if not wanted:
+            return self._work[:0]
         rows = []
         for epoch in range(wanted[0] // len(self._work), wanted[-1] // len(self._work) + 1):
             generator = torch.Generator().manual_seed(self._options.seed * 1_000_003 + epoch)

@@ -22,8 +22,13 @@ class Options:
 
     Attributes
     ----------
-    particles, model : str
-        Input files.
+    particles : str
+    model : str or None
+        Start, in the map's frame; with a prediction a model of it, which shows its place.
+    prediction : str or None
+        Folder that ``cocofold predict`` wrote; its network is trained.
+    teacher : bool
+        Whether the prediction's model is moved first, and its network then learns the result.
     particles_dir : str or None
         Folder from which stacks are resolved.
     passthrough : list of str
@@ -52,12 +57,21 @@ class Options:
         Weights of the mean ring correlation and of the restraint on the start's neighbourhoods.
     amplitude_rate, width_rate : float
         Learning rates of the Gaussians (the paper's).
+    weights_rate, adapter_rate, single_rate, pair_rate : float
+        Learning rates of a prediction's network: its weights, the image adapter, additions to the representations;
+        0 for what stays as it is.
+    pair_rank : int
+        Of the addition to the pair representation.
+    remove_below : float or None
+        Residues of a prediction whose pLDDT ends below this are left out of the answer; the paper's value is 30.
     chunk_atoms : int
         Atoms times images rendered at once: bounds the memory; part of the result's rounding.
     """
 
     particles: str
-    model: str
+    model: str | None = None
+    prediction: str | None = None
+    teacher: bool = True
     particles_dir: str | None = None
     passthrough: list[str] = field(default_factory=list)
     contrast: str = "auto"
@@ -75,10 +89,20 @@ class Options:
     neighbour_weight: float = 0.03
     amplitude_rate: float = 0.01
     width_rate: float = 0.005
+    weights_rate: float = 3e-5
+    adapter_rate: float = 3e-4
+    single_rate: float = 1e-2
+    pair_rate: float = 1e-2
+    pair_rank: int = 32
+    remove_below: float | None = None
     chunk_atoms: int = 24_000
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, in the words of the command line."""
+        if self.model is None and self.prediction is None:
+            raise InputError("no start given; add --model FILE, or --prediction FOLDER of cocofold predict")
+        if self.remove_below is not None:
+            require_within("--remove-below", self.remove_below, 0, 100)
         if self.cycles is not None:
             require_within("--cycles", self.cycles, 1, MOST_CYCLES)
         if self.heldout is not None:

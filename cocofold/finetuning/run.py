@@ -7,7 +7,7 @@ import json
 import platform
 import resource
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from cocofold import __version__
-from cocofold.deformation import DeformationSource
 from cocofold.endings import Ended, Endings
 from cocofold.errors import InputError
 from cocofold.files import write_atomically
+from cocofold.finetuning.answers import Answer
 from cocofold.finetuning.checkpoints import load_checkpoint, save_checkpoint
 from cocofold.finetuning.contrast import find_contrast
 from cocofold.finetuning.folder import RunFolder
@@ -29,9 +29,10 @@ from cocofold.finetuning.observations import Observations
 from cocofold.finetuning.options import MOST_CYCLES, Options
 from cocofold.finetuning.passes import Cycle, Pass, split_into_passes, verdict_of
 from cocofold.finetuning.progress import Progress, copying
+from cocofold.finetuning.starts import PredictedStart, Start, start_from_model
 from cocofold.imaging import REFERENCE_WIDTH_ANGSTROM, ring_count
 from cocofold.particles import read_particles, staged
-from cocofold.structure import Backbone, Restraints, read_model
+from cocofold.structure import Backbone, Restraints, read_model, write_model
 
 _SCORED_OF_WORK = 500
 _PATIENCE = 4
@@ -69,12 +70,31 @@ def finetune(options: Options, out: Path, resume: bool = False, stop_with: int |
             folder.say(f"{out}: is finished already; nothing to do")
             return json.loads((folder.path / "metrics.json").read_text())
         try:
-            return _Run(options, folder, at_end, endings).execute()
+            start = _find_start(options, folder, stop_with)
+            return _Run(options, folder, at_end, endings, start).execute()
         except Ended as ended:
             folder.say(f"ended by {ended.why}; --resume goes on from here")
             raise
         except OSError as error:
             raise InputError(folder.explain(error)) from error
+
+
+def _find_start(options: Options, folder: RunFolder, stop_with: int | None) -> Start:
+    """The model that is moved; or the prediction whose network is trained, and the model that it is to learn first."""
+    device = find_device(options.device)
+    if options.prediction is None:
+        return start_from_model(options, device)
+    predicted = PredictedStart(options)
+    if not options.teacher:
+        return predicted.taught_by(None, device)
+    placed, run = folder.path / "placed.cif", folder.path / "teacher"
+    if not placed.is_file():
+        write_model(placed, predicted.model, details="prediction, placed in the map", plddt=predicted.plddt)
+    folder.say(f"the prediction's model is moved first; see {run}")
+    teaching = replace(options, model=str(placed), prediction=None)
+    finetune(teaching, run, (run / "config.yaml").is_file(), stop_with)
+    folder.say("now the network learns the result, then goes on with the images")
+    return predicted.taught_by(read_model(run / "model.cif"), device)
 
 
 class _Pace:
@@ -94,14 +114,16 @@ class _Pace:
 
 
 class _Run:
-    def __init__(self, options: Options, folder: RunFolder, at_end: contextlib.ExitStack, endings: Endings) -> None:
+    def __init__(
+        self, options: Options, folder: RunFolder, at_end: contextlib.ExitStack, endings: Endings, start: Start
+    ) -> None:
         self.options = options
         self.folder = folder
         self.endings = endings
         self.began = time.monotonic()
         self.pace = _Pace(0, 0, 1)
         self.device = find_device(options.device)
-        self.model = read_model(options.model)
+        self.model, self._source = start.model, start.source
         self.particles = choose(read_particles(options.particles, options.particles_dir, options.passthrough), options)
         check_together(self.model, self.particles, options)
         folder.require_space(self._bytes_to_write())
@@ -117,7 +139,8 @@ class _Run:
         self.backbone = Backbone.of(self.model)
         self.start = torch.as_tensor(self.model.positions, dtype=torch.float32, device=self.device)
         self.passes = split_into_passes(len(self.particles), options.seed, options.heldout)
-        self.best: tuple[torch.Tensor, Gaussians] = (self.start, self._starting_gaussians())
+        plddt = None if start.plddt is None else torch.as_tensor(start.plddt, dtype=torch.float32)
+        self.best = Answer(self.start, self._starting_gaussians(), plddt)
         folder.say(
             f"{len(self.particles)} particles, box {box}, {pixel:g} Å/pixel, rings to {box * pixel / n_rings:.2f} Å; "
             f"{len(self.model)} atoms, {len(self.backbone)} residues with a backbone; on {self.device}"
@@ -155,7 +178,7 @@ class _Run:
     def _loop(self, this: Pass) -> Loop:
         counted = np.isin(self.model.residue_of_atom, self.backbone.residues)
         return Loop(
-            DeformationSource(self.model, self.device, self.options.effort),
+            self._source(),
             Restraints(self.model, self.backbone, self.options.neighbour_weight, self.device),
             self._starting_gaussians(),
             torch.as_tensor(counted, device=self.device),
@@ -182,16 +205,12 @@ class _Run:
         tensors, facts = load_checkpoint(self.folder.checkpoint)
         for this, known in zip(self.passes, facts["passes"]):
             this.recall(known)
-        positions, amplitudes, widths = (tensors.pop(f"best.{name}").to(self.device) for name in _BEST)
-        self.best = (positions, Gaussians(amplitudes, widths))
+        self.best = Answer.taken_from(tensors, self.device)
         self.folder.say(f"resumed at step {int(tensors['step'])}")
         return facts["number"], tensors, facts["seconds"]
 
     def _save(self, number: int, loop: Loop) -> None:
-        positions, gaussians = self.best
-        tensors = loop.state()
-        for name, values in zip(_BEST, (positions, gaussians.amplitudes, gaussians.widths_angstrom)):
-            tensors[f"best.{name}"] = values.detach().cpu().contiguous()
+        tensors = {**loop.state(), **self.best.tensors()}
         facts = {
             "number": number,
             "passes": [this.facts() for this in self.passes],
@@ -262,15 +281,15 @@ class _Run:
     def _keep(self, number: int, loop: Loop, cycle: Cycle, work: torch.Tensor, heldout: torch.Tensor | None) -> None:
         """Take note of a cycle and write what it gave."""
         this = self.passes[number]
-        positions, gaussians = loop.positions(), loop.gaussians.copied()
+        reached = Answer(loop.positions(), loop.gaussians.copied(), loop.source.confidence())
         is_answer = this.add(cycle, work, heldout)
         # The second pass has nothing to judge itself by: its answer is its last cycle.
         if is_answer and (this.last_cycle is None or cycle.number == this.last_cycle):
-            self.best = (positions, gaussians)
-            self.folder.write_model("model.cif", self.model, *self._numbers(positions, gaussians))
+            self.best = reached
+            self.folder.write_model("model.cif", reached.in_files(self.model))
         if number == len(self.passes) - 1 or cycle.number == 0:
             name = f"models/cycle_{cycle.number:02d}.cif"
-            self.folder.write_model(name, self.model, *self._numbers(positions, gaussians))
+            self.folder.write_model(name, reached.in_files(self.model))
         self.folder.write_cycles([asdict(cycle) for cycle in this.cycles])
         self._tell(cycle)
 
@@ -283,22 +302,16 @@ class _Run:
             f"{left}"
         )
 
-    @staticmethod
-    def _numbers(positions: torch.Tensor, gaussians: Gaussians) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return (
-            positions.cpu().double().numpy(),
-            gaussians.amplitudes.detach().cpu().numpy(),
-            gaussians.widths_angstrom.detach().cpu().numpy(),
-        )
-
     def _finish(self) -> dict[str, Any]:
         judged = self.passes[0]
         verdict = verdict_of(judged)
         answer = self.passes[-1] if self.passes[-1].cycles else judged
         best = answer.cycles[answer.best]
-        numbers = self._numbers(*self.best)
-        self.folder.write_model("model.cif", self.model, *numbers)
-        self.folder.write_density(*numbers, self.particles.box, self.particles.pixel_size_angstrom)
+        written, removed = self.best.in_files(self.model).without_unsure(self.options.remove_below)
+        self.folder.write_model("model.cif", written)
+        self.folder.write_density(written, self.particles.box, self.particles.pixel_size_angstrom)
+        if removed:
+            self.folder.say(f"{removed} residues of a pLDDT below {self.options.remove_below:g} are left out")
         curves = {**judged.curves, **{name: curve for name, curve in answer.curves.items() if "work" in name}}
         self.folder.plot_curves(self.resolutions, curves)
         metrics = {
@@ -310,6 +323,7 @@ class _Run:
             "frc_heldout_start": judged.cycles[0].frc_heldout,
             "moved_angstrom": best.moved_angstrom,
             "worst_link_angstrom": best.worst_link_angstrom,
+            "residues_removed": removed,
             "particles": len(self.particles),
             "heldout_particles": len(judged.heldout),
             "passes": len(self.passes),
@@ -334,9 +348,6 @@ class _Run:
         write_atomically(self.folder.path / "metrics.json", json.dumps(metrics, indent=1) + "\n")
         self.folder.say(_last_words(metrics))
         return metrics
-
-
-_BEST = ("positions", "amplitudes", "widths")
 
 
 def _gains_no_more(this: Pass) -> bool:

@@ -82,6 +82,18 @@ class Model:
         """The same atoms at other positions, (n_atoms, 3) Å."""
         return replace(self, positions=np.asarray(positions, dtype=float))
 
+    def only(self, kept: np.ndarray) -> Model:
+        """The model of some of the residues, (n_residues,) bool; sequences stay whole."""
+        structure = self.structure.clone()
+        rows = iter(kept.tolist())
+        for chain in structure[0]:
+            gone = [place for place, stays in enumerate([next(rows) for _ in chain]) if not stays]
+            for place in reversed(gone):
+                del chain[place]
+        structure.remove_empty_chains()
+        positions = self.positions[kept[self.residue_of_atom]]
+        return replace(Model.of(structure), positions=positions, notes=self.notes, described=self.described)
+
     def atoms_named(self, name: str) -> np.ndarray:
         """For each residue the row of its atom of this name, or -1; (n_residues,) int."""
         rows = np.full(len(self.residues), -1)

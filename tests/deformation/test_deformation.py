@@ -147,11 +147,11 @@ def test_torsions_turn_side_chains_at_the_last_stage_only(closed: Model) -> None
     groups = [len(source.begin(stage)) for stage in range(len(source.stages()))]
     assert groups[-1] == 3
     assert set(groups[:-1]) == {2}
-    assert float(source.prior().detach()) == pytest.approx(0, abs=1e-6)
+    assert float(source.prior(source.positions()).detach()) == pytest.approx(0, abs=1e-6)
     torsions = source.begin(len(groups) - 1)[-1]["params"][0]
     with torch.no_grad():
         torsions += 1.0
-    assert float(source.prior().detach()) > 0.1
+    assert float(source.prior(source.positions()).detach()) > 0.1
     shift = np.linalg.norm(source.positions().detach().numpy() - closed.positions, axis=1)
     backbone_atoms = np.isin(closed.atom_names, ["N", "CA", "C", "O", "CB"])
     assert shift[backbone_atoms].max() < 1e-3

@@ -1,0 +1,39 @@
+"""AlphaFold-Multimer's structure module with the paper's image adapter.
+
+Knows nothing of images, particles, or files other than weights.
+"""
+
+from cocofold.network.adapter import ImageAdapter
+from cocofold.network.module import Folded, FoldingOptions, StructureModule
+from cocofold.network.pairs import DensePair, LowRankPair, Pair, PairSum, normalise_pair
+from cocofold.network.random_weights import random_weights
+from cocofold.network.residues import ATOM14_NAMES, RESIDUE_NAMES
+from cocofold.network.weights import (
+    load_single_activations,
+    load_structure_module,
+    official_weights,
+    read_weights,
+    save_structure_module,
+    save_weights,
+)
+
+__all__ = [
+    "ATOM14_NAMES",
+    "RESIDUE_NAMES",
+    "DensePair",
+    "Folded",
+    "FoldingOptions",
+    "ImageAdapter",
+    "LowRankPair",
+    "Pair",
+    "PairSum",
+    "StructureModule",
+    "load_single_activations",
+    "load_structure_module",
+    "normalise_pair",
+    "official_weights",
+    "random_weights",
+    "read_weights",
+    "save_structure_module",
+    "save_weights",
+]

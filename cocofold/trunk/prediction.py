@@ -1,0 +1,263 @@
+"""A prediction's frozen half: all that AlphaFold's structure module needs to give the atoms again, in one file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from cocofold import __version__
+from cocofold.errors import InputError
+from cocofold.files import appearing_whole
+from cocofold.network import load_structure_module
+from cocofold.trunk.chains import UNKNOWN, Chains
+from cocofold.trunk.rebuilding import Atoms, rebuild, write_atoms
+
+FILE_NAME, MODEL_NAME = "prediction.safetensors", "model.cif"
+FORMAT = "cocofold prediction 1"
+PROGRAM_FOLDERS = ("colabfold", "openfold")
+SINGLE_WIDTH, PAIR_WIDTH = 384, 128
+
+_PAIR_TYPES = (torch.float16, torch.bfloat16, torch.float32)
+_WEIGHT = "weights/"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a prediction came from.
+
+    Attributes
+    ----------
+    program, program_version : str
+        "ColabFold" or "OpenFold", and its version where it says so.
+    job : str
+        The program's name of the prediction.
+    model_number : int
+        Which of the five AlphaFold-Multimer models.
+    rank, seed, recycles : int, optional
+    files : dict
+        Paths of what was read, by what it is.
+    ca_rmsd_to_program, ca_max_to_program : float, optional
+        Deviation of the atoms given again from the program's own, CA, in place, Å.
+    cocofold_version : str
+    """
+
+    program: str
+    program_version: str | None
+    job: str
+    model_number: int
+    rank: int | None = None
+    seed: int | None = None
+    recycles: int | None = None
+    files: dict[str, str] = field(default_factory=dict)
+    ca_rmsd_to_program: float | None = None
+    ca_max_to_program: float | None = None
+    cocofold_version: str = __version__
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Representations after the last recycle, and the weights that turn them into atoms.
+
+    Attributes
+    ----------
+    single : (n, 384) float32
+    pair : (n, n, 128) float16, bfloat16 or float32
+        As the program gave it.
+    aatype : (n,) int64
+        AlphaFold's numbers of amino acids, 20 for X.
+    mask : (n,) bool
+        Residues that count.
+    chain_index, residue_numbers : (n,) int64
+        Row of the residue's chain in ``chains``, and its number in the files.
+    chains : Chains
+    weights : dict of str to Tensor
+        Structure module and confidence heads, in the official names and layout.
+    origin : Origin
+    plddt : (n,) float32, optional
+        The program's own.
+    pae : (n, n) float32, optional
+        The program's own, Å.
+    """
+
+    single: torch.Tensor
+    pair: torch.Tensor
+    aatype: torch.Tensor
+    mask: torch.Tensor
+    chain_index: torch.Tensor
+    residue_numbers: torch.Tensor
+    chains: Chains
+    weights: Mapping[str, torch.Tensor]
+    origin: Origin
+    plddt: torch.Tensor | None = None
+    pae: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.aatype)
+
+    def write(self, folder: str | os.PathLike[str], atoms: Atoms | None = None) -> None:
+        """Write ``model.cif`` and the bundle into a folder; both appear, whole, or neither.
+
+        Parameters
+        ----------
+        folder
+            Made if need be; must hold neither file.
+        atoms : Atoms, optional
+            What the prediction gives, if that is known already.
+
+        Raises
+        ------
+        InputError
+            If the folder holds a prediction, or cannot be written to.
+        """
+        folder = Path(folder)
+        make_room(folder)
+        is_new = not folder.exists()
+        model = folder / MODEL_NAME
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atoms(model, self, rebuild(self) if atoms is None else atoms)
+            self._write_bundle(folder / FILE_NAME, like=model)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                model.unlink(missing_ok=True)
+                if is_new:
+                    folder.rmdir()
+            if isinstance(error, (OSError, SafetensorError)):
+                raise InputError(f"{folder}: cannot be written ({error}); give another folder") from error
+            raise
+
+    def _write_bundle(self, path: Path, like: Path) -> None:
+        tensors = {_WEIGHT + name: tensor for name, tensor in self.weights.items()}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, torch.Tensor):
+                tensors[item.name] = value
+        facts = {"format": FORMAT, "chains": asdict(self.chains), "origin": asdict(self.origin)}
+        with appearing_whole(path) as partial:
+            save_file(
+                {name: tensor.detach().contiguous() for name, tensor in tensors.items()},
+                str(partial),
+                metadata={"facts": json.dumps(facts)},
+            )
+            # safetensors lets nobody else read its files.
+            shutil.copymode(like, partial)
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike[str]) -> Prediction:
+        """Read the bundle in a folder that ``cocofold predict`` wrote.
+
+        Raises
+        ------
+        InputError
+            If there is none, or it is damaged: parts missing, of other shapes or types, or not finite.
+        """
+        path = Path(folder) / FILE_NAME
+        if not path.is_file():
+            raise InputError(f"{folder}: holds no {FILE_NAME}; give the folder that cocofold predict wrote")
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                facts = json.loads((file.metadata() or {})["facts"])
+            if facts["format"] != FORMAT:
+                raise InputError(
+                    f"{path}: its format is {facts['format']!r} and this version reads {FORMAT!r}; "
+                    "write it anew with cocofold predict"
+                )
+            chains = Chains(**{name: tuple(value) for name, value in facts["chains"].items()})
+            prediction = _assembled(tensors, chains, Origin(**facts["origin"]))
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise InputError(f"{path}: damaged ({error}); write it anew with cocofold predict") from error
+        prediction.check(str(path))
+        return prediction
+
+    def check(self, where: str) -> None:
+        """Refuse parts that do not fit together.
+
+        Raises
+        ------
+        InputError
+            Starting with ``where``, and naming the part.
+        """
+        n = len(self.chains)
+        whole, real = (torch.int64,), (torch.float32,)
+        expected: dict[str, tuple[tuple[int, ...], tuple[torch.dtype, ...]]] = {
+            "single": ((n, SINGLE_WIDTH), real),
+            "pair": ((n, n, PAIR_WIDTH), _PAIR_TYPES),
+            "aatype": ((n,), whole),
+            "mask": ((n,), (torch.bool,)),
+            "chain_index": ((n,), whole),
+            "residue_numbers": ((n,), whole),
+            "plddt": ((n,), real),
+            "pae": ((n, n), real),
+        }
+        for name, (shape, kinds) in expected.items():
+            tensor = getattr(self, name)
+            if tensor is None:
+                continue
+            if tuple(tensor.shape) != shape or tensor.dtype not in kinds:
+                allowed = " or ".join(_type_name(kind) for kind in kinds)
+                raise InputError(
+                    f"{where}: {name} is {tuple(tensor.shape)} {_type_name(tensor.dtype)}; for chains of {n} residues "
+                    f"it must be {shape} {allowed}"
+                )
+            if tensor.is_floating_point() and not _is_finite(tensor):
+                raise InputError(f"{where}: {name} holds numbers that are not finite; predict again")
+        self._check_chains(where)
+        try:
+            load_structure_module(self.weights)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+
+    def _check_chains(self, where: str) -> None:
+        names = self.chains.names
+        if not names or len(names) != len(self.chains.sequences) or len(set(names)) != len(names):
+            raise InputError(f"{where}: {len(names)} chain names for {len(self.chains.sequences)} sequences")
+        agree = (
+            self.aatype.tolist() == self.chains.aatype().tolist()
+            and self.chain_index.tolist() == self.chains.index().tolist()
+        )
+        if not agree or not bool(((self.aatype >= 0) & (self.aatype <= UNKNOWN)).all()):
+            raise InputError(f"{where}: the residues are not those of the sequences; write it anew")
+        same_chain = self.chain_index.diff() == 0
+        if not bool((self.residue_numbers.diff()[same_chain] > 0).all()):
+            raise InputError(f"{where}: the residue numbers of a chain do not rise; write it anew")
+
+
+def _assembled(tensors: dict[str, torch.Tensor], chains: Chains, origin: Origin) -> Prediction:
+    weights = {name[len(_WEIGHT) :]: tensors.pop(name) for name in list(tensors) if name.startswith(_WEIGHT)}
+    parts: dict[str, Any] = dict(tensors)
+    return Prediction(chains=chains, weights=weights, origin=origin, **parts)
+
+
+def _type_name(kind: torch.dtype) -> str:
+    return str(kind).replace("torch.", "")
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Whether all is finite, a slice at a time: a mask of a whole pair takes half its memory."""
+    return all(bool(torch.isfinite(part).all()) for part in tensor.split(256))
+
+
+def make_room(folder: Path) -> None:
+    """Refuse a folder that a prediction cannot be written into: a file, or one that holds anything but its program's.
+
+    Raises
+    ------
+    InputError
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {folder}: is a file; give a folder")
+    held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    foreign = [name for name in held if name not in PROGRAM_FOLDERS]
+    if foreign:
+        raise InputError(f"--out {folder}: the folder holds {', '.join(foreign[:4])}; give another one")

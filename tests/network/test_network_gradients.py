@@ -1,0 +1,178 @@
+"""Gradients of the structure module against finite differences, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from network_inputs import random_inputs, rough_module
+
+from cocofold.network import DensePair, FoldingOptions, StructureModule, normalise_pair
+from cocofold.network import pairs as pairs_module
+from cocofold.network.rigid import Rigid
+
+N = 7
+WEIGHTS = (
+    "single_norm.bias",
+    "initial.weight",
+    "attention.pair_norm.weight",
+    "attention.pair_norm.bias",
+    "attention.pair_bias.weight",
+    "attention.key_points.weight",
+    "attention.query_points.bias",
+    "attention.value_points.weight",
+    "attention.point_weights",
+    "attention.output.weight",
+    "transition.layers.1.weight",
+    "update.weight",
+    "torsions.blocks.1.first.weight",
+    "adapter.weight",
+    "adapter.gate",
+)
+
+
+def _loss(module: StructureModule, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """A smooth number that all atoms and the confidence enter."""
+    folded = module(*inputs)
+    pattern = torch.linspace(-1, 1, folded.atom14.numel(), dtype=torch.float64).view_as(folded.atom14).sin()
+    return (folded.atom14 * pattern).sum() / 10 + folded.plddt.mean()
+
+
+def _module(options: FoldingOptions) -> StructureModule:
+    module = rough_module(options).with_adapter(seed=1)
+    torch.nn.init.normal_(module.adapter.gate, std=0.3, generator=torch.Generator().manual_seed(3))
+    return module
+
+
+def _numeric(loss: Callable[[], torch.Tensor], tensor: torch.Tensor, direction: torch.Tensor) -> float:
+    step = 1e-5
+    with torch.no_grad():
+        tensor += step * direction
+        above = float(loss())
+        tensor -= 2 * step * direction
+        below = float(loss())
+        tensor += step * direction
+    return (above - below) / (2 * step)
+
+
+def _direction(tensor: torch.Tensor) -> torch.Tensor:
+    direction = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    return direction / direction.norm()
+
+
+@pytest.fixture
+def hold_rotations(monkeypatch: pytest.MonkeyPatch) -> Callable[[StructureModule, tuple[torch.Tensor, ...]], None]:
+    """Make rotations between iterations constants, those of a first run, whatever changes later."""
+
+    def hold(module: StructureModule, inputs: tuple[torch.Tensor, ...]) -> None:
+        with torch.no_grad():
+            held = [step[:, :, :3] for step in module(*inputs).trajectory]
+        runs = iter([])
+
+        def constant(self: Rigid) -> Rigid:
+            nonlocal runs
+            rotation = next(runs, None)
+            if rotation is None:
+                runs = iter(held)
+                rotation = next(runs)
+            return Rigid(rotation, self.translation)
+
+        monkeypatch.setattr(Rigid, "with_fixed_rotation", constant)
+
+    return hold
+
+
+@pytest.mark.parametrize("rotation_gradient", [True, False])
+def test_gradients_are_those_of_finite_differences(rotation_gradient: bool, hold_rotations: Callable) -> None:
+    module = _module(FoldingOptions(rotation_gradient=rotation_gradient))
+    single, *others = random_inputs(N)
+    single.requires_grad_(True)
+    inputs = (single, *others)
+    loss = _loss(module, inputs)
+    loss.backward()
+    if not rotation_gradient:
+        hold_rotations(module, inputs)
+    named = {**dict(module.named_parameters()), "single": single}
+    for name in ("single", *WEIGHTS):
+        tensor = named[name]
+        direction = _direction(tensor)
+        expected = _numeric(lambda: _loss(module, inputs), tensor, direction)
+        assert float((tensor.grad * direction).sum()) == pytest.approx(expected, rel=2e-5, abs=1e-8), name
+
+
+def test_stopping_the_rotation_changes_the_gradient() -> None:
+    gradients = []
+    for option in (True, False):
+        single, *others = random_inputs(N)
+        single.requires_grad_(True)
+        _loss(_module(FoldingOptions(rotation_gradient=option)), (single, *others)).backward()
+        gradients.append(single.grad)
+    assert float((gradients[0] - gradients[1]).norm()) > 1e-3 * float(gradients[0].norm())
+
+
+def test_every_weight_of_the_structure_module_gets_a_gradient() -> None:
+    module = _module(FoldingOptions())
+    _loss(module, random_inputs(N)).backward()
+    missing = {name for name, weight in module.named_parameters() if weight.grad is None}
+    assert missing == {"aligned_error.logits.weight", "aligned_error.logits.bias"}
+
+
+def test_recomputing_iterations_changes_no_gradient() -> None:
+    results = []
+    for above in (0, N):
+        module = _module(FoldingOptions(checkpoint_above=above))
+        single, *others = random_inputs(N)
+        single.requires_grad_(True)
+        loss = _loss(module, (single, *others))
+        loss.backward()
+        results.append((loss.detach(), single.grad, module.attention.output.weight.grad))
+    for one, other in zip(*results):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_dropout_is_the_same_when_recomputed() -> None:
+    gradients = []
+    for above in (0, N):
+        module = _module(FoldingOptions(dropout=0.1, checkpoint_above=above))
+        single, *others = random_inputs(N)
+        single.requires_grad_(True)
+        torch.manual_seed(5)
+        _loss(module, (single, *others)).backward()
+        gradients.append(single.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+
+
+def test_pair_gets_a_gradient_if_it_asks_for_one() -> None:
+    module = _module(FoldingOptions(rotation_gradient=True))
+    single, pair, *others = random_inputs(N)
+    pair.requires_grad_(True)
+    _loss(module, (single, pair, *others)).backward()
+    direction = _direction(pair)
+    expected = _numeric(lambda: _loss(module, (single, pair, *others)), pair, direction)
+    assert float((pair.grad * direction).sum()) == pytest.approx(expected, rel=2e-5)
+
+
+def test_weights_get_the_same_gradient_whether_the_pair_asks_or_not() -> None:
+    gradients = []
+    for asks in (False, True):
+        module = _module(FoldingOptions())
+        single, pair, *others = random_inputs(N)
+        _loss(module, (single, pair.requires_grad_(asks), *others)).backward()
+        gradients.append([module.attention.pair_bias.weight.grad, module.attention.pair_norm.weight.grad])
+    for one, other in zip(*gradients):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_frozen_pair_in_blocks_is_exact(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both maps and their gradients, for blocks of two rows, against sums written out."""
+    monkeypatch.setattr(pairs_module, "_BLOCK_NUMBERS", 2 * N * 128)
+    values = normalise_pair(random_inputs(N)[1], dtype).values
+    pair, exact = DensePair(values), values.double()
+    weight = torch.randn(12, 128, dtype=torch.float64, requires_grad=True)
+    attention = torch.rand(12, N, N, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(pair.project(weight), torch.einsum("ijc,hc->hij", exact, weight))
+    torch.testing.assert_close(pair.gather(attention), torch.einsum("hij,ijc->ihc", attention, exact))
+    assert torch.autograd.gradcheck(pair.project, weight[:2].detach().requires_grad_(True))
+    assert torch.autograd.gradcheck(pair.gather, attention[:2].detach().requires_grad_(True))

@@ -12,6 +12,7 @@ import torch
 
 from cocofold.network import ATOM14_NAMES, load_structure_module
 from cocofold.structure import Model, write_model
+from cocofold.structure.labels import settle_labels
 
 if TYPE_CHECKING:
     from cocofold.trunk.prediction import Prediction
@@ -77,7 +78,9 @@ def model_of(prediction: Prediction, atoms: Atoms) -> tuple[Model, np.ndarray]:
         entity.polymer_type = gemmi.PolymerType.PeptideL
         entity.full_sequence = gemmi.expand_one_letter_sequence(sequences[entity.subchains[0]], gemmi.ResidueKind.AA)
     structure.deduplicate_entities()
-    structure.assign_label_seq_id()
+    for number, entity in enumerate(structure.entities, start=1):
+        entity.name = str(number)
+    settle_labels(structure)
     return Model.of(structure), atoms.plddt[kept]
 
 

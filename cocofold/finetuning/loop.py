@@ -157,13 +157,20 @@ class Loop:
             self._observations.particles.box, self._observations.pixel_size_angstrom, self._options.resolution
         )
 
+    @property
+    def images(self) -> int:
+        """How many images have been compared."""
+        return self._images_before(self.step)
+
+    def _images_before(self, step: int) -> int:
+        batches = sum(
+            min(max(step - start, 0), stage.steps) * stage.batches for start, stage in zip(self._starts, self._stages)
+        )
+        return batches * min(self._options.batch_size, len(self._work))
+
     def _batch(self, step: int) -> torch.Tensor:
         """Rows of a step's images: every particle once before any comes again."""
-        size = min(self._options.batch_size, len(self._work))
-        stage, within = self._stage_of(step)
-        before = sum(earlier.steps * earlier.batches for earlier in self._stages[:stage])
-        first = size * (before + within * self._stages[stage].batches)
-        wanted = range(first, first + size * self._stages[stage].batches)
+        wanted = range(self._images_before(step), self._images_before(step + 1))
         if not wanted:
             return self._work[:0]
         rows = []

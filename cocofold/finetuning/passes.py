@@ -19,13 +19,14 @@ _HINT_IN_ERRORS = 1.0
 class Cycle:
     """What is known at the end of a cycle; cycle 0 is the start.
 
-    ``frc_work`` and ``frc_heldout`` are mean correlations over rings and a fixed set of particles; ``moved_angstrom``
-    is the root mean square displacement of CA atoms from the start, ``worst_link_angstrom`` the largest deviation of
-    a C-N bond.
+    ``images`` counts how many images have been compared; ``frc_work`` and ``frc_heldout`` are mean correlations over
+    rings and a fixed set of particles; ``moved_angstrom`` is the root mean square displacement of CA atoms from the
+    start, ``worst_link_angstrom`` the largest deviation of a C-N bond.
     """
 
     number: int
     step: int
+    images: int
     stage: str
     seconds: float
     frc_work: float

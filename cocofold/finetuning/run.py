@@ -42,9 +42,9 @@ _BYTES_PER_ATOM_IN_MODEL, _BYTES_PER_ATOM_IN_CHECKPOINT = 150, 250
 def finetune(options: Options, out: Path, resume: bool = False, stop_with: int | None = None) -> dict[str, Any]:
     """Fine-tune a model against particles; returns the content of ``metrics.json``.
 
-    Particles are split into those that are fitted and those that are held out: 5 %, at least 50, and the cycle at
-    which these are explained best is the answer. Of fewer than 500 particles a first pass holds out a fifth to find
-    when to stop, then a second pass fits all of them up to there.
+    Particles are split into those that are fitted and those that are held out: 5 %, at least 50. The answer is the
+    cycle that explains these best, if it does so clearly better than the start. Of fewer than 500 particles a first
+    pass holds out a fifth to find when to stop, then a second pass fits all of them up to there.
 
     Parameters
     ----------
@@ -270,6 +270,7 @@ class _Run:
         return Cycle(
             number=len(this.cycles),
             step=loop.step,
+            images=loop.images,
             stage=stage,
             seconds=round(time.monotonic() - self.began, 1),
             frc_work=float(work.mean()),
@@ -328,11 +329,7 @@ class _Run:
             "heldout_particles": len(judged.heldout),
             "passes": len(self.passes),
             "steps": sum(this.cycles[-1].step for this in self.passes if this.cycles),
-            "images": sum(
-                this.cycles[-1].step * min(self.options.batch_size, len(this.work))
-                for this in self.passes
-                if this.cycles
-            ),
+            "images": sum(this.cycles[-1].images for this in self.passes if this.cycles),
             "seconds": round(time.monotonic() - self.began, 1),
             "peak_memory_gb": round(_peak_memory_gb(), 3),
             "device": str(self.device),

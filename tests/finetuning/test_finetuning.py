@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import gemmi
@@ -135,8 +136,9 @@ def test_every_particle_comes_once_before_any_comes_again(particles: Path, start
     work = torch.arange(3, 75)
     options = Options(particles=str(particles), model=str(start), batch_size=10)
     amplitudes = torch.ones(len(model))
+    source = DeformationSource(model)
     loop = Loop(
-        DeformationSource(model),
+        source,
         Restraints(model, backbone, 0.0),
         Gaussians(amplitudes, amplitudes),
         amplitudes > 0,
@@ -149,6 +151,15 @@ def test_every_particle_comes_once_before_any_comes_again(particles: Path, start
     for epoch in range(5):
         assert sorted(seen[72 * epoch : 72 * (epoch + 1)]) == work.tolist()
     assert seen[:72] != seen[72:144]
+    loop.step = 36
+    assert loop.images == 360
+    # A stage may take several batches a step, or none.
+    loop._stages = [replace(stage, batches=number % 3) for number, stage in enumerate(source.stages())]
+    ends = loop.stage_ends()
+    assert [len(loop._batch(step)) for step in (0, ends[0], ends[1], ends[2])] == [0, 10, 20, 0]
+    some = torch.cat([loop._batch(step) for step in range(ends[1] + 5)])
+    assert len(some) == 10 * (ends[1] - ends[0]) + 20 * 5
+    assert sorted(some[:72].tolist()) == work.tolist()
     observations.close()
 
 
@@ -165,7 +176,7 @@ def followed(correlations: list[np.ndarray]) -> Pass:
     this = Pass(torch.arange(5), torch.arange(len(correlations[0])))
     for number, of_images in enumerate(correlations):
         rings = torch.as_tensor(of_images)[:, None]
-        this.add(Cycle(number, 0, "", 0.0, 0.0, float(rings.mean()), 0.0, 0.0), torch.zeros(5, 1), rings)
+        this.add(Cycle(number, 0, 0, "", 0.0, 0.0, float(rings.mean()), 0.0, 0.0), torch.zeros(5, 1), rings)
     return this
 
 

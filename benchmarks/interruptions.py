@@ -1,6 +1,6 @@
 """Runs killed at random moments resume to the same model, bit by bit: ``python -m benchmarks.interruptions``.
 
-One run is left alone; others are ended at moments spread over its whole length, two of three times by SIGKILL, else by
+One run is left alone; others are ended at moments spread over all that it says, two of three times by SIGKILL, else by
 SIGTERM, every fourth run twice, then resumed, with another number of threads every other time. One table is printed, a
 row a kill; the exit status is 1 if a model differs, a file is left half-written, or SIGTERM takes longer than 10 s.
 """
@@ -21,7 +21,16 @@ from pathlib import Path
 from benchmarks.accuracy import cocofold
 from cocofold.demonstration import BOX, PIXEL_SIZE_ANGSTROM, closed_state, open_state
 
-HEADINGS = ("run", "signal", "at (s)", "in the midst of", "exit status", "gone after (s)", "half-written", "same model")
+HEADINGS = (
+    "run",
+    "signal",
+    "after (s)",
+    "after the line",
+    "exit status",
+    "gone after (s)",
+    "half-written",
+    "same model",
+)
 SLOWEST_END_S = 10.0
 
 
@@ -29,7 +38,7 @@ SLOWEST_END_S = 10.0
 class Kill:
     """What happened to one process: signal, moment, the last line of the log, and how it ended."""
 
-    signal: signal.Signals
+    ending: signal.Signals
     moment: float
     last_line: str
     status: int
@@ -38,7 +47,7 @@ class Kill:
     @property
     def as_it_should(self) -> bool:
         """Whether the process ended by the signal, in time; one may have finished before."""
-        expected = -self.signal if self.signal == signal.SIGKILL else 128 + self.signal
+        expected = -self.ending if self.ending == signal.SIGKILL else 128 + self.ending
         return self.status in (expected, 0) and self.gone_after < SLOWEST_END_S
 
 
@@ -59,17 +68,25 @@ def finish(folder: Path, out: Path, threads: int, *more: str) -> None:
         sys.exit(f"the run in {out} failed")
 
 
-def disturb(folder: Path, out: Path, seconds: float, ending: signal.Signals, resume: bool) -> Kill:
-    """Start or resume a run and end it after so many seconds."""
-    process = start(folder, out, 1, *(["--resume"] if resume else []))
-    time.sleep(seconds)
+def lines_of(out: Path) -> list[str]:
+    """What a run has said."""
     log = out / "log.txt"
-    lines = log.read_text().splitlines() if log.is_file() else []
-    last = lines[-1] if lines else "start-up"
+    return log.read_text().splitlines() if log.is_file() else []
+
+
+def disturb(folder: Path, out: Path, n_lines: int, seconds: float, ending: signal.Signals) -> Kill:
+    """Start or resume a run and end it so many seconds after a line of its log."""
     began = time.monotonic()
+    process = start(folder, out, 1, *(["--resume"] if (out / "config.yaml").is_file() else []))
+    while len(lines_of(out)) < n_lines and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(seconds)
+    said = lines_of(out)
+    moment, asked = time.monotonic() - began, time.monotonic()
     process.send_signal(ending)
     status = process.wait()
-    return Kill(ending, seconds, last[:34].strip(), status, time.monotonic() - began)
+    last = " ".join(said[-1].split()[:6]) if said else "start-up"
+    return Kill(ending, moment, last, status, time.monotonic() - asked)
 
 
 def main() -> None:
@@ -84,11 +101,9 @@ def main() -> None:
         folder = Path(name)
         simulated = ["--model", open_state(), "--box", BOX, "--pixel-size", PIXEL_SIZE_ANGSTROM, "--count", 80]
         cocofold(["simulate", *simulated, "--snr", 0.3, "--seed", 3, "--out", folder / "particles"])
-        began = time.monotonic()
         finish(folder, folder / "whole", 1)
-        length = time.monotonic() - began
         expected = (folder / "whole" / "model.cif").read_bytes()
-        print(f"undisturbed: {length:.1f} s\n")
+        n_lines = len(lines_of(folder / "whole"))
         print("| " + " | ".join(HEADINGS) + " |")
         print("| --- " * len(HEADINGS) + "|")
         done = 0
@@ -96,16 +111,14 @@ def main() -> None:
             out, kills = folder / f"run_{done}", []
             for _ in range(2 if done % 4 == 3 and done + 1 < options.kills else 1):
                 ending = signal.SIGTERM if done % 3 == 2 else signal.SIGKILL
-                # Not before there is a run to resume, which takes as long as importing torch.
-                resume = (out / "config.yaml").is_file()
-                kills.append(disturb(folder, out, draw.uniform(0.1, 1.0) * length, ending, resume))
+                after = draw.randrange(len(lines_of(out)), max(n_lines, len(lines_of(out)) + 1))
+                kills.append(disturb(folder, out, after, draw.uniform(0, 1.0), ending))
                 done += 1
-            resumed = ["--resume"] if (out / "config.yaml").is_file() else []
-            finish(folder, out, 1 + done % 2, *resumed)
+            finish(folder, out, 1 + done % 2, *(["--resume"] if (out / "config.yaml").is_file() else []))
             partial = len(list(out.rglob("*.part")))
             same = (out / "model.cif").read_bytes() == expected
             for kill in kills:
-                cells = [out.name[4:], kill.signal.name, f"{kill.moment:.1f}", kill.last_line, str(kill.status)]
+                cells = [out.name[4:], kill.ending.name, f"{kill.moment:.1f}", kill.last_line, str(kill.status)]
                 cells += [f"{kill.gone_after:.2f}", str(partial), "yes" if same else "NO"]
                 print("| " + " | ".join(cells) + " |", flush=True)
                 failed += not (same and kill.as_it_should and partial == 0)

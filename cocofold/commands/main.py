@@ -12,6 +12,7 @@ from cocofold.commands.demo import demo
 from cocofold.commands.finetune import finetune
 from cocofold.commands.predict import predict
 from cocofold.commands.simulate import simulate
+from cocofold.endings import Endings
 from cocofold.errors import InputError
 
 app = typer.Typer(
@@ -47,7 +48,9 @@ app.command()(demo)
 def main() -> None:
     """Run the command line; exit 2 with one message for input or files that cannot be used."""
     try:
-        app()
+        # From here on a signal ends any command with the status that shells expect, and without a traceback.
+        with Endings():
+            app()
     except InputError as error:
         print(f"cocofold: {error}", file=sys.stderr)
         sys.exit(2)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import mrcfile
@@ -185,3 +189,21 @@ def test_nothing_is_left_when_it_is_cut_short(simulate, tmp_path: Path, monkeypa
 
     monkeypatch.setattr("cocofold.simulation.simulate._complete_header", end)
     assert not any(simulate(status=2).iterdir())
+
+
+@pytest.mark.parametrize(("ending", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ended_by_a_signal_it_leaves_no_half_of_a_stack(tmp_path: Path, ending: signal.Signals, status: int) -> None:
+    out = tmp_path / "particles"
+    options = ["--model", open_state(), "--out", out, "--box", 64, "--pixel-size", 2.5, "--count", 20000, "--snr", 0.1]
+    command = [sys.executable, "-m", "cocofold", "simulate", *map(str, options)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not list(out.glob(".particles.mrcs.*")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(ending)
+        _, complaint = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert "Traceback" not in complaint
+    assert not list(out.iterdir())

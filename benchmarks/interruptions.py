@@ -1,13 +1,16 @@
 """Runs killed at random moments resume to the same model, bit by bit: ``python -m benchmarks.interruptions``.
 
-One run is left alone; others are ended at moments spread over all that it says, two of three times by SIGKILL, else by
-SIGTERM, every fourth run twice, then resumed, with another number of threads every other time. One table is printed, a
-row a kill; the exit status is 1 if a model differs, a file is left half-written, or SIGTERM takes longer than 10 s.
+One run is left alone. The others are ended once, twice or three times, at moments spread over all that a run says, from
+its start-up to its last line, two of three times by SIGKILL, else by SIGTERM; each start and resume has one or two
+threads, and memory for all images or for none. One table is printed, a row a kill; the exit status is 1 if a model
+differs from the undisturbed run's, a file is left that is not whole, or a process ends otherwise than it should or
+after more than 10 s.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import signal
@@ -15,78 +18,160 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import gemmi
+import mrcfile
+from safetensors import SafetensorError, safe_open
 
 from benchmarks.accuracy import cocofold
 from cocofold.demonstration import BOX, PIXEL_SIZE_ANGSTROM, closed_state, open_state
+from cocofold.files import is_partial
 
 HEADINGS = (
-    "run",
-    "signal",
-    "after (s)",
-    "after the line",
-    "exit status",
-    "gone after (s)",
-    "half-written",
-    "same model",
-)
+    "run", "threads", "images in memory", "signal", "at (s)", "after the line", "exit status", "gone after (s)",
+    "not whole", "same model",
+)  # fmt: skip
 SLOWEST_END_S = 10.0
+BEFORE_PYTHON_RUNS_S = 0.5  # until then the interpreter starts, which no program can handle signals in
+START_UP_S = 3.0
+# As the command, on a machine that has no memory left to keep images in: all are read again each time.
+WITHOUT_MEMORY = """
+import cocofold.memory
+cocofold.memory.available_bytes = lambda: 0
+from cocofold.commands.main import main
+main()
+"""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What may differ from one start of a run to the next: threads, and whether images are kept in memory."""
+
+    threads: int = 1
+    keeps_images: bool = True
 
 
 @dataclass(frozen=True)
 class Kill:
-    """What happened to one process: signal, moment, the last line of the log, and how it ended."""
+    """What happened to one process.
 
-    ending: signal.Signals
+    ``moment`` is the time (s) after its start, ``said`` what its log had said last by then, ``not_whole`` the files
+    that it left and that cannot be read, or are temporary though it was asked to end.
+    """
+
+    run: int
+    setting: Setting
+    ending: str
     moment: float
-    last_line: str
+    said: str
     status: int
     gone_after: float
+    not_whole: list[str]
 
-    @property
     def as_it_should(self) -> bool:
-        """Whether the process ended by the signal, in time; one may have finished before."""
-        expected = -self.ending if self.ending == signal.SIGKILL else 128 + self.ending
-        return self.status in (expected, 0) and self.gone_after < SLOWEST_END_S
+        """Whether the process ended by its signal, in time and leaving whole files; it may have finished before."""
+        number = signal.Signals[self.ending]
+        expected = {0, -number if number == signal.SIGKILL else 128 + number}
+        if self.moment < BEFORE_PYTHON_RUNS_S:
+            expected.add(-number)
+        return self.status in expected and self.gone_after < SLOWEST_END_S and not self.not_whole
 
 
-def start(folder: Path, out: Path, threads: int, *more: str) -> subprocess.Popen:
-    """A short run of two passes; seven cycles end in the midst of stages."""
+def start(folder: Path, out: Path, setting: Setting) -> subprocess.Popen:
+    """Start a short run of two passes, or resume it; seven cycles end in the midst of stages."""
     arguments = ["--particles", folder / "particles" / "particles.star", "--model", closed_state(), "--out", out]
-    arguments += ["--effort", "0.06", "--cycles", "7", *more]
+    arguments += ["--effort", "0.06", "--cycles", "7"] + ["--resume"] * (out / "config.yaml").is_file()
+    program = ["-m", "cocofold"] if setting.keeps_images else ["-c", WITHOUT_MEMORY]
     return subprocess.Popen(
-        [sys.executable, "-m", "cocofold", "finetune", *map(str, arguments)],
+        [sys.executable, *program, "finetune", *map(str, arguments)],
         stdout=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": str(setting.threads)},
     )
 
 
-def finish(folder: Path, out: Path, threads: int, *more: str) -> None:
+def finish(folder: Path, out: Path, setting: Setting) -> None:
     """Run or resume to the end."""
-    if start(folder, out, threads, *more).wait():
+    if start(folder, out, setting).wait():
         sys.exit(f"the run in {out} failed")
 
 
 def lines_of(out: Path) -> list[str]:
-    """What a run has said."""
+    """What a run has said, since it was begun."""
     log = out / "log.txt"
-    return log.read_text().splitlines() if log.is_file() else []
+    return log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
 
 
-def disturb(folder: Path, out: Path, n_lines: int, seconds: float, ending: signal.Signals) -> Kill:
+def last_of(lines: list[str]) -> str:
+    """The last line in a few words, with its pass."""
+    if not lines:
+        return "start-up"
+    last = " ".join(lines[-1].partition(":")[0].split()[:6])
+    in_second = any(line.startswith("pass 2") for line in lines)
+    return f"pass {2 if in_second else 1}, {last}" if last.startswith("cycle") else last
+
+
+def disturb(folder: Path, number: int, setting: Setting, n_lines: int, seconds: float, ending: signal.Signals) -> Kill:
     """Start or resume a run and end it so many seconds after a line of its log."""
+    out = folder / f"run_{number}"
     began = time.monotonic()
-    process = start(folder, out, 1, *(["--resume"] if (out / "config.yaml").is_file() else []))
+    process = start(folder, out, setting)
     while len(lines_of(out)) < n_lines and process.poll() is None:
         time.sleep(0.01)
     time.sleep(seconds)
-    said = lines_of(out)
-    moment, asked = time.monotonic() - began, time.monotonic()
+    said = last_of(lines_of(out))
+    asked = time.monotonic()
     process.send_signal(ending)
     status = process.wait()
-    last = " ".join(said[-1].split()[:6]) if said else "start-up"
-    return Kill(ending, moment, last, status, time.monotonic() - asked)
+    gone_after = time.monotonic() - asked
+    not_whole = list(files_not_whole(out, partial_too=ending != signal.SIGKILL))
+    return Kill(number, setting, ending.name, asked - began, said, status, gone_after, not_whole)
+
+
+def files_not_whole(out: Path, partial_too: bool) -> Iterator[str]:
+    """Files of a run that cannot be read; the log may end within a line until the run is resumed."""
+    for path in sorted(out.rglob("*")):
+        if is_partial(path):
+            if partial_too:
+                yield path.name
+            continue
+        try:
+            if path.suffix == ".cif":
+                gemmi.read_structure(str(path))
+            elif path.suffix == ".safetensors":
+                with safe_open(str(path), framework="pt"):
+                    pass
+            elif path.suffix == ".mrc":
+                with mrcfile.open(path):
+                    pass
+            elif path.suffix == ".json":
+                json.loads(path.read_text())
+        except (OSError, RuntimeError, SafetensorError, ValueError):
+            yield path.name
+
+
+def disturbed_run(folder: Path, number: int, kills: int, n_lines: int, draw: random.Random) -> list[Kill]:
+    """A run that is ended so many times after lines drawn from all that are to come, and then resumed to its end."""
+    done = []
+    for _ in range(kills):
+        setting = Setting(draw.choice((1, 2)), draw.random() < 0.5)
+        ending = draw.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM))
+        said = len(lines_of(folder / f"run_{number}"))
+        after = draw.randrange(said, max(n_lines, said + 1))
+        seconds = draw.uniform(0, START_UP_S if after == said else 1.0)
+        done.append(disturb(folder, number, setting, after, seconds, ending))
+    finish(folder, folder / f"run_{number}", Setting(draw.choice((1, 2)), draw.random() < 0.5))
+    return done
+
+
+def row(kill: Kill, same: bool) -> str:
+    """One line of the table."""
+    cells = [kill.run, kill.setting.threads, "all" if kill.setting.keeps_images else "none", kill.ending]
+    cells += [f"{kill.moment:.1f}", kill.said, kill.status, f"{kill.gone_after:.2f}"]
+    return "| " + " | ".join(map(str, [*cells, len(kill.not_whole), "yes" if same else "NO"])) + " |"
 
 
 def main() -> None:
@@ -94,35 +179,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="also write the table there")
     options = parser.parse_args()
     draw = random.Random(options.seed)
-    failed = 0
+    table = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         simulated = ["--model", open_state(), "--box", BOX, "--pixel-size", PIXEL_SIZE_ANGSTROM, "--count", 80]
         cocofold(["simulate", *simulated, "--snr", 0.3, "--seed", 3, "--out", folder / "particles"])
-        finish(folder, folder / "whole", 1)
-        expected = (folder / "whole" / "model.cif").read_bytes()
+        finish(folder, folder / "whole", Setting())
         n_lines = len(lines_of(folder / "whole"))
-        print("| " + " | ".join(HEADINGS) + " |")
-        print("| --- " * len(HEADINGS) + "|")
-        done = 0
-        while done < options.kills:
-            out, kills = folder / f"run_{done}", []
-            for _ in range(2 if done % 4 == 3 and done + 1 < options.kills else 1):
-                ending = signal.SIGTERM if done % 3 == 2 else signal.SIGKILL
-                after = draw.randrange(len(lines_of(out)), max(n_lines, len(lines_of(out)) + 1))
-                kills.append(disturb(folder, out, after, draw.uniform(0, 1.0), ending))
-                done += 1
-            finish(folder, out, 1 + done % 2, *(["--resume"] if (out / "config.yaml").is_file() else []))
-            partial = len(list(out.rglob("*.part")))
-            same = (out / "model.cif").read_bytes() == expected
-            for kill in kills:
-                cells = [out.name[4:], kill.ending.name, f"{kill.moment:.1f}", kill.last_line, str(kill.status)]
-                cells += [f"{kill.gone_after:.2f}", str(partial), "yes" if same else "NO"]
-                print("| " + " | ".join(cells) + " |", flush=True)
-                failed += not (same and kill.as_it_should and partial == 0)
-    sys.exit(1 if failed else 0)
+        expected = (folder / "whole" / "model.cif").read_bytes()
+        print("| " + " | ".join(HEADINGS) + " |\n" + "| --- " * len(HEADINGS) + "|")
+        number = 0
+        while len(table) < options.kills:
+            # Once, twice, three times, once ...
+            kills = min(1 + number % 3, options.kills - len(table))
+            for kill in disturbed_run(folder, number, kills, n_lines, draw):
+                out = folder / f"run_{number}"
+                same = (out / "model.cif").read_bytes() == expected and not list(files_not_whole(out, True))
+                print(row(kill, same), flush=True)
+                table.append({**asdict(kill), "same_model": same, "as_it_should": same and kill.as_it_should()})
+            number += 1
+    if options.json is not None:
+        options.json.write_text(json.dumps(table, indent=1) + "\n")
+    sys.exit(0 if all(entry["as_it_should"] for entry in table) else 1)
 
 
 if __name__ == "__main__":

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import TracebackType
 
 from cocofold.errors import InputError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_UNDISTURBED_S = 10.0
 
 
 class Ended(SystemExit):
@@ -24,18 +27,28 @@ class Ended(SystemExit):
         For the user.
     number : int
         Of the signal.
+
+    Attributes
+    ----------
+    advice : str
+        What the user may do now, if anything.
     """
 
     def __init__(self, why: str, number: int) -> None:
         super().__init__(128 + number)
         self.why = why
+        self.advice = ""
+
+    def __str__(self) -> str:
+        return f"ended by {self.why}" + (f"; {self.advice}" if self.advice else "")
 
 
 class Endings:
     """Turns signals that would end the process, and the end of another process, into the exception ``Ended``.
 
     SIGTERM, SIGINT and SIGHUP raise it at once, or within ``deferred`` at the next ``check``, in the main thread; those
-    that are ignored stay so. Other threads leave signals alone.
+    that are ignored stay so. For 10 s further signals do not disturb what is done at the end. Other threads leave
+    signals alone.
 
     Parameters
     ----------
@@ -45,12 +58,13 @@ class Endings:
     Raises
     ------
     InputError
-        If there is no such process.
+        If there is no such process, or the system cannot watch one.
     """
 
     def __init__(self, stop_with: int | None = None) -> None:
         self._asked: int | None = None
         self._deferring = False
+        self._raised_at = float("-inf")
         self._handlers: dict[int, object] = {}
         self._stop_with = stop_with
         self._watched = None if stop_with is None else _open_process(stop_with)
@@ -72,15 +86,16 @@ class Endings:
 
     def _note(self, number: int, frame: object) -> None:
         self._asked = number
-        if not self._deferring:
+        if not self._deferring and time.monotonic() - self._raised_at >= _UNDISTURBED_S:
             self.check()
 
     def check(self) -> None:
         """Raise ``Ended`` if the process was asked to end, or the watched one is gone."""
         if self._asked is not None:
-            number, self._asked = self._asked, None
-            raise Ended(signal.Signals(number).name, number)
+            self._raised_at = time.monotonic()
+            raise Ended(signal.Signals(self._asked).name, self._asked)
         if self._watched is not None and _is_gone(self._watched):
+            self._raised_at = time.monotonic()
             raise Ended(f"the end of process {self._stop_with}", signal.SIGTERM)
 
     @contextlib.contextmanager
@@ -94,15 +109,25 @@ class Endings:
         self.check()
 
 
+def ignore_signals() -> None:
+    """Let no signal that ``Endings`` knows end the process any more."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _open_process(number: int) -> int:
     try:
         watched = os.pidfd_open(number)
+    except AttributeError as error:
+        raise InputError("--stop-with: needs Linux and Python 3.9 or later; leave it out") from error
     except (OSError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSYS, errno.EPERM):
+            raise InputError(
+                "--stop-with: processes cannot be watched here (Linux 5.3 or later can); leave it out"
+            ) from error
         raise InputError(
             f"--stop-with {number}: no such process; give the number of the process that started this one"
         ) from error
-    except AttributeError as error:
-        raise InputError("--stop-with: needs Linux and Python 3.9 or later; leave it out") from error
     if _is_gone(watched):
         os.close(watched)
         raise InputError(f"--stop-with {number}: this process has ended already; give one that runs")
@@ -110,4 +135,6 @@ def _open_process(number: int) -> int:
 
 
 def _is_gone(watched: int) -> bool:
-    return bool(select.select([watched], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(watched, select.POLLIN)
+    return bool(poll.poll(0))

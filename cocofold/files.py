@@ -12,12 +12,14 @@ from pathlib import Path
 def appearing_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside ``path``, renamed to it at the end; removed if anything goes wrong.
 
-    An ``OSError`` while writing, of a full disk for example, leaves with the name of ``path``.
+    What is renamed is on the disk, so that also the machine may fail at any moment. An ``OSError`` while writing, of a
+    full disk for example, leaves with the name of ``path``.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield partial
+        _flush(partial)
         os.replace(partial, path)
     except OSError as error:
         if error.filename in (None, str(partial), partial):
@@ -27,13 +29,27 @@ def appearing_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_partial(path: Path) -> bool:
+    """Whether a file is one that a process left which was killed while writing."""
+    return path.name.startswith(".") and path.name.endswith(".part")
+
+
 def remove_partial(folder: Path) -> None:
     """Remove temporary files below a folder that a process left which was killed while writing."""
     for path in folder.rglob(".*.part"):
-        path.unlink(missing_ok=True)
+        if is_partial(path):
+            path.unlink(missing_ok=True)
 
 
 def write_atomically(path: str | os.PathLike[str], content: str) -> None:
     """Write a text file that appears whole or not at all."""
     with appearing_whole(path) as partial:
-        partial.write_text(content)
+        partial.write_text(content, encoding="utf-8")

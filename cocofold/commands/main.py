@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import sys
 
 import typer
@@ -12,7 +14,7 @@ from cocofold.commands.demo import demo
 from cocofold.commands.finetune import finetune
 from cocofold.commands.predict import predict
 from cocofold.commands.simulate import simulate
-from cocofold.endings import Endings
+from cocofold.endings import Ended, Endings, ignore_signals
 from cocofold.errors import InputError
 
 app = typer.Typer(
@@ -46,15 +48,31 @@ app.command()(demo)
 
 
 def main() -> None:
-    """Run the command line; exit 2 with one message for input or files that cannot be used."""
+    """Run the command line.
+
+    Exits with one message: with 2 for input or files that cannot be used, with 128 and the signal's number if a signal
+    ends it.
+    """
     try:
         # From here on a signal ends any command with the status that shells expect, and without a traceback.
         with Endings():
             app()
+    except Ended as ended:
+        _complain(str(ended))
+        raise
     except InputError as error:
-        print(f"cocofold: {error}", file=sys.stderr)
+        _complain(str(error))
         sys.exit(2)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        print(f"cocofold: {place}{error.strerror or error}", file=sys.stderr)
+        _complain(f"{place}{error.strerror or error}")
         sys.exit(2)
+    finally:
+        # While libraries are taken down nothing is left to end, and the status is settled.
+        atexit.register(ignore_signals)
+
+
+def _complain(message: str) -> None:
+    # Standard error may be a terminal that is gone.
+    with contextlib.suppress(OSError):
+        print(f"cocofold: {message}", file=sys.stderr)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,27 @@ def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], facts: dict[st
         partial.write_bytes(content)
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Read what ``save_checkpoint`` wrote."""
+@contextlib.contextmanager
+def understanding(path: Path) -> Iterator[None]:
+    """Refuse, with a message, a checkpoint that is damaged or of another version."""
     try:
-        with safe_open(str(path), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, json.loads(file.metadata()["facts"])
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: not a usable checkpoint ({error}); start the run anew in another folder") from error
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error}); make it readable, then go on with --resume") from error
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{path}: not a usable checkpoint ({error}); remove this file, and --resume begins the run anew"
+        ) from error
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read what ``save_checkpoint`` wrote.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged.
+    """
+    with understanding(path), safe_open(str(path), framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors, json.loads(file.metadata()["facts"])

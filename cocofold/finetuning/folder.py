@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import fcntl
 import io
+import os
 import shutil
+import sys
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import mrcfile
 import numpy as np
-from rich.console import Console
 
 from cocofold.errors import InputError
-from cocofold.files import appearing_whole, remove_partial, write_atomically
+from cocofold.files import appearing_whole, is_partial, remove_partial, write_atomically
 from cocofold.finetuning.answers import Written
 from cocofold.finetuning.options import Options
 from cocofold.imaging.density import density_map
@@ -43,80 +45,104 @@ class RunFolder:
         self.checkpoint = path / "checkpoints" / "latest.safetensors"
         self._options = options
         self._resume = resume
-        self._lock: IO[str] | None = None
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._held = contextlib.ExitStack()
 
     def __enter__(self) -> RunFolder:
         config = self.path / "config.yaml"
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--out {self.path}: is a file; give a folder")
-        # A lock alone is left of a run that was killed before it wrote anything.
-        if not self._resume and self.path.is_dir() and {path.name for path in self.path.iterdir()} - {_LOCK}:
+        if not self._resume and self._holds_anything():
             raise InputError(
                 f"--out {self.path}: the folder is not empty; give another one, or --resume to go on with the run in it"
             )
         if self._resume and not config.is_file():
             raise InputError(f"--resume: {self.path} holds no run (no config.yaml); leave --resume out to start one")
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / _LOCK, "w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._take(config)
+        except BlockingIOError as error:
+            raise InputError(f"--out {self.path}: another run is writing there; wait for it or give another") from error
+        except OSError as error:
+            if not self._resume:
+                self._withdraw()
+            remedy = "make it writable" if self._resume else "give another folder"
+            raise InputError(f"--out {self.path}: cannot be written ({error.strerror}); {remedy}") from error
+        return self
+
+    def _take(self, config: Path) -> None:
+        """Lock the folder and have in it what a run begins with."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as until_taken:
+            lock = until_taken.enter_context(open(self.path / _LOCK, "w"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self._resume:
+                self._options.check_same_as(config)
+            self._mend()
             if not self._resume:
                 self._options.write(config)
             for name in ("models", "checkpoints"):
                 (self.path / name).mkdir(exist_ok=True)
-        except BlockingIOError as error:
-            raise InputError(f"--out {self.path}: another run is writing there; wait for it or give another") from error
-        except OSError as error:
-            raise InputError(f"--out {self.path}: cannot be written ({error.strerror}); give another folder") from error
-        if self._resume:
-            self._options.check_same_as(config)
-            self._mend()
-        return self
+            self._held = until_taken.pop_all()
+
+    def _holds_anything(self) -> bool:
+        """Whether there is more than a run leaves that was killed before it had written its settings."""
+        return self.path.is_dir() and any(path.name != _LOCK and not is_partial(path) for path in self.path.iterdir())
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(value, InputError) and not self._resume and not self.checkpoint.is_file():
+        if isinstance(value, InputError) and not self._resume and not self._can_go_on:
             self._withdraw()
-        if self._lock is not None:
-            self._lock.close()
+        self._held.close()
 
     def _mend(self) -> None:
         """Remove what a killed process left half-written."""
         remove_partial(self.path)
         log = self.path / "log.txt"
         if log.is_file():
-            content = log.read_text()
-            write_atomically(log, content[: content.rfind("\n") + 1])
+            # Cut, not written anew: the disk may be full.
+            os.truncate(log, log.read_bytes().rfind(b"\n") + 1)
+
+    @property
+    def _can_go_on(self) -> bool:
+        """Whether there is a checkpoint, of this run or of a teacher's below it."""
+        return any(self.path.rglob(self.checkpoint.name))
 
     def require_space(self, n_bytes: int) -> None:
-        """Refuse to begin what the disk cannot hold."""
+        """Refuse to begin what the disk cannot hold.
+
+        Parameters
+        ----------
+        n_bytes : int
+            That the whole run takes, with what is there already.
+        """
         free = shutil.disk_usage(self.path).free
-        if free < n_bytes:
+        needed = n_bytes - sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+        if free < needed:
             raise InputError(
-                f"--out {self.path}: the run writes up to {n_bytes / 1e6:.1f} MB and {free / 1e6:.1f} MB are free "
+                f"--out {self.path}: the run writes up to {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are free "
                 "there; make room, or give another folder"
             )
 
     def explain(self, error: OSError) -> str:
         """What to tell of a file that could not be written in mid-run."""
+        if not self.path.is_dir():
+            return f"--out {self.path}: cannot be written: the folder is gone; start again"
+        again = "go on from the last checkpoint with --resume" if self._can_go_on else "start again"
+        place, reason, remedy = error.filename or self.path, error.strerror or str(error), "make it writable"
         if error.errno in _FULL:
-            reason, remedy = f"the disk or quota is full ({error.strerror})", "make room"
-        else:
-            reason, remedy = error.strerror or str(error), "make it writable"
-        again = "go on with --resume" if self.checkpoint.is_file() else "start again"
-        return f"{error.filename or self.path}: cannot be written: {reason}; {remedy}, then {again}"
+            free = shutil.disk_usage(self.path).free
+            reason = f"the disk, a quota or a limit is full ({reason}; {free / 1e6:.1f} MB of the disk are free)"
+            remedy = "make room"
+        return f"{place}: cannot be written: {reason}; {remedy}, then {again}"
 
     def _withdraw(self) -> None:
         """Leave nothing behind of a run that could not start."""
-        if not self.path.is_dir():
-            return
         for folder in ("models", "checkpoints"):
             shutil.rmtree(self.path / folder, ignore_errors=True)
-        for name in ("config.yaml", "log.txt", "metrics.csv", "model.cif", "placed.cif", _LOCK):
-            (self.path / name).unlink(missing_ok=True)
-        if not any(self.path.iterdir()):
+        # What cannot be removed was there before, or the folder is gone.
+        with contextlib.suppress(OSError):
+            for name in ("config.yaml", "log.txt", "metrics.csv", "model.cif", "placed.cif", _LOCK):
+                (self.path / name).unlink(missing_ok=True)
             self.path.rmdir()
 
     @property
@@ -124,11 +150,19 @@ class RunFolder:
         """Whether the run came to its end."""
         return (self.path / "metrics.json").is_file()
 
-    def say(self, line: str) -> None:
-        """Show a line and keep it in log.txt."""
-        self._console.print(line)
-        with open(self.path / "log.txt", "a") as log:
+    def note(self, line: str) -> None:
+        """Keep a line in log.txt; a folder that cannot take it could not take a checkpoint either."""
+        with open(self.path / "log.txt", "a", encoding="utf-8") as log:
             log.write(line + "\n")
+
+    def say(self, line: str) -> None:
+        """Keep a line in log.txt and show it, if there is still somebody who looks."""
+        self.note(line)
+        try:
+            print(line, flush=True)
+        except OSError:
+            # A closed pipe, a terminal that hung up: from now on nothing is shown, and nothing fails at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def write_model(self, name: str, written: Written) -> None:
         """Write a model with its Gaussians."""

@@ -125,8 +125,8 @@ class Options:
     def check_same_as(self, path: Path) -> None:
         """Refuse to resume a run that was started with other settings."""
         try:
-            stored = yaml.safe_load(path.read_text())
-        except (OSError, yaml.YAMLError) as error:
+            stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise InputError(f"{path}: cannot be read ({error}); start the run anew in another folder") from error
         if not isinstance(stored, dict):
             raise InputError(f"{path}: holds no settings; start the run anew in another folder")

@@ -45,7 +45,7 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        _stop(self._bar)
 
     def step(self, correlation: float) -> None:
         """Count a step with the mean correlation of its batch."""
@@ -79,4 +79,10 @@ def copying() -> Iterator[Callable[[int, int], None]]:
     try:
         yield report
     finally:
+        _stop(bar)
+
+
+def _stop(bar: Bar) -> None:
+    # The terminal may be gone, which must not hide why the run ends.
+    with contextlib.suppress(OSError):
         bar.stop()

@@ -19,14 +19,14 @@ from cocofold.endings import Ended, Endings
 from cocofold.errors import InputError
 from cocofold.files import write_atomically
 from cocofold.finetuning.answers import Answer
-from cocofold.finetuning.checkpoints import load_checkpoint, save_checkpoint
+from cocofold.finetuning.checkpoints import load_checkpoint, save_checkpoint, understanding
 from cocofold.finetuning.contrast import find_contrast
 from cocofold.finetuning.folder import RunFolder
 from cocofold.finetuning.inputs import check_together, choose, find_device
 from cocofold.finetuning.loop import Loop
 from cocofold.finetuning.objective import Gaussians
 from cocofold.finetuning.observations import Observations
-from cocofold.finetuning.options import MOST_CYCLES, Options
+from cocofold.finetuning.options import Options
 from cocofold.finetuning.passes import Cycle, Pass, split_into_passes, verdict_of
 from cocofold.finetuning.progress import Progress, copying
 from cocofold.finetuning.starts import PredictedStart, Start, start_from_model
@@ -73,7 +73,9 @@ def finetune(options: Options, out: Path, resume: bool = False, stop_with: int |
             start = _find_start(options, folder, stop_with)
             return _Run(options, folder, at_end, endings, start).execute()
         except Ended as ended:
-            folder.say(f"ended by {ended.why}; --resume goes on from here")
+            ended.advice = "--resume goes on from here"
+            with contextlib.suppress(OSError):
+                folder.note(str(ended))
             raise
         except OSError as error:
             raise InputError(folder.explain(error)) from error
@@ -151,9 +153,12 @@ class _Run:
 
     def _bytes_to_write(self) -> int:
         """Models of all cycles, the checkpoint and its successor, the density."""
-        cycles = self.options.cycles or MOST_CYCLES
-        each = (_BYTES_PER_ATOM_IN_MODEL * (cycles + 3), 2 * _BYTES_PER_ATOM_IN_CHECKPOINT)
-        return sum(each) * len(self.model) + 4 * self.particles.box**3
+        source = self._source()
+        models = _BYTES_PER_ATOM_IN_MODEL * len(self.model) * ((self.options.cycles or len(source.stages())) + 3)
+        # Each value that is learned comes with two moments of the optimiser.
+        learned = 3 * sum(values.nbytes for values in source.state().values())
+        checkpoint = learned + _BYTES_PER_ATOM_IN_CHECKPOINT * len(self.model)
+        return models + 2 * checkpoint + 4 * self.particles.box**3
 
     def _settle_contrast(self) -> None:
         """Take protein for white or dark, as told or as the images say."""
@@ -203,11 +208,13 @@ class _Run:
         if not self.folder.checkpoint.is_file():
             return 0, None, 0.0
         tensors, facts = load_checkpoint(self.folder.checkpoint)
-        for this, known in zip(self.passes, facts["passes"]):
-            this.recall(known)
-        self.best = Answer.taken_from(tensors, self.device)
-        self.folder.say(f"resumed at step {int(tensors['step'])}")
-        return facts["number"], tensors, facts["seconds"]
+        with understanding(self.folder.checkpoint):
+            for this, known in zip(self.passes, facts["passes"]):
+                this.recall(known)
+            self.best = Answer.taken_from(tensors, self.device)
+            step, number, seconds = int(tensors["step"]), facts["number"], facts["seconds"]
+        self.folder.say(f"resumed at step {step}")
+        return number, tensors, seconds
 
     def _save(self, number: int, loop: Loop) -> None:
         tensors = {**loop.state(), **self.best.tensors()}
@@ -223,7 +230,8 @@ class _Run:
         this = self.passes[number]
         loop = self._loop(this)
         if state is not None:
-            loop.restore(state)
+            with understanding(self.folder.checkpoint):
+                loop.restore(state)
         ends = _cycle_ends(loop, self.options.cycles)
         if this.last_cycle is not None:
             ends = ends[: this.last_cycle]

@@ -26,7 +26,9 @@ def appearing_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
             error.filename = str(path)
         raise
     finally:
-        partial.unlink(missing_ok=True)
+        # In a folder that has become read-only it stays, and must not hide why.
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def _flush(path: Path) -> None:

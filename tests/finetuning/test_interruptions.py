@@ -156,7 +156,7 @@ def test_a_signal_before_the_run_begins_ends_it_with_its_status(particles: Path,
 def test_signals_that_are_ignored_stay_so(particles: Path, start: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = started(["nohup", *short(particles, start, out)])
-    wait_for(lambda: "cycle  1" in log(out), process)
+    wait_for(lambda: "cycle  2" in log(out), process)
     process.send_signal(signal.SIGHUP)
     time.sleep(0.5)
     assert process.poll() is None
@@ -221,7 +221,7 @@ def test_a_terminal_that_hangs_up_ends_the_run_with_a_checkpoint(particles: Path
     def reads_until_the_first_cycle() -> bool:
         with contextlib.suppress(BlockingIOError):
             os.read(terminal, 65536)
-        return "cycle  1" in log(out)
+        return "cycle  2" in log(out)
 
     wait_for(reads_until_the_first_cycle, process)
     os.close(terminal)
@@ -282,7 +282,7 @@ mount -t tmpfs -o size=24m none "$1"
 out="$1/run"
 shift 1
 "$@" --out "$out" >/dev/null 2>"$MESSAGES" &
-until grep -q "cycle  1" "$out/log.txt" 2>/dev/null; do sleep 0.05; kill -0 $! || exit 90; done
+until grep -q "cycle  2" "$out/log.txt" 2>/dev/null; do sleep 0.05; kill -0 $! || exit 90; done
 head -c 100m /dev/zero > "$out/../filler" 2>/dev/null
 wait $!
 [ $? -eq 2 ] || exit 91
@@ -333,7 +333,7 @@ def test_a_folder_made_read_only_in_mid_run(
         pytest.skip("root, and setpriv cannot take its rights away")
     out = tmp_path / "run"
     process = started([*bound, *short(particles, start, out)])
-    wait_for(lambda: "cycle  1" in log(out), process)
+    wait_for(lambda: "cycle  2" in log(out), process)
     folders = [out, out / "models", out / "checkpoints"]
     for folder in folders:
         folder.chmod(0o555)
@@ -348,7 +348,7 @@ def test_a_folder_made_read_only_in_mid_run(
 def test_a_folder_that_vanishes_in_mid_run(particles: Path, start: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = started(short(particles, start, out))
-    wait_for(lambda: "cycle  1" in log(out), process)
+    wait_for(lambda: "cycle  2" in log(out), process)
     shutil.rmtree(out)
     status, complaint = ended(process)
     assert status == 2

@@ -218,12 +218,12 @@ def test_a_terminal_that_hangs_up_ends_the_run_with_a_checkpoint(particles: Path
     process = started(["setsid", "--ctty", *short(particles, start, out)], stdin=of_run, stdout=of_run, stderr=of_run)
     os.close(of_run)
 
-    def reads_until_the_first_cycle() -> bool:
+    def reads_until_the_second_cycle() -> bool:
         with contextlib.suppress(BlockingIOError):
             os.read(terminal, 65536)
         return "cycle  2" in log(out)
 
-    wait_for(reads_until_the_first_cycle, process)
+    wait_for(reads_until_the_second_cycle, process)
     os.close(terminal)
     assert process.wait(timeout=20) == 129
     assert "ended by SIGHUP" in log(out)

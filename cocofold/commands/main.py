@@ -12,6 +12,7 @@ from cocofold import __version__
 from cocofold.commands.assess import assess
 from cocofold.commands.demo import demo
 from cocofold.commands.finetune import finetune
+from cocofold.commands.fit import fit
 from cocofold.commands.predict import predict
 from cocofold.commands.simulate import simulate
 from cocofold.endings import Ended, Endings, ignore_signals
@@ -41,6 +42,7 @@ def _options(
 
 
 app.command()(predict)
+app.command()(fit)
 app.command()(finetune)
 app.command()(assess)
 app.command()(simulate)

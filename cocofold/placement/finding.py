@@ -1,0 +1,169 @@
+"""From a search to placements at the map's resolution: many candidates, moved uphill from coarse to fine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cocofold.placement.motions import Motions
+from cocofold.placement.refinement import refine
+from cocofold.placement.rotations import angles_between, even_rotations
+from cocofold.placement.search import search
+from cocofold.placement.target import Atoms, Target
+from cocofold.placement.template import make_template
+
+Tell = Callable[[str, float], None]
+
+_RESOLUTION_PER_RADIUS = 0.6
+_RADIUS_OF_A_STEP = 2.5
+_LARGEST_STEP_RAD = math.radians(20)
+_LARGEST_FACTOR = 1.5
+_WORK = 1.5e9
+_VOXELS_OF_SEARCH = 2.5
+_POOL = 250
+_FEWER = (80, 40)
+_AT_LAST = 10
+_STEPS, _LAST_STEPS = 20, 40
+_POINTS, _LAST_POINTS = 2000, 15_000
+_SAME_DEG, _SAME_ANGSTROM = 6.0, 2.0
+_LOCAL_DEG, _LOCAL_ANGSTROM = 40.0, 12.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How finely to search.
+
+    Attributes
+    ----------
+    resolution_angstrom : float
+        Of the search.
+    step_rad : float
+        Between rotations.
+    """
+
+    resolution_angstrom: float
+    step_rad: float
+
+    @classmethod
+    def of(cls, atoms: Atoms, target: Target, extent: np.ndarray | None = None) -> Plan:
+        """0.6 radii of gyration where the map allows it, and a step that moves the model by half of that at its rim.
+
+        In a map much larger than the model the search is coarser, so that it takes no longer than it may.
+        """
+        radius = max(atoms.radius_of_gyration, 3.0)
+        resolution = max(target.resolution_angstrom, _RESOLUTION_PER_RADIUS * radius)
+        while True:
+            step = min(resolution / (_RADIUS_OF_A_STEP * radius), _LARGEST_STEP_RAD)
+            if extent is None or step == _LARGEST_STEP_RAD:
+                break
+            voxels = np.prod(extent + 2 * radius) / (resolution / _VOXELS_OF_SEARCH) ** 3
+            if voxels * 8 * math.pi**2 / step**3 < _WORK:
+                break
+            resolution *= 1.1
+        return cls(resolution, step)
+
+
+def find(
+    atoms: Atoms, targets: list[Target], explained: Atoms | None = None, tell: Tell = lambda what, done: None
+) -> list[Motions]:
+    """Placements of a molecule in a map, anywhere.
+
+    Parameters
+    ----------
+    atoms : Atoms
+    targets : list of Target
+        The map, and its mirror image along z where both hands are to be searched.
+    explained : Atoms, optional
+        Placed already; their density is taken away.
+    tell
+        Told what is done, and how much of it, from 0 to 1.
+
+    Returns
+    -------
+    list of Motions
+        For each target up to ten placements of the centred atoms, best first, with their correlations at the map's
+        resolution.
+    """
+    target = targets[0]
+    plan = Plan.of(atoms, target)
+    grid = target.grid(plan.resolution_angstrom, explained)
+    low, high = target.where_dense(grid, atoms.volume_a3)
+    plan = Plan.of(atoms, target, (high - low).cpu().numpy())
+    rotations = even_rotations(plan.step_rad)
+    hands = _searched(atoms, targets, plan, rotations, (low, high), explained, tell)
+    return [climb(atoms, one, motions, plan, explained, tell) for one, motions in zip(targets, hands)]
+
+
+def find_near(atoms: Atoms, target: Target, start: Motions, explained: Atoms | None = None) -> Motions:
+    """Placements within 40° and 12 Å (along each axis) of one, best first; the one among them."""
+    plan = Plan.of(atoms, target)
+    turns = even_rotations(plan.step_rad)
+    near = turns[angles_between(turns, np.eye(3)[None])[:, 0] < _LOCAL_DEG] @ start.rotations[0]
+    centre = torch.as_tensor(start.centres[0], dtype=torch.float32, device=target.device)
+    within = (centre - _LOCAL_ANGSTROM, centre + _LOCAL_ANGSTROM)
+    found = _searched(atoms, [target], plan, near, within, explained, lambda what, done: None)[0]
+    best_first = Motions.joined([Motions(start.rotations, start.centres, np.array([1.0])), found])
+    return climb(atoms, target, best_first, plan, explained, lambda what, done: None)
+
+
+def polish(atoms: Atoms, target: Target, motions: Motions, explained: Atoms | None = None) -> Motions:
+    """Placements moved uphill at the map's resolution."""
+    template = make_template(_centred(atoms), atoms.atomic_numbers, target.resolution_angstrom, target.device)
+    grid = target.grid(target.resolution_angstrom, explained)
+    return refine(grid, template.thinned(_LAST_POINTS), motions, _LAST_STEPS)
+
+
+def climb(atoms: Atoms, target: Target, motions: Motions, plan: Plan, explained: Atoms | None, tell: Tell) -> Motions:
+    """Candidates moved uphill from the search's resolution to the map's, fewer each time."""
+    first, last = plan.resolution_angstrom, target.resolution_angstrom
+    levels = max(1, math.ceil(math.log(first / last) / math.log(_LARGEST_FACTOR)))
+    angle = 0.8 * math.degrees(plan.step_rad)
+    found = motions.distinct(_POOL, angle, first / 3)
+    for level in range(levels + 1):
+        at_last = level == levels
+        resolution = first * (last / first) ** (level / levels)
+        template = make_template(_centred(atoms), atoms.atomic_numbers, resolution, target.device)
+        template = template.thinned(_LAST_POINTS if at_last else _POINTS)
+        found = refine(target.grid(resolution, explained), template, found, _LAST_STEPS if at_last else _STEPS)
+        fewer = _FEWER[min(level, len(_FEWER) - 1)] if level < levels - 1 else _AT_LAST
+        found = found.distinct(fewer, _SAME_DEG, _SAME_ANGSTROM)
+        tell("refining", (level + 1) / (levels + 1))
+    return found
+
+
+def _searched(
+    atoms: Atoms,
+    targets: list[Target],
+    plan: Plan,
+    rotations: np.ndarray,
+    within: tuple[torch.Tensor, torch.Tensor],
+    explained: Atoms | None,
+    tell: Tell,
+) -> list[Motions]:
+    target, resolution = targets[0], plan.resolution_angstrom
+    grid = target.grid(resolution, explained, _VOXELS_OF_SEARCH)
+    low, high = target.where_dense(grid, atoms.volume_a3)
+    grid = grid.cut(low - resolution / 2, high + resolution / 2)
+    template = make_template(_centred(atoms), atoms.atomic_numbers, resolution, target.device)
+    found = search(
+        grid, template, rotations, within, len(targets) == 2, lambda done: tell("searching", done / len(rotations))
+    )
+    if len(found) == 2:
+        # Inverted through 0 and turned by 180° about z is mirrored along z at 0; the mirror lies at the box's centre.
+        half_turn = np.array([-1.0, -1.0, 1.0])
+        centre = targets[1].density.centre_angstrom
+        inverted = found[1]
+        found[1] = Motions(
+            half_turn[:, None] * inverted.rotations,
+            half_turn * inverted.centres + np.array([0.0, 0.0, 2 * centre[2]]),
+            inverted.scores,
+        )
+    return found
+
+
+def _centred(atoms: Atoms) -> np.ndarray:
+    return atoms.positions - atoms.centroid

@@ -1,0 +1,192 @@
+"""``cocofold fit``: the whole way from a model and a map to a placement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from cocofold.errors import InputError
+from cocofold.placement.bodies import overlap, place_bodies
+from cocofold.placement.coverage import uncovered_share
+from cocofold.placement.finding import Tell, find
+from cocofold.placement.maps import DensityMap
+from cocofold.placement.motions import Motions
+from cocofold.placement.placement import AS_IS, MIRRORED, Body, Placement, apply_placement
+from cocofold.placement.rivals import TRUSTED, Standing, in_standard_errors, stand
+from cocofold.placement.selections import all_of, bodies_of, select
+from cocofold.placement.target import Atoms, Target
+from cocofold.structure import Model
+
+AUTO, UNDECIDED = "auto", "undecided"
+HANDS = (AUTO, AS_IS, MIRRORED)
+_MUCH_UNCOVERED = 0.25
+_CLASHES_TOLD = 0.01
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A placement, the model there, and the map it is placed in (mirrored where the hand was wrong)."""
+
+    placement: Placement
+    placed: Model
+    density: DensityMap
+    warnings: tuple[str, ...]
+
+
+def fit(
+    model: Model,
+    density: DensityMap,
+    resolution_angstrom: float,
+    bodies: str | None = None,
+    hand: str = AUTO,
+    device: torch.device | str = "cpu",
+    tell: Tell = lambda what, done: None,
+) -> Fit:
+    """Place a model rigidly in a map, from any start.
+
+    Parameters
+    ----------
+    model : Model
+    density : DensityMap
+    resolution_angstrom : float
+        Finer detail is not compared.
+    bodies : str, optional
+        Parts that move on their own after the whole; see ``bodies_of``.
+    hand : str
+        ``auto`` to compare the map with its mirror image, ``as-is`` or ``mirrored`` to take one of them.
+    device
+    tell
+        Told what is done, and how much of it, from 0 to 1.
+
+    Raises
+    ------
+    InputError
+        If the model is larger than the map, or the bodies are not the model's.
+    """
+    device = torch.device(device)
+    atoms = Atoms.of(model)
+    _check_sizes(atoms, density, resolution_angstrom)
+    selections = None if bodies is None else bodies_of(model, bodies)
+    as_is, mirror = (Target(one, resolution_angstrom, device) for one in (density, density.mirrored()))
+    targets = {AUTO: [as_is, mirror], AS_IS: [as_is], MIRRORED: [mirror]}[hand]
+    hands = find(atoms, targets, tell=tell)
+    chosen, scores = _choose_hand(atoms, as_is, hands, hand)
+    target = mirror if chosen == MIRRORED else as_is
+    motions = hands[1] if hand == AUTO and chosen == MIRRORED else hands[0]
+    standing = stand(atoms, target, motions)
+    warnings = _doubts("the model", motions, standing)
+    if scores["verdict"] == UNDECIDED:
+        warnings.insert(0, _undecided(scores, resolution_angstrom))
+    if selections is None:
+        placed_bodies = [_body(all_of(model), atoms, motions, standing)]
+    else:
+        parts = [Atoms.of(model, select(model, selection)) for selection in selections]
+        found = place_bodies(parts, target, motions[:1], atoms.centroid, tell)
+        placed_bodies = [_body(name, part, *one) for name, part, one in zip(selections, parts, found)]
+        # A model of bodies that have moved fits nowhere as a whole: what counts is how its bodies stand.
+        warnings = [line for line in warnings if not line.startswith("the model")]
+        for name, one in zip(selections, found):
+            warnings += _doubts(f"body {name}", *one)
+        warnings += _clashes(
+            selections, [part.moved(one.rotations[0], one.centres[0]) for part, (one, _) in zip(parts, found)]
+        )
+    placement = Placement(chosen, scores, tuple(placed_bodies))
+    placed = apply_placement(model, placement)
+    uncovered = uncovered_share(target, Atoms.of(placed))
+    if uncovered > _MUCH_UNCOVERED:
+        warnings.append(
+            f"{uncovered:.0%} of the map's density lies outside the model: the model is part of what is there, there "
+            "are more copies, or its parts have moved (--bodies)"
+        )
+    facts: dict[str, Any] = {
+        "resolution_angstrom": round(resolution_angstrom, 3),
+        "whole": {"correlation": round(float(motions.scores[0]), 4), **_against_runner_up(motions, standing)},
+        "uncovered_share": round(uncovered, 4),
+        "equivalent_placements": standing.equivalents,
+        "map": {
+            "box": list(density.values.shape[::-1]),
+            "pixel_size_angstrom": density.pixel_size_angstrom,
+            "header_origin_angstrom": list(density.header_origin_angstrom),
+            "frame": "voxel (0, 0, 0) at 0 Å; the header's origin is not used",
+        },
+        "warnings": warnings,
+    }
+    return Fit(Placement(chosen, scores, placement.bodies, facts), placed, target.density, tuple(warnings))
+
+
+def _check_sizes(atoms: Atoms, density: DensityMap, resolution: float) -> None:
+    if len(atoms.positions) == 0:
+        raise InputError("the model has no atoms other than hydrogen; give one with its atoms")
+    # The longest extent in any direction, nearly: twice the largest distance from the centroid is at least as long.
+    axes = np.linalg.svd(atoms.positions - atoms.centroid, full_matrices=False)[2]
+    length = float(np.ptp((atoms.positions - atoms.centroid) @ axes[0]))
+    extent = density.extent_angstrom
+    diagonal = float(np.linalg.norm(extent))
+    if length > diagonal or float(atoms.volume_a3) > float(np.prod(extent)):
+        raise InputError(
+            f"the model is larger than the map: {length:.0f} Å long, in a box of "
+            f"{' x '.join(f'{side:.0f}' for side in extent)} Å; check the map's pixel size "
+            f"({density.pixel_size_angstrom:g} Å; --pixel-size), or give the part of the model that is in the map"
+        )
+    if resolution < 2 * density.pixel_size_angstrom:
+        raise InputError(
+            f"--resolution {resolution:g}: voxels of {density.pixel_size_angstrom:g} Å hold nothing finer than "
+            f"{2 * density.pixel_size_angstrom:g} Å; give a coarser resolution"
+        )
+
+
+def _choose_hand(atoms: Atoms, target: Target, hands: list[Motions], hand: str) -> tuple[str, dict[str, Any]]:
+    """The hand to use, and the scores that speak for it; as it is where they cannot tell."""
+    best = [round(float(motions.scores[0]), 4) for motions in hands]
+    if hand != AUTO:
+        return hand, {AS_IS: None, MIRRORED: None, hand: best[0], "verdict": "given"}
+    margin = in_standard_errors(atoms, target, hands[0].scores[0], hands[1].scores[0])
+    verdict = UNDECIDED if abs(margin) < TRUSTED else AS_IS if margin > 0 else MIRRORED
+    scores = {AS_IS: best[0], MIRRORED: best[1], "margin_standard_errors": round(abs(margin), 2), "verdict": verdict}
+    return MIRRORED if verdict == MIRRORED else AS_IS, scores
+
+
+def _undecided(scores: dict[str, Any], resolution: float) -> str:
+    return (
+        f"the map's hand is undecided: at {resolution:.1f} Å the model correlates by {scores[AS_IS]:.3f} with the map "
+        f"and by {scores[MIRRORED]:.3f} with its mirror image; taken as it is (else give --hand mirrored)"
+    )
+
+
+def _doubts(what: str, motions: Motions, standing: Standing) -> list[str]:
+    if standing.trusted or standing.runner_up is None:
+        return []
+    best, other = motions.scores[0], motions.scores[standing.runner_up]
+    return [
+        f"{what} fits nearly as well elsewhere: correlation {best:.3f} against {other:.3f} ({standing.margin:.1f} "
+        f"standard errors, {TRUSTED:g} are trusted); look at the placement before it is used"
+    ]
+
+
+def _clashes(selections: list[str], placed: list[Atoms]) -> list[str]:
+    lines = []
+    for number, (name, body) in enumerate(zip(selections, placed)):
+        share = overlap(body, placed[:number] + placed[number + 1 :])
+        if share > _CLASHES_TOLD:
+            lines.append(f"{share:.1%} of the CA atoms of body {name} lie within 3 Å of another body's")
+    return lines
+
+
+def _body(selection: str, atoms: Atoms, motions: Motions, standing: Standing) -> Body:
+    rotation = motions.rotations[0]
+    shift = motions.centres[0] - rotation @ atoms.centroid
+    runner_up = None if standing.runner_up is None else round(float(motions.scores[standing.runner_up]), 4)
+    return Body(selection, rotation, shift, round(float(motions.scores[0]), 4), runner_up)
+
+
+def _against_runner_up(motions: Motions, standing: Standing) -> dict[str, Any]:
+    if standing.runner_up is None:
+        return {"runner_up": None, "margin_standard_errors": None, "trusted": True}
+    return {
+        "runner_up": round(float(motions.scores[standing.runner_up]), 4),
+        "margin_standard_errors": round(standing.margin, 2),
+        "trusted": standing.trusted,
+    }

@@ -64,8 +64,8 @@ def wait_for(what: Callable[[], bool], process: subprocess.Popen) -> None:
 
 
 def ended(process: subprocess.Popen) -> tuple[int, str]:
-    """Exit status and messages of a process that is to end within 10 s (with some allowance for a busy machine)."""
-    _, complaint = process.communicate(timeout=20)
+    """Exit status and messages of a process that is to end within 10 s, or longer on a machine that is busy."""
+    _, complaint = process.communicate(timeout=60)
     complaint = (complaint or b"").decode()
     assert "Traceback" not in complaint
     return process.returncode, complaint
@@ -225,7 +225,7 @@ def test_a_terminal_that_hangs_up_ends_the_run_with_a_checkpoint(particles: Path
 
     wait_for(reads_until_the_second_cycle, process)
     os.close(terminal)
-    assert process.wait(timeout=20) == 129
+    assert process.wait(timeout=60) == 129
     assert "ended by SIGHUP" in log(out)
     assert (out / "checkpoints" / "latest.safetensors").is_file()
 

@@ -88,15 +88,18 @@ def start(folder: Path, out: Path, setting: Setting) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, *program, "finetune", *map(str, arguments)],
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": str(setting.threads)},
     )
 
 
 def finish(folder: Path, out: Path, setting: Setting) -> None:
     """Run or resume to the end."""
-    if start(folder, out, setting).wait():
-        sys.exit(f"the run in {out} failed")
+    process = start(folder, out, setting)
+    _, messages = process.communicate()
+    if process.returncode:
+        said = last_of(lines_of(out))
+        sys.exit(f"{out.name}, {setting}, ended with {process.returncode} after {said!r}:\n{messages.decode()}")
 
 
 def lines_of(out: Path) -> list[str]:
@@ -125,10 +128,10 @@ def disturb(folder: Path, number: int, setting: Setting, n_lines: int, seconds: 
     said = last_of(lines_of(out))
     asked = time.monotonic()
     process.send_signal(ending)
-    status = process.wait()
+    process.communicate()
     gone_after = time.monotonic() - asked
     not_whole = list(files_not_whole(out, partial_too=ending != signal.SIGKILL))
-    return Kill(number, setting, ending.name, asked - began, said, status, gone_after, not_whole)
+    return Kill(number, setting, ending.name, asked - began, said, process.returncode, gone_after, not_whole)
 
 
 def files_not_whole(out: Path, partial_too: bool) -> Iterator[str]:

@@ -69,10 +69,8 @@ HEADINGS = ("case", "starts", "right", "worst (Å, or CC less the reference's)",
 
 def run_case(case: Case, data: Path, seed: int) -> dict:
     """Place from one random start; its figures."""
-    rng = np.random.default_rng(seed)
     model, truth, density = read_model(data / case.model), read_model(data / case.truth), read_map(data / case.density)
-    turn = Rotation.random(random_state=seed).as_matrix()
-    start = model.moved_to(model.positions @ turn.T + rng.uniform(-100, 100, 3))
+    start = moved_anywhere(model, seed)
     given = density.mirrored() if case.mirrored else density
     began, used = time.perf_counter(), time.process_time()
     found = fit(
@@ -94,6 +92,12 @@ def run_case(case: Case, data: Path, seed: int) -> dict:
         "cpu_seconds": cpu_seconds,
         "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
     }
+
+
+def moved_anywhere(model: Model, seed: int) -> Model:
+    """A model turned at random and shifted by up to 100 Å along each axis."""
+    turn = Rotation.random(random_state=seed).as_matrix()
+    return model.moved_to(model.positions @ turn.T + np.random.default_rng(seed).uniform(-100, 100, 3))
 
 
 def correlation(model: Model, density: DensityMap) -> float:

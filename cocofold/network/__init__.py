@@ -5,7 +5,7 @@ Knows nothing of images, particles, or files other than weights.
 
 from cocofold.network.adapter import ImageAdapter
 from cocofold.network.module import Folded, FoldingOptions, StructureModule
-from cocofold.network.pairs import DensePair, LowRankPair, Pair, PairSum, normalise_pair
+from cocofold.network.pairs import LowRankPair, Pair, normalise_pair
 from cocofold.network.random_weights import random_weights
 from cocofold.network.residues import ATOM14_NAMES, RESIDUE_NAMES
 from cocofold.network.weights import (
@@ -20,13 +20,11 @@ from cocofold.network.weights import (
 __all__ = [
     "ATOM14_NAMES",
     "RESIDUE_NAMES",
-    "DensePair",
     "Folded",
     "FoldingOptions",
     "ImageAdapter",
     "LowRankPair",
     "Pair",
-    "PairSum",
     "StructureModule",
     "load_single_activations",
     "load_structure_module",

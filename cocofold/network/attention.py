@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from cocofold.network.adapter import ImageAdapter
+from cocofold.network.pair_attention import attend
 from cocofold.network.pairs import Pair
 from cocofold.network.rigid import Rigid
 from cocofold.network.sizes import (
@@ -49,12 +50,16 @@ class InvariantPointAttention(nn.Module):
         self.output = nn.Linear(HEADS * (CHANNELS + 4 * VALUE_POINTS + PAIR_WIDTH), SINGLE_WIDTH)
 
     def pair_logits(self, pair: Pair) -> torch.Tensor:
-        """The pair's part of the logits but for what is the same for all keys, (12, n, n).
+        """The frozen pair's part of the logits but for what is the same for all keys, (12, n, n).
 
         It does not change from iteration to iteration. The scale of the pair's normalisation is folded into the
         projection, its offset into ``_key_offset``.
         """
-        return pair.project(_SHARE * self.pair_bias.weight * self.pair_norm.weight)
+        return pair.project(self._pair_weight())
+
+    def _pair_weight(self) -> torch.Tensor:
+        """What makes a pair's part of the logits from its normalised values, (12, 128)."""
+        return _SHARE * self.pair_bias.weight * self.pair_norm.weight
 
     def forward(
         self,
@@ -88,20 +93,26 @@ class InvariantPointAttention(nn.Module):
         # |k|² loses digits far from the origin.
         centre = (mask[:, None] * frames.translation).sum(0) / mask.sum().clamp(min=1)
         centred = Rigid(frames.rotation, frames.translation - centre)
-        attention = self._attention(act, centred, mask, pair_logits)
-        scalars, points = self._values(act, centred, attention)
+        query, key = self._query_and_key(act, centred, mask)
+        values = self._values(act, centred)
+        if pair.added is not None:
+            right = pair.added.right.expand(HEADS, -1, -1)
+            query = torch.cat([query, pair.added.query_columns(self._pair_weight())], dim=2)
+            key, values = torch.cat([key, right], dim=2), torch.cat([values, right], dim=2)
+        gathered, pairs = attend(query, key, pair_logits, values, pair.values)
+        if pair.added is not None:
+            pairs = pairs + pair.added.gathered(gathered[..., CHANNELS + 3 * VALUE_POINTS :])
+        scalars, points = self._taken_apart(gathered, centred)
         if adapter is not None:
             scalars = adapter(act, mask, scalars)
         norms = (points**2).sum(2).clamp(min=_LEAST_SQUARED_NORM).sqrt()
         # Attention adds up to one, so the offset of the pair's normalisation passes through it.
-        pairs = pair.gather(attention) * self.pair_norm.weight + self.pair_norm.bias
+        pairs = pairs * self.pair_norm.weight + self.pair_norm.bias
         x, y, z = points.unbind(2)
         return self.output(torch.cat([part.flatten(1) for part in (scalars, x, y, z, norms, pairs)], dim=1))
 
-    def _attention(
-        self, act: torch.Tensor, frames: Rigid, mask: torch.Tensor, pair_logits: torch.Tensor
-    ) -> torch.Tensor:
-        """Share of each residue (last axis) in what each other one gathers, (12, n, n)."""
+    def _query_and_key(self, act: torch.Tensor, frames: Rigid, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the logits of features and points are products of, (12, n, 29) each."""
         weight = _POINT_SCALE * nn.functional.softplus(self.point_weights)[:, None]
         query_points = _in_space(self.query_points(act), frames).flatten(2)
         key_points = _in_space(self.key_points(act), frames).flatten(2)
@@ -109,19 +120,22 @@ class InvariantPointAttention(nn.Module):
         one = torch.ones_like(offset)
         query = torch.cat([_heads(self.query(act)) / math.sqrt(CHANNELS), weight * query_points, one[..., None]], dim=2)
         key = torch.cat([_heads(self.key(act)), key_points, offset[..., None]], dim=2)
-        logits = torch.baddbmm(pair_logits, _SHARE * query.transpose(0, 1), key.permute(1, 2, 0))
-        return logits.softmax(dim=2)
+        return _SHARE * query.transpose(0, 1), key.transpose(0, 1)
 
     def _key_offset(self) -> torch.Tensor:
         """What the pair's offset and bias add to all keys alike, (12,); the softmax takes it away again."""
         return nn.functional.linear(self.pair_norm.bias, self.pair_bias.weight, self.pair_bias.bias)
 
-    def _values(self, act: torch.Tensor, frames: Rigid, attention: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scalars (n, 12, 16), and points (n, 12, 3, 8) in the frame of each residue."""
+    def _values(self, act: torch.Tensor, frames: Rigid) -> torch.Tensor:
+        """Scalars and points of each residue, (12, n, 40)."""
         points = _in_space(self.value_points(act), frames)
-        values = torch.cat([_heads(self.value(act)), points.flatten(2)], dim=2).transpose(0, 1)
-        gathered = torch.matmul(attention, values).transpose(0, 1)
-        scalars, points = gathered.split([CHANNELS, 3 * VALUE_POINTS], dim=2)
+        return torch.cat([_heads(self.value(act)), points.flatten(2)], dim=2).transpose(0, 1)
+
+    def _taken_apart(self, gathered: torch.Tensor, frames: Rigid) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scalars (n, 12, 16), and points (n, 12, 3, 8) in the frame of each residue."""
+        scalars, points = (
+            gathered[..., : CHANNELS + 3 * VALUE_POINTS].transpose(0, 1).split([CHANNELS, 3 * VALUE_POINTS], dim=2)
+        )
         arm = points.unflatten(2, (3, VALUE_POINTS)) - frames.translation[:, None, :, None]
         return scalars, torch.einsum("nba,nhbp->nhap", frames.rotation, arm)
 

@@ -7,7 +7,6 @@ from typing import Optional, Tuple, Union
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from cocofold.errors import InputError
 from cocofold.network.adapter import ImageAdapter
@@ -33,13 +32,10 @@ class FoldingOptions:
         Whether the gradient passes through rotations from one iteration to the one before. AlphaFold stops it.
     dropout : float
         Share of activations dropped in each iteration, in training mode; AlphaFold trained with 0.1.
-    checkpoint_above : int
-        With more residues than this, each iteration is computed again in the backward pass rather than kept in memory.
     """
 
     rotation_gradient: bool = False
     dropout: float = 0.0
-    checkpoint_above: int = 256
 
 
 @dataclass(frozen=True)
@@ -174,14 +170,9 @@ class StructureModule(nn.Module):
     def _iterate(self, act: torch.Tensor, mask: torch.Tensor, pair: Pair) -> Tuple[torch.Tensor, list[Rigid]]:
         """Activations after the last iteration, and frames after each, in units of 20 Å."""
         pair_logits = self.attention.pair_logits(pair)
-        recompute = torch.is_grad_enabled() and len(act) > self.options.checkpoint_above
         frames, trajectory = Rigid.identity(act), []
         for _ in range(ITERATIONS):
-            arguments = (act, frames, mask, pair, pair_logits)
-            if recompute:
-                act, frames = checkpoint(self._iteration, *arguments, use_reentrant=False)
-            else:
-                act, frames = self._iteration(*arguments)
+            act, frames = self._iteration(act, frames, mask, pair, pair_logits)
             trajectory.append(frames)
             if not self.options.rotation_gradient:
                 frames = frames.with_fixed_rotation()

@@ -1,13 +1,13 @@
-"""The pair representation, as far as attention needs it: two linear maps, not necessarily its numbers.
+"""The pair representation, as far as attention needs it: a frozen part, and an addition that is learned.
 
-Attention asks what is between residues for a bias and for a weighted sum. Both are linear, so whatever can give the two
-may stand in for a pair or be added to one: a frozen tensor in half precision, or an addition of low rank that is never
-written out.
+Attention asks what is between residues for a bias and for a weighted sum. Both are linear, so an addition of low rank
+need never be written out: it becomes a few more columns of queries, keys and values.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol, Tuple
+from dataclasses import dataclass
+from typing import Any, Optional, Tuple
 
 import torch
 from torch import nn
@@ -15,43 +15,6 @@ from torch import nn
 from cocofold.network.sizes import PAIR_WIDTH
 
 _BLOCK_NUMBERS = 1 << 22
-
-
-class Pair(Protocol):
-    """What is between n residues, z of (n, n, 128)."""
-
-    def project(self, weight: torch.Tensor) -> torch.Tensor:
-        """Σ_c z_ijc w_hc for a weight (h, 128): (h, n, n)."""
-        ...
-
-    def gather(self, attention: torch.Tensor) -> torch.Tensor:
-        """Σ_j a_hij z_ijc for an attention (h, n, n): (n, h, 128)."""
-        ...
-
-
-class DensePair:
-    """A pair given as a tensor, of any float type; no gradient is taken to it unless it asks for one.
-
-    Parameters
-    ----------
-    values : (n, n, 128) float
-        Already normalised, see ``normalise_pair``.
-    """
-
-    def __init__(self, values: torch.Tensor) -> None:
-        self.values = values
-
-    def project(self, weight: torch.Tensor) -> torch.Tensor:
-        """See ``Pair``."""
-        if self.values.requires_grad:
-            return torch.matmul(self.values.to(weight.dtype), weight.T).permute(2, 0, 1)
-        return _Project.apply(weight, self.values)
-
-    def gather(self, attention: torch.Tensor) -> torch.Tensor:
-        """See ``Pair``."""
-        if self.values.requires_grad:
-            return torch.matmul(attention.transpose(0, 1), self.values.to(attention.dtype))
-        return _Gather.apply(attention, self.values)
 
 
 class LowRankPair(nn.Module):
@@ -74,46 +37,37 @@ class LowRankPair(nn.Module):
         self.right = nn.Parameter(torch.randn(n, rank, generator=generator))
         self.channel = nn.Parameter(torch.zeros(rank, PAIR_WIDTH))
 
-    def project(self, weight: torch.Tensor) -> torch.Tensor:
-        """See ``Pair``."""
-        left = self.left * torch.matmul(weight, self.channel.T)[:, None]
-        return torch.matmul(left, self.right.T)
+    def query_columns(self, weight: torch.Tensor) -> torch.Tensor:
+        """Columns that, times ``right``, are Σ_c z_ijc w_hc for a weight (h, 128): (h, n, rank)."""
+        return self.left * torch.matmul(weight, self.channel.T)[:, None]
 
-    def gather(self, attention: torch.Tensor) -> torch.Tensor:
-        """See ``Pair``."""
-        met = torch.matmul(attention, self.right).transpose(0, 1) * self.left[:, None]
-        return torch.matmul(met, self.channel)
+    def gathered(self, met: torch.Tensor) -> torch.Tensor:
+        """Σ_j a_hij z_ijc from ``met``, Σ_j a_hij right_jr (h, n, rank): (n, h, 128)."""
+        return torch.matmul(met.transpose(0, 1) * self.left[:, None], self.channel)
 
 
-class PairSum:
-    """Several pairs added up.
+@dataclass(frozen=True)
+class Pair:
+    """What is between n residues.
 
-    Parameters
+    Attributes
     ----------
-    terms : Pair
-        At least one.
+    values : (n, n, 128) float
+        Normalised without scale and offset, of any float type; no gradient is taken to it unless it asks for one.
+    added : LowRankPair, optional
     """
 
-    def __init__(self, *terms: Pair) -> None:
-        self.terms = terms
+    values: torch.Tensor
+    added: Optional[LowRankPair] = None
 
     def project(self, weight: torch.Tensor) -> torch.Tensor:
-        """See ``Pair``."""
-        return _sum([term.project(weight) for term in self.terms])
-
-    def gather(self, attention: torch.Tensor) -> torch.Tensor:
-        """See ``Pair``."""
-        return _sum([term.gather(attention) for term in self.terms])
+        """Σ_c z_ijc w_hc of ``values``, without the addition, for a weight (h, 128): (h, n, n)."""
+        if self.values.requires_grad:
+            return torch.matmul(self.values.to(weight.dtype), weight.T).permute(2, 0, 1)
+        return _Project.apply(weight, self.values)
 
 
-def _sum(parts: list[torch.Tensor]) -> torch.Tensor:
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
-
-
-def normalise_pair(pair: torch.Tensor, dtype: torch.dtype = torch.float32) -> DensePair:
+def normalise_pair(pair: torch.Tensor, dtype: torch.dtype = torch.float32) -> Pair:
     """Layer normalisation without scale and offset, which are left to attention: once for all iterations and steps.
 
     Parameters
@@ -125,12 +79,12 @@ def normalise_pair(pair: torch.Tensor, dtype: torch.dtype = torch.float32) -> De
         ``torch.float16`` (three to four): normalised values stay below 12, within its range.
     """
     if pair.requires_grad:
-        return DensePair(nn.functional.layer_norm(pair.to(dtype), (PAIR_WIDTH,)))
+        return Pair(nn.functional.layer_norm(pair.to(dtype), (PAIR_WIDTH,)))
     values = torch.empty(pair.shape, dtype=dtype, device=pair.device)
     compute = torch.promote_types(dtype, torch.float32)
     for rows in _blocks(pair):
         values[rows] = nn.functional.layer_norm(pair[rows].to(compute), (PAIR_WIDTH,)).to(dtype)
-    return DensePair(values)
+    return Pair(values)
 
 
 def _blocks(values: torch.Tensor) -> list[slice]:
@@ -140,7 +94,7 @@ def _blocks(values: torch.Tensor) -> list[slice]:
 
 
 class _Project(torch.autograd.Function):
-    """``DensePair.project`` with a gradient to the weight only; the pair is converted a block at a time."""
+    """``Pair.project`` with a gradient to the weight only; the pair is converted a block at a time."""
 
     @staticmethod
     def forward(ctx: Any, weight: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -160,26 +114,3 @@ class _Project(torch.autograd.Function):
             block = ctx.values[rows].to(gradient.dtype).flatten(0, 1)
             total += torch.matmul(gradient[:, rows].flatten(1), block)
         return total, None
-
-
-class _Gather(torch.autograd.Function):
-    """``DensePair.gather`` with a gradient to the attention only; the pair is converted a block at a time."""
-
-    @staticmethod
-    def forward(ctx: Any, attention: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        ctx.values = values
-        n, heads = len(values), len(attention)
-        out = torch.empty(n, heads, PAIR_WIDTH, dtype=attention.dtype, device=attention.device)
-        for rows in _blocks(values):
-            out[rows] = torch.matmul(attention[:, rows].transpose(0, 1), values[rows].to(attention.dtype))
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> Tuple[torch.Tensor, None]:
-        (gradient,) = gradients
-        n, heads = gradient.shape[:2]
-        out = torch.empty(heads, n, n, dtype=gradient.dtype, device=gradient.device)
-        for rows in _blocks(ctx.values):
-            block = ctx.values[rows].to(gradient.dtype)
-            out[:, rows] = torch.matmul(gradient[rows], block.transpose(1, 2)).transpose(0, 1)
-        return out, None

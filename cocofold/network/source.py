@@ -9,7 +9,7 @@ import torch
 from cocofold.atoms import Stage
 from cocofold.network.distillation import Target
 from cocofold.network.module import Folded, StructureModule
-from cocofold.network.pairs import DensePair, LowRankPair, PairSum, normalise_pair
+from cocofold.network.pairs import LowRankPair, Pair, normalise_pair
 
 _TAUGHT = "distil"
 _AFTER_TEACHER = 0.1
@@ -108,7 +108,7 @@ class NetworkSource:
         module.options = replace(module.options, rotation_gradient=True)
         self._module = module.to(device)
         self._frozen = Frozen(*(part.to(device) for part in vars(frozen).values()))
-        self._pair: DensePair = normalise_pair(self._frozen.pair)
+        self._pair = normalise_pair(self._frozen.pair)
         self._placed = Placed(*(part.to(device) for part in vars(placed).values()))
         self._target = target
         self._single = torch.zeros_like(self._frozen.single, dtype=torch.float32)
@@ -160,7 +160,7 @@ class NetworkSource:
 
     def _fold(self) -> Folded:
         single = self._frozen.single + self._single
-        pair = PairSum(self._pair, self._added) if self._learned.pair_rate else self._pair
+        pair = Pair(self._pair.values, self._added) if self._learned.pair_rate else self._pair
         return self._module(single, pair, self._frozen.aatype, self._frozen.mask)
 
     def positions(self) -> torch.Tensor:

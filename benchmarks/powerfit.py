@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def run_case(program: str, case: Case, data: Path, seed: int, threads: int) -> d
     model, truth, density = read_model(data / case.model), read_model(data / case.truth), read_map(data / case.density)
     start = moved_anywhere(model, seed)
     resolution = case.resolution or resolution_of_map(density) or 2.1 * density.pixel_size_angstrom
-    began = time.perf_counter()
+    began, used = time.perf_counter(), _cpu_seconds()
     placed = start
     with tempfile.TemporaryDirectory() as folder:
         given = Path(folder) / "start.pdb"
@@ -60,7 +61,14 @@ def run_case(program: str, case: Case, data: Path, seed: int, threads: int) -> d
         "gain": gain,
         "right": rmsd < case.within if case.within is not None else gain >= 0,
         "seconds": time.perf_counter() - began,
+        "cpu_seconds": _cpu_seconds() - used,
     }
+
+
+def _cpu_seconds() -> float:
+    """Of programs that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _best(program: str, density: Path, resolution: float, model: Path, chains: str, out: Path, threads: int) -> Model:
@@ -96,6 +104,7 @@ def _row(name: str, case: Case, runs: list[dict]) -> str:
         str(sum(run["rmsd"] < FOUND_WITHIN_ANGSTROM for run in runs)) if case.within is not None else "",
         f"{worst:.2f}" if case.within is not None else f"{worst:+.3f}",
         f"{statistics.median(seconds):.0f} / {max(seconds):.0f}",
+        f"{statistics.median(run['cpu_seconds'] for run in runs):.0f}",
     ]
     return "| " + " | ".join(cells) + " |"
 

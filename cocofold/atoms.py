@@ -17,7 +17,7 @@ class Stage:
     name : str
         For the log.
     steps : int
-        Optimiser steps.
+        Optimiser steps; not counted where there are epochs.
     resolution_angstrom : float
         Finest resolution compared with the images; 0 for all that is asked for.
     batches : int
@@ -27,6 +27,12 @@ class Stage:
         Whether amplitudes and widths are learned too.
     tentative : bool
         Whether the stage is taken back unless it explains the images better, at all rings, than what was before it.
+    epochs : int
+        Passes over the particles instead of steps, with rates that do not fall.
+    warm_up : int
+        Steps in which rates rise from zero.
+    longest_gradient : float
+        Norm to which a longer gradient is cut; 0 for none.
     """
 
     name: str
@@ -35,6 +41,9 @@ class Stage:
     batches: int = 1
     gaussians_free: bool = False
     tentative: bool = False
+    epochs: int = 0
+    warm_up: int = 0
+    longest_gradient: float = 0.0
 
 
 class AtomSource(Protocol):

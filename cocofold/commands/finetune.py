@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import List, Optional
 
@@ -16,6 +17,24 @@ def finetune(
     ),
     prediction: Optional[Path] = typer.Option(
         None, help="Folder of cocofold predict: AlphaFold-Multimer's structure module itself is trained."
+    ),
+    map_file: Optional[Path] = typer.Option(
+        None, "--map", help="Map of the particles: the model is placed in it first, from anywhere (see cocofold fit)."
+    ),
+    map_resolution: Optional[float] = typer.Option(
+        None, help="With --map: its resolution (Å); by default estimated from the map."
+    ),
+    bodies: Optional[str] = typer.Option(
+        None, help='With --map: parts that are placed one by one after the whole: "A,B;C", "A:1-120;A:121-214".'
+    ),
+    hand: str = typer.Option("auto", help="With --map: as-is, mirrored, or auto to find out the map's hand."),
+    placement: Optional[Path] = typer.Option(
+        None, help="placement.json of cocofold fit; the model or prediction is then the one that was given to it."
+    ),
+    symmetry: Optional[str] = typer.Option(
+        None,
+        help="Point group (C3, D2, T, O, I, ...; with --map also auto): the model is one subunit, and all copies move "
+        "alike.",
     ),
     out: Path = typer.Option(..., help="Folder of the run, made anew."),
     particles_dir: Optional[Path] = typer.Option(None, help="Folder from which the stacks' paths start."),
@@ -38,11 +57,37 @@ def finetune(
         help="Intervals at whose ends the run is scored and a model written, 1 to 30; by default one for each stage "
         "from coarse to fine. The length of the run does not depend on it.",
     ),
-    batch_size: int = typer.Option(16, help="Images per optimiser step."),
+    batch_size: Optional[int] = typer.Option(
+        None, help="Images per optimiser step; by default 16, with --preset paper 32."
+    ),
     resolution: Optional[float] = typer.Option(None, help="Finest resolution compared (Å); by default all rings."),
     effort: float = typer.Option(1.0, help="Factor on the number of optimiser steps: 0.3 for a quick look."),
-    teacher: bool = typer.Option(
-        True, help="With --prediction: move its model first; the network then learns the result. Keeps the fold best."
+    preset: str = typer.Option(
+        "default",
+        help="With --prediction: default keeps the fold, paper trains as the paper's authors did; a cycle is then a "
+        "pass over the particles (10 of them unless --cycles says otherwise).",
+    ),
+    teacher: Optional[bool] = typer.Option(
+        None,
+        "--teacher/--no-teacher",
+        help="With --prediction: move its model first; the network then learns the result. Keeps the fold best, and is "
+        "the default, but for --preset paper.",
+    ),
+    no_adapter: bool = typer.Option(False, "--no-adapter", help="With --prediction: train without the image adapter."),
+    no_weights: bool = typer.Option(
+        False, "--no-weights", help="With --prediction: leave the structure module's weights as they are."
+    ),
+    no_additions: bool = typer.Option(
+        False, "--no-additions", help="With --prediction: learn no additions to the single and pair representations."
+    ),
+    no_penalty: bool = typer.Option(
+        False, "--no-penalty", help="Leave amplitudes and widths of the atoms' Gaussians unbounded (paper eq. 4)."
+    ),
+    deform: bool = typer.Option(
+        False, "--deform", help="With --prediction: a field of rigid motions moves the network's atoms further."
+    ),
+    pair_precision: str = typer.Option(
+        "float32", help="With --prediction: what its pair representation is kept in: float32, bfloat16 or float16."
     ),
     remove_below: Optional[float] = typer.Option(
         None, help="With --prediction: leave residues out of the answer whose pLDDT ends below this; the paper's is 30."
@@ -60,14 +105,32 @@ def finetune(
     Writes model.cif (the answer), models/cycle_NN.cif, density.mrc, metrics.json, metrics.csv, frc.png, config.yaml,
     log.txt and checkpoints/ into the folder --out.
     """
-    from cocofold.finetuning import Options
+    from cocofold.finetuning import Options, paper
     from cocofold.finetuning import finetune as run
 
-    options = Options(
+    given = {
+        "teacher": teacher,
+        "batch_size": batch_size,
+        "adapter_rate": 0.0 if no_adapter else None,
+        "weights_rate": 0.0 if no_weights else None,
+        "single_rate": 0.0 if no_additions else None,
+        "pair_rate": 0.0 if no_additions else None,
+        "penalty": False if no_penalty else None,
+    }
+    settings = paper if preset == "paper" else partial(Options, preset=preset)
+    options = settings(
+        **{name: value for name, value in given.items() if value is not None},
         particles=str(particles),
         model=None if model is None else str(model),
         prediction=None if prediction is None else str(prediction),
-        teacher=teacher,
+        map=None if map_file is None else str(map_file),
+        map_resolution=map_resolution,
+        bodies=bodies,
+        hand=hand,
+        placement=None if placement is None else str(placement),
+        symmetry=symmetry,
+        deform=deform,
+        pair_precision=pair_precision,
         remove_below=remove_below,
         particles_dir=None if particles_dir is None else str(particles_dir),
         passthrough=[str(path) for path in passthrough],
@@ -77,7 +140,6 @@ def finetune(
         first=first,
         heldout=heldout,
         cycles=cycles,
-        batch_size=batch_size,
         resolution=resolution,
         effort=effort,
         seed=seed,

@@ -3,6 +3,7 @@
 Knows nothing of images or networks.
 """
 
+from cocofold.deformation.on_top import FieldOnTop
 from cocofold.deformation.source import DeformationSource
 
-__all__ = ["DeformationSource"]
+__all__ = ["DeformationSource", "FieldOnTop"]

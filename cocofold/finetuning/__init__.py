@@ -4,7 +4,7 @@ Knows atoms only through ``cocofold.atoms.AtomSource``, and particles only throu
 """
 
 from cocofold.finetuning.observations import Observations
-from cocofold.finetuning.options import Options
+from cocofold.finetuning.options import Options, paper
 from cocofold.finetuning.run import finetune
 
-__all__ = ["Observations", "Options", "finetune"]
+__all__ = ["Observations", "Options", "finetune", "paper"]

@@ -68,6 +68,16 @@ class Written:
     widths_angstrom: np.ndarray
     plddt: np.ndarray | None
 
+    def first_copy(self, subunit: Model) -> Written:
+        """Of an assembly the first of its copies, whose names are a subunit's."""
+        n_atoms, n_residues = len(subunit), len(subunit.residues)
+        return Written(
+            subunit.moved_to(self.model.positions[:n_atoms]),
+            self.amplitudes[:n_atoms],
+            self.widths_angstrom[:n_atoms],
+            None if self.plddt is None else self.plddt[:n_residues],
+        )
+
     def without_unsure(self, least_plddt: float | None) -> tuple[Written, int]:
         """Without residues of a pLDDT below a limit, and how many these were."""
         if self.plddt is None or least_plddt is None:

@@ -25,6 +25,7 @@ from cocofold.imaging.density import density_map
 from cocofold.structure import write_model
 
 _LOCK = ".lock"
+_REMOVED = ("config.yaml", "log.txt", "metrics.csv", "model.cif", "placed.cif", "mirrored.star", _LOCK)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -137,11 +138,11 @@ class RunFolder:
 
     def _withdraw(self) -> None:
         """Leave nothing behind of a run that could not start."""
-        for folder in ("models", "checkpoints"):
+        for folder in ("models", "checkpoints", "placement"):
             shutil.rmtree(self.path / folder, ignore_errors=True)
         # What cannot be removed was there before, or the folder is gone.
         with contextlib.suppress(OSError):
-            for name in ("config.yaml", "log.txt", "metrics.csv", "model.cif", "placed.cif", _LOCK):
+            for name in _REMOVED:
                 (self.path / name).unlink(missing_ok=True)
             self.path.rmdir()
 
@@ -164,11 +165,12 @@ class RunFolder:
             # A closed pipe, a terminal that hung up: from now on nothing is shown, and nothing fails at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
-    def write_model(self, name: str, written: Written) -> None:
-        """Write a model with its Gaussians."""
+    def write_model(self, name: str, written: Written, placed_as: dict[str, str]) -> None:
+        """Write a model with its Gaussians, and how it is placed."""
         model = written.model
         details = f"{model.structure.name}, fine-tuned against cryo-EM particle images"
-        write_model(self.path / name, model, written.amplitudes, written.widths_angstrom, details, written.plddt)
+        amplitudes, widths = written.amplitudes, written.widths_angstrom
+        write_model(self.path / name, model, amplitudes, widths, details, written.plddt, placed_as)
 
     def write_density(self, written: Written, box: int, pixel_size: float) -> None:
         """Write the density of the Gaussians as density.mrc."""

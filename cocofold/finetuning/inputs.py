@@ -1,29 +1,13 @@
-"""What a run is given: the device, the particles it uses, and whether they and the model belong together."""
+"""What a run is given: the particles it uses, and whether they and the model belong together."""
 
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from cocofold.errors import InputError
 from cocofold.finetuning.options import Options
 from cocofold.particles import ParticleSet, unsupported_aberrations
 from cocofold.structure import Model
-
-
-def find_device(name: str) -> torch.device:
-    """The device that ``--device`` names."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"--device {name}: give auto, cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"--device {name}: give auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
-        raise InputError(f"--device {name}: {torch.cuda.device_count()} CUDA devices were found; use --device cpu")
-    return device
 
 
 def choose(particles: ParticleSet, options: Options) -> ParticleSet:

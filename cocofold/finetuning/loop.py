@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -55,7 +56,7 @@ class Loop:
         self._work = work
         self._options = options
         self._chunk = _even_chunk(min(options.batch_size, len(work)), max(1, options.chunk_atoms // len(counted)))
-        self._stages = source.stages()
+        self._stages = [_counted_in_steps(stage, len(work), options.batch_size) for stage in source.stages()]
         self._starts = [sum(stage.steps for stage in self._stages[:row]) for row in range(len(self._stages))]
         self.total_steps = sum(stage.steps for stage in self._stages)
         self._optimiser = torch.optim.Adam([torch.zeros(1)])
@@ -68,7 +69,7 @@ class Loop:
             if within == 0:
                 self._begin(stage)
             if within % _CONTACTS_EVERY == 0:
-                self.restraints.refresh(self.source.positions())
+                self.restraints.refresh(self.positions())
             if self._observations.streams and self.step + 1 < self.total_steps:
                 coming = self._batch(self.step + 1)
                 if len(coming):
@@ -110,12 +111,13 @@ class Loop:
         self._optimiser = torch.optim.Adam(groups)
 
     def _take_step(self, stage: Stage, within: int) -> float:
-        falling = _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * within / stage.steps))
+        share = _share_of_rate(stage, within)
         for group, rate in zip(self._optimiser.param_groups, self._rates):
-            group["lr"] = rate * falling
+            group["lr"] = rate * share
         self._optimiser.zero_grad()
         positions = self.source.positions()
-        surrogate = self.restraints.energy(positions) + self.source.prior(positions)
+        geometry = self._options.geometry_weight * self.restraints.energy(positions)
+        surrogate = geometry + self.source.prior(positions)
         correlation = 0.0
         if stage.batches:
             correlation, by_position, by_amplitude, by_width = mean_correlation_gradient(
@@ -124,10 +126,14 @@ class Loop:
             weight = self._options.data_weight
             surrogate = surrogate - weight * (positions * by_position).sum()
         if stage.gaussians_free:
-            surrogate = surrogate + self.gaussians.penalty(self._counted)
+            if self._options.penalty:
+                surrogate = surrogate + self.gaussians.penalty(self._counted)
             surrogate = surrogate - weight * (self.gaussians.amplitudes * by_amplitude).sum()
             surrogate = surrogate - weight * (self.gaussians.widths_angstrom * by_width).sum()
         surrogate.backward()
+        if stage.longest_gradient:
+            learned = [values for group in self._optimiser.param_groups for values in group["params"]]
+            torch.nn.utils.clip_grad_norm_(learned, stage.longest_gradient)
         self._optimiser.step()
         return correlation
 
@@ -181,9 +187,10 @@ class Loop:
             rows.append(order[max(0, wanted[0] - first) : wanted[-1] + 1 - first])
         return self._work[torch.cat(rows)]
 
+    @torch.no_grad()
     def positions(self) -> torch.Tensor:
         """Positions now, (n_atoms, 3) Å."""
-        return self.source.positions().detach()
+        return self.source.positions()
 
     def score(self, rows: torch.Tensor) -> torch.Tensor:
         """Correlations of the images in ``rows`` on all rings that are asked for, (n, n_rings)."""
@@ -217,6 +224,19 @@ class Loop:
         content = self._optimiser.state_dict()
         content["state"] = moments
         self._optimiser.load_state_dict(content)
+
+
+def _counted_in_steps(stage: Stage, n_work: int, batch_size: int) -> Stage:
+    """A stage whose length is known in steps."""
+    return replace(stage, steps=math.ceil(stage.epochs * n_work / batch_size)) if stage.epochs else stage
+
+
+def _share_of_rate(stage: Stage, within: int) -> float:
+    """Of the full learning rates, at a step within a stage."""
+    if stage.epochs:
+        return 1.0
+    falling = _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * within / stage.steps))
+    return falling * min(1.0, (within + 1) / stage.warm_up) if stage.warm_up else falling
 
 
 def _even_chunk(batch: int, most: int) -> int:

@@ -14,6 +14,9 @@ _FEWEST_HELD_OUT = 4
 _CLEAR_IN_ERRORS = 3.0
 _HINT_IN_ERRORS = 1.0
 
+MOST_ADDED_LINK_RMS_ANGSTROM = 0.1
+"""How much more than at the start C-N bonds may deviate, root mean square, in a fold that a network has kept."""
+
 
 @dataclass
 class Cycle:
@@ -21,7 +24,7 @@ class Cycle:
 
     ``images`` counts how many images have been compared; ``frc_work`` and ``frc_heldout`` are mean correlations over
     rings and a fixed set of particles; ``moved_angstrom`` is the root mean square displacement of CA atoms from the
-    start, ``worst_link_angstrom`` the largest deviation of a C-N bond.
+    start, ``worst_link_angstrom`` the largest deviation of a C-N bond, ``link_rms_angstrom`` the root mean square one.
     """
 
     number: int
@@ -33,6 +36,7 @@ class Cycle:
     frc_heldout: float | None
     moved_angstrom: float
     worst_link_angstrom: float
+    link_rms_angstrom: float
 
 
 @dataclass
@@ -42,11 +46,13 @@ class Pass:
     ``best`` is the cycle that is the answer: the one that explains held-out particles best, of those that explain them
     clearly better than the start; with none held out the last one. ``highest`` is the cycle with the highest held-out
     correlation, however little that says, and ``gain_in_errors`` its gain over the start, image by image, in standard
-    errors.
+    errors. Where ``watches_fold`` is set, a cycle whose C-N bonds deviate by 0.1 Å more than the start's, root mean
+    square, is no answer, whatever it explains.
     """
 
     work: torch.Tensor
     heldout: torch.Tensor
+    watches_fold: bool = False
     last_cycle: int | None = None
     cycles: list[Cycle] = field(default_factory=list)
     best: int = 0
@@ -68,11 +74,18 @@ class Pass:
         if cycle.number == 0:
             self.start_images = [] if heldout is None else heldout.mean(1).tolist()
             self._keep_curves("start", work, heldout)
-        is_answer = cycle.number == 0 or heldout is None or self._explains_more(cycle, heldout.mean(1).numpy())
+        is_answer = cycle.number == 0 or (
+            self.keeps_fold(cycle) and (heldout is None or self._explains_more(cycle, heldout.mean(1).numpy()))
+        )
         if is_answer:
             self.best = cycle.number
             self._keep_curves("end", work, heldout)
         return is_answer
+
+    def keeps_fold(self, cycle: Cycle) -> bool:
+        """Whether a cycle's geometry lets it be an answer."""
+        added = cycle.link_rms_angstrom - self.cycles[0].link_rms_angstrom
+        return not self.watches_fold or added <= MOST_ADDED_LINK_RMS_ANGSTROM
 
     def _explains_more(self, cycle: Cycle, images: np.ndarray) -> bool:
         """Whether a cycle clearly explains more than the start, and at least as much as the answer so far."""
@@ -86,6 +99,11 @@ class Pass:
         self.curves[f"work, {when}"] = work.mean(0).tolist()
         if heldout is not None:
             self.curves[f"held-out, {when}"] = heldout.mean(0).tolist()
+
+    @property
+    def gave_answer(self) -> bool:
+        """Whether it came to an answer; one that was to follow another may have lost the fold where that had not."""
+        return bool(self.cycles) and self.last_cycle in (None, self.best)
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -102,7 +120,9 @@ def _in_standard_errors(gain: np.ndarray) -> float:
     return float(gain.mean() / error) if error > 0 else 0.0
 
 
-def split_into_passes(n_particles: int, seed: int, share: float | None = None) -> list[Pass]:
+def split_into_passes(
+    n_particles: int, seed: int, share: float | None = None, watches_fold: bool = False
+) -> list[Pass]:
     """Which particles are fitted and which held out, in one or two passes.
 
     Parameters
@@ -112,10 +132,12 @@ def split_into_passes(n_particles: int, seed: int, share: float | None = None) -
     share : float, optional
         Of the particles that are held out; 0 for none, and then nothing tells when to stop. By default 5 % of them and
         at least 50, or a fifth of fewer than 500.
+    watches_fold : bool
+        Of the passes.
     """
     everything = torch.arange(n_particles)
     if share == 0 or n_particles < _FEWEST_TO_HOLD_OUT:
-        return [Pass(everything, everything[:0])]
+        return [Pass(everything, everything[:0], watches_fold)]
     order = torch.as_tensor(np.random.default_rng([seed, 1]).permutation(n_particles))
     if share is not None:
         count = min(max(_FEWEST_HELD_OUT, round(share * n_particles)), n_particles // 2)
@@ -123,8 +145,8 @@ def split_into_passes(n_particles: int, seed: int, share: float | None = None) -
         count = max(50, round(0.05 * n_particles))
     else:
         count = n_particles // 5
-    first = Pass(order[count:].sort().values, order[:count].sort().values)
-    return [first] if n_particles >= _ONE_PASS_FROM else [first, Pass(everything, everything[:0])]
+    first = Pass(order[count:].sort().values, order[:count].sort().values, watches_fold)
+    return [first] if n_particles >= _ONE_PASS_FROM else [first, Pass(everything, everything[:0], watches_fold)]
 
 
 def verdict_of(judged: Pass) -> str:

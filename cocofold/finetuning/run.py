@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from cocofold import __version__
+from cocofold.devices import find_device
 from cocofold.endings import Ended, Endings
 from cocofold.errors import InputError
 from cocofold.files import write_atomically
@@ -22,16 +23,18 @@ from cocofold.finetuning.answers import Answer
 from cocofold.finetuning.checkpoints import load_checkpoint, save_checkpoint, understanding
 from cocofold.finetuning.contrast import find_contrast
 from cocofold.finetuning.folder import RunFolder
-from cocofold.finetuning.inputs import check_together, choose, find_device
+from cocofold.finetuning.inputs import check_together, choose
 from cocofold.finetuning.loop import Loop
 from cocofold.finetuning.objective import Gaussians
 from cocofold.finetuning.observations import Observations
 from cocofold.finetuning.options import Options
-from cocofold.finetuning.passes import Cycle, Pass, split_into_passes, verdict_of
+from cocofold.finetuning.passes import MOST_ADDED_LINK_RMS_ANGSTROM, Cycle, Pass, split_into_passes, verdict_of
 from cocofold.finetuning.progress import Progress, copying
 from cocofold.finetuning.starts import PredictedStart, Start, start_from_model
 from cocofold.imaging import REFERENCE_WIDTH_ANGSTROM, ring_count
-from cocofold.particles import read_particles, staged
+from cocofold.particles import ParticleSet, read_particles, staged, write_star
+from cocofold.placement import MIRRORED
+from cocofold.placement.in_files import SUBUNIT
 from cocofold.structure import Backbone, Restraints, read_model, write_model
 
 _SCORED_OF_WORK = 500
@@ -70,8 +73,10 @@ def finetune(options: Options, out: Path, resume: bool = False, stop_with: int |
             folder.say(f"{out}: is finished already; nothing to do")
             return json.loads((folder.path / "metrics.json").read_text())
         try:
-            start = _find_start(options, folder, stop_with)
-            return _Run(options, folder, at_end, endings, start).execute()
+            every = read_particles(options.particles, options.particles_dir, options.passthrough)
+            particles = choose(every, options)
+            start = _find_start(options, particles, folder, stop_with)
+            return _Run(options, particles, folder, at_end, endings, start).execute()
         except Ended as ended:
             ended.advice = "--resume goes on from here"
             with contextlib.suppress(OSError):
@@ -81,22 +86,24 @@ def finetune(options: Options, out: Path, resume: bool = False, stop_with: int |
             raise InputError(folder.explain(error)) from error
 
 
-def _find_start(options: Options, folder: RunFolder, stop_with: int | None) -> Start:
+def _find_start(options: Options, particles: ParticleSet, folder: RunFolder, stop_with: int | None) -> Start:
     """The model that is moved; or the prediction whose network is trained, and the model that it is to learn first."""
     device = find_device(options.device)
     if options.prediction is None:
-        return start_from_model(options, device)
-    predicted = PredictedStart(options)
+        return start_from_model(options, particles, folder, device)
+    predicted = PredictedStart(options, particles, folder, device)
     if not options.teacher:
-        return predicted.taught_by(None, device)
+        return predicted.taught_by(None)
     placed, run = folder.path / "placed.cif", folder.path / "teacher"
     if not placed.is_file():
-        write_model(placed, predicted.model, details="prediction, placed in the map", plddt=predicted.plddt)
+        marks, details = {"hand": predicted.place.hand}, "prediction, placed in the map"
+        write_model(placed, predicted.model, details=details, plddt=predicted.plddt, placed_as=marks)
     folder.say(f"the prediction's model is moved first; see {run}")
-    teaching = replace(options, model=str(placed), prediction=None)
-    finetune(teaching, run, (run / "config.yaml").is_file(), stop_with)
+    symmetry = predicted.place.symmetry
+    teaching = finetune(options.for_teacher(placed, symmetry), run, (run / "config.yaml").is_file(), stop_with)
     folder.say("now the network learns the result, then goes on with the images")
-    return predicted.taught_by(read_model(run / "model.cif"), device)
+    start = predicted.taught_by(read_model(run / ("model.cif" if symmetry is None else SUBUNIT)))
+    return replace(start, teacher_seconds=teaching["seconds"], teacher_memory_gb=teaching["peak_memory_gb"])
 
 
 class _Pace:
@@ -117,7 +124,13 @@ class _Pace:
 
 class _Run:
     def __init__(
-        self, options: Options, folder: RunFolder, at_end: contextlib.ExitStack, endings: Endings, start: Start
+        self,
+        options: Options,
+        particles: ParticleSet,
+        folder: RunFolder,
+        at_end: contextlib.ExitStack,
+        endings: Endings,
+        start: Start,
     ) -> None:
         self.options = options
         self.folder = folder
@@ -125,9 +138,16 @@ class _Run:
         self.began = time.monotonic()
         self.pace = _Pace(0, 0, 1)
         self.device = find_device(options.device)
-        self.model, self._source = start.model, start.source
-        self.particles = choose(read_particles(options.particles, options.particles_dir, options.passthrough), options)
+        self._given, self.model, self._source = start, start.model, start.source
+        self.particles = particles.mirrored() if start.hand == MIRRORED else particles
         check_together(self.model, self.particles, options)
+        if start.hand == MIRRORED:
+            write_star(folder.path / "mirrored.star", self.particles)
+            folder.say(
+                f"the map's hand was wrong: poses are mirrored along z, as {folder.path / 'mirrored.star'} has them"
+            )
+        if start.subunit is not None:
+            folder.say(f"{start.symmetry}: {len(self.model) // len(start.subunit)} copies share the parameters of one")
         folder.require_space(self._bytes_to_write())
         if options.scratch is not None:
             report = at_end.enter_context(copying())
@@ -140,7 +160,8 @@ class _Run:
         at_end.callback(self.observations.close)
         self.backbone = Backbone.of(self.model)
         self.start = torch.as_tensor(self.model.positions, dtype=torch.float32, device=self.device)
-        self.passes = split_into_passes(len(self.particles), options.seed, options.heldout)
+        watches_fold = options.prediction is not None
+        self.passes = split_into_passes(len(self.particles), options.seed, options.heldout, watches_fold)
         plddt = None if start.plddt is None else torch.as_tensor(start.plddt, dtype=torch.float32)
         self.best = Answer(self.start, self._starting_gaussians(), plddt)
         folder.say(
@@ -285,6 +306,7 @@ class _Run:
             frc_heldout=None if heldout is None else float(heldout.mean()),
             moved_angstrom=float(((positions - self.start)[alpha] ** 2).sum(1).mean().sqrt()),
             worst_link_angstrom=loop.restraints.worst_link(positions),
+            link_rms_angstrom=loop.restraints.link_rms(positions),
         )
 
     def _keep(self, number: int, loop: Loop, cycle: Cycle, work: torch.Tensor, heldout: torch.Tensor | None) -> None:
@@ -295,10 +317,10 @@ class _Run:
         # The second pass has nothing to judge itself by: its answer is its last cycle.
         if is_answer and (this.last_cycle is None or cycle.number == this.last_cycle):
             self.best = reached
-            self.folder.write_model("model.cif", reached.in_files(self.model))
+            self.folder.write_model("model.cif", reached.in_files(self.model), self._given.placed_as)
         if number == len(self.passes) - 1 or cycle.number == 0:
             name = f"models/cycle_{cycle.number:02d}.cif"
-            self.folder.write_model(name, reached.in_files(self.model))
+            self.folder.write_model(name, reached.in_files(self.model), self._given.placed_as)
         self.folder.write_cycles([asdict(cycle) for cycle in this.cycles])
         self._tell(cycle)
 
@@ -314,15 +336,21 @@ class _Run:
     def _finish(self) -> dict[str, Any]:
         judged = self.passes[0]
         verdict = verdict_of(judged)
-        answer = self.passes[-1] if self.passes[-1].cycles else judged
+        answer = self.passes[-1] if self.passes[-1].gave_answer else judged
         best = answer.cycles[answer.best]
         written, removed = self.best.in_files(self.model).without_unsure(self.options.remove_below)
-        self.folder.write_model("model.cif", written)
+        self.folder.write_model("model.cif", written, self._given.placed_as)
+        if self._given.subunit is not None:
+            first = self.best.in_files(self.model).first_copy(self._given.subunit)
+            first, _ = first.without_unsure(self.options.remove_below)
+            self.folder.write_model(SUBUNIT, first, {"hand": self._given.hand})
         self.folder.write_density(written, self.particles.box, self.particles.pixel_size_angstrom)
         if removed:
             self.folder.say(f"{removed} residues of a pLDDT below {self.options.remove_below:g} are left out")
+        lost = self._tell_of_lost_folds()
         curves = {**judged.curves, **{name: curve for name, curve in answer.curves.items() if "work" in name}}
         self.folder.plot_curves(self.resolutions, curves)
+        placing_seconds = self._given.placing_seconds
         metrics = {
             "verdict": verdict,
             "best_cycle": best.number,
@@ -332,14 +360,20 @@ class _Run:
             "frc_heldout_start": judged.cycles[0].frc_heldout,
             "moved_angstrom": best.moved_angstrom,
             "worst_link_angstrom": best.worst_link_angstrom,
+            "link_rms_angstrom": best.link_rms_angstrom,
+            "cycles_that_lost_the_fold": lost,
             "residues_removed": removed,
+            "hand": self._given.hand,
+            "symmetry": self._given.symmetry or "C1",
             "particles": len(self.particles),
             "heldout_particles": len(judged.heldout),
             "passes": len(self.passes),
             "steps": sum(this.cycles[-1].step for this in self.passes if this.cycles),
             "images": sum(this.cycles[-1].images for this in self.passes if this.cycles),
-            "seconds": round(time.monotonic() - self.began, 1),
-            "peak_memory_gb": round(_peak_memory_gb(), 3),
+            "seconds": round(time.monotonic() - self.began + placing_seconds + self._given.teacher_seconds, 1),
+            "placing_seconds": placing_seconds,
+            "teacher_seconds": self._given.teacher_seconds,
+            "peak_memory_gb": round(max(_peak_memory_gb(), self._given.teacher_memory_gb), 3),
             "device": str(self.device),
             "threads": torch.get_num_threads(),
             "frc_curves": {"resolution_angstrom": self.resolutions, **curves},
@@ -353,6 +387,17 @@ class _Run:
         write_atomically(self.folder.path / "metrics.json", json.dumps(metrics, indent=1) + "\n")
         self.folder.say(_last_words(metrics))
         return metrics
+
+    def _tell_of_lost_folds(self) -> int:
+        """Say how many cycles are no answer for their geometry; returns the count."""
+        cycles = [cycle for this in self.passes for cycle in this.cycles if not this.keeps_fold(cycle)]
+        if cycles:
+            worst, start = max(cycle.link_rms_angstrom for cycle in cycles), self.passes[0].cycles[0].link_rms_angstrom
+            self.folder.say(
+                f"{len(cycles)} cycles have lost the fold and are no answer: C-N bonds deviate by up to {worst:.2f} Å "
+                f"root mean square (start {start:.2f} Å, allowed {start + MOST_ADDED_LINK_RMS_ANGSTROM:.2f} Å)"
+            )
+        return len(cycles)
 
 
 def _gains_no_more(this: Pass) -> bool:

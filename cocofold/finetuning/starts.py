@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
 from cocofold.atoms import AtomSource
-from cocofold.deformation import DeformationSource
+from cocofold.deformation import DeformationSource, FieldOnTop
 from cocofold.errors import InputError
+from cocofold.finetuning.folder import RunFolder
 from cocofold.finetuning.options import Options
+from cocofold.finetuning.placing import Place, axes_of, check_copies, find_place
 from cocofold.network import ATOM14_NAMES, load_structure_module
 from cocofold.network.distillation import Target
-from cocofold.network.source import Frozen, Learned, NetworkSource, Placed
+from cocofold.network.source import Course, Frozen, Learned, NetworkSource, Placed
+from cocofold.particles import ParticleSet
+from cocofold.placement import AS_IS
 from cocofold.structure import Backbone, Model, read_model
+from cocofold.symmetry import Copies, assembly_of
 from cocofold.trunk import Prediction
 from cocofold.trunk.rebuilding import model_of, rebuild
 
@@ -25,25 +30,84 @@ _FEWEST_IN_COMMON = 4
 
 @dataclass(frozen=True)
 class Start:
-    """A model in the map's frame, its pLDDT if it is a prediction, and what gives atoms, made anew for each pass."""
+    """Where a run starts.
+
+    Attributes
+    ----------
+    model : Model
+        In the map's frame.
+    plddt : (n_residues,) float, optional
+        Of a prediction.
+    source : callable
+        What gives atoms, made anew for each pass.
+    hand : str
+        Of the map that the model is placed in; the poses follow it.
+    symmetry : str, optional
+        Point group of the model, which is then an assembly.
+    subunit : Model, optional
+        Of an assembly, whose first copy it is.
+    placing_seconds : float
+        Time of the fit into a map.
+    teacher_seconds, teacher_memory_gb : float
+        Time and peak memory of the run that moved a prediction's model first.
+    """
 
     model: Model
     plddt: np.ndarray | None
     source: Callable[[], AtomSource]
+    hand: str = AS_IS
+    symmetry: str | None = None
+    subunit: Model | None = None
+    placing_seconds: float = 0.0
+    teacher_seconds: float = 0.0
+    teacher_memory_gb: float = 0.0
+
+    @property
+    def placed_as(self) -> dict[str, str]:
+        """What its files say of its place."""
+        return {"hand": self.hand, "symmetry": self.symmetry or "C1"}
+
+    def in_place(self, place: Place, particles: ParticleSet) -> Start:
+        """With the map's hand, and with all copies if the model is one subunit.
+
+        Raises
+        ------
+        InputError
+            If the copies run into each other.
+        """
+        if place.symmetry is None:
+            return replace(self, hand=place.hand, placing_seconds=place.seconds)
+        rotations, centre = axes_of(place.symmetry, particles)
+        check_copies(self.model, place.symmetry, rotations, centre)
+        return replace(
+            self,
+            model=assembly_of(self.model, rotations, centre),
+            plddt=None if self.plddt is None else np.tile(self.plddt, len(rotations)),
+            source=lambda: Copies(self.source(), rotations, centre),
+            hand=place.hand,
+            symmetry=place.symmetry,
+            subunit=self.model,
+            placing_seconds=place.seconds,
+        )
 
 
-def start_from_model(options: Options, device: torch.device) -> Start:
-    """The model as it was given, under a field of motions."""
-    model = read_model(options.model or "")
-    return Start(model, None, lambda: DeformationSource(model, device, options.effort))
+def start_from_model(options: Options, particles: ParticleSet, folder: RunFolder, device: torch.device) -> Start:
+    """The model, placed, under a field of motions."""
+    read = read_model(options.model or "")
+    place = find_place(read, options.model, options, particles, folder, device)
+    model = place.put(read)
+    return Start(model, None, lambda: DeformationSource(model, device, options.effort)).in_place(place, particles)
 
 
 class PredictedStart:
-    """A prediction, placed in the map: by itself, or where a model of it lies.
+    """A prediction, placed in the map: by a placement, or where a model of it lies.
 
     Parameters
     ----------
     options : Options
+    particles : ParticleSet
+    folder : RunFolder
+    device
 
     Raises
     ------
@@ -51,29 +115,31 @@ class PredictedStart:
         If the prediction cannot be read, or the model is not one of it.
     """
 
-    def __init__(self, options: Options) -> None:
-        self._options = options
+    def __init__(self, options: Options, particles: ParticleSet, folder: RunFolder, device: torch.device) -> None:
+        self._options, self._particles, self._device = options, particles, device
         self._prediction = Prediction.read(options.prediction or "")
         unplaced, self.plddt = model_of(self._prediction, rebuild(self._prediction))
-        self._moves = [(np.eye(3), np.zeros(3))] * len(self._prediction.chains.names)
+        self.place = find_place(unplaced, options.model, options, particles, folder, device)
+        self._rotations, self._translations = self.place.moves(unplaced)
         if options.model is not None:
-            self._moves = place_on(unplaced, read_model(options.model), options.model)
-        order = {name: row for row, name in enumerate(dict.fromkeys(key.chain for key in unplaced.residues))}
-        chain = np.array([order[key.chain] for key in unplaced.residues])[unplaced.residue_of_atom]
-        self._rotations = np.stack([rotation for rotation, _ in self._moves])[chain]
-        self._translations = np.stack([translation for _, translation in self._moves])[chain]
+            moves = place_on(unplaced, read_model(options.model), options.model)
+            order = {name: row for row, name in enumerate(dict.fromkeys(key.chain for key in unplaced.residues))}
+            chain = np.array([order[key.chain] for key in unplaced.residues])[unplaced.residue_of_atom]
+            self._rotations = np.stack([rotation for rotation, _ in moves])[chain]
+            self._translations = np.stack([translation for _, translation in moves])[chain]
         moved = np.einsum("nij,nj->ni", self._rotations, unplaced.positions) + self._translations
         self.model = unplaced.moved_to(moved)
 
-    def taught_by(self, teacher: Model | None, device: torch.device) -> Start:
+    def taught_by(self, teacher: Model | None) -> Start:
         """The start of a run whose network first learns a teacher's model of the same atoms."""
-        target = None
+        target, device = None, self._device
         if teacher is not None:
             backbone = torch.as_tensor(Backbone.of(self.model).atoms, device=device)
             target = Target(backbone, torch.as_tensor(teacher.positions, dtype=torch.float32, device=device))
-        return Start(self.model, self.plddt, lambda: self._source(target, device))
+        start = Start(self.model, self.plddt, lambda: self._source(target, device))
+        return start.in_place(self.place, self._particles)
 
-    def _source(self, target: Target | None, device: torch.device) -> NetworkSource:
+    def _source(self, target: Target | None, device: torch.device) -> AtomSource:
         known, options = self._prediction, self._options
         residues = np.flatnonzero(known.mask.numpy() & (known.aatype.numpy() < len(ATOM14_NAMES) - 1))
         row = residues[self.model.residue_of_atom]
@@ -93,12 +159,18 @@ class PredictedStart:
             options.adapter_rate,
             options.single_rate,
             options.pair_rate,
-            options.pair_rank,
+            options.distil_rate,
+            options.pair_segments,
+            options.adapter_gate,
+            options.dropout,
             options.seed,
         )
-        frozen = Frozen(known.single, known.pair, known.aatype, known.mask)
+        frozen = Frozen(known.single, known.pair, known.aatype, known.mask, known.chain_index)
         module = load_structure_module(known.weights)
-        return NetworkSource(module, frozen, placed, learned, target, options.effort, device)
+        course = Course(options.effort, options.epochs)
+        pair_type = getattr(torch, options.pair_precision)
+        network = NetworkSource(module, frozen, placed, learned, target, course, pair_type, device)
+        return FieldOnTop(network, self.model, device) if options.deform else network
 
 
 def place_on(model: Model, placed: Model, name: str) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -5,7 +5,7 @@ Knows nothing of images, particles, or files other than weights.
 
 from cocofold.network.adapter import ImageAdapter
 from cocofold.network.module import Folded, FoldingOptions, StructureModule
-from cocofold.network.pairs import LowRankPair, Pair, normalise_pair
+from cocofold.network.pairs import Pair, SegmentPair, normalise_pair, segments_of
 from cocofold.network.random_weights import random_weights
 from cocofold.network.residues import ATOM14_NAMES, RESIDUE_NAMES
 from cocofold.network.weights import (
@@ -23,8 +23,8 @@ __all__ = [
     "Folded",
     "FoldingOptions",
     "ImageAdapter",
-    "LowRankPair",
     "Pair",
+    "SegmentPair",
     "StructureModule",
     "load_single_activations",
     "load_structure_module",
@@ -34,4 +34,5 @@ __all__ = [
     "read_weights",
     "save_structure_module",
     "save_weights",
+    "segments_of",
 ]

@@ -50,16 +50,12 @@ class InvariantPointAttention(nn.Module):
         self.output = nn.Linear(HEADS * (CHANNELS + 4 * VALUE_POINTS + PAIR_WIDTH), SINGLE_WIDTH)
 
     def pair_logits(self, pair: Pair) -> torch.Tensor:
-        """The frozen pair's part of the logits but for what is the same for all keys, (12, n, n).
+        """The pair's part of the logits but for what is the same for all keys, (12, n, n).
 
         It does not change from iteration to iteration. The scale of the pair's normalisation is folded into the
         projection, its offset into ``_key_offset``.
         """
-        return pair.project(self._pair_weight())
-
-    def _pair_weight(self) -> torch.Tensor:
-        """What makes a pair's part of the logits from its normalised values, (12, 128)."""
-        return _SHARE * self.pair_bias.weight * self.pair_norm.weight
+        return pair.project(_SHARE * self.pair_bias.weight * self.pair_norm.weight)
 
     def forward(
         self,
@@ -96,9 +92,7 @@ class InvariantPointAttention(nn.Module):
         query, key = self._query_and_key(act, centred, mask)
         values = self._values(act, centred)
         if pair.added is not None:
-            right = pair.added.right.expand(HEADS, -1, -1)
-            query = torch.cat([query, pair.added.query_columns(self._pair_weight())], dim=2)
-            key, values = torch.cat([key, right], dim=2), torch.cat([values, right], dim=2)
+            values = torch.cat([values, pair.added.columns.expand(HEADS, -1, -1)], dim=2)
         gathered, pairs = attend(query, key, pair_logits, values, pair.values)
         if pair.added is not None:
             pairs = pairs + pair.added.gathered(gathered[..., CHANNELS + 3 * VALUE_POINTS :])

@@ -9,10 +9,10 @@ _TINY = 1e-6
 
 
 class Target:
-    """A backbone to be learned.
+    """A model to be learned.
 
     The loss is half the frame-aligned point error of CA atoms (Jumper et al., alg. 28, clamped at 10 Å and divided by
-    that), half the mean deviation of CA distances, and half that of backbone atoms in place, both in Å.
+    that), half the mean deviation of CA distances, and half that of all atoms in place, both in Å.
 
     Parameters
     ----------
@@ -24,16 +24,16 @@ class Target:
 
     def __init__(self, backbone: torch.Tensor, positions: torch.Tensor) -> None:
         self._backbone = backbone
-        self._positions = positions[backbone]
-        self._local = _seen_from(self._positions)
-        self._distances = _alpha_distances(self._positions)
+        self._positions = positions
+        self._local = _seen_from(positions[backbone])
+        self._distances = _alpha_distances(positions[backbone])
 
     def loss(self, positions: torch.Tensor) -> torch.Tensor:
         """Of all atoms at ``positions``, (n_atoms, 3) Å; differentiable."""
         backbone = positions[self._backbone]
         error = _length(_seen_from(backbone) - self._local).clamp_max(_CLAMP_ANGSTROM) / _CLAMP_ANGSTROM
         distances = (_alpha_distances(backbone) - self._distances).abs()
-        in_place = _length(backbone - self._positions)
+        in_place = _length(positions - self._positions)
         return 0.5 * (error.mean() + distances.mean() + in_place.mean())
 
 

@@ -1,7 +1,8 @@
 """The pair representation, as far as attention needs it: a frozen part, and an addition that is learned.
 
-Attention asks what is between residues for a bias and for a weighted sum. Both are linear, so an addition of low rank
-need never be written out: it becomes a few more columns of queries, keys and values.
+Attention asks what is between residues for a bias and for a weighted sum. Both are linear, so an addition that is the
+same for all residues of two segments need never be written out: it becomes a term of the bias and more columns of the
+values.
 """
 
 from __future__ import annotations
@@ -17,33 +18,66 @@ from cocofold.network.sizes import PAIR_WIDTH
 _BLOCK_NUMBERS = 1 << 22
 
 
-class LowRankPair(nn.Module):
-    """z_ijc = Σ_r left_ir right_jr channel_rc, learned, never written out: memory and time of n² h, not n² 128.
+class SegmentPair(nn.Module):
+    """z_ijc = values_{s(i) s(j) c} for residues i, j in segments s: learned, zero at the start, never written out.
 
-    It starts at zero, with ``channel`` zero and the others random.
+    With a residue in each segment it is any addition there can be; its size depends on the segments alone.
 
     Parameters
     ----------
-    n : int
-        Residues.
-    rank : int
-    seed : int
+    segment : (n,) int
+        Of each residue, from ``segments_of``.
     """
 
-    def __init__(self, n: int, rank: int, seed: int = 0) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        self.left = nn.Parameter(torch.randn(n, rank, generator=generator))
-        self.right = nn.Parameter(torch.randn(n, rank, generator=generator))
-        self.channel = nn.Parameter(torch.zeros(rank, PAIR_WIDTH))
+    segment: torch.Tensor
+    place: torch.Tensor
+    columns: torch.Tensor
 
-    def query_columns(self, weight: torch.Tensor) -> torch.Tensor:
-        """Columns that, times ``right``, are Σ_c z_ijc w_hc for a weight (h, 128): (h, n, rank)."""
-        return self.left * torch.matmul(weight, self.channel.T)[:, None]
+    def __init__(self, segment: torch.Tensor) -> None:
+        super().__init__()
+        count = int(segment.max()) + 1
+        self.values = nn.Parameter(torch.zeros(count, count, PAIR_WIDTH))
+        self._longest = int(torch.bincount(segment).max())
+        self.register_buffer("segment", segment)
+        self.register_buffer("place", segment * self._longest + _places_within(segment))
+        self.register_buffer("columns", nn.functional.one_hot(segment, count).to(self.values.dtype))
+
+    def project(self, weight: torch.Tensor) -> torch.Tensor:
+        """Σ_c z_ijc w_hc for a weight (h, 128): (h, n, n)."""
+        of_segments = torch.matmul(self.values, weight.T).permute(2, 0, 1)
+        return of_segments.index_select(1, self.segment).index_select(2, self.segment)
 
     def gathered(self, met: torch.Tensor) -> torch.Tensor:
-        """Σ_j a_hij z_ijc from ``met``, Σ_j a_hij right_jr (h, n, rank): (n, h, 128)."""
-        return torch.matmul(met.transpose(0, 1) * self.left[:, None], self.channel)
+        """Σ_j a_hij z_ijc from a_hij summed over the residues j of each segment, (h, n, segments): (n, h, 128)."""
+        heads, _, count = met.shape
+        # Residues of a segment share a matrix; segments are filled up to the length of the longest.
+        filled = met.new_zeros(count * self._longest, heads, count).index_copy(0, self.place, met.transpose(0, 1))
+        out = torch.bmm(filled.view(count, -1, count), self.values)
+        return out.view(-1, heads, PAIR_WIDTH).index_select(0, self.place)
+
+
+def segments_of(chain: torch.Tensor, most: int) -> torch.Tensor:
+    """Numbers of segments of equal length along chains, (n,) int: the shortest of which there are ``most`` or fewer.
+
+    Parameters
+    ----------
+    chain : (n,) int
+        Of each residue; a segment lies within one, so there may be more segments than ``most`` if there are so many
+        chains.
+    most : int
+    """
+    lengths = chain.unique_consecutive(return_counts=True)[1].tolist()
+    length = next(
+        size for size in range(1, len(chain) + 1) if sum(-(-n // size) for n in lengths) <= max(most, len(lengths))
+    )
+    pieces = [min(length, n - start) for n in lengths for start in range(0, n, length)]
+    return torch.arange(len(pieces), device=chain.device).repeat_interleave(torch.tensor(pieces, device=chain.device))
+
+
+def _places_within(segment: torch.Tensor) -> torch.Tensor:
+    """Place of each residue in its segment, from 0."""
+    counts = torch.bincount(segment)
+    return torch.arange(len(segment), device=segment.device) - (counts.cumsum(0) - counts)[segment]
 
 
 @dataclass(frozen=True)
@@ -54,17 +88,19 @@ class Pair:
     ----------
     values : (n, n, 128) float
         Normalised without scale and offset, of any float type; no gradient is taken to it unless it asks for one.
-    added : LowRankPair, optional
+    added : SegmentPair, optional
     """
 
     values: torch.Tensor
-    added: Optional[LowRankPair] = None
+    added: Optional[SegmentPair] = None
 
     def project(self, weight: torch.Tensor) -> torch.Tensor:
-        """Σ_c z_ijc w_hc of ``values``, without the addition, for a weight (h, 128): (h, n, n)."""
+        """Σ_c z_ijc w_hc for a weight (h, 128): (h, n, n)."""
         if self.values.requires_grad:
-            return torch.matmul(self.values.to(weight.dtype), weight.T).permute(2, 0, 1)
-        return _Project.apply(weight, self.values)
+            frozen = torch.matmul(self.values.to(weight.dtype), weight.T).permute(2, 0, 1)
+        else:
+            frozen = _Project.apply(weight, self.values)
+        return frozen if self.added is None else frozen + self.added.project(weight)
 
 
 def normalise_pair(pair: torch.Tensor, dtype: torch.dtype = torch.float32) -> Pair:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 
 from cocofold.atoms import Stage
+from cocofold.network.adapter import ImageAdapter
 from cocofold.network.distillation import Target
 from cocofold.network.module import Folded, StructureModule
-from cocofold.network.pairs import LowRankPair, Pair, normalise_pair
+from cocofold.network.pairs import SegmentPair, normalise_pair, segments_of
 
 _TAUGHT = "distil"
 _AFTER_TEACHER = 0.1
+_WARM_UP_STEPS = 10
+_LONGEST_GRADIENT = 1.0
+_DRAWS = "dropout.draws"
 
 
 @dataclass(frozen=True)
@@ -26,28 +32,67 @@ class Learned:
     adapter_rate : float
         Of the image adapter and its gate.
     single_rate, pair_rate : float
-        Of additions to the single representation and, factorised, to the pair; both start at zero.
-    pair_rank : int
+        Of additions to the single and pair representations, which start at zero.
+    distil_rate : float
+        Of the additions while they learn a teacher's model; the images then go on at a tenth of the other rates.
+    pair_segments : int
+        The addition to the pair is the same for all residues of two segments of the chains, of which there are so many
+        at most.
+    gated : bool
+        Whether the adapter starts behind a gate that is closed, so that it changes nothing at first.
+    dropout : float
+        Share of activations that are dropped in the steps of training.
     seed : int
-        Of the adapter and the factors.
+        Of the adapter and of what is dropped.
     """
 
     weights_rate: float = 3e-5
     adapter_rate: float = 3e-4
-    single_rate: float = 1e-2
-    pair_rate: float = 1e-2
-    pair_rank: int = 32
+    single_rate: float = 3e-3
+    pair_rate: float = 3e-3
+    distil_rate: float = 1e-2
+    pair_segments: int = 256
+    gated: bool = True
+    dropout: float = 0.0
     seed: int = 0
 
 
 @dataclass(frozen=True)
+class Course:
+    """How the training goes.
+
+    Attributes
+    ----------
+    effort : float
+        Factor on the number of steps.
+    epochs : int, optional
+        Passes over the particles, with all rings and amplitudes and widths from the first step on, as in the paper;
+        None: from low to high resolution.
+    """
+
+    effort: float = 1.0
+    epochs: int | None = None
+
+
+@dataclass(frozen=True)
 class Frozen:
-    """What the trunk gave for n residues: single (n, 384), pair (n, n, 128), amino acids and mask, (n,)."""
+    """What the trunk gave for n residues.
+
+    Attributes
+    ----------
+    single : (n, 384) float
+    pair : (n, n, 128) float
+    aatype : (n,) int
+    mask : (n,) bool
+    chain : (n,) int
+        Number of each residue's chain.
+    """
 
     single: torch.Tensor
     pair: torch.Tensor
     aatype: torch.Tensor
     mask: torch.Tensor
+    chain: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -75,9 +120,9 @@ class Placed:
 class NetworkSource:
     """The structure module on frozen representations, put into the map by a fixed affine.
 
-    What is learned are additions to the representations, an image adapter behind a gate, and, slowly, the weights. All
-    of them start where the module gives AlphaFold's own answer. With a target, the network first learns to give that;
-    then images lead, from low to high resolution.
+    What is learned are additions to the representations, an image adapter, and, slowly, the weights. Before the first
+    step the module gives AlphaFold's own answer. With a target, the network first learns to give that; then images
+    lead, from low to high resolution.
 
     Parameters
     ----------
@@ -87,8 +132,9 @@ class NetworkSource:
     placed : Placed
     learned : Learned
     target : Target, optional
-    effort : float
-        Factor on the number of steps.
+    course : Course
+    pair_type : torch.dtype
+        What the pair is kept in.
     device
     """
 
@@ -99,22 +145,25 @@ class NetworkSource:
         placed: Placed,
         learned: Learned,
         target: Target | None = None,
-        effort: float = 1.0,
+        course: Course = Course(),
+        pair_type: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
         self._learned = learned
-        if learned.adapter_rate:
-            module = module.with_adapter(learned.seed)
-        module.options = replace(module.options, rotation_gradient=True)
-        self._module = module.to(device)
-        self._frozen = Frozen(*(part.to(device) for part in vars(frozen).values()))
-        self._pair = normalise_pair(self._frozen.pair)
+        module.options = replace(module.options, rotation_gradient=True, dropout=learned.dropout)
+        self._module = module.to(device).eval()
+        self._adapter = ImageAdapter(learned.seed, learned.gated).to(device) if learned.adapter_rate else None
+        self._pair = normalise_pair(frozen.pair.to(device), pair_type)
+        self._single, self._aatype, self._mask = (
+            values.to(device) for values in (frozen.single.float(), frozen.aatype, frozen.mask)
+        )
         self._placed = Placed(*(part.to(device) for part in vars(placed).values()))
         self._target = target
-        self._single = torch.zeros_like(self._frozen.single, dtype=torch.float32)
-        self._added = LowRankPair(len(frozen.single), learned.pair_rank, learned.seed).to(device)
-        self._stages = _stages(target is not None, effort)
+        self._added_single = torch.zeros_like(self._single)
+        self._added_pair = SegmentPair(segments_of(frozen.chain, learned.pair_segments)).to(device)
+        self._stages = _stages(target is not None, course)
         self._stage = 0
+        self._draws = 0
         self._at_begin: dict[str, torch.Tensor] = {}
 
     def stages(self) -> list[Stage]:
@@ -124,6 +173,7 @@ class NetworkSource:
     def begin(self, stage: int) -> list[dict]:
         """Go on with what the last stage learned."""
         self._stage = stage
+        self._module.adapter = self._adapter
         parameters = self._parameters()
         self._module.requires_grad_(False)
         groups = []
@@ -138,35 +188,47 @@ class NetworkSource:
 
     def _rates(self) -> dict[str, float]:
         """Rates of this stage; while distilling, only the additions learn."""
-        taught = self._stages[self._stage].name == _TAUGHT
-        return {
-            "single": self._learned.single_rate if taught else self._learned.single_rate * _AFTER_TEACHER,
-            "pair": self._learned.pair_rate if taught else self._learned.pair_rate * _AFTER_TEACHER,
-            "adapter": 0.0 if taught else self._learned.adapter_rate,
-            "weights": 0.0 if taught else self._learned.weights_rate,
-        }
+        learned = self._learned
+        rates = {kind: getattr(learned, kind + "_rate") for kind in ("single", "pair", "adapter", "weights")}
+        if self._stages[self._stage].name == _TAUGHT:
+            distilling = {"single": learned.distil_rate, "pair": learned.distil_rate}
+            return {kind: distilling.get(kind, 0.0) if rate else 0.0 for kind, rate in rates.items()}
+        return {kind: rate * (1.0 if self._target is None else _AFTER_TEACHER) for kind, rate in rates.items()}
 
     def _parameters(self) -> dict[str, torch.Tensor]:
         """All that can be learned, by kind and name."""
-        parameters = {"single.added": self._single}
-        parameters.update({f"pair.{name}": values for name, values in self._added.named_parameters()})
+        parameters = {"single.added": self._added_single}
+        parameters.update({f"pair.{name}": values for name, values in self._added_pair.named_parameters()})
+        if self._adapter is not None:
+            parameters.update({f"adapter.{name}": values for name, values in self._adapter.named_parameters()})
         for name, values in self._module.named_parameters():
-            head = name.startswith(("confidence.", "aligned_error."))
-            if name.startswith("adapter."):
-                parameters[name] = values
-            elif not head:
+            if not name.startswith(("adapter.", "confidence.", "aligned_error.")):
                 parameters[f"weights.{name}"] = values
         return parameters
 
     def _fold(self) -> Folded:
-        single = self._frozen.single + self._single
-        pair = Pair(self._pair.values, self._added) if self._learned.pair_rate else self._pair
-        return self._module(single, pair, self._frozen.aatype, self._frozen.mask)
+        single = self._single + self._added_single
+        pair = replace(self._pair, added=self._added_pair) if self._learned.pair_rate else self._pair
+        return self._module(single, pair, self._aatype, self._mask)
 
     def positions(self) -> torch.Tensor:
-        """Positions of all atoms, (n_atoms, 3) Å, differentiable."""
-        atoms = self._fold().atom14[self._placed.residue, self._placed.slot]
+        """Positions of all atoms, (n_atoms, 3) Å, differentiable; activations are dropped where gradients are taken."""
+        with self._dropping() if torch.is_grad_enabled() and self._learned.dropout else contextlib.nullcontext():
+            atoms = self._fold().atom14[self._placed.residue, self._placed.slot]
         return torch.matmul(self._placed.rotations, atoms[..., None])[..., 0] + self._placed.translations
+
+    @contextlib.contextmanager
+    def _dropping(self) -> Iterator[None]:
+        """Drop activations, others at each call, the same ones in a run that is resumed."""
+        devices = [self._single.device] if self._single.is_cuda else []
+        self._module.train()
+        try:
+            with torch.random.fork_rng(devices):
+                torch.manual_seed(self._learned.seed * 1_000_003 + self._draws)
+                yield
+        finally:
+            self._module.eval()
+        self._draws += 1
 
     def confidence(self) -> torch.Tensor:
         """pLDDT of each residue of the model, by AlphaFold's own head."""
@@ -187,11 +249,15 @@ class NetworkSource:
         parameters = self._parameters()
         with torch.no_grad():
             for name, values in state.items():
-                parameters[name].copy_(values)
+                if name == _DRAWS:
+                    self._draws = int(values)
+                else:
+                    parameters[name].copy_(values)
 
     def state(self) -> dict[str, torch.Tensor]:
         """All that ``restore`` needs to go on from here within the stage."""
-        return {name: values.detach() for name, values in self._parameters().items() if self._is_learned(name)}
+        learned = {name: values.detach() for name, values in self._parameters().items() if self._is_learned(name)}
+        return {**learned, _DRAWS: torch.tensor(self._draws)}
 
     def _is_learned(self, name: str) -> bool:
         rates = vars(self._learned)
@@ -203,18 +269,24 @@ class NetworkSource:
         return self.begin(stage)
 
 
-def _stages(taught: bool, effort: float) -> list[Stage]:
-    """From low to high resolution; coarse steps first only if there is a way to go without a teacher."""
-    table = [(_TAUGHT, 0.0, 110, 0)] if taught else []
-    table += [
-        ("20 Å", 20.0, 20 if taught else 60, 4),
-        ("17 Å", 17.0, 20 if taught else 60, 4),
-        ("12.5 Å", 12.5, 30 if taught else 60, 4),
-        ("9 Å", 9.0, 30 if taught else 60, 4),
-        ("6.7 Å", 6.7, 40 if taught else 60, 4),
-        ("all", 0.0, 40 if taught else 60, 4),
+def _stages(taught: bool, course: Course) -> list[Stage]:
+    """From low to high resolution, longer if there is no teacher; or all that the images say, for some epochs."""
+    if course.epochs is not None:
+        return [Stage("images", 0, 0.0, gaussians_free=True, epochs=course.epochs)]
+    table = [("6.7 Å", 6.7, 40), ("all", 0.0, 60)]
+    if not taught:
+        table = [("20 Å", 20.0, 50), ("17 Å", 17.0, 40), ("12.5 Å", 12.5, 60), ("9 Å", 9.0, 60), *table]
+    stages = [
+        Stage(name, steps, resolution, batches=4, gaussians_free=resolution < 8) for name, resolution, steps in table
     ]
+    if taught:
+        stages.insert(0, Stage(_TAUGHT, 110, 0.0, batches=0))
     return [
-        Stage(name, max(1, round(effort * steps)), resolution, batches, gaussians_free=name in ("6.7 Å", "all"))
-        for name, resolution, steps, batches in table
+        replace(
+            stage,
+            steps=max(1, round(course.effort * stage.steps)),
+            warm_up=_WARM_UP_STEPS,
+            longest_gradient=_LONGEST_GRADIENT,
+        )
+        for stage in stages
     ]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cocofold.errors import InputError
+from cocofold.particles.poses import mirrored_matrices
 from cocofold.particles.stacks import StackReader
 
 IDENTITY = ((1.0, 0.0), (0.0, 1.0))
@@ -147,6 +148,10 @@ class ParticleSet:
             stacks=tuple(self.stacks[stack] for stack in stacks),
             **chosen,
         )
+
+    def mirrored(self) -> ParticleSet:
+        """The same images with the poses that they have in the map's mirror image along z; nothing else changes."""
+        return replace(self, rotations=mirrored_matrices(self.rotations))
 
     def images(self, indices: np.ndarray) -> np.ndarray:
         """Images of the chosen particles, protein white.

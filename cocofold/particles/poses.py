@@ -27,6 +27,21 @@ def matrices_from_cryosparc(vectors: np.ndarray) -> np.ndarray:
     return Rotation.from_rotvec(np.asarray(vectors, dtype=float)).as_matrix().transpose(0, 2, 1)
 
 
+def mirrored_matrices(rotations: np.ndarray) -> np.ndarray:
+    """Matrices A under which the map's mirror image along z gives the same images: ``diag(1, 1, -1) A diag(1, 1, -1)``.
+
+    Parameters
+    ----------
+    rotations : (n, 3, 3) float
+
+    Returns
+    -------
+    (n, 3, 3) float
+    """
+    mirror = np.array([1.0, 1.0, -1.0])
+    return mirror[:, None] * np.asarray(rotations) * mirror
+
+
 def relion_from_matrices(rotations: np.ndarray) -> np.ndarray:
     """RELION's Euler angles of matrices A, with tilt from 0 to 180° and rot and psi from -180° to 180°.
 

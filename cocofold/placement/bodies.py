@@ -11,7 +11,7 @@ from cocofold.placement.rivals import TRUSTED, Standing, in_standard_errors, sta
 from cocofold.placement.target import Atoms, Target
 
 _CLASH_ANGSTROM = 3.0
-_MOST_CLASHING = 0.03
+MOST_CLASHING = 0.03
 
 
 def place_bodies(
@@ -52,7 +52,7 @@ def place_bodies(
         others = placed[:number] + placed[number + 1 :]
         settled = polish(body, target, found[number][:1], Atoms.joined(others))
         moved = body.moved(settled.rotations[0], settled.centres[0])
-        if overlap(moved, others) <= max(_MOST_CLASHING, overlap(placed[number], others)):
+        if overlap(moved, others) <= max(MOST_CLASHING, overlap(placed[number], others)):
             placed[number] = moved
             found[number] = Motions.in_turn([settled, found[number][1:]])
     return [(motions, stand(body, target, motions)) for body, motions in zip(bodies, found)]
@@ -87,4 +87,4 @@ def overlap(body: Atoms, others: list[Atoms]) -> float:
 def _free_of(body: Atoms, motions: Motions, placed: list[Atoms]) -> np.ndarray:
     """Which motions put the body where no other is, (n,) bool."""
     moved = [body.moved(turn, centre) for turn, centre in zip(motions.rotations, motions.centres)]
-    return np.array([overlap(one, placed) <= _MOST_CLASHING for one in moved], dtype=bool)
+    return np.array([overlap(one, placed) <= MOST_CLASHING for one in moved], dtype=bool)

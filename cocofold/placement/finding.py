@@ -17,6 +17,7 @@ from cocofold.placement.target import Atoms, Target
 from cocofold.placement.template import make_template
 
 Tell = Callable[[str, float], None]
+Judge = Callable[[Target, float, Motions], Motions]
 
 _RESOLUTION_PER_RADIUS = 0.6
 _RADIUS_OF_A_STEP = 2.5
@@ -24,6 +25,7 @@ _LARGEST_STEP_RAD = math.radians(20)
 _LARGEST_FACTOR = 1.5
 _WORK = 1.5e9
 _VOXELS_OF_SEARCH = 2.5
+_JUDGED = 1000
 _POOL = 250
 _FEWER = (80, 40)
 _AT_LAST = 10
@@ -68,7 +70,11 @@ class Plan:
 
 
 def find(
-    atoms: Atoms, targets: list[Target], explained: Atoms | None = None, tell: Tell = lambda what, done: None
+    atoms: Atoms,
+    targets: list[Target],
+    explained: Atoms | None = None,
+    tell: Tell = lambda what, done: None,
+    judge: Judge | None = None,
 ) -> list[Motions]:
     """Placements of a molecule in a map, anywhere.
 
@@ -81,6 +87,9 @@ def find(
         Placed already; their density is taken away.
     tell
         Told what is done, and how much of it, from 0 to 1.
+    judge : callable, optional
+        Given a target, a resolution (Å) and placements, gives these new scores to be followed by, and may make alike
+        ones the same.
 
     Returns
     -------
@@ -95,7 +104,12 @@ def find(
     plan = Plan.of(atoms, target, (high - low).cpu().numpy())
     rotations = even_rotations(plan.step_rad)
     hands = _searched(atoms, targets, plan, rotations, (low, high), explained, tell)
-    return [climb(atoms, one, motions, plan, explained, tell) for one, motions in zip(targets, hands)]
+    if judge is not None:
+        hands = [
+            judge(one, plan.resolution_angstrom, motions.distinct(_JUDGED, *_alike(plan)))
+            for one, motions in zip(targets, hands)
+        ]
+    return [climb(atoms, one, motions, plan, explained, tell, judge) for one, motions in zip(targets, hands)]
 
 
 def find_near(atoms: Atoms, target: Target, start: Motions, explained: Atoms | None = None) -> Motions:
@@ -117,18 +131,32 @@ def polish(atoms: Atoms, target: Target, motions: Motions, explained: Atoms | No
     return refine(grid, template.thinned(_LAST_POINTS), motions, _LAST_STEPS)
 
 
-def climb(atoms: Atoms, target: Target, motions: Motions, plan: Plan, explained: Atoms | None, tell: Tell) -> Motions:
+def _alike(plan: Plan) -> tuple[float, float]:
+    """Angle (degrees) and distance (Å) below which candidates of a search are the same."""
+    return 0.8 * math.degrees(plan.step_rad), plan.resolution_angstrom / 3
+
+
+def climb(
+    atoms: Atoms,
+    target: Target,
+    motions: Motions,
+    plan: Plan,
+    explained: Atoms | None,
+    tell: Tell,
+    judge: Judge | None = None,
+) -> Motions:
     """Candidates moved uphill from the search's resolution to the map's, fewer each time."""
     first, last = plan.resolution_angstrom, target.resolution_angstrom
     levels = max(1, math.ceil(math.log(first / last) / math.log(_LARGEST_FACTOR)))
-    angle = 0.8 * math.degrees(plan.step_rad)
-    found = motions.distinct(_POOL, angle, first / 3)
+    found = motions.distinct(_POOL, *_alike(plan))
     for level in range(levels + 1):
         at_last = level == levels
         resolution = first * (last / first) ** (level / levels)
         template = make_template(_centred(atoms), atoms.atomic_numbers, resolution, target.device)
         template = template.thinned(_LAST_POINTS if at_last else _POINTS)
         found = refine(target.grid(resolution, explained), template, found, _LAST_STEPS if at_last else _STEPS)
+        if judge is not None:
+            found = judge(target, resolution, found)
         fewer = _FEWER[min(level, len(_FEWER) - 1)] if level < levels - 1 else _AT_LAST
         found = found.distinct(fewer, _SAME_DEG, _SAME_ANGSTROM)
         tell("refining", (level + 1) / (levels + 1))

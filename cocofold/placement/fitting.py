@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from cocofold.errors import InputError
+from cocofold.placement.assemblies import copies_of, judge_assemblies, symmetry_of, without_overlaps
 from cocofold.placement.bodies import overlap, place_bodies
 from cocofold.placement.coverage import uncovered_share
 from cocofold.placement.finding import Tell, find
@@ -19,6 +20,7 @@ from cocofold.placement.rivals import TRUSTED, Standing, in_standard_errors, sta
 from cocofold.placement.selections import all_of, bodies_of, select
 from cocofold.placement.target import Atoms, Target
 from cocofold.structure import Model
+from cocofold.symmetry import assembly_of, normal_name, rotations_of
 
 AUTO, UNDECIDED = "auto", "undecided"
 HANDS = (AUTO, AS_IS, MIRRORED)
@@ -28,10 +30,14 @@ _CLASHES_TOLD = 0.01
 
 @dataclass(frozen=True)
 class Fit:
-    """A placement, the model there, and the map it is placed in (mirrored where the hand was wrong)."""
+    """A placement, the model there, and the map it is placed in (mirrored where the hand was wrong).
+
+    In a symmetric map the model is a ``subunit``, and ``placed`` are all its copies.
+    """
 
     placement: Placement
     placed: Model
+    subunit: Model
     density: DensityMap
     warnings: tuple[str, ...]
 
@@ -42,6 +48,7 @@ def fit(
     resolution_angstrom: float,
     bodies: str | None = None,
     hand: str = AUTO,
+    symmetry: str | None = None,
     device: torch.device | str = "cpu",
     tell: Tell = lambda what, done: None,
 ) -> Fit:
@@ -57,6 +64,8 @@ def fit(
         Parts that move on their own after the whole; see ``bodies_of``.
     hand : str
         ``auto`` to compare the map with its mirror image, ``as-is`` or ``mirrored`` to take one of them.
+    symmetry : str, optional
+        Point group of the map, of which the model is one subunit; ``auto`` to find it.
     device
     tell
         Told what is done, and how much of it, from 0 to 1.
@@ -64,15 +73,25 @@ def fit(
     Raises
     ------
     InputError
-        If the model is larger than the map, or the bodies are not the model's.
+        If the model is larger than the map, the bodies are not the model's, or there is no such symmetry.
     """
     device = torch.device(device)
+    if bodies is not None and symmetry is not None:
+        raise InputError("--bodies and --symmetry: a subunit is placed as a whole; leave one of the two out")
+    group = None if symmetry in (None, AUTO) else normal_name(str(symmetry))
     atoms = Atoms.of(model)
     _check_sizes(atoms, density, resolution_angstrom)
     selections = None if bodies is None else bodies_of(model, bodies)
     as_is, mirror = (Target(one, resolution_angstrom, device) for one in (density, density.mirrored()))
     targets = {AUTO: [as_is, mirror], AS_IS: [as_is], MIRRORED: [mirror]}[hand]
-    hands = find(atoms, targets, tell=tell)
+    symmetry_scores: dict[str, float] = {}
+    if symmetry == AUTO:
+        group, symmetry_scores = symmetry_of(as_is)
+    turns = None if group is None else rotations_of(group)
+    judge = None if turns is None else judge_assemblies(atoms, turns)
+    hands = find(atoms, targets, tell=tell, judge=judge)
+    if turns is not None:
+        hands = [without_overlaps(atoms, one, motions, turns) for one, motions in zip(targets, hands)]
     chosen, scores = _choose_hand(atoms, as_is, hands, hand)
     target = mirror if chosen == MIRRORED else as_is
     motions = hands[1] if hand == AUTO and chosen == MIRRORED else hands[0]
@@ -93,8 +112,13 @@ def fit(
         warnings += _clashes(
             selections, [part.moved(one.rotations[0], one.centres[0]) for part, (one, _) in zip(parts, found)]
         )
-    placement = Placement(chosen, scores, tuple(placed_bodies))
-    placed = apply_placement(model, placement)
+    placement = Placement(chosen, scores, tuple(placed_bodies), symmetry=group)
+    subunit = placed = apply_placement(model, placement)
+    if turns is not None:
+        centre = density.centre_angstrom
+        placed = assembly_of(subunit, turns, centre)
+        copies = copies_of(Atoms.of(subunit), turns, centre)
+        warnings += _clashes([f"copy {number}" for number in range(1, len(copies) + 1)], copies)[:1]
     uncovered = uncovered_share(target, Atoms.of(placed))
     if uncovered > _MUCH_UNCOVERED:
         warnings.append(
@@ -114,7 +138,9 @@ def fit(
         },
         "warnings": warnings,
     }
-    return Fit(Placement(chosen, scores, placement.bodies, facts), placed, target.density, tuple(warnings))
+    if symmetry_scores:
+        facts["symmetry_scores"] = {name: round(score, 3) for name, score in symmetry_scores.items()}
+    return Fit(replace(placement, facts=facts), placed, subunit, target.density, tuple(warnings))
 
 
 def _check_sizes(atoms: Atoms, density: DensityMap, resolution: float) -> None:

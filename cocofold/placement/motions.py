@@ -8,6 +8,9 @@ import numpy as np
 
 from cocofold.placement.rotations import angles_between
 
+# Of no symmetry: copies that lie equally far along it are rare.
+_ALONG = np.array([0.73, 0.53, 0.43])
+
 
 @dataclass(frozen=True)
 class Motions:
@@ -45,6 +48,21 @@ class Motions:
     def apply(self, points: np.ndarray) -> np.ndarray:
         """Points under each of the motions, (n, n_points, 3)."""
         return np.einsum("mij,pj->mpi", self.rotations, points) + self.centres[:, None]
+
+    def folded(self, group: np.ndarray, centre: np.ndarray) -> Motions:
+        """Each replaced by that of its symmetric copies which lies farthest along one direction, so that copies meet.
+
+        Parameters
+        ----------
+        group : (c, 3, 3) float
+            Rotations of a point group.
+        centre : (3,) float
+            Å, about which they turn.
+        """
+        arms = np.einsum("gij,mj->mgi", group, self.centres - centre)
+        chosen = group[(arms @ _ALONG).argmax(1)]
+        centres = np.einsum("mij,mj->mi", chosen, self.centres - centre) + centre
+        return Motions(chosen @ self.rotations, centres, self.scores)
 
     def distinct(self, most: int, angle_deg: float, distance_angstrom: float) -> Motions:
         """The best, each more than an angle or a distance from all better ones; at most so many."""

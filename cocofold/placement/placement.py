@@ -14,6 +14,7 @@ from cocofold.errors import InputError
 from cocofold.files import write_atomically
 from cocofold.placement.selections import select
 from cocofold.structure import Model
+from cocofold.symmetry import normal_name
 
 AS_IS, MIRRORED = "as-is", "mirrored"
 _ORTHOGONAL_WITHIN = 1e-4
@@ -60,12 +61,15 @@ class Placement:
         Every residue of the model is in one of them.
     facts : dict
         What else is told: resolution, uncovered density, warnings.
+    symmetry : str, optional
+        Point group of the map; the model is then one subunit of it.
     """
 
     hand: str
     hand_scores: dict[str, Any]
     bodies: tuple[Body, ...]
     facts: dict[str, Any] = field(default_factory=dict)
+    symmetry: str | None = None
 
     @property
     def mirror_axis(self) -> str | None:
@@ -86,6 +90,7 @@ class Placement:
             "hand": self.hand,
             "hand_scores": self.hand_scores,
             "mirror_axis": self.mirror_axis,
+            "symmetry": self.symmetry,
             "bodies": bodies,
             **self.facts,
         }
@@ -120,10 +125,14 @@ class Placement:
         scores = content.pop("hand_scores", {})
         if not isinstance(scores, dict):
             raise InputError(f"{name}: hand_scores is {scores!r}; it must be an object")
+        symmetry = content.pop("symmetry", None)
+        if symmetry is not None:
+            symmetry = normal_name(str(symmetry))
         bodies = content.pop("bodies", None)
         if not isinstance(bodies, list) or not bodies:
             raise InputError(f"{name}: has no bodies; it must have one at least")
-        return cls(hand, scores, tuple(_body(body, f"{name}: body {n}") for n, body in enumerate(bodies, 1)), content)
+        read = tuple(_body(body, f"{name}: body {n}") for n, body in enumerate(bodies, 1))
+        return cls(hand, scores, read, content, symmetry)
 
 
 def apply_placement(model: Model, placement: Placement) -> Model:
@@ -135,12 +144,22 @@ def apply_placement(model: Model, placement: Placement) -> Model:
         If the bodies are not those of the model: residues in none or in two of them, or chains that it has not.
     """
     positions = model.positions.copy()
-    times = np.zeros(len(model.residues), dtype=int)
-    for body in placement.bodies:
-        chosen = select(model, body.selection, "placement")
-        times += chosen
-        atoms = chosen[model.residue_of_atom]
-        positions[atoms] = body.apply(model.positions[atoms])
+    owner = bodies_of_atoms(model, placement)
+    for number, body in enumerate(placement.bodies):
+        positions[owner == number] = body.apply(model.positions[owner == number])
+    return model.moved_to(positions)
+
+
+def bodies_of_atoms(model: Model, placement: Placement) -> np.ndarray:
+    """Row in ``placement.bodies`` of each atom, (n_atoms,) int.
+
+    Raises
+    ------
+    InputError
+        As ``apply_placement``.
+    """
+    chosen = np.stack([select(model, body.selection, "placement") for body in placement.bodies])
+    times = chosen.sum(0)
     if (times != 1).any():
         row = int(np.flatnonzero(times != 1)[0])
         residue, found = model.residues[row], "no body" if times[row] == 0 else "two bodies"
@@ -148,7 +167,7 @@ def apply_placement(model: Model, placement: Placement) -> Model:
             f"placement: {residue.name} {residue.number} of chain {residue.chain} is in {found}; the placement must be "
             "of this model: run cocofold fit with it"
         )
-    return model.moved_to(positions)
+    return chosen.argmax(0)[model.residue_of_atom]
 
 
 def _body(content: Any, name: str) -> Body:

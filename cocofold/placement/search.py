@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -62,7 +63,7 @@ def search(
     kept = _allowed(part, within)
     counts = [even_fast_length(n + int(reach / float(side)) + 1) for n, side in zip(part.values.shape, voxel.flip(0))]
     scan = _Scan(part, template, counts)
-    hands = [_Peaks(kept) for _ in range(2 if both_hands else 1)]
+    hands = [_Peaks(kept, len(rotations), device) for _ in range(2 if both_hands else 1)]
     turns = torch.as_tensor(rotations, dtype=torch.float32, device=device)
     at_once = max(1, _VOXELS_AT_ONCE // int(np.prod(counts)))
     for start in range(0, len(turns), at_once):
@@ -124,35 +125,38 @@ class _Scan:
 class _Peaks:
     """The highest scores of each rotation in blocks of voxels, where the centroid may lie."""
 
-    def __init__(self, kept: tuple[slice, slice, slice]) -> None:
+    def __init__(self, kept: tuple[slice, slice, slice], n_rotations: int, device: torch.device) -> None:
         self._kept = kept
         self._shape = [part.stop - part.start for part in kept]
-        self._found: tuple[list, list] = ([], [])
+        self._block = [min(_BLOCK, n) for n in self._shape]
+        n_blocks = math.prod(math.ceil(n / block) for n, block in zip(self._shape, self._block))
+        # Written in place: small tensors kept between large ones that come and go would hold the memory of these.
+        size = (2, n_rotations, min(_PEAKS_PER_ROTATION, n_blocks))
+        self._scores = torch.empty(size, device=device)
+        self._voxels = torch.empty(size, dtype=torch.long, device=device)
 
     def add(self, local: torch.Tensor, whole: torch.Tensor, first_row: int) -> None:
         """Keep the best by each score of a batch of rotations."""
-        for kind, score in zip(self._found, (local, whole)):
+        for kind, score in enumerate((local, whole)):
             inside = score[(slice(None), *self._kept)]
-            block = [min(_BLOCK, n) for n in self._shape]
             highest, where = torch.nn.functional.max_pool3d(
-                inside[:, None], block, block, return_indices=True, ceil_mode=True
+                inside[:, None], self._block, self._block, return_indices=True, ceil_mode=True
             )
-            highest, where = highest.flatten(1), where.flatten(1)
-            best = highest.topk(min(_PEAKS_PER_ROTATION, highest.shape[1]), dim=1)
-            rows = torch.arange(first_row, first_row + len(score), device=score.device)
-            rows = rows.repeat_interleave(best.indices.shape[1])
-            kind.append((best.values.flatten(), where.gather(1, best.indices).flatten(), rows))
+            best = highest.flatten(1).topk(self._scores.shape[2], dim=1)
+            rows = slice(first_row, first_row + len(score))
+            self._scores[kind, rows] = best.values
+            self._voxels[kind, rows] = where.flatten(1).gather(1, best.indices)
 
     def best(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows of rotations, voxels (x, y, z), and scores that fall with the rank by either of the two."""
-        parts = [self._best_by(kind) for kind in self._found]
+        parts = [self._best_by(kind) for kind in range(2)]
         rank = np.concatenate([np.arange(len(row)) for row, _ in parts])
         order = np.argsort(rank, kind="stable")
         row, voxel = (np.concatenate(columns)[order] for columns in zip(*parts))
         place = np.stack(np.unravel_index(voxel, self._shape)) + np.array([[part.start] for part in self._kept])
         return row, place[::-1].T, -rank[order].astype(float)
 
-    def _best_by(self, kind: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> tuple[np.ndarray, np.ndarray]:
-        scores, voxels, rows = (torch.cat(columns) for columns in zip(*kind))
+    def _best_by(self, kind: int) -> tuple[np.ndarray, np.ndarray]:
+        scores, voxels = self._scores[kind].flatten(), self._voxels[kind].flatten()
         order = scores.topk(min(_PEAKS_KEPT, len(scores))).indices
-        return rows[order].cpu().numpy(), voxels[order].cpu().numpy()
+        return (order // self._scores.shape[2]).cpu().numpy(), voxels[order].cpu().numpy()

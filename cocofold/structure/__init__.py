@@ -6,7 +6,7 @@ Knows nothing of images.
 from cocofold.structure.backbone import Backbone, centroids, frames
 from cocofold.structure.model import Model, ResidueKey
 from cocofold.structure.modelcif import write_model
-from cocofold.structure.reading import read_model
+from cocofold.structure.reading import read_model, read_placed_as
 from cocofold.structure.restraints import Restraints
 from cocofold.structure.torsions import Torsions
 
@@ -19,5 +19,6 @@ __all__ = [
     "centroids",
     "frames",
     "read_model",
+    "read_placed_as",
     "write_model",
 ]

@@ -6,6 +6,7 @@ The dictionary: https://mmcif.wwpdb.org/dictionaries/mmcif_ma.dic/Index/, an ext
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 import gemmi
 import numpy as np
@@ -23,6 +24,7 @@ _WRITTEN_BY_GEMMI = (
     "atom_type", "atoms", "block_name", "cis", "conn", "entity_poly", "entity_poly_seq", "entry", "group_pdb",
     "struct_asym", "struct_conf", "struct_sheet", "title_keywords",
 )  # fmt: skip
+PLACED_AS = "_cocofold_placement."
 _MODEL, _SOFTWARE, _PROTOCOL = 1, 1, 1
 _INPUT, _OUTPUT = 1, 2
 _GLOBAL, _LOCAL = 1, 2
@@ -35,6 +37,7 @@ def write_model(
     widths_angstrom: np.ndarray | None = None,
     details: str | None = None,
     plddt: np.ndarray | None = None,
+    placed_as: Mapping[str, str] | None = None,
 ) -> None:
     """Write a model as mmCIF, with the chain names, residue numbers, labels, entities and B factors of its input.
 
@@ -51,6 +54,8 @@ def write_model(
         Predicted lDDT-CA of each residue, 0 to 100, or NaN where there is none: written as ``_ma_qa_metric_local`` of
         residues in polymers, its mean as ``_ma_qa_metric_global``, and in place of B factors. Without it B factors
         stay as they came, and the file states no metric: one of the input was about other positions.
+    placed_as : dict of str, optional
+        That the model lies in the frame of a map, and how (hand, symmetry): the category ``_cocofold_placement``.
 
     Raises
     ------
@@ -75,6 +80,8 @@ def write_model(
         gaussians = enumerate(zip(amplitudes, widths_angstrom), start=1)
         rows = [[serial, f"{amplitude:.4f}", f"{width:.4f}"] for serial, (amplitude, width) in gaussians]
         add_table(block, "_cocofold_gaussian.", "atom_site_id amplitude width_angstrom", rows)
+    for name, value in (placed_as or {}).items():
+        block.set_pair(PLACED_AS + name, gemmi.cif.quote(value))
     with appearing_whole(path) as partial:
         # Not by gemmi, which does not notice a full disk.
         partial.write_text(document.as_string())

@@ -18,6 +18,7 @@ from cocofold.structure.conformations import keep_first_conformations
 from cocofold.structure.elements import element_named
 from cocofold.structure.labels import settle_labels
 from cocofold.structure.model import Model
+from cocofold.structure.modelcif import PLACED_AS
 from cocofold.structure.molecules import DESCRIBING
 
 _GZIP = b"\x1f\x8b"
@@ -54,6 +55,15 @@ def read_model(path: str | os.PathLike[str]) -> Model:
         _refuse_without_backbone(path, model)
     _refuse_repeated_backbone(path, model)
     return replace(model, described=described)
+
+
+def read_placed_as(path: str | os.PathLike[str]) -> dict[str, str]:
+    """What a model file says of its place in a map (see ``write_model``); nothing if it says nothing."""
+    content = _content(Path(path))
+    if not _CIF_START.match(content):
+        return {}
+    block = gemmi.cif.read_string(content)[0]
+    return {name: str(values[0]) for name, values in block.get_mmcif_category(PLACED_AS).items() if values}
 
 
 def _stem(path: Path) -> str:

@@ -93,9 +93,18 @@ class Restraints:
 
     def worst_link(self, positions: torch.Tensor) -> float:
         """Largest deviation (Å) of a C-N bond from its ideal length."""
-        pairs, targets = self._links
-        bonds = self._deviations(positions, (pairs[:, : self._n_links], targets[: self._n_links]))
+        bonds = self._bond_deviations(positions)
         return float(bonds.abs().max()) if len(bonds) else 0.0
+
+    def link_rms(self, positions: torch.Tensor) -> float:
+        """Root mean square deviation (Å) of C-N bonds from their ideal length."""
+        bonds = self._bond_deviations(positions)
+        return float((bonds**2).mean().sqrt()) if len(bonds) else 0.0
+
+    def _bond_deviations(self, positions: torch.Tensor) -> torch.Tensor:
+        """Of all C-N bonds, Å."""
+        pairs, targets = self._links
+        return self._deviations(positions, (pairs[:, : self._n_links], targets[: self._n_links]))
 
     @staticmethod
     def _deviations(positions: torch.Tensor, pairs: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:

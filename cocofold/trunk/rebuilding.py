@@ -48,6 +48,15 @@ def rebuild(prediction: Prediction) -> Atoms:
     return Atoms(out.atom14.numpy(), out.plddt.numpy())
 
 
+def aligned_error(prediction: Prediction) -> np.ndarray:
+    """Expected error (Å) of each modelled residue's position where another's frame is superposed, (n, n)."""
+    module = load_structure_module(prediction.weights)
+    with torch.no_grad():
+        error = module.aligned_error(prediction.pair.float()).numpy()
+    kept = [row for row, names in enumerate(atom_names(prediction)) if names]
+    return error[np.ix_(kept, kept)]
+
+
 def model_of(prediction: Prediction, atoms: Atoms) -> tuple[Model, np.ndarray]:
     """The model that a prediction's atoms make, and the pLDDT of its residues.
 

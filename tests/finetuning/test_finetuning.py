@@ -14,9 +14,9 @@ import torch
 from running import EFFORT, command, refused
 
 from cocofold.assessment import assess
+from cocofold.devices import find_device
 from cocofold.errors import InputError
 from cocofold.finetuning import Options, finetune
-from cocofold.finetuning.inputs import find_device
 from cocofold.finetuning.objective import Gaussians, mean_correlation_gradient
 from cocofold.finetuning.observations import Observations
 from cocofold.finetuning.passes import Cycle, Pass, split_into_passes, verdict_of
@@ -176,7 +176,7 @@ def followed(correlations: list[np.ndarray]) -> Pass:
     this = Pass(torch.arange(5), torch.arange(len(correlations[0])))
     for number, of_images in enumerate(correlations):
         rings = torch.as_tensor(of_images)[:, None]
-        this.add(Cycle(number, 0, 0, "", 0.0, 0.0, float(rings.mean()), 0.0, 0.0), torch.zeros(5, 1), rings)
+        this.add(Cycle(number, 0, 0, "", 0.0, 0.0, float(rings.mean()), 0.0, 0.0, 0.0), torch.zeros(5, 1), rings)
     return this
 
 

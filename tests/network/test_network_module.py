@@ -9,7 +9,7 @@ import torch
 from network_inputs import random_inputs, rough_module
 
 from cocofold.errors import InputError
-from cocofold.network import FoldingOptions, LowRankPair, Pair, StructureModule, normalise_pair
+from cocofold.network import FoldingOptions, Pair, SegmentPair, StructureModule, normalise_pair, segments_of
 from cocofold.network.attention import InvariantPointAttention
 from cocofold.network.rigid import Rigid
 
@@ -101,26 +101,36 @@ def test_a_prepared_pair_gives_what_the_tensor_gives(module: StructureModule) ->
     assert float((prepared.values.var(-1, correction=0) - 1).abs().max()) < 1e-3
 
 
-def test_a_low_rank_addition_is_the_addition_written_out(module: StructureModule) -> None:
-    single, pair, aatype, mask = random_inputs(N)
-    base = normalise_pair(pair, torch.float64)
-    addition = LowRankPair(N, rank=3, seed=4).double()
-    before = module(single, base, aatype, mask).atom14
-    assert torch.equal(module(single, Pair(base.values, addition), aatype, mask).atom14, before)
-    torch.nn.init.normal_(addition.channel, std=0.3, generator=torch.Generator().manual_seed(0))
-    written_out = torch.einsum("ir,jr,rc->ijc", addition.left, addition.right, addition.channel).detach()
-    expected = module(single, Pair(base.values + written_out), aatype, mask).atom14
-    assert float((expected - before).abs().max()) > 0.1
-    torch.testing.assert_close(
-        module(single, Pair(base.values, addition), aatype, mask).atom14, expected, rtol=1e-9, atol=1e-9
-    )
+def test_segments_are_the_shortest_of_equal_length_that_are_few_enough() -> None:
+    chain = torch.tensor([0] * 7 + [1] * 4)
+    assert segments_of(chain, 11).tolist() == list(range(11))
+    assert segments_of(chain, 10).tolist() == [0, 0, 1, 1, 2, 2, 3, 4, 4, 5, 5]
+    assert segments_of(chain, 5).tolist() == [0, 0, 0, 1, 1, 1, 2, 3, 3, 3, 4]
+    assert segments_of(chain, 1).tolist() == [0] * 7 + [1] * 4
 
 
-def test_a_low_rank_addition_learns_from_zero(module: StructureModule) -> None:
+@pytest.mark.parametrize("most", [N, 5])
+def test_an_addition_in_segments_is_the_addition_written_out(module: StructureModule, most: int) -> None:
+    """With its gradient."""
     single, pair, aatype, mask = random_inputs(N)
-    addition = LowRankPair(N, rank=2).double()
-    module(single, Pair(normalise_pair(pair, torch.float64).values, addition), aatype, mask).atom14.sum().backward()
-    assert float(addition.channel.grad.abs().max()) > 0
+    base = normalise_pair(pair, torch.float64).values
+    segment = segments_of(torch.arange(N) // 5, most)
+    addition = SegmentPair(segment).double()
+    before = module(single, Pair(base), aatype, mask).atom14
+    torch.testing.assert_close(module(single, Pair(base, addition), aatype, mask).atom14, before, rtol=0, atol=1e-9)
+    torch.nn.init.normal_(addition.values, std=0.3, generator=torch.Generator().manual_seed(0))
+    written_out = addition.values.detach()[segment][:, segment].requires_grad_()
+    pattern = torch.linspace(-1, 1, before.numel(), dtype=torch.float64).view_as(before)
+    expected = module(single, Pair(base + written_out), aatype, mask).atom14
+    reached = module(single, Pair(base, addition), aatype, mask).atom14
+    assert float((expected - before).detach().abs().max()) > 0.1
+    torch.testing.assert_close(reached, expected, rtol=1e-9, atol=1e-9)
+    (expected * pattern).sum().backward()
+    (reached * pattern).sum().backward()
+    count = int(segment.max()) + 1
+    summed = torch.zeros(count, N, 128, dtype=torch.float64).index_add(0, segment, written_out.grad)
+    summed = torch.zeros(count, count, 128, dtype=torch.float64).index_add(1, segment, summed)
+    torch.testing.assert_close(addition.values.grad, summed, rtol=1e-7, atol=1e-9)
 
 
 def test_plddt_is_that_of_the_bins(module: StructureModule) -> None:

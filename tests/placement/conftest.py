@@ -5,14 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from drawn_maps import BOX, PIXEL_SIZE, drawn
 
 import cocofold.demonstration
-from cocofold.imaging import REFERENCE_WIDTH_ANGSTROM
-from cocofold.imaging.density import density_map
 from cocofold.placement import DensityMap
 from cocofold.structure import Model, read_model
-
-BOX, PIXEL_SIZE = 48, 3.0
 
 
 @pytest.fixture(autouse=True)
@@ -26,15 +23,6 @@ def kinase() -> Model:
     model = read_model(Path(cocofold.demonstration.__file__).parent / "adenylate_kinase_open.cif")
     shift = BOX // 2 * PIXEL_SIZE + np.array([3.0, -2.0, 4.0]) - model.positions.mean(0)
     return model.moved_to(model.positions + shift)
-
-
-def drawn(model: Model, noise: float = 0.0) -> DensityMap:
-    """Density of a model, with white noise of so many standard deviations of the density."""
-    widths = np.full(len(model), REFERENCE_WIDTH_ANGSTROM)
-    values = density_map(model.positions, model.atomic_numbers.astype(float), widths, BOX, PIXEL_SIZE)
-    rng = np.random.default_rng(1)
-    values = values + noise * values.std() * rng.standard_normal(values.shape)
-    return DensityMap(values.astype(np.float32), PIXEL_SIZE)
 
 
 @pytest.fixture(scope="session")

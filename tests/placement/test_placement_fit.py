@@ -8,11 +8,11 @@ import mrcfile
 import numpy as np
 import pytest
 import torch
-from conftest import PIXEL_SIZE, drawn  # type: ignore[import-not-found]
+from drawn_maps import PIXEL_SIZE, drawn
 from scipy.spatial.transform import Rotation
 
 from cocofold.assessment import assess
-from cocofold.commands.fit import fit as run
+from cocofold.commands.fit import fit as fit_command
 from cocofold.errors import InputError
 from cocofold.placement import DensityMap, Placement, apply_placement, fit, read_map
 from cocofold.placement.bodies import place_bodies
@@ -29,8 +29,12 @@ _ANYWHERE = Rotation.from_rotvec([1.0, -2, 0.5]).as_matrix()
 
 
 def _options(**given: object) -> dict:
-    names = ("bodies", "mask", "half1", "half2", "resolution", "pixel_size")
+    names = ("bodies", "mask", "half1", "half2", "resolution", "pixel_size", "symmetry")
     return {**dict.fromkeys(names), "hand": "auto", "device": "cpu", **given}
+
+
+def run(model: Path, density: Path, out: Path, **options: object) -> None:
+    fit_command(model, None, density, out, **options)  # type: ignore[arg-type]
 
 
 def test_a_moved_model_and_a_mirrored_map(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

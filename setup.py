@@ -26,11 +26,15 @@ ENGINE = [
     "typer>=0.12",
     "rich>=13.7",
     "matplotlib>=3.8",
+    "Pillow>=10.0",
+    "plotly>=6.0",
+    "Jinja2>=3.1",
 ]
 SCIPION = ["scipion-em>=3.11,<4", "scipion-app>=3.8,<4"]
 DEV = [
     "pytest>=8.0",
     "tmtools>=0.3",
+    "websocket-client>=1.8",
     "modelcif>=1.8",
     "ihm>=2.12",
     "biopython",
@@ -62,7 +66,7 @@ setup(
     packages=find_packages(".", include=["cocofold", "cocofold.*"]) + find_packages("scipion-em-cocofold"),
     package_dir={"scipion_cocofold": "scipion-em-cocofold/scipion_cocofold"},
     package_data={
-        "cocofold": ["py.typed", "demonstration/*.cif"],
+        "cocofold": ["py.typed", "demonstration/*.cif", "reporting/page/*"],
         "scipion_cocofold": ["protocols.conf", "*.png", "templates/*.json.template"],
     },
     entry_points={

@@ -1,0 +1,34 @@
+"""``cocofold report``: a finished run as one page, and a folder for ISOLDE."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Optional
+
+import typer
+
+
+def report(
+    run: Path = typer.Argument(..., help="Folder that cocofold finetune wrote."),
+    map_file: Optional[Path] = typer.Option(
+        None, "--map", help="The reconstruction (MRC): contoured on the page, and what ISOLDE fits the model into."
+    ),
+    particles: Optional[Path] = typer.Option(
+        None, help="Where the particles' file is now, if not where it was in the run."
+    ),
+    particles_dir: Optional[Path] = typer.Option(
+        None, help="Folder from which the stacks' paths start now, if it is another."
+    ),
+) -> None:
+    """Show what a finished run did, on one page that works offline.
+
+    Writes report.html, with the models in 3D, curves, particles beside projections, orientations, and methods and
+    citations to paste; and isolde/open_in_isolde.cxc, which opens the result in ChimeraX for ISOLDE.
+    """
+    from cocofold.reporting import write_report
+
+    written = write_report(run, map_file, particles, particles_dir)
+    print(f"{written.page}: open it in any browser; it needs no network")
+    if written.missing is not None:
+        print(f"without pictures of particles and orientations: {written.missing}")
+    print(f"{written.script}: open it in ChimeraX to go on with ISOLDE")

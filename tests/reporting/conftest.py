@@ -1,0 +1,81 @@
+"""Short runs on simulated particles, made once; each test works on a copy."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from reports import COUNT
+
+from cocofold.commands.main import main
+from cocofold.demonstration import closed_state, open_state
+from cocofold.finetuning import Options, finetune
+from cocofold.simulation import Settings
+from cocofold.simulation.simulate import simulate
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "browser: opens pages in a headless Chromium; skipped where there is none")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with simulated particles, and runs ``judged`` and ``all_fitted`` (with none held out)."""
+    folder = tmp_path_factory.mktemp("project")
+    settings = Settings(model=str(open_state()), box=48, pixel_size=3.0, count=COUNT, snr=0.5, seed=5)
+    star = simulate(settings, folder / "particles").star
+    for name, share in (("judged", None), ("all_fitted", 0.0)):
+        options = Options(
+            particles=str(star),
+            model=str(closed_state()),
+            effort=0.01,
+            cycles=2,
+            heldout=share,
+            resolution=12.0,
+            device="cpu",
+        )
+        finetune(options, folder / name)
+    return folder
+
+
+@pytest.fixture
+def copy_of(project: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A copy of a run, with some of its settings replaced."""
+
+    def copied(name: str = "judged", **settings: Any) -> Path:
+        run = tmp_path / "run"
+        shutil.copytree(project / name, run)
+        config = run / "config.yaml"
+        config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text()), **settings}))
+        return run
+
+    return copied
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run ``cocofold`` with these arguments in this process; returns the exit status."""
+
+    def run(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["cocofold", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as ended:
+            return int(ended.code or 0)
+        return 0
+
+    return run

@@ -1,0 +1,262 @@
+"""The report's page: its numbers are the run's, it is one harmless file, and it is made of finished runs only."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import gemmi
+import numpy as np
+import pytest
+import yaml
+from reports import COUNT, Page, give_plddt
+
+from cocofold.reporting import write_report
+from cocofold.reporting.changes import changes
+from cocofold.reporting.plots import cycles_plot
+from cocofold.reporting.run_files import FinishedRun, read_run
+from cocofold.reporting.words import citations, methods_paragraph, verdict_of
+from cocofold.structure import read_model, write_model
+
+MOST_BYTES = 10_000_000
+HOSTILE = "<img src=x onerror=alert(1)>'\"&amp;"
+
+
+def alphas(path: Path) -> np.ndarray:
+    """CA atoms by gemmi."""
+    chains = gemmi.read_structure(str(path))[0]
+    return np.array(
+        [atom.pos.tolist() for chain in chains for residue in chain for atom in residue if atom.name == "CA"]
+    )
+
+
+def test_numbers_are_those_of_the_run(copy_of: Callable[..., Path]) -> None:
+    run = copy_of()
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    written = write_report(run)
+    assert written.missing is None
+    assert all(path.read_bytes() == content for path, content in before.items())
+    page, metrics = Page(written.page), json.loads((run / "metrics.json").read_text())
+    for name in ("frc_heldout", "frc_work"):
+        assert page.figure(name) == f"{metrics[name + '_start']:.3f} → {metrics[name]:.3f}"
+    assert page.figure("particles") == str(metrics["particles"]) == str(COUNT)
+    assert page.figure("moved_angstrom") == f"{metrics['moved_angstrom']:.2f} Å"
+
+    curves = metrics["frc_curves"]
+    traces = {trace["name"]: trace for trace in page.data("plots")["correlation"]["data"]}
+    for shown, name in (("fitted, start", "work, start"), ("held-out, result", "held-out, end")):
+        assert traces[shown]["y"] == curves[name]
+        assert traces[shown]["x"] == pytest.approx(1 / np.array(curves["resolution_angstrom"]))
+    assert metrics["versions"]["torch"] in page.text
+    # Fewer than 500 particles: the answer is of a second pass, which held none out, and the page must not say else.
+    assert "This model comes from a second pass" in page.text
+    assert "Held-out particles seen" not in page.text
+
+
+def test_cycles_and_displacements_are_shown(copy_of: Callable[..., Path]) -> None:
+    run = copy_of("all_fitted")
+    plots = Page(write_report(run).page).data("plots")
+    rows = [line.split(",") for line in (run / "metrics.csv").read_text().splitlines()[1:]]
+    shown = {trace["name"]: trace["y"] for trace in plots["cycles"]["data"]}
+    assert shown["fitted"] == [float(row[5]) for row in rows]
+    assert "held-out" not in shown
+    start, end = alphas(run / "models" / "cycle_00.cif"), alphas(run / "model.cif")
+    in_place = plots["chain-0"]["data"][0]
+    assert in_place["y"] == pytest.approx(np.linalg.norm(end - start, axis=1), abs=0.011)
+    assert max(in_place["y"]) > 1
+    superposed = plots["chain-0"]["data"][1]
+    expected = gemmi.superpose_positions([gemmi.Position(*one) for one in start], [gemmi.Position(*one) for one in end])
+    assert np.sqrt(np.square(superposed["y"]).mean()) == pytest.approx(expected.rmsd, abs=0.005)
+    assert expected.rmsd < np.sqrt(np.square(in_place["y"]).mean()) - 0.01
+
+
+def test_page_is_one_file_that_asks_for_nothing(copy_of: Callable[..., Path]) -> None:
+    page = Page(write_report(copy_of()).page)
+    assert len(page.source.encode()) < MOST_BYTES
+    assert not page.named("link")
+    assert not any("src" in script for script in page.named("script"))
+    pictures = [str(image["src"]) for image in page.named("img")]
+    assert len(pictures) == 18
+    assert all(picture.startswith("data:image/png;base64,") for picture in pictures)
+    policies = [meta["content"] for meta in page.named("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    assert len(policies) == 1
+    assert str(policies[0]).startswith("default-src 'none';")
+    assert "http" not in str(policies[0])
+
+
+def test_viewer_gets_every_heavy_atom_where_it_is(copy_of: Callable[..., Path]) -> None:
+    run = copy_of()
+    molecules = Page(write_report(run).page).data("molecules")
+    for name, file in (("start", "models/cycle_00.cif"), ("result", "model.cif")):
+        block = gemmi.cif.read_string(molecules[name]).sole_block()
+        shown = np.array([[float(x) for x in row] for row in block.find("_atom_site.Cartn_", ["x", "y", "z"])])
+        assert shown == pytest.approx(read_model(run / file).positions, abs=0.0051)
+    assert len(molecules["residues"]) == 214
+    assert all(residue["plddt"] is None for residue in molecules["residues"])
+
+
+def test_plddt_is_offered_where_the_model_states_it(copy_of: Callable[..., Path]) -> None:
+    run = copy_of()
+    page = Page(write_report(run).page)
+    assert "plddt" not in {button.get("data-colour") for button in page.named("button")}
+    plddt = give_plddt(run)
+    page = Page(write_report(run).page)
+    assert "plddt" in {button.get("data-colour") for button in page.named("button")}
+    assert [residue["plddt"] for residue in page.data("molecules")["residues"]] == pytest.approx(plddt.tolist())
+    assert "pLDDT" in {trace["name"] for trace in page.data("plots")["chain-0"]["data"]}
+
+
+def test_names_cannot_break_out(copy_of: Callable[..., Path], project: Path, tmp_path: Path) -> None:
+    benign = Page(write_report(copy_of()).page)
+    shutil.rmtree(tmp_path / "run")
+    star = project / "particles" / f"{HOSTILE}.star"
+    shutil.copy(project / "particles" / "particles.star", star)
+    run = copy_of(particles=str(star), model=f"</textarea></script><script>alert(1)</script>{HOSTILE}.cif")
+    chain = "</script><script>alert(2)</script>"
+    for file in (run / "model.cif", run / "models" / "cycle_00.cif"):
+        document = gemmi.cif.read(str(file))
+        block = document.sole_block()
+        for item in ("_atom_site.auth_asym_id", "_pdbx_poly_seq_scheme.pdb_strand_id"):
+            column = block.find_values(item)
+            for row in range(len(column)):
+                column[row] = gemmi.cif.quote(chain)
+        document.write_file(str(file))
+    page = Page(write_report(run).page)
+    star.unlink()
+    assert [tag for tag, _ in page.elements] == [tag for tag, _ in benign.elements]
+    assert page.data("molecules")["chains"] == [chain]
+    assert f"{HOSTILE}.star" in page.text
+    assert f"Chain {chain}" in page.text
+    assert "onerror" not in {name for _, attributes in page.elements for name in attributes}
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [("metrics.json", "is not finished"), ("config.yaml", "holds no run"), ("metrics.csv", "cannot be read")],
+)
+def test_unfinished_or_damaged_runs_are_refused(
+    missing: str, words: str, copy_of: Callable[..., Path], command: Callable[..., int], capsys: pytest.CaptureFixture
+) -> None:
+    run = copy_of()
+    (run / missing).unlink()
+    assert command("report", run) == 2
+    message = capsys.readouterr().err
+    assert words in message
+    assert message.count("\n") == 1
+    assert not (run / "report.html").exists()
+    assert not (run / "isolde").exists()
+
+
+def test_report_without_particles_says_so_and_has_the_rest(
+    copy_of: Callable[..., Path], project: Path, command: Callable[..., int], capsys: pytest.CaptureFixture
+) -> None:
+    run = copy_of(particles="gone/particles.star")
+    assert command("report", run) == 0
+    assert "gone/particles.star" in capsys.readouterr().out
+    page = Page(run / "report.html")
+    assert page.text.count("Not shown: the particles could not be read") == 2
+    assert not page.named("img")
+    assert "orientations" not in page.data("plots")
+    assert {"correlation", "cycles", "chain-0"} <= set(page.data("plots"))
+
+    assert command("report", run, "--particles", project / "particles" / "particles.star") == 0
+    assert len(Page(run / "report.html").named("img")) == 18
+    assert command("report", run, "--particles", "elsewhere.star") == 2
+    assert "elsewhere.star: no such file" in capsys.readouterr().err
+    assert len(Page(run / "report.html").named("img")) == 18
+
+
+def test_other_particles_are_not_taken_for_the_run_s(copy_of: Callable[..., Path]) -> None:
+    run = copy_of(first=COUNT - 1)
+    missing = write_report(run).missing
+    assert missing is not None
+    assert f"gives {COUNT - 1} particles, the run used {COUNT}" in missing
+
+
+def test_relative_paths_are_found_beside_the_run(
+    copy_of: Callable[..., Path], project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(project / "particles", tmp_path / "particles")
+    run = copy_of(particles="particles/particles.star")
+    monkeypatch.chdir(run)
+    assert write_report(Path()).missing is None
+
+
+def test_page_appears_whole_or_not_at_all(
+    copy_of: Callable[..., Path], command: Callable[..., int], capsys: pytest.CaptureFixture
+) -> None:
+    run = copy_of()
+    (run / "report.html").mkdir()
+    assert command("report", run) == 2
+    assert "report.html: not written" in capsys.readouterr().err
+    assert not list(run.glob(".*.part"))
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict", "kind", "words"),
+    [
+        ("judged", "supported", "supported", "support the new model"),
+        ("judged", "undecided", "undecided", "a hint and no more"),
+        ("judged", "not supported", "not-supported", "The particles do not support a change"),
+        ("all_fitted", "undecided", "undecided", "no particles were held out"),
+    ],
+)
+def test_verdict_in_plain_words(name: str, verdict: str, kind: str, words: str, copy_of: Callable[..., Path]) -> None:
+    run = copy_of(name)
+    metrics = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps({**metrics, "verdict": verdict}))
+    found: FinishedRun = read_run(run)
+    said = verdict_of(found, changes(found.start, found.answer))
+    assert said.kind == kind
+    assert words in said.headline + said.explanation
+    assert "lost the fold" not in said.explanation
+    lossy = replace(found, metrics={**found.metrics, "cycles_that_lost_the_fold": 3})
+    assert "lost the fold (C–N bonds): 3" in verdict_of(lossy, changes(found.start, found.answer)).explanation
+
+
+def test_residues_left_out_of_the_answer_are_counted(copy_of: Callable[..., Path]) -> None:
+    run = copy_of()
+    found = read_run(run)
+    kept = np.arange(214) >= 4
+    atoms = kept[found.answer.residue_of_atom]
+    write_model(run / "model.cif", found.answer.only(kept), found.amplitudes[atoms], found.widths_angstrom[atoms])
+    page = Page(write_report(run).page)
+    assert "4 residues were left out" in page.text
+    places = [residue["place"] for residue in page.data("molecules")["residues"]]
+    assert places == list(range(4, 214))
+
+
+def test_an_answer_of_the_first_pass_is_not_said_to_be_of_the_second(copy_of: Callable[..., Path]) -> None:
+    found = read_run(copy_of())
+    assert found.second_pass
+    assert found.answer_row == found.metrics["best_cycle"]
+    # A second pass that lost the fold: its cycles are listed, and the answer is none of them.
+    earlier = replace(found, metrics={**found.metrics, "frc_work": 0.123})
+    assert earlier.cycles_fit_all
+    assert not earlier.second_pass
+    assert not cycles_plot(earlier)["layout"]["shapes"]
+
+
+def test_methods_of_predictions_say_what_was_trained(copy_of: Callable[..., Path]) -> None:
+    found = read_run(copy_of())
+    options = replace(found.options, prediction="bundle")
+    said = methods_paragraph(replace(found, options=options))
+    assert "AlphaFold-Multimer was fine-tuned" in said
+    assert "the network learned the result" in said
+    said = methods_paragraph(replace(found, options=replace(options, teacher=False)))
+    assert "the network learned" not in said
+    cited = " ".join(one.bibtex for one in citations(replace(found, options=options)))
+    assert "10.1038/s41586-021-03819-2" in cited
+    assert "10.1038/s41586-021-03819-2" not in " ".join(one.bibtex for one in citations(found))
+
+
+def test_settings_are_listed(copy_of: Callable[..., Path]) -> None:
+    run = copy_of()
+    text = Page(write_report(run).page).text
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    assert f"effort {settings['effort']}" in text
+    assert "10.1038/s42004-026-01899-7" in text
+    assert "AlphaFold-Multimer was fine-tuned" not in text

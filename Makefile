@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test test-gpu test-colabfold bench clean
+.PHONY: venv demo test test-gpu test-colabfold test-browser bench clean
 
 venv: $(VENV)/.ready
 
@@ -20,7 +20,7 @@ test: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not gpu and not colabfold"
+	$(BIN)/python -m pytest -m "not gpu and not colabfold and not browser"
 
 test-gpu: venv
 	$(BIN)/python -m pytest -m gpu
@@ -28,6 +28,10 @@ test-gpu: venv
 # COCOFOLD_COLABFOLD names an environment with colabfold[alphafold]==1.6.3; its random weights are 373 MB.
 test-colabfold: venv
 	$(BIN)/python -m pytest -m colabfold -s tests/trunk/test_colabfold_roundtrip.py
+
+# Needs Chromium (Debian: apt-get install chromium).
+test-browser: venv
+	$(BIN)/python -m pytest -m browser tests/reporting
 
 bench: venv
 	$(BIN)/python -m benchmarks.accuracy

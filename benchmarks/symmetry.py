@@ -1,7 +1,7 @@
 """Symmetric assemblies from one subunit: ``python -m benchmarks.symmetry``.
 
-Copies of adenylate kinase's open state stand about the axes as close as they can without touching. Images of this assembly
-and a noisy map of it are simulated; the closed state of one subunit, moved anywhere, is placed in the map and
+Copies of adenylate kinase's open state stand about the axes as close as they can without touching. Images of this
+assembly and a noisy map of it are simulated; the closed state of one subunit, moved anywhere, is placed in the map and
 fine-tuned with ``cocofold finetune --map --symmetry``. One table is printed.
 """
 

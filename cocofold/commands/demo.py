@@ -41,6 +41,7 @@ def demo(
     from cocofold.assessment import assess
     from cocofold.demonstration import BOX, PIXEL_SIZE_ANGSTROM, closed_state, open_state
     from cocofold.finetuning import Options, finetune
+    from cocofold.reporting import write_report
     from cocofold.simulation import Settings
     from cocofold.simulation.simulate import simulate
     from cocofold.structure import read_model
@@ -59,6 +60,7 @@ def demo(
     simulated = simulate(settings, out / "particles")
     console.print("2. Fine-tuning the closed state (PDB 1AKE) against them; about a minute on two CPU cores")
     metrics = finetune(options, out / "run")
+    write_report(out / "run")
     closed, truth = read_model(start), read_model(simulated.model)
     before = assess(closed, truth, closed)
     after = assess(read_model(out / "run" / "model.cif"), truth, closed)
@@ -137,8 +139,7 @@ def _next_steps(out: Path) -> str:
     density = out / "run" / "density.mrc"
     return (
         f"\nBefore, after, truth: {', '.join(map(str, models))}\n"
-        f"Curves of the Fourier ring correlation: {out / 'run' / 'frc.png'}; log and metrics beside it\n"
+        f"All of it on one page, for a browser: {out / 'run' / 'report.html'}; log and metrics beside it\n"
         f"See them in ChimeraX:  chimerax {' '.join(shlex.quote(str(path)) for path in [*models, density])}\n"
-        "On your own particles: cocofold finetune --particles particles.star --model model.cif --out my_run\n"
-        "                       (the model in the frame of the map from which the poses come)"
+        "On your own particles: cocofold finetune --particles run_data.star --model model.cif --map map.mrc --out RUN"
     )

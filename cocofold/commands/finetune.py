@@ -39,6 +39,12 @@ def finetune(
     out: Path = typer.Option(..., help="Folder of the run, made anew."),
     particles_dir: Optional[Path] = typer.Option(None, help="Folder from which the stacks' paths start."),
     passthrough: List[Path] = typer.Option([], help="CryoSPARC passthrough file of the .cs; may be given again."),
+    check: bool = typer.Option(
+        True,
+        "--check/--no-check",
+        help="Ask first whether poses, hand, shifts, CTF and pixel size agree with the model (see cocofold check), and "
+        "stop if something is clearly wrong.",
+    ),
     contrast: str = typer.Option(
         "auto", help="How protein appears in the images: white, dark, or auto to find out with the model."
     ),
@@ -134,6 +140,7 @@ def finetune(
         remove_below=remove_below,
         particles_dir=None if particles_dir is None else str(particles_dir),
         passthrough=[str(path) for path in passthrough],
+        check=check,
         contrast=contrast,
         scratch=None if scratch is None else str(scratch),
         max_particles=max_particles,

@@ -10,10 +10,12 @@ import typer
 
 from cocofold import __version__
 from cocofold.commands.assess import assess
+from cocofold.commands.check import check
 from cocofold.commands.demo import demo
 from cocofold.commands.finetune import finetune
 from cocofold.commands.fit import fit
 from cocofold.commands.predict import predict
+from cocofold.commands.report import report
 from cocofold.commands.simulate import simulate
 from cocofold.endings import Ended, Endings, ignore_signals
 from cocofold.errors import InputError
@@ -41,10 +43,12 @@ def _options(
     """Options before the verb."""
 
 
+app.command()(check)
 app.command()(predict)
 app.command()(fit)
 app.command()(finetune)
 app.command()(assess)
+app.command()(report)
 app.command()(simulate)
 app.command()(demo)
 

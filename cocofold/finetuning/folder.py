@@ -25,7 +25,7 @@ from cocofold.imaging.density import density_map
 from cocofold.structure import write_model
 
 _LOCK = ".lock"
-_REMOVED = ("config.yaml", "log.txt", "metrics.csv", "model.cif", "placed.cif", "mirrored.star", _LOCK)
+_REMOVED = ("config.yaml", "log.txt", "metrics.csv", "model.cif", "placed.cif", "mirrored.star", "check.json", _LOCK)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

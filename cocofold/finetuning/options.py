@@ -57,6 +57,8 @@ class Options:
         Folder from which stacks are resolved.
     passthrough : list of str
         CryoSPARC passthrough files.
+    check : bool
+        Whether particles and start are checked first, and a clear contradiction stops the run.
     contrast : str
         auto, white or dark: how protein appears in the images; auto asks the images and the model.
     scratch : str or None
@@ -120,6 +122,7 @@ class Options:
     deform: bool = False
     particles_dir: str | None = None
     passthrough: list[str] = field(default_factory=list)
+    check: bool = True
     contrast: str = "auto"
     scratch: str | None = None
     max_particles: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
 
@@ -11,6 +12,22 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainin
 from rich.progress import Progress as Bar
 
 _SMOOTHED = 0.05
+
+
+class Pace:
+    """Time left, from the steps taken since ``first_step``; a second pass is as long as the first at most."""
+
+    def __init__(self, first_step: int, last_step: int, passes_left: int) -> None:
+        self._began = time.monotonic()
+        self._first = first_step
+        self._last = last_step
+        self._later = (passes_left - 1) * last_step
+
+    def seconds_left(self, step: int) -> float:
+        """At most so long; 0 before the first step."""
+        taken = step - self._first
+        each = (time.monotonic() - self._began) / taken if taken else 0.0
+        return each * (self._last - step + self._later)
 
 
 class Progress:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import platform
-import resource
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,14 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from cocofold import __version__
 from cocofold.devices import find_device
 from cocofold.endings import Ended, Endings
 from cocofold.errors import InputError
 from cocofold.files import write_atomically
 from cocofold.finetuning.answers import Answer
 from cocofold.finetuning.checkpoints import load_checkpoint, save_checkpoint, understanding
+from cocofold.finetuning.checks import check_first
 from cocofold.finetuning.contrast import find_contrast
+from cocofold.finetuning.figures import last_words, peak_memory_gb, versions
 from cocofold.finetuning.folder import RunFolder
 from cocofold.finetuning.inputs import check_together, choose
 from cocofold.finetuning.loop import Loop
@@ -29,7 +28,7 @@ from cocofold.finetuning.objective import Gaussians
 from cocofold.finetuning.observations import Observations
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.passes import MOST_ADDED_LINK_RMS_ANGSTROM, Cycle, Pass, split_into_passes, verdict_of
-from cocofold.finetuning.progress import Progress, copying
+from cocofold.finetuning.progress import Pace, Progress, copying
 from cocofold.finetuning.starts import PredictedStart, Start, start_from_model
 from cocofold.imaging import REFERENCE_WIDTH_ANGSTROM, ring_count
 from cocofold.particles import ParticleSet, read_particles, staged, write_star
@@ -90,10 +89,14 @@ def _find_start(options: Options, particles: ParticleSet, folder: RunFolder, sto
     """The model that is moved; or the prediction whose network is trained, and the model that it is to learn first."""
     device = find_device(options.device)
     if options.prediction is None:
-        return start_from_model(options, particles, folder, device)
+        start = start_from_model(options, particles, folder, device)
+        check_first(options, start.posed(particles), start.model, folder, device)
+        return start
     predicted = PredictedStart(options, particles, folder, device)
     if not options.teacher:
-        return predicted.taught_by(None)
+        start = predicted.taught_by(None)
+        check_first(options, start.posed(particles), start.model, folder, device)
+        return start
     placed, run = folder.path / "placed.cif", folder.path / "teacher"
     if not placed.is_file():
         marks, details = {"hand": predicted.place.hand}, "prediction, placed in the map"
@@ -104,22 +107,6 @@ def _find_start(options: Options, particles: ParticleSet, folder: RunFolder, sto
     folder.say("now the network learns the result, then goes on with the images")
     start = predicted.taught_by(read_model(run / ("model.cif" if symmetry is None else SUBUNIT)))
     return replace(start, teacher_seconds=teaching["seconds"], teacher_memory_gb=teaching["peak_memory_gb"])
-
-
-class _Pace:
-    """Time left, from the steps taken since ``first_step``; a second pass is as long as the first at most."""
-
-    def __init__(self, first_step: int, last_step: int, passes_left: int) -> None:
-        self._began = time.monotonic()
-        self._first = first_step
-        self._last = last_step
-        self._later = (passes_left - 1) * last_step
-
-    def seconds_left(self, step: int) -> float:
-        """At most so long; 0 before the first step."""
-        taken = step - self._first
-        each = (time.monotonic() - self._began) / taken if taken else 0.0
-        return each * (self._last - step + self._later)
 
 
 class _Run:
@@ -136,10 +123,10 @@ class _Run:
         self.folder = folder
         self.endings = endings
         self.began = time.monotonic()
-        self.pace = _Pace(0, 0, 1)
+        self.pace = Pace(0, 0, 1)
         self.device = find_device(options.device)
         self._given, self.model, self._source = start, start.model, start.source
-        self.particles = particles.mirrored() if start.hand == MIRRORED else particles
+        self.particles = start.posed(particles)
         check_together(self.model, self.particles, options)
         if start.hand == MIRRORED:
             write_star(folder.path / "mirrored.star", self.particles)
@@ -261,7 +248,7 @@ class _Run:
                 f"pass {number + 1} of 2: "
                 + (f"{len(this.heldout)} particles held out" if len(this.heldout) else "all particles")
             )
-        self.pace = _Pace(loop.step, ends[-1], passes_left=len(self.passes) - number)
+        self.pace = Pace(loop.step, ends[-1], passes_left=len(self.passes) - number)
         try:
             if not this.cycles:
                 self._end_cycle(number, loop, "start")
@@ -373,19 +360,14 @@ class _Run:
             "seconds": round(time.monotonic() - self.began + placing_seconds + self._given.teacher_seconds, 1),
             "placing_seconds": placing_seconds,
             "teacher_seconds": self._given.teacher_seconds,
-            "peak_memory_gb": round(max(_peak_memory_gb(), self._given.teacher_memory_gb), 3),
+            "peak_memory_gb": round(max(peak_memory_gb(), self._given.teacher_memory_gb), 3),
             "device": str(self.device),
             "threads": torch.get_num_threads(),
             "frc_curves": {"resolution_angstrom": self.resolutions, **curves},
-            "versions": {
-                "cocofold": __version__,
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-            },
+            "versions": versions(),
         }
         write_atomically(self.folder.path / "metrics.json", json.dumps(metrics, indent=1) + "\n")
-        self.folder.say(_last_words(metrics))
+        self.folder.say(last_words(metrics))
         return metrics
 
     def _tell_of_lost_folds(self) -> int:
@@ -409,18 +391,3 @@ def _cycle_ends(loop: Loop, cycles: int | None) -> list[int]:
     if cycles is None:
         return loop.stage_ends()
     return [round(loop.total_steps * (number + 1) / cycles) for number in range(cycles)]
-
-
-def _peak_memory_gb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    if torch.cuda.is_available():
-        peak = max(peak, torch.cuda.max_memory_allocated() / 1e9)
-    return peak
-
-
-def _last_words(metrics: dict[str, Any]) -> str:
-    text = f"verdict: {metrics['verdict']}; "
-    if metrics["frc_heldout"] is not None:
-        text += f"held-out FRC {metrics['frc_heldout_start']:.4f} -> {metrics['frc_heldout']:.4f}, "
-    text += f"moved {metrics['moved_angstrom']:.2f} Å, best cycle {metrics['best_cycle']}, "
-    return text + f"{metrics['seconds']:.0f} s, {metrics['peak_memory_gb']:.2f} GB"

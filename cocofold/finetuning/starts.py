@@ -19,7 +19,7 @@ from cocofold.network import ATOM14_NAMES, load_structure_module
 from cocofold.network.distillation import Target
 from cocofold.network.source import Course, Frozen, Learned, NetworkSource, Placed
 from cocofold.particles import ParticleSet
-from cocofold.placement import AS_IS
+from cocofold.placement import AS_IS, MIRRORED
 from cocofold.structure import Backbone, Model, read_model
 from cocofold.symmetry import Copies, assembly_of
 from cocofold.trunk import Prediction
@@ -61,6 +61,10 @@ class Start:
     placing_seconds: float = 0.0
     teacher_seconds: float = 0.0
     teacher_memory_gb: float = 0.0
+
+    def posed(self, particles: ParticleSet) -> ParticleSet:
+        """The particles with the poses that they have in this start's hand."""
+        return particles.mirrored() if self.hand == MIRRORED else particles
 
     @property
     def placed_as(self) -> dict[str, str]:

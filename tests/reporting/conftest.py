@@ -20,10 +20,6 @@ from cocofold.simulation import Settings
 from cocofold.simulation.simulate import simulate
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "browser: opens pages in a headless Chromium; skipped where there is none")
-
-
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     before = torch.get_num_threads()

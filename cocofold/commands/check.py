@@ -1,0 +1,90 @@
+"""``cocofold check``: whether particles, model and map belong together."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, List, Optional
+
+import typer
+
+from cocofold.errors import InputError
+
+if TYPE_CHECKING:
+    from cocofold.preflight import Report
+
+
+def check(
+    particles: Path = typer.Option(..., help="Particles with poses and CTFs: RELION .star or CryoSPARC .cs."),
+    model: Path = typer.Option(..., help="Model in the map's frame: mmCIF or PDB."),
+    map_file: Optional[Path] = typer.Option(
+        None, "--map", help="Map of the particles: whether model and particles go with it is asked too."
+    ),
+    particles_dir: Optional[Path] = typer.Option(None, help="Folder from which the stacks' paths start."),
+    passthrough: List[Path] = typer.Option([], help="CryoSPARC passthrough file of the .cs; may be given again."),
+    count: int = typer.Option(200, help="Particles that are looked at, drawn with the seed."),
+    seed: int = typer.Option(0, help="Of the draw."),
+    contrast: str = typer.Option("white", help="What protein is said to be in the images: white, dark, or auto."),
+    json_file: Optional[Path] = typer.Option(None, "--json", help="File for scores, margins and verdicts."),
+    picture: Optional[Path] = typer.Option(None, help="PNG file: the scores of all alternatives."),
+    device: str = typer.Option("auto", help="auto, cpu, cuda or cuda:N."),
+) -> None:
+    """Check particles and a model before fine-tuning.
+
+    Some of the images are compared with the model as the particles' file says, and with contrast, poses, hand, shifts,
+    CTF and pixel size changed, one question after the other. Prints a verdict each. The exit status is 1 if something
+    is clearly wrong.
+    """
+    for option, path in (("--json", json_file), ("--picture", picture)):
+        _check_writable(option, path)
+    if picture is not None and picture.suffix.lower() != ".png":
+        raise InputError(f"--picture {picture}: only PNG is written; give a name that ends in .png")
+    import torch
+
+    from cocofold.devices import find_device
+    from cocofold.particles import read_particles
+    from cocofold.placement import read_map
+    from cocofold.preflight import Settings
+    from cocofold.preflight import check as look
+    from cocofold.structure import read_model
+
+    settings = Settings(count=count, seed=seed, contrast=contrast)
+    chosen_device = find_device(device)
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), 4)))
+    density = None if map_file is None else read_map(map_file)
+    report = look(
+        read_particles(particles, particles_dir, passthrough), read_model(model), settings, density, chosen_device
+    )
+    _write(report, json_file, picture, {"particles_file": str(particles), "model": str(model)})
+    for line in report.lines:
+        typer.echo(line)
+    if report.contradictions:
+        raise typer.Exit(1)
+
+
+def _check_writable(option: str, path: Path | None) -> None:
+    if path is None:
+        return
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise InputError(f"{option} {path}: is a folder; give the name of a file")
+    if not folder.is_dir():
+        raise InputError(f"{option} {path}: there is no folder {folder}; make it, or give a file elsewhere")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{option} {path}: the folder {folder} may not be written to; give a file elsewhere")
+
+
+def _write(report: Report, json_file: Path | None, picture: Path | None, files: dict[str, str]) -> None:
+    from cocofold.files import write_atomically
+    from cocofold.preflight.picture import draw_report
+
+    try:
+        if json_file is not None:
+            write_atomically(json_file, json.dumps({**files, **report.as_dict()}, indent=1) + "\n")
+        if picture is not None:
+            draw_report(picture, report)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or json_file or picture}: not written ({error.strerror}); give another file"
+        ) from error

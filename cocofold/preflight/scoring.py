@@ -1,0 +1,214 @@
+"""How well a model explains particle images when these are taken in another way."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from cocofold.imaging import (
+    REFERENCE_WIDTH_ANGSTROM,
+    Poses,
+    RingPixels,
+    normalise_rings,
+    project,
+    ring_count,
+    ring_sums,
+)
+from cocofold.optics import Optics, stretched
+from cocofold.particles import ParticleSet
+from cocofold.preflight.hypotheses import ABSENT, Hypothesis, with_ctf, with_defocus, with_pixel_size
+from cocofold.structure import Model
+
+_PIXELS_AT_ONCE = 8_000_000
+_ATOMS_AT_ONCE = 100_000
+_CELL_PER_RESOLUTION = 0.6
+
+
+class Scorer:
+    """Ring correlations of images with a model's projections.
+
+    Parameters
+    ----------
+    particles : ParticleSet
+        All of them are used; their images are read once and kept as the Fourier pixels of the rings.
+    model : Model
+        Atoms closer to each other than the resolution tells are drawn as one.
+    resolution_angstrom : float
+        Finer rings are left out.
+    device
+    """
+
+    def __init__(
+        self, particles: ParticleSet, model: Model, resolution_angstrom: float, device: torch.device | str = "cpu"
+    ) -> None:
+        self.particles, self.model = particles, model
+        self._device = torch.device(device)
+        box, pixel = particles.box, particles.pixel_size_angstrom
+        n_rings = ring_count(box, pixel, resolution_angstrom)
+        self.resolutions_angstrom = box * pixel / np.arange(1, n_rings + 1)
+        self.rings = RingPixels.up_to(box, n_rings, self._device)
+        self._points, self._masses = merged(
+            model.positions, model.atomic_numbers, _CELL_PER_RESOLUTION * self.resolutions_angstrom[-1]
+        )
+        self.centroid = np.average(self._points, axis=0, weights=self._masses)
+        self._images = self._read()
+        self._projections: dict[tuple, torch.Tensor] = {}
+        self._transfers: dict[tuple, torch.Tensor] = {}
+        self._shifts: dict[float, torch.Tensor] = {}
+
+    def _read(self) -> torch.Tensor:
+        """Transforms of the images, (n, n_pixels) complex, each ring of unit power."""
+        optics = Optics(self.particles, self.rings)
+        where = self.rings.positions_in(self.particles.box)
+        parts, powers = [], []
+        for rows in _chunks(len(self.particles), _PIXELS_AT_ONCE // self.particles.box**2):
+            images = torch.as_tensor(self.particles.images(rows.numpy()), device=self._device)
+            planes = torch.fft.rfft2(images).reshape(len(rows), -1)[:, where]
+            planes = optics.without_antisymmetric_phase(planes, rows.to(self._device))
+            powers.append(ring_sums(planes.abs() ** 2 * self.rings.weight, self.rings))
+            parts.append(torch.view_as_complex(normalise_rings(torch.view_as_real(planes), self.rings)))
+        self._power = torch.cat(powers).mean(0)
+        return torch.cat(parts)
+
+    def correlations(
+        self, hypothesis: Hypothesis, turn: np.ndarray | None = None, move: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Ring correlation of each image with its prediction, (n, n_rings).
+
+        Parameters
+        ----------
+        hypothesis : Hypothesis
+        turn : (3, 3), optional
+            Rotates the model about its centroid first.
+        move : (3,) Å, optional
+            Moves the model.
+        """
+        seen = self._seen(hypothesis, turn, move)
+        return hypothesis.contrast * self._correlate(seen, self._transfer(hypothesis), self.rings.weight)
+
+    def correlations_of_defoci(
+        self, hypothesis: Hypothesis, defoci_angstrom: np.ndarray, turn: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ring correlations under defoci common to all images, in two halves of the Fourier pixels.
+
+        Returns
+        -------
+        two (n_defoci, n, n_rings)
+        """
+        seen = self._seen(hypothesis, turn, None)
+        taken = with_pixel_size(self.particles, hypothesis.pixel_factor)
+        draw = torch.rand(len(self.rings), generator=torch.Generator().manual_seed(0)) < 0.5
+        half = draw.to(self._device)
+        both: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        for defocus in defoci_angstrom:
+            same = np.full(len(taken), float(defocus))
+            transfer = self._transfer_of(with_defocus(taken, same, same))
+            for correlations, chosen in zip(both, (half, ~half)):
+                weight = self.rings.weight * chosen
+                correlations.append(hypothesis.contrast * self._correlate(seen, transfer, weight))
+        return np.stack(both[0]), np.stack(both[1])
+
+    def matched(self, hypothesis: Hypothesis) -> np.ndarray:
+        """Correlation of each image with its prediction over all rings as one, the images' spectrum made flat, (n,).
+
+        In each ring a CTF, its absolute value and none may predict the same; how rings compare tells them apart.
+        """
+        seen, transfer = self._seen(hypothesis, None, None), self._transfer(hypothesis)
+        power = ring_sums((seen.real**2 + seen.imag**2) * transfer**2 * self.rings.weight, self.rings)
+        pixels = ring_sums(self.rings.weight[None], self.rings)
+        flat = (power / self._power.clamp_min(torch.finfo(power.dtype).tiny)).double().cpu().numpy()
+        predicted = np.sqrt(flat * pixels.double().cpu().numpy())
+        norm = np.sqrt((predicted**2).sum(1) * float(pixels.sum()))
+        seen_in_rings = self.correlations(hypothesis) * np.sqrt(pixels.double().cpu().numpy())
+        return (predicted * seen_in_rings).sum(1) / np.maximum(norm, 1e-30)
+
+    def _correlate(self, seen: torch.Tensor, transfer: torch.Tensor, weight: torch.Tensor) -> np.ndarray:
+        cross = ring_sums((seen * self._images.conj()).real * transfer * weight, self.rings)
+        power = ring_sums((seen.real**2 + seen.imag**2) * transfer**2 * weight, self.rings)
+        return (cross * power.clamp_min(torch.finfo(power.dtype).tiny).rsqrt()).double().cpu().numpy()
+
+    def _seen(self, hypothesis: Hypothesis, turn: np.ndarray | None, move: np.ndarray | None) -> torch.Tensor:
+        """Transforms of shifted projections, (n, n_pixels) complex."""
+        key = (hypothesis.transposed, hypothesis.mirror, hypothesis.pixel_factor, hypothesis.model_factor)
+        if turn is not None or move is not None:
+            projections = self._project(hypothesis, turn, move)
+        else:
+            if key not in self._projections:
+                self._projections[key] = self._project(hypothesis, None, None)
+            projections = self._projections[key]
+        return projections * self._shift(hypothesis)
+
+    def _shift(self, hypothesis: Hypothesis) -> torch.Tensor:
+        """Factors that shift projections by the poses' origins, (n, n_pixels) complex."""
+        factor = hypothesis.shift_factor / hypothesis.pixel_factor
+        if factor not in self._shifts:
+            origins = factor * self.particles.origins_angstrom
+            origins = origins / (self.particles.box * self.particles.pixel_size_angstrom)
+            x, y = torch.as_tensor(origins, dtype=torch.float32, device=self._device).T[:, :, None]
+            phase = 2 * math.pi * (self.rings.kx * x + self.rings.ky * y)
+            self._shifts[factor] = torch.polar(torch.ones_like(phase), phase)
+        return self._shifts[factor]
+
+    def _project(self, hypothesis: Hypothesis, turn: np.ndarray | None, move: np.ndarray | None) -> torch.Tensor:
+        points = (self._points - self.centroid) / hypothesis.model_factor
+        points = (points if turn is None else points @ turn.T) + self.centroid
+        points = points if move is None else points + move
+        taken = with_pixel_size(self.particles, hypothesis.pixel_factor)
+        rotations = torch.as_tensor(hypothesis.rotations(taken.rotations), dtype=torch.float32)
+        poses = stretched(Poses(rotations, torch.zeros(len(taken), 2)), taken).to(self._device)
+        positions = torch.as_tensor(points, dtype=torch.float32, device=self._device)
+        masses = torch.as_tensor(self._masses, dtype=torch.float32, device=self._device)
+        widths = torch.full_like(masses, REFERENCE_WIDTH_ANGSTROM)
+        parts = [
+            project(positions, masses, widths, poses[rows.to(self._device)], self.rings, taken.pixel_size_angstrom)
+            for rows in _chunks(len(taken), _ATOMS_AT_ONCE // len(points))
+        ]
+        return torch.view_as_complex(torch.cat(parts))
+
+    def _transfer(self, hypothesis: Hypothesis) -> torch.Tensor:
+        key = (hypothesis.ctf, hypothesis.pixel_factor)
+        if key not in self._transfers:
+            if hypothesis.ctf == ABSENT:
+                self._transfers[key] = torch.ones(len(self.particles), len(self.rings), device=self._device)
+            else:
+                taken = with_pixel_size(self.particles, hypothesis.pixel_factor)
+                self._transfers[key] = self._transfer_of(with_ctf(taken, hypothesis.ctf))
+        return self._transfers[key]
+
+    def _transfer_of(self, particles: ParticleSet) -> torch.Tensor:
+        rows = torch.arange(len(particles), device=self._device)
+        return Optics(particles, self.rings).transfer(rows, self.rings)
+
+
+def radius_of_gyration(model: Model) -> float:
+    """Root mean square distance of the atoms from their mean, Å."""
+    return math.sqrt(((model.positions - model.positions.mean(0)) ** 2).sum(1).mean())
+
+
+def merged(positions: np.ndarray, masses: np.ndarray, cell_angstrom: float) -> tuple[np.ndarray, np.ndarray]:
+    """Atoms that share a cubic cell as one mass at their centre.
+
+    Parameters
+    ----------
+    positions : (n_atoms, 3) float
+        Å.
+    masses : (n_atoms,) float
+    cell_angstrom : float
+        Side of the cells.
+
+    Returns
+    -------
+    positions : (n, 3) float64
+    masses : (n,) float64
+    """
+    cells = np.floor((positions - positions.min(0)) / cell_angstrom).astype(int)
+    owner = np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1)
+    total = np.bincount(owner, masses)
+    centres = np.stack([np.bincount(owner, masses * axis) / total for axis in positions.T], axis=1)
+    return centres, total
+
+
+def _chunks(count: int, at_once: int) -> tuple[torch.Tensor, ...]:
+    return torch.arange(count).split(max(1, at_once))

@@ -1,0 +1,47 @@
+"""Particles of adenylate kinase, in which faults are planted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from preflight_sets import simulated
+
+from cocofold.demonstration import closed_state, open_state
+from cocofold.particles import ParticleSet, read_particles
+from cocofold.simulation.simulate import Simulated
+from cocofold.structure import Model, read_model
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
+    """The simulated set."""
+    return simulated(tmp_path_factory.mktemp("preflight") / "particles")
+
+
+@pytest.fixture(scope="session")
+def particles(files: Simulated) -> ParticleSet:
+    """As read."""
+    return read_particles(files.star)
+
+
+@pytest.fixture(scope="session")
+def truth(files: Simulated) -> Model:
+    """What was imaged, in place."""
+    return read_model(files.model)
+
+
+@pytest.fixture(scope="session")
+def closed(truth: Model) -> Model:
+    """Another conformation, its largest domain where the truth has it."""
+    model = read_model(closed_state())
+    return model.moved_to(model.positions + truth.positions[0] - read_model(open_state()).positions[0])

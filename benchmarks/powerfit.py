@@ -101,7 +101,7 @@ def _row(name: str, case: Case, runs: list[dict]) -> str:
         name,
         str(len(runs)),
         str(sum(run["right"] for run in runs)),
-        str(sum(run["rmsd"] < FOUND_WITHIN_ANGSTROM for run in runs)) if case.within is not None else "",
+        str(sum(run["rmsd"] < FOUND_WITHIN_ANGSTROM for run in runs)),
         f"{worst:.2f}" if case.within is not None else f"{worst:+.3f}",
         f"{statistics.median(seconds):.0f} / {max(seconds):.0f}",
         f"{statistics.median(run['cpu_seconds'] for run in runs):.0f}",

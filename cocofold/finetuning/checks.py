@@ -20,7 +20,7 @@ _NAME = "check.json"
 def check_first(
     options: Options, particles: ParticleSet, model: Model, folder: RunFolder, device: torch.device
 ) -> None:
-    """Ask whether particles and model belong together; a run that is resumed was asked already.
+    """Ask whether particles and model belong together, once; not in the midst of a run that is resumed.
 
     What is found goes to ``check.json``.
 
@@ -30,7 +30,7 @@ def check_first(
         If something is clearly wrong.
     """
     report_file = folder.path / _NAME
-    if not options.check or report_file.is_file():
+    if not options.check or report_file.is_file() or folder.checkpoint.is_file():
         return
     report = check(particles, model, Settings(seed=options.seed, contrast=options.contrast), device=device)
     for line in report.lines:

@@ -17,7 +17,7 @@ CONTRASTS = ("auto", "white", "dark")
 PRESETS = ("default", "paper")
 PAIR_PRECISIONS = ("float32", "bfloat16", "float16")
 PAPER_EPOCHS = 10
-_FREE_ON_RESUME = {"device", "scratch"}
+_FREE_ON_RESUME = {"check", "device", "scratch"}
 # Fields that say something of a network only, and the option that sets each.
 _OF_NETWORK = {
     "preset": "--preset paper",

@@ -68,7 +68,9 @@ def images(placed: Path) -> Path:
 
 
 def options(prediction: Path, placed: Path, images: Path, **more: object) -> Options:
-    return Options(**{"particles": str(images), "model": str(placed), "prediction": str(prediction), **more})
+    return Options(
+        **{"particles": str(images), "model": str(placed), "prediction": str(prediction), "check": False, **more}
+    )
 
 
 def start_of(asked: Options) -> PredictedStart:

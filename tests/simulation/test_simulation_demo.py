@@ -69,8 +69,15 @@ def test_demo_comes_near_the_truth_and_replaces_itself(command, tmp_path: Path, 
     found = assess(read_model(out / "run" / "model.cif"), read_model(open_state()))
     assert results["after"]["ca_rmsd_in_place"] == pytest.approx(found.ca_rmsd_in_place)
     assert (out / "run" / "frc.png").is_file()
+    assert (out / "run" / "report.html").is_file()
     printed = capsys.readouterr().out
-    for words in ("7.13", f"{results['after']['ca_rmsd']:.2f}", "frc.png", "cocofold finetune --particles", "chimerax"):
+    for words in (
+        "7.13",
+        f"{results['after']['ca_rmsd']:.2f}",
+        "report.html",
+        "cocofold finetune --particles",
+        "chimerax",
+    ):
         assert words in printed
     assert f"'{out}/run/model.cif'" in printed  # ready to paste
 

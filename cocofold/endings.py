@@ -16,6 +16,7 @@ from cocofold.errors import InputError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _UNDISTURBED_S = 10.0
+STOP_WITH = "COCOFOLD_STOP_WITH"
 
 
 class Ended(SystemExit):
@@ -107,6 +108,30 @@ class Endings:
         finally:
             self._deferring = False
         self.check()
+
+
+def end_with_variable() -> None:
+    """End this process by SIGTERM when the process that ``COCOFOLD_STOP_WITH`` names, if it is set, is gone.
+
+    For programs that start commands: their own end, even by SIGKILL, then leaves none behind.
+
+    Raises
+    ------
+    InputError
+        If the variable is not the number of a process that runs.
+    """
+    number = os.environ.get(STOP_WITH)
+    if not number:
+        return
+    if not number.isdigit():
+        raise InputError(f"{STOP_WITH} is {number!r}; it must be the number of a process, or unset")
+    watched = _open_process(int(number))
+
+    def wait() -> None:
+        select.select([watched], [], [])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def ignore_signals() -> None:

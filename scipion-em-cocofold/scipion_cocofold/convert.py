@@ -1,0 +1,268 @@
+"""Scipion's particles as a STAR file of RELION 3.1, and the engine's answers as Scipion's objects.
+
+Scipion keeps a particle's pose as a matrix M with ``M[:3, :3] = A.T`` and ``inv(M) = [A | -origin]``, the origin in
+pixels of the set; A is RELION's rotation, which takes the map's axes to the image's.
+"""
+
+import io
+import os
+import shlex
+
+import emtable
+import numpy as np
+from pyworkflow.utils import cleanPath
+from scipy.spatial.transform import Rotation
+
+# What an optics group may say beyond the acquisition; the engine corrects for it, so it must not be lost
+ABERRATIONS = (
+    "rlnCtfDataAreCtfPremultiplied",
+    "rlnBeamTiltX",
+    "rlnBeamTiltY",
+    "rlnOddZernike",
+    "rlnEvenZernike",
+    "rlnMagMat00",
+    "rlnMagMat01",
+    "rlnMagMat10",
+    "rlnMagMat11",
+)
+_OPTICS = (
+    "rlnOpticsGroup",
+    "rlnOpticsGroupName",
+    "rlnVoltage",
+    "rlnSphericalAberration",
+    "rlnAmplitudeContrast",
+    "rlnImagePixelSize",
+    "rlnImageSize",
+    "rlnImageDimensionality",
+    "rlnCtfDataArePhaseFlipped",
+)
+_PARTICLES = (
+    "rlnImageName",
+    "rlnOpticsGroup",
+    "rlnAngleRot",
+    "rlnAngleTilt",
+    "rlnAnglePsi",
+    "rlnOriginXAngst",
+    "rlnOriginYAngst",
+    "rlnDefocusU",
+    "rlnDefocusV",
+    "rlnDefocusAngle",
+    "rlnPhaseShift",
+)
+_HALF_SET = "rlnRandomSubset"
+_HALF_SET_ATTRIBUTE = "_rlnRandomSubset"
+_GROUP_ATTRIBUTE = "_rlnOpticsGroup"
+_AT_ONCE = 10000
+
+
+class ConversionError(Exception):
+    """A set of particles that cannot be written; the message says what to do."""
+
+
+def writeParticles(particles, path):
+    """Write particles with poses and CTFs as a STAR file of RELION 3.1; images stay where they are.
+
+    Paths of stacks are written as Scipion has them, relative to the project.
+
+    Parameters
+    ----------
+    particles : SetOfParticles
+        With projection alignment and CTFs.
+    path : str
+        File to write; it appears whole or not at all.
+
+    Returns
+    -------
+    int
+        How many particles were written.
+
+    Raises
+    ------
+    ConversionError
+        If the set is empty, has no poses or CTFs, a pose is mirrored, or optics groups with different aberrations
+        cannot be told apart.
+    """
+    requirePosesAndCtfs(particles)
+    groups = _OpticsGroups(particles)
+    partial = path + ".part"
+    written = 0
+    try:
+        # Optics are known only after all particles are read, and stand first in the file
+        with open(partial + ".rows", "w+", encoding="utf-8") as rows:
+            for some in _inParts(particles):
+                rows.writelines(" ".join(row) + "\n" for row in _rows(some, groups))
+                written += len(some)
+            if not written:
+                raise ConversionError("The set of particles is empty.")
+            rows.seek(0)
+            with open(partial, "w", encoding="utf-8") as star:
+                _writeHead(star, "optics", groups.labels)
+                star.writelines(" ".join(row) + "\n" for row in groups.rows)
+                _writeHead(star, "particles", _PARTICLES + ((_HALF_SET,) if _hasHalfSets(particles) else ()))
+                star.writelines(rows)
+        os.replace(partial, path)
+    finally:
+        cleanPath(partial, partial + ".rows")
+    return written
+
+
+def requirePosesAndCtfs(particles):
+    """Raise `ConversionError` if a set lacks what comparing images with a model needs."""
+    if not particles.hasAlignmentProj():
+        raise ConversionError(
+            "The particles have no 3D poses (projection alignment). Give the particles of a 3D refinement, such as "
+            "RELION's 3D auto-refine or CryoSPARC's non-uniform refinement."
+        )
+    if not particles.hasCTF():
+        raise ConversionError("The particles have no CTF. Give particles whose CTF was estimated before they were cut.")
+
+
+def selectedParticles(particles, positions, selected):
+    """Append the particles at some positions of a set to another set.
+
+    Parameters
+    ----------
+    particles : SetOfParticles
+    positions : iterable of int
+        From 0, in the order of `writeParticles`.
+    selected : SetOfParticles
+        Empty; gets the properties of the first.
+    """
+    selected.copyInfo(particles)
+    wanted = set(positions)
+    for position, particle in enumerate(particles.iterItems()):
+        if position in wanted:
+            selected.append(particle)
+
+
+def _inParts(particles):
+    some = []
+    for particle in particles.iterItems():
+        some.append(particle.clone())
+        if len(some) == _AT_ONCE:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
+def _rows(particles, groups):
+    matrices = np.array([particle.getTransform().getMatrix() for particle in particles], dtype=float)
+    if (np.linalg.det(matrices[:, :3, :3]) < 0).any():
+        raise ConversionError(
+            "Some poses mirror their image (flips of a 2D alignment), so they are no 3D poses. Refine the particles in "
+            "3D first."
+        )
+    # inv(M) = [A | -origin]
+    inverse = np.linalg.inv(matrices)
+    angles = _relionAngles(inverse[:, :3, :3])
+    halves = _hasHalfSets(particles[0])
+    for particle, (rot, tilt, psi), move in zip(particles, angles, inverse[:, :2, 3]):
+        sampling = particle.getSamplingRate()
+        ctf = particle.getCTF()
+        index, name = particle.getLocation()
+        numbers = (
+            rot,
+            tilt,
+            psi,
+            -move[0] * sampling,
+            -move[1] * sampling,
+            ctf.getDefocusU(),
+            ctf.getDefocusV(),
+            ctf.getDefocusAngle(),
+            ctf.getPhaseShift() if ctf.hasPhaseShift() else 0.0,
+        )
+        row = [_word("%06d@%s" % (max(index, 1), name)), str(groups.numberOf(particle))]
+        row += ["%.6f" % number for number in numbers]
+        if halves:
+            row.append(str(getattr(particle, _HALF_SET_ATTRIBUTE).get()))
+        yield row
+
+
+def _relionAngles(rotations):
+    """Rot, tilt and psi (degrees, tilt from 0 to 180) of rotations A = Rz(psi) Ry(tilt) Rz(rot), shape (n, 3, 3)."""
+    return Rotation.from_matrix(rotations.transpose(0, 2, 1)).as_euler("ZYZ", degrees=True)
+
+
+def _hasHalfSets(particles):
+    first = particles.getFirstItem() if hasattr(particles, "getFirstItem") else particles
+    return getattr(first, _HALF_SET_ATTRIBUTE, None) is not None
+
+
+class _OpticsGroups:
+    """The optics groups of a set: acquisitions that differ, with what the set says of aberrations."""
+
+    def __init__(self, particles):
+        self._size = particles.getDimensions()[0]
+        self._sampling = particles.getSamplingRate()
+        self._flipped = particles.isPhaseFlipped()
+        self._known = {}
+        self._stated = _statedOptics(particles.getAcquisition())
+        if len({tuple(group.values()) for group in self._stated.values()}) > 1 and not hasattr(
+            particles.getFirstItem(), _GROUP_ATTRIBUTE
+        ):
+            raise ConversionError(
+                "The set has optics groups with different aberrations (%s), and its particles do not say to which they "
+                "belong. Split the particles by optics group before they are imported, and take one group at a time."
+                % ", ".join(sorted({name for group in self._stated.values() for name in group}))
+            )
+
+    def numberOf(self, particle):
+        """Return the number of a particle's group, from 1."""
+        acquisition = particle.getAcquisition()
+        stated = getattr(particle, _GROUP_ATTRIBUTE, None)
+        key = (
+            acquisition.getVoltage(),
+            acquisition.getSphericalAberration(),
+            acquisition.getAmplitudeContrast(),
+            stated.get() if stated is not None else next(iter(self._stated), None),
+        )
+        return self._known.setdefault(key, len(self._known) + 1)
+
+    @property
+    def _aberrations(self):
+        return [name for name in ABERRATIONS if any(name in group for group in self._stated.values())]
+
+    @property
+    def labels(self):
+        return (*_OPTICS, *self._aberrations)
+
+    @property
+    def rows(self):
+        for (voltage, cs, contrast, stated), number in self._known.items():
+            facts = self._stated.get(stated, {})
+            numbers = (voltage, cs, contrast, self._sampling)
+            yield [
+                str(number),
+                "opticsGroup%d" % number,
+                *("%.6f" % value for value in numbers),
+                str(self._size),
+                "2",
+                str(int(self._flipped)),
+                *(_word(facts[name]) for name in self._aberrations),
+            ]
+
+
+def _statedOptics(acquisition):
+    """Aberrations of each optics group, by its number, as an importer kept them with the acquisition."""
+    text = acquisition.opticsGroupInfo.get()
+    if not text:
+        return {}
+    table = emtable.Table()
+    table.readStar(io.StringIO(text), tableName="optics")
+    names = [name for name in ABERRATIONS if table.hasColumn(name)]
+    return {row.rlnOpticsGroup: {name: str(getattr(row, name)) for name in names} for row in table}
+
+
+def _writeHead(star, block, labels):
+    star.write("\ndata_%s\n\nloop_\n" % block)
+    star.writelines("_%s #%d\n" % (label, number) for number, label in enumerate(labels, start=1))
+
+
+def _word(text):
+    """Return a value of a STAR file, in quotes if it needs them."""
+    if any(character in text for character in "\n\r") or ('"' in text and "'" in text):
+        raise ConversionError("A file name has a line break or both kinds of quotes, which a STAR file cannot hold: %r" % text)
+    if not text or shlex.split(text, comments=False, posix=True) != [text] or text[0] in "_#$[];":
+        return "'%s'" % text if '"' in text else '"%s"' % text
+    return text

@@ -1,0 +1,146 @@
+"""Where models lie: Scipion's frame, in which voxel 0 of a volume has its origin's position, and the box's own.
+
+The engine's frame is that of the box: voxel (0, 0, 0) lies at 0 Å and the rotation centre at voxel N // 2. Scipion shows
+volumes and models with voxel 0 at the volume's origin, by default -N/2 voxels. Models that come from elsewhere may lie
+in either frame, so that the density decides.
+"""
+
+import os
+
+import numpy as np
+from Bio.PDB.MMCIF2Dict import MMCIF2Dict
+from Bio.PDB.mmcifio import MMCIFIO
+from pwem.convert.headers import Ccp4Header
+from pwem.emlib.image import ImageHandler
+
+MAP_ENDINGS = (".mrc", ".map", ".ccp4")
+_AXES = ("_atom_site.Cartn_x", "_atom_site.Cartn_y", "_atom_site.Cartn_z")
+_PLACED = "_cocofold_placement."
+
+
+def originOf(volume):
+    """Return the position (Å) of a volume's voxel 0 in Scipion's frame, shape (3,)."""
+    return np.array(volume.getOrigin(force=True).getShifts(), dtype=float)
+
+
+def centredOrigin(box, sampling):
+    """Return the origin (Å) that Scipion gives to volumes that have none, shape (3,)."""
+    return np.full(3, -0.5 * box * sampling)
+
+
+def readPositions(path):
+    """Return the positions (Å) of a model's atoms, shape (n, 3)."""
+    if isMmcif(path):
+        content = MMCIF2Dict(path)
+        return np.array([content[axis] for axis in _AXES], dtype=float).T
+    with open(path) as lines:
+        return np.array([_pdbPosition(line) for line in lines if line.startswith(("ATOM", "HETATM"))])
+
+
+def writeMoved(source, target, shift):
+    """Write a model with all atoms moved by a vector; everything else in the file is kept.
+
+    Parameters
+    ----------
+    source : str
+        mmCIF or PDB.
+    target : str
+        Of the same format; it appears whole or not at all.
+    shift : (3,) float
+        In Å.
+
+    Raises
+    ------
+    ValueError
+        If a coordinate does not fit the PDB format's columns any more.
+    """
+    partial = target + ".part"
+    if isMmcif(source):
+        content = MMCIF2Dict(source)
+        for axis, move in zip(_AXES, shift):
+            content[axis] = ["%.3f" % (float(value) + move) for value in content[axis]]
+        writer = MMCIFIO()
+        writer.set_dict(content)
+        writer.save(partial)
+    else:
+        with open(source) as lines, open(partial, "w") as moved:
+            moved.writelines(_movedPdbLine(line, shift) for line in lines)
+    os.replace(partial, target)
+
+
+def isMmcif(path):
+    """Return whether a model's file name is that of an mmCIF."""
+    return os.path.splitext(path)[1].lower() in (".cif", ".mmcif")
+
+
+def isPlaced(path):
+    """Return whether the engine wrote this model in its place in a map."""
+    if not isMmcif(path):
+        return False
+    with open(path) as lines:
+        return any(line.startswith(_PLACED) for line in lines)
+
+
+def findShift(path, volume):
+    """Find the vector that takes a model, placed in a volume, from its own frame to the box's.
+
+    Parameters
+    ----------
+    path : str
+        Model that lies in the volume's density.
+    volume : Volume
+
+    Returns
+    -------
+    shift : (3,) float
+        In Å: 0 for a model in the box's frame, minus the origin for one in Scipion's.
+    densities : tuple of float
+        Mean density at the atoms with the shift, and with the other one, in standard deviations of the map.
+    """
+    positions = readPositions(path)
+    candidates = [-originOf(volume), np.zeros(3)]
+    found = [_meanDensity(volume, positions + shift) for shift in candidates]
+    best = int(found[1] > found[0])
+    return candidates[best], (found[best], found[1 - best])
+
+
+def guessShift(path, box, sampling):
+    """Return the vector (Å) to the box's frame for a model without a volume: the one that brings it nearer the centre."""
+    middle = readPositions(path).mean(axis=0)
+    shift = -centredOrigin(box, sampling)
+    candidates = [shift, np.zeros(3)]
+    return min(candidates, key=lambda move: np.linalg.norm(middle + move - shift))
+
+
+def asMrc(volume, folder):
+    """Return the path of a volume as an MRC file, converted into a folder if it is in another format."""
+    path = volume.getFileName().split(":")[0]
+    if os.path.splitext(path)[1].lower() in MAP_ENDINGS:
+        return path
+    target = os.path.join(folder, os.path.splitext(os.path.basename(path))[0] + ".mrc")
+    ImageHandler().convert(volume, target)
+    Ccp4Header.fixFile(target, target, volume.getOrigin(force=True).getShifts(), volume.getSamplingRate())
+    return target
+
+
+def _meanDensity(volume, positions):
+    """Return the mean density at positions in the box's frame, less the map's mean, in standard deviations."""
+    values = np.squeeze(ImageHandler().read(volume).getData())
+    sampling = volume.getSamplingRate()
+    voxels = np.rint(positions / sampling).astype(int)[:, ::-1]
+    inside = ((voxels >= 0) & (voxels < values.shape)).all(axis=1)
+    found = np.where(inside, values[tuple(np.where(inside[:, None], voxels, 0).T)], values.mean())
+    return float((found.mean() - values.mean()) / max(values.std(), 1e-12))
+
+
+def _pdbPosition(line):
+    return [float(line[start : start + 8]) for start in (30, 38, 46)]
+
+
+def _movedPdbLine(line, shift):
+    if not line.startswith(("ATOM", "HETATM")):
+        return line
+    numbers = "".join("%8.3f" % (value + move) for value, move in zip(_pdbPosition(line), shift))
+    if len(numbers) != 24:
+        raise ValueError("Coordinates moved by %s Å do not fit the columns of a PDB file; give the model as mmCIF." % shift)
+    return line[:30] + numbers + line[54:]

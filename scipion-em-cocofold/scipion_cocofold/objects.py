@@ -1,0 +1,51 @@
+"""Objects that protocols of CoCoFold give to each other beside Scipion's own."""
+
+import os
+
+from pwem.objects import EMFile
+from pyworkflow.object import Integer, String
+
+
+class CocofoldPrediction(EMFile):
+    """An AlphaFold-Multimer prediction as the engine keeps it: representations, the structure module's weights, a model.
+
+    The file name is that of the folder that ``cocofold predict`` wrote.
+    """
+
+    def __init__(self, filename=None, **kwargs):
+        super().__init__(filename, **kwargs)
+        self._chains = String()
+        self._residues = Integer()
+
+    def getModelFileName(self):
+        """Return the path of the predicted model."""
+        return os.path.join(self.getFileName(), "model.cif")
+
+    def setChains(self, lengths):
+        """Keep the chains' names and numbers of residues, in order."""
+        self._chains.set(", ".join("%s (%d)" % item for item in lengths.items()))
+        self._residues.set(sum(lengths.values()))
+
+    def getResidues(self):
+        """Return the number of residues of all chains."""
+        return self._residues.get()
+
+    def __str__(self):
+        return "%s (chains %s)" % (self.getClassName(), self._chains.get("?"))
+
+
+class CocofoldPlacement(EMFile):
+    """Where a model belongs in a map: the ``placement.json`` of ``cocofold fit``."""
+
+    def __init__(self, filename=None, **kwargs):
+        super().__init__(filename, **kwargs)
+        self._hand = String()
+        self._symmetry = String()
+
+    def setFacts(self, hand, symmetry):
+        """Keep the map's hand ('as-is', 'mirrored' or 'undecided') and its point group or None."""
+        self._hand.set(hand)
+        self._symmetry.set(symmetry or "C1")
+
+    def __str__(self):
+        return "%s (hand %s, %s)" % (self.getClassName(), self._hand.get("?"), self._symmetry.get("C1"))

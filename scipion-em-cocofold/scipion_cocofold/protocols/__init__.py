@@ -1,0 +1,15 @@
+"""Protocols of CoCoFold, from prediction to assessment."""
+
+from .protocol_assess import ProtCocofoldAssess
+from .protocol_check import ProtCocofoldCheck
+from .protocol_finetune import ProtCocofoldFinetune
+from .protocol_fit import ProtCocofoldFit
+from .protocol_predict import ProtCocofoldPredict
+
+__all__ = [
+    "ProtCocofoldAssess",
+    "ProtCocofoldCheck",
+    "ProtCocofoldFinetune",
+    "ProtCocofoldFit",
+    "ProtCocofoldPredict",
+]

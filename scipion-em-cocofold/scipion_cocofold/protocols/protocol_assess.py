@@ -1,0 +1,105 @@
+"""Protocol that compares a model with a reference."""
+
+import os
+
+from pwem.objects import AtomStruct
+from pyworkflow.constants import BETA
+from pyworkflow.object import Float
+from pyworkflow.protocol import params
+
+from .base import ProtCocofoldBase
+
+
+class ProtCocofoldAssess(ProtCocofoldBase):
+    """Compares a model with a structure taken as true: the four figures of the paper, as MM-align defines them.
+
+    Coverage, RMSD, TM-score and sequence identity; CA RMSD of all residues, superposed and in place; each chain and
+    residue; the geometry of the backbone.
+    """
+
+    _label = "assess"
+    _devStatus = BETA
+    _possibleOutputs = {"outputAtomStruct": AtomStruct}
+
+    def _defineParams(self, form):
+        form.addSection("Input")
+        form.addParam(
+            "inputStructure",
+            params.PointerParam,
+            pointerClass="AtomStruct",
+            label="Model",
+            important=True,
+            help="Model to assess.",
+        )
+        form.addParam(
+            "inputReference",
+            params.PointerParam,
+            pointerClass="AtomStruct",
+            label="Reference",
+            important=True,
+            help="Structure of the same protein, taken as true. Chains may have other names.",
+        )
+        form.addParam(
+            "inputStart",
+            params.PointerParam,
+            pointerClass="AtomStruct",
+            allowsNull=True,
+            label="Start",
+            help="Model before fine-tuning: tells which faults of the geometry are new.",
+        )
+
+    def _insertAllSteps(self):
+        key = self._key()
+        self._insertFunctionStep(self.assessStep, key, needsGPU=False)
+        self._insertFunctionStep(self.createOutputStep, key, needsGPU=False)
+
+    def assessStep(self, key):
+        model, reference = self.inputStructure.get().getFileName(), self.inputReference.get().getFileName()
+        start = self.inputStart.get()
+        words = ["--model", model, "--reference", reference, "--start", start and start.getFileName()]
+        words += ["--json", self._getExtraPath("after.json"), "--plot", self._getExtraPath("assessment.png")]
+        self.runEngine("assess", words)
+        if start is not None:
+            words = ["--model", start.getFileName(), "--reference", reference, "--json", self._getExtraPath("before.json")]
+            self.runEngine("assess", words)
+
+    def createOutputStep(self, key):
+        found = self._readJson("after.json")
+        given = self.inputStructure.get()
+        structure = given.clone()
+        if given.hasVolume():
+            structure.setVolume(given.getVolume())
+        structure._cocofoldCaRmsd = Float(found["ca_rmsd"])
+        structure._cocofoldTmScore = Float(found["tm_score"])
+        self._defineOutputs(outputAtomStruct=structure)
+        self._defineSourceRelation(self.inputStructure, structure)
+        self._defineSourceRelation(self.inputReference, structure)
+
+    def _validate(self):
+        named = ((self.inputStructure, "model"), (self.inputReference, "reference"), (self.inputStart, "start"))
+        return [
+            "The file of the %s is gone: %s" % (name, pointer.get().getFileName())
+            for pointer, name in named
+            if pointer.get() is not None and not os.path.isfile(pointer.get().getFileName())
+        ]
+
+    def _summary(self):
+        after = self._readJson("after.json")
+        return ["Not assessed yet."] if after is None else assessmentSummary(self._readJson("before.json"), after)
+
+
+def assessmentSummary(before, after):
+    """Return the figures of a model against its reference in lines, beside those of the start if there are any."""
+    named = (
+        ("CA RMSD", "ca_rmsd", "%.2f Å"),
+        ("in place", "ca_rmsd_in_place", "%.2f Å"),
+        ("coverage", "coverage", "%.3f"),
+        ("RMSD (MM-align)", "rmsd", "%.2f Å"),
+        ("TM-score", "tm_score", "%.3f"),
+        ("sequence identity", "sequence_identity", "%.3f"),
+    )
+    lines = []
+    for label, name, shape in named:
+        now = shape % after[name]
+        lines.append("%s: %s" % (label, now if before is None else "%s -> %s" % (shape % before[name], now)))
+    return lines

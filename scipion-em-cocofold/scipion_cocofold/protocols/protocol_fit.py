@@ -1,0 +1,205 @@
+"""Protocol that places a model in a map."""
+
+import os
+
+from pwem.objects import AtomStruct, Volume
+from pyworkflow.constants import BETA
+from pyworkflow.protocol import params
+
+from ..frames import asMrc, originOf, writeMoved
+from ..objects import CocofoldPlacement, CocofoldPrediction
+from .base import ProtCocofoldBase
+
+HAND_CHOICES = ["auto", "as-is", "mirrored"]
+
+
+class ProtCocofoldFit(ProtCocofoldBase):
+    """Places a model in a map, from anywhere: rotations and translations are searched, the best refined.
+
+    Both hands of the map are tried. The output model lies on the volume, and knows it.
+    """
+
+    _label = "fit model in map"
+    _devStatus = BETA
+    _possibleOutputs = {"outputAtomStruct": AtomStruct, "outputPlacement": CocofoldPlacement, "outputVolume": Volume}
+
+    # --------------------------- form
+    def _defineParams(self, form):
+        form.addSection("Input")
+        form.addParam(
+            "inputModel",
+            params.PointerParam,
+            pointerClass="AtomStruct,CocofoldPrediction",
+            label="Model",
+            important=True,
+            help="Model or prediction to place. It may lie anywhere.",
+        )
+        form.addParam(
+            "inputVolume",
+            params.PointerParam,
+            pointerClass="Volume",
+            label="Volume",
+            important=True,
+            help="Map of the particles. If it has half maps, they tell its resolution.",
+        )
+        form.addParam(
+            "inputMask",
+            params.PointerParam,
+            pointerClass="VolumeMask",
+            allowsNull=True,
+            expertLevel=params.LEVEL_ADVANCED,
+            label="Mask",
+            help="Where the model may be, on the volume's grid.",
+        )
+        addFitParams(form)
+        self._addGpuParams(form)
+        form.addParallelSection(threads=4, mpi=0)
+
+    # --------------------------- steps
+    def _insertAllSteps(self):
+        key = self._key()
+        self._insertFunctionStep(self.fitStep, key)
+        self._insertFunctionStep(self.createOutputStep, key, needsGPU=False)
+
+    def fitStep(self, key):
+        volume, mask = self.inputVolume.get(), self.inputMask.get()
+        words = modelWords(self.inputModel.get()) + fitWords(self, volume, self._getTmpPath())
+        words += ["--mask", mask and asMrc(mask, self._getTmpPath()), "--out", self._placedFolder()]
+        self.runEngine("fit", words + self._deviceWords())
+
+    def createOutputStep(self, key):
+        outputs = placedOutputs(self, self._placedFolder(), self.inputVolume.get())
+        self._defineOutputs(**outputs)
+        for output in outputs.values():
+            self._defineSourceRelation(self.inputModel, output)
+            self._defineSourceRelation(self.inputVolume, output)
+
+    def _placedFolder(self):
+        return self._getExtraPath("placed")
+
+    # --------------------------- information
+    def _validate(self):
+        return validateFit(self, self.inputVolume.get())
+
+    def _summary(self):
+        return placementSummary(self._readJson("placed", "placement.json"))
+
+    def _methods(self):
+        found = self._readJson("placed", "placement.json")
+        if found is None:
+            return []
+        return [
+            "The model was placed in the map by an exhaustive rigid search at %.1f Å (correlation %.2f) with CoCoFold."
+            % (found["resolution_angstrom"], found["whole"]["correlation"])
+        ]
+
+
+def addFitParams(form, condition="True"):
+    """Add the parameters of placing a model in a volume to a form."""
+    form.addParam(
+        "mapResolution",
+        params.FloatParam,
+        allowsNull=True,
+        condition=condition,
+        label="Resolution of the volume (Å)",
+        help="Finer detail is not compared. Empty: from the half maps if the volume has them, else estimated from the "
+        "noise around the molecule. Masked or sharpened volumes need it.",
+    )
+    form.addParam(
+        "bodies",
+        params.StringParam,
+        default="",
+        condition=condition,
+        label="Bodies",
+        help="Parts that are placed one after the other after the whole: chains, such as A,B;C, or residues, such as "
+        "A:1-120;A:121-214. auto: each chain, or parts that the prediction's aligned error tells apart. Empty: the "
+        "model as one.",
+    )
+    form.addParam(
+        "symmetry",
+        params.StringParam,
+        default="C1",
+        condition=condition,
+        label="Symmetry",
+        help="Point group of the volume of which the model is one subunit: C3, D2, T, O, I, with axes as in RELION; auto "
+        "finds it. C1: the model is the whole molecule.",
+    )
+    form.addParam(
+        "hand",
+        params.EnumParam,
+        choices=HAND_CHOICES,
+        default=0,
+        expertLevel=params.LEVEL_ADVANCED,
+        condition=condition,
+        label="Hand of the volume",
+        help="auto: the model is sought in the volume and in its mirror image. Where the mirror image fits clearly "
+        "better, it is an output, and fine-tuning mirrors the particles' poses.",
+    )
+
+
+def modelWords(model):
+    """Return the options that name a model or prediction."""
+    if isinstance(model, CocofoldPrediction):
+        return ["--prediction", model.getFileName()]
+    return ["--model", model.getFileName()]
+
+
+def fitWords(protocol, volume, folder):
+    """Return the options that name a volume and say how a model is placed in it."""
+    halves = [name for name in volume.getHalfMaps().split(",") if name] if volume.hasHalfMaps() else []
+    words = ["--map", asMrc(volume, folder), "--pixel-size", volume.getSamplingRate()]
+    if protocol.mapResolution.get() is None and len(halves) == 2:
+        words += ["--half1", halves[0], "--half2", halves[1]]
+    symmetry = protocol.symmetry.get("").strip()
+    words += ["--resolution", protocol.mapResolution.get(), "--bodies", protocol.bodies.get("").strip()]
+    words += ["--symmetry", "" if symmetry.upper() == "C1" else symmetry]
+    return words + ["--hand", HAND_CHOICES[protocol.hand.get()]]
+
+
+def placedOutputs(protocol, folder, volume):
+    """Return the outputs of a placement by name: the model on its volume, the placement, a mirrored volume."""
+    found = protocol._readJson(os.path.basename(folder), "placement.json")
+    outputs = {}
+    if found["hand"] == "mirrored":
+        mirrored = Volume()
+        mirrored.copyInfo(volume)
+        mirrored.setLocation(os.path.join(folder, "mirrored.mrc"))
+        mirrored.setOrigin(volume.getOrigin(force=True))
+        outputs["outputVolume"] = volume = mirrored
+    placed = protocol._getExtraPath("placed.cif")
+    writeMoved(os.path.join(folder, "placed.cif"), placed, originOf(volume))
+    model = AtomStruct(filename=placed)
+    model.setVolume(volume)
+    placement = CocofoldPlacement(filename=os.path.join(folder, "placement.json"))
+    placement.setFacts(found["hand"], found["symmetry"])
+    return {"outputAtomStruct": model, "outputPlacement": placement, **outputs}
+
+
+def placementSummary(found):
+    """Return what a person wants to know of a placement, in lines."""
+    if found is None:
+        return ["Not placed yet."]
+    whole = found["whole"]
+    lines = [
+        "Correlation %.2f at %.1f Å, the next best place %.2f (%s)."
+        % (
+            whole["correlation"],
+            found["resolution_angstrom"],
+            whole["runner_up"],
+            "far enough apart to trust" if whole["trusted"] else "*too close to trust*",
+        ),
+        "Hand: %s." % found["hand"],
+    ]
+    lines += ["%s: correlation %.2f." % (body["selection"], body["correlation"]) for body in found["bodies"][:9]]
+    return lines + found["warnings"]
+
+
+def validateFit(protocol, volume):
+    """Return what keeps a model from being placed in a volume."""
+    errors = []
+    if volume is not None and not volume.getSamplingRate():
+        errors.append("The volume has no sampling rate; import it again with one.")
+    resolution = protocol.mapResolution.get()
+    if resolution is not None and not 0.5 <= resolution <= 100:
+        errors.append("The volume's resolution is %g Å; give one from 0.5 to 100 Å, or leave it empty." % resolution)
+    return errors

@@ -17,7 +17,7 @@ from cocofold.commands.fit import fit
 from cocofold.commands.predict import predict
 from cocofold.commands.report import report
 from cocofold.commands.simulate import simulate
-from cocofold.endings import Ended, Endings, ignore_signals
+from cocofold.endings import Ended, Endings, end_with_variable, ignore_signals
 from cocofold.errors import InputError
 
 app = typer.Typer(
@@ -64,6 +64,7 @@ def main() -> None:
         with Endings():
             app()
     except Ended as ended:
+            end_with_variable()
         _complain(str(ended))
         raise
     except InputError as error:

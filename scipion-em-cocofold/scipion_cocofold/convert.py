@@ -6,7 +6,8 @@ pixels of the set; A is RELION's rotation, which takes the map's axes to the ima
 
 import io
 import os
-import shlex
+import re
+import warnings
 
 import emtable
 import numpy as np
@@ -62,7 +63,8 @@ class ConversionError(Exception):
 def writeParticles(particles, path):
     """Write particles with poses and CTFs as a STAR file of RELION 3.1; images stay where they are.
 
-    Paths of stacks are written as Scipion has them, relative to the project.
+    Paths of stacks are written as Scipion has them, relative to the project; links beside the file stand for stacks whose
+    names have blanks or quotes.
 
     Parameters
     ----------
@@ -83,14 +85,14 @@ def writeParticles(particles, path):
         cannot be told apart.
     """
     requirePosesAndCtfs(particles)
-    groups = _OpticsGroups(particles)
+    groups, names = _OpticsGroups(particles), _StackNames(path)
     partial = path + ".part"
     written = 0
     try:
         # Optics are known only after all particles are read, and stand first in the file
         with open(partial + ".rows", "w+", encoding="utf-8") as rows:
             for some in _inParts(particles):
-                rows.writelines(" ".join(row) + "\n" for row in _rows(some, groups))
+                rows.writelines(" ".join(row) + "\n" for row in _rows(some, groups, names))
                 written += len(some)
             if not written:
                 raise ConversionError("The set of particles is empty.")
@@ -146,7 +148,7 @@ def _inParts(particles):
         yield some
 
 
-def _rows(particles, groups):
+def _rows(particles, groups, names):
     matrices = np.array([particle.getTransform().getMatrix() for particle in particles], dtype=float)
     if (np.linalg.det(matrices[:, :3, :3]) < 0).any():
         raise ConversionError(
@@ -172,7 +174,7 @@ def _rows(particles, groups):
             ctf.getDefocusAngle(),
             ctf.getPhaseShift() if ctf.hasPhaseShift() else 0.0,
         )
-        row = [_word("%06d@%s" % (max(index, 1), name)), str(groups.numberOf(particle))]
+        row = ["%06d@%s" % (max(index, 1), names.of(name)), str(groups.numberOf(particle))]
         row += ["%.6f" % number for number in numbers]
         if halves:
             row.append(str(getattr(particle, _HALF_SET_ATTRIBUTE).get()))
@@ -181,7 +183,10 @@ def _rows(particles, groups):
 
 def _relionAngles(rotations):
     """Rot, tilt and psi (degrees, tilt from 0 to 180) of rotations A = Rz(psi) Ry(tilt) Rz(rot), shape (n, 3, 3)."""
-    return Rotation.from_matrix(rotations.transpose(0, 2, 1)).as_euler("ZYZ", degrees=True)
+    with warnings.catch_warnings():
+        # At tilt 0 and 180 only rot + psi is defined; scipy warns, and sets psi to 0
+        warnings.filterwarnings("ignore", message="Gimbal lock", category=UserWarning)
+        return Rotation.from_matrix(rotations.transpose(0, 2, 1)).as_euler("ZYZ", degrees=True)
 
 
 def _hasHalfSets(particles):
@@ -193,7 +198,12 @@ class _OpticsGroups:
     """The optics groups of a set: acquisitions that differ, with what the set says of aberrations."""
 
     def __init__(self, particles):
-        self._size = particles.getDimensions()[0]
+        dimensions = particles.getDimensions()
+        if dimensions is None:
+            raise ConversionError(
+                "The particles' first image cannot be read: %s" % particles.getFirstItem().getFileName()
+            )
+        self._size = dimensions[0]
         self._sampling = particles.getSamplingRate()
         self._flipped = particles.isPhaseFlipped()
         self._known = {}
@@ -239,7 +249,7 @@ class _OpticsGroups:
                 str(self._size),
                 "2",
                 str(int(self._flipped)),
-                *(_word(facts[name]) for name in self._aberrations),
+                *(facts[name] for name in self._aberrations),
             ]
 
 
@@ -259,10 +269,21 @@ def _writeHead(star, block, labels):
     star.writelines("_%s #%d\n" % (label, number) for number, label in enumerate(labels, start=1))
 
 
-def _word(text):
-    """Return a value of a STAR file, in quotes if it needs them."""
-    if any(character in text for character in "\n\r") or ('"' in text and "'" in text):
-        raise ConversionError("A file name has a line break or both kinds of quotes, which a STAR file cannot hold: %r" % text)
-    if not text or shlex.split(text, comments=False, posix=True) != [text] or text[0] in "_#$[];":
-        return "'%s'" % text if '"' in text else '"%s"' % text
-    return text
+class _StackNames:
+    """Names of stacks that any reader of STAR files takes: a link stands for one with blanks or quotes."""
+
+    def __init__(self, path):
+        self._folder = os.path.splitext(path)[0] + "_stacks"
+        self._links = {}
+
+    def of(self, name):
+        """Return the name of a stack, or that of a link to it."""
+        if not re.search(r"[\s'\"]", name):
+            return name
+        if name not in self._links:
+            os.makedirs(self._folder, exist_ok=True)
+            link = os.path.join(self._folder, "stack%04d%s" % (len(self._links) + 1, os.path.splitext(name)[1]))
+            cleanPath(link)
+            os.symlink(os.path.abspath(name), link)
+            self._links[name] = link
+        return self._links[name]

@@ -58,13 +58,15 @@ def writeMoved(source, target, shift):
     if isMmcif(source):
         content = MMCIF2Dict(source)
         for axis, move in zip(_AXES, shift):
-            content[axis] = ["%.3f" % (float(value) + move) for value in content[axis]]
+            content[axis] = [_moved(value, move) for value in content[axis]]
         writer = MMCIFIO()
         writer.set_dict(content)
         writer.save(partial)
     else:
-        with open(source) as lines, open(partial, "w") as moved:
-            moved.writelines(_movedPdbLine(line, shift) for line in lines)
+        with open(source) as lines:
+            moved = [_movedPdbLine(line, shift) for line in lines]
+        with open(partial, "w") as written:
+            written.writelines(moved)
     os.replace(partial, target)
 
 
@@ -133,6 +135,11 @@ def _meanDensity(volume, positions):
     return float((found.mean() - values.mean()) / max(values.std(), 1e-12))
 
 
+def _moved(value, move):
+    """Return a coordinate's text moved, with the digits that it has, three behind the point at least."""
+    return "%.*f" % (max(3, len(value.partition(".")[2])), float(value) + move)
+
+
 def _pdbPosition(line):
     return [float(line[start : start + 8]) for start in (30, 38, 46)]
 
@@ -142,5 +149,7 @@ def _movedPdbLine(line, shift):
         return line
     numbers = "".join("%8.3f" % (value + move) for value, move in zip(_pdbPosition(line), shift))
     if len(numbers) != 24:
-        raise ValueError("Coordinates moved by %s Å do not fit the columns of a PDB file; give the model as mmCIF." % shift)
+        raise ValueError(
+            "Coordinates moved so far do not fit a PDB file (%s); give the model as mmCIF." % numbers.strip()
+        )
     return line[:30] + numbers + line[54:]

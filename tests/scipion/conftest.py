@@ -56,3 +56,21 @@ def pytest_collection_modifyitems(items):
 _scipion = importlib.util.find_spec("scipion")
 if _scipion is not None and importlib.util.find_spec("pwem") is not None:
     _configure_scipion(Path(_scipion.origin).parent)
+
+
+@pytest.fixture(scope="session")
+def _adenylate_kinase(shared_data):
+    from scipion_project import adenylate_kinase, make_project
+
+    project = make_project("adenylate_kinase")
+    objects = adenylate_kinase(project, shared_data)
+    objects.project = project
+    return objects
+
+
+@pytest.fixture
+def adk(_adenylate_kinase, monkeypatch):
+    """A real project with adenylate kinase's particles, map and models; the process is in the project's folder."""
+    monkeypatch.chdir(_adenylate_kinase.project.path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return _adenylate_kinase

@@ -46,7 +46,9 @@ class ProtCocofoldBase(EMProtocol):
             help="Yes: on the GPU named, if there is one, otherwise on the processor. No: on the processor. Without a "
             "GPU 2,000 images of 64 pixels take about 2 minutes.",
         )
-        form.addHidden(params.GPU_LIST, params.StringParam, default="0", label="GPU ID", help="Number of the GPU, from 0.")
+        form.addHidden(
+            params.GPU_LIST, params.StringParam, default="0", label="GPU ID", help="Number of the GPU, from 0."
+        )
 
     @staticmethod
     def _addSeed(form):
@@ -93,7 +95,9 @@ class ProtCocofoldBase(EMProtocol):
         except CalledProcessError as error:
             if error.returncode in accepted:
                 return error.returncode
-            raise PyworkflowException(_messageIn(log, start) or "The engine ended with status %d." % error.returncode) from None
+            raise PyworkflowException(
+                _messageIn(log, start) or "The engine ended with status %d." % error.returncode
+            ) from None
         return 0
 
     def _engineEnviron(self):

@@ -40,7 +40,9 @@ def validateParticles(particles):
         errors.append(str(error))
     box = particles.getDimensions()[0]
     if box % 2:
-        errors.append("The particles' box is %d pixels; programs disagree on the centre of odd boxes: crop or pad them." % box)
+        errors.append(
+            "The particles' box is %d pixels; programs disagree on the centre of odd boxes: crop or pad them." % box
+        )
     return errors
 
 

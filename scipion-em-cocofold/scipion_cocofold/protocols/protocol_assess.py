@@ -60,7 +60,14 @@ class ProtCocofoldAssess(ProtCocofoldBase):
         words += ["--json", self._getExtraPath("after.json"), "--plot", self._getExtraPath("assessment.png")]
         self.runEngine("assess", words)
         if start is not None:
-            words = ["--model", start.getFileName(), "--reference", reference, "--json", self._getExtraPath("before.json")]
+            words = [
+                "--model",
+                start.getFileName(),
+                "--reference",
+                reference,
+                "--json",
+                self._getExtraPath("before.json"),
+            ]
             self.runEngine("assess", words)
 
     def createOutputStep(self, key):

@@ -73,7 +73,13 @@ class ProtCocofoldCheck(ProtCocofoldBase):
 
     def checkStep(self, key):
         volume = self._volume()
-        words = [*particleWords(self), "--model", boxedModel(self), "--map", volume and asMrc(volume, self._getTmpPath())]
+        words = [
+            *particleWords(self),
+            "--model",
+            boxedModel(self),
+            "--map",
+            volume and asMrc(volume, self._getTmpPath()),
+        ]
         words += ["--count", self.count.get(), "--seed", self.seed.get()]
         words += ["--json", self._getExtraPath("check.json"), "--picture", self._getExtraPath("check.png")]
         self.runEngine("check", words + self._deviceWords(), accepted=(0, CONTRADICTION))

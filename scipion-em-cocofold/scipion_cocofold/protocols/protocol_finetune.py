@@ -307,7 +307,10 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         else:
             words += modelWords(given)
             placement = self.inputPlacement.get()
-            words += ["--placement", placement.getFileName() if placement else self._getExtraPath("placed", "placement.json")]
+            words += [
+                "--placement",
+                placement.getFileName() if placement else self._getExtraPath("placed", "placement.json"),
+            ]
         if isinstance(given, CocofoldPrediction):
             words += ["--preset", PRESETS[self.preset.get()], "--remove-below", self.removeBelow.get()]
             words += ["--deform"] if self.deform else []
@@ -359,6 +362,8 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         volume = self._volume()
         structure = self._structure(name, self._getExtraPath("model_so_far.cif"), volume)
         self._defineOutputs(outputAtomStruct=structure)
+        # The window sees what is stored, and steps store only at their ends
+        self._store()
 
     def _structure(self, name, target, volume):
         writeMoved(os.path.join(self._runFolder(), name), target, outputShift(self, volume, self.inputParticles.get()))
@@ -465,9 +470,11 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         metrics = self._readJson("run", "metrics.json")
         if metrics is None:
             return []
-        source = "structure module of AlphaFold-Multimer" if isinstance(
-            self.inputModel.get(), CocofoldPrediction
-        ) else "model, under a multi-scale field of rigid motions,"
+        source = (
+            "structure module of AlphaFold-Multimer"
+            if isinstance(self.inputModel.get(), CocofoldPrediction)
+            else "model, under a multi-scale field of rigid motions,"
+        )
         return [
             "The %s was fine-tuned against %d raw particle images by Fourier ring correlation with CoCoFold "
             "[cocofold2026], version %s. %s"

@@ -1,0 +1,86 @@
+"""Real Scipion projects for tests: what is imported once and used by many."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+from pwem.objects import SetOfParticles
+from pwem.protocols import ProtImportParticles, ProtImportPdb, ProtImportVolumes
+from pyworkflow.project import Manager, Project
+
+
+def make_project(name: str) -> Project:
+    """A new, empty project, into whose folder the process goes, as a protocol's does."""
+    manager = Manager()
+    if manager.hasProject(name):
+        manager.deleteProject(name)
+    project = manager.createProject(name)
+    os.chdir(project.path)
+    return project
+
+
+def run(project, protocol_class, label="", **parameters):
+    """Launch a protocol in a process of its own, wait for it, and return it as the database has it."""
+    protocol = project.newProtocol(protocol_class, **parameters)
+    if label:
+        protocol.setObjLabel(label)
+    return again(project, protocol)
+
+
+def again(project, protocol):
+    """Launch a protocol (once more) and wait for it."""
+    project.launchProtocol(protocol, wait=True)
+    return project.getProtocol(protocol.getObjId(), fromRuns=False)
+
+
+def finished(protocol):
+    assert protocol.isFinished(), protocol.getErrorMessage()
+    return protocol
+
+
+def import_particles(project, star: Path, **parameters):
+    return finished(
+        run(
+            project,
+            ProtImportParticles,
+            importFrom=ProtImportParticles.IMPORT_FROM_RELION,
+            starFile=str(star),
+            samplingRate=2.5,
+            magnification=50000,
+            **parameters,
+        )
+    ).outputParticles
+
+
+def import_volume(project, path: Path, **parameters):
+    return finished(run(project, ProtImportVolumes, filesPath=str(path), samplingRate=2.5, **parameters)).outputVolume
+
+
+def import_model(project, path: Path):
+    source = ProtImportPdb.IMPORT_FROM_FILES
+    return finished(run(project, ProtImportPdb, inputPdbData=source, pdbFile=str(path))).outputPdb
+
+
+def adenylate_kinase(project, data: Path) -> SimpleNamespace:
+    """300 particles of the open state, its map, the closed state (moved, and on the core), and the open state."""
+    folder = data / "adk"
+    return SimpleNamespace(
+        particles=import_particles(project, folder / "small300" / "particles.star"),
+        volume=import_volume(project, folder / "uniform" / "reconstruction.mrc"),
+        moved=import_model(project, folder / "start_closed_moved.cif"),
+        closed=import_model(project, folder / "start_closed.cif"),
+        truth=import_model(project, folder / "truth_open.cif"),
+    )
+
+
+def empty_set(folder: Path) -> SetOfParticles:
+    particles = SetOfParticles(filename=str(folder / "particles.sqlite"))
+    particles.setSamplingRate(2.5)
+    return particles
+
+
+def copy_of(path: Path, folder: Path) -> Path:
+    return Path(shutil.copy(path, folder))

@@ -1,0 +1,94 @@
+"""Frames of models: Scipion's, with voxel 0 at the volume's origin, and the box's own."""
+
+from __future__ import annotations
+
+import gemmi
+import numpy as np
+import pytest
+
+pytest.importorskip("pwem", reason="scipion-em is not installed (extra 'scipion')")
+
+from pwem.objects import Transform, Volume
+from scipion_cocofold.frames import asMrc, findShift, guessShift, isPlaced, readPositions, writeMoved
+
+from cocofold.structure import read_model, write_model
+
+
+@pytest.fixture
+def closed(shared_data):
+    return shared_data / "adk" / "start_closed.cif"
+
+
+def a_volume(path, shifts=None) -> Volume:
+    volume = Volume(location=str(path))
+    volume.setSamplingRate(2.5)
+    if shifts is not None:
+        origin = Transform()
+        origin.setShifts(*shifts)
+        volume.setOrigin(origin)
+    return volume
+
+
+@pytest.mark.parametrize("shifts", [None, (-80.0, -80.0, -80.0), (12.5, -40.0, 7.0)])
+@pytest.mark.parametrize("frame", ["box", "scipion"])
+def test_density_tells_the_frame(shifts, frame, shared_data, tmp_path, closed):
+    volume = a_volume(shared_data / "adk" / "uniform" / "reconstruction.mrc", shifts)
+    origin = np.array(shifts or (-80.0, -80.0, -80.0))
+    model = tmp_path / "model.cif"
+    writeMoved(str(closed), str(model), origin if frame == "scipion" else np.zeros(3))
+    shift, (density, other) = findShift(str(model), volume)
+    assert np.allclose(shift, -origin if frame == "scipion" else 0)
+    assert density > 1 > other
+
+
+def test_without_a_volume_the_box_tells_the_frame(tmp_path, closed):
+    assert np.allclose(guessShift(str(closed), 64, 2.5), 0)
+    writeMoved(str(closed), str(tmp_path / "centred.cif"), (-80.0, -80.0, -80.0))
+    assert np.allclose(guessShift(str(tmp_path / "centred.cif"), 64, 2.5), 80)
+
+
+def test_moving_changes_nothing_but_positions(tmp_path, closed):
+    model = read_model(closed)
+    source, target = tmp_path / "placed.cif", tmp_path / "moved.cif"
+    write_model(source, model, details="placed", placed_as={"hand": "mirrored", "symmetry": "C1"})
+    assert isPlaced(str(source))
+    assert not isPlaced(str(closed))
+    writeMoved(str(source), str(target), (1.5, -20.25, 300.0))
+    assert isPlaced(str(target))
+    moved = read_model(target)
+    assert np.abs(moved.positions - model.positions - (1.5, -20.25, 300.0)).max() < 2e-3
+    assert moved.residues == model.residues
+    before, after = (gemmi.cif.read(str(path)).sole_block() for path in (source, target))
+    categories = set(before.get_mmcif_category_names())
+    assert set(after.get_mmcif_category_names()) == categories
+    for category in categories - {"_atom_site."}:
+        assert after.get_mmcif_category(category) == before.get_mmcif_category(category), category
+
+
+def test_pdb_files_are_moved_too(tmp_path, closed):
+    structure = gemmi.read_structure(str(closed))
+    source, target = tmp_path / "model.pdb", tmp_path / "moved.pdb"
+    structure.write_pdb(str(source))
+    writeMoved(str(source), str(target), (0.5, -1.0, 2.0))
+    found = gemmi.read_structure(str(target))
+    first, moved = (
+        np.array([site.atom.pos.tolist() for site in one[0].all()])
+        for one in (gemmi.read_structure(str(source)), found)
+    )
+    assert np.abs(moved - first - (0.5, -1.0, 2.0)).max() < 2e-3
+    assert np.abs(readPositions(str(target)) - moved).max() < 1e-3
+    with pytest.raises(ValueError, match="mmCIF"):
+        writeMoved(str(source), str(target), (123456.0, 0, 0))
+
+
+def test_volumes_of_other_formats_are_converted(tmp_path, shared_data):
+    import mrcfile
+    from pwem.emlib.image import ImageHandler
+
+    original = shared_data / "adk" / "uniform" / "reconstruction.mrc"
+    stack = tmp_path / "volume.spi"
+    ImageHandler().convert(str(original), str(stack))
+    converted = asMrc(a_volume(stack), str(tmp_path))
+    assert np.allclose(mrcfile.read(converted), mrcfile.read(original))
+    with mrcfile.open(converted, header_only=True) as mrc:
+        assert float(mrc.voxel_size.x) == pytest.approx(2.5)

@@ -1,0 +1,212 @@
+"""Protocols in a real Scipion project, against the engine run directly on the same data."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pwem", reason="scipion-em is not installed (extra 'scipion')")
+pytest.importorskip("scipion", reason="scipion-app is not installed (extra 'scipion')")
+
+from pwem.objects import AtomStruct, Volume
+from scipion_cocofold.frames import findShift, originOf, readPositions
+from scipion_cocofold.protocols import (
+    ProtCocofoldAssess,
+    ProtCocofoldCheck,
+    ProtCocofoldFinetune,
+    ProtCocofoldFit,
+)
+from scipion_project import finished, import_particles, run
+
+QUICK = {"effort": 0.02, "makeReport": False, "checkFirst": False, "numberOfThreads": 1}
+
+
+def cocofold(*words: object) -> None:
+    subprocess.run([sys.executable, "-m", "cocofold", *map(str, words)], check=True, capture_output=True)
+
+
+def lies_on(structure: AtomStruct, volume: Volume) -> bool:
+    """Whether a model's atoms have density in the frame in which ChimeraX shows the volume."""
+    shift, (density, other) = findShift(structure.getFileName(), volume)
+    return np.allclose(shift, -originOf(volume)) and density > 1 > other
+
+
+@pytest.fixture(scope="module")
+def placed(_adenylate_kinase):
+    os.chdir(_adenylate_kinase.project.path)
+    inputs = {"inputModel": _adenylate_kinase.moved, "inputVolume": _adenylate_kinase.volume}
+    return finished(run(_adenylate_kinase.project, ProtCocofoldFit, **inputs, numberOfThreads=1))
+
+
+def test_a_model_from_anywhere_is_placed_on_its_volume(adk, placed):
+    structure = placed.outputAtomStruct
+    assert lies_on(structure, adk.volume)
+    assert structure.getVolume().getFileName() == adk.volume.getFileName()
+    moved = readPositions(structure.getFileName()) - originOf(adk.volume)
+    known = readPositions(adk.closed.getFileName())
+    # Superposed on the core as the closed state is: as near the density, a little turned
+    assert np.sqrt(((moved - known) ** 2).sum(1).mean()) < 3.0
+    assert "far enough apart to trust" in " ".join(placed.summary())
+    assert placed.outputPlacement._hand.get() == "as-is"
+
+
+@pytest.mark.parametrize("star", ["particles.star", "star_variants/relion30.star"])
+def test_fine_tuning_gives_the_engines_own_model(star, adk, shared_data, tmp_path):
+    path = shared_data / "adk" / "small300" / star
+    particles = adk.particles if star == "particles.star" else import_particles(adk.project, path)
+    inputs = {"inputParticles": particles, "inputModel": adk.closed, "inputVolume": adk.volume}
+    protocol = finished(run(adk.project, ProtCocofoldFinetune, **inputs, place=2, seed=3, **QUICK))
+    folder = shared_data / "adk" / "small300"
+    words = ["--particles", path, "--particles-dir", folder, "--model", shared_data / "adk" / "start_closed.cif"]
+    cocofold("finetune", *words, "--effort", 0.02, "--seed", 3, "--no-check", "--out", tmp_path / "run")
+    found = readPositions(protocol.outputAtomStruct.getFileName()) - originOf(adk.volume)
+    known = readPositions(str(tmp_path / "run" / "model.cif"))
+    start = readPositions(str(shared_data / "adk" / "start_closed.cif"))
+    assert np.linalg.norm(known - start, axis=1).mean() > 1
+    assert np.linalg.norm(found - known, axis=1).max() < 0.05
+
+
+@pytest.fixture(scope="module")
+def everything(_adenylate_kinase):
+    """Particles, a volume and a model from anywhere, connected, and nothing else but a reference."""
+    adk = _adenylate_kinase
+    os.chdir(adk.project.path)
+    inputs = {"inputParticles": adk.particles, "inputModel": adk.moved, "inputVolume": adk.volume}
+    return finished(
+        run(
+            adk.project,
+            ProtCocofoldFinetune,
+            **inputs,
+            inputReference=adk.truth,
+            effort=0.02,
+            keepCycles=True,
+            numberOfThreads=1,
+        )
+    )
+
+
+def test_everything_by_itself(everything, adk):
+    structure, gaussians = everything.outputAtomStruct, everything.outputVolume
+    assert lies_on(structure, adk.volume)
+    assert lies_on(structure, gaussians)
+    assert structure.getVolume().getFileName() == adk.volume.getFileName()
+    assert structure._cocofoldVerdict.get() == "supported"
+    assert everything.outputCycles.getSize() == 10
+    assert all(os.path.isfile(cycle.getFileName()) for cycle in everything.outputCycles)
+    assert os.path.isfile(everything._getExtraPath("run", "report.html"))
+    summary = " ".join(everything.summary())
+    for words in ("Supported", "held-out FRC", "CA RMSD: 7.13", "TM-score", "poses: agree", "Hand: as-is"):
+        assert words in summary
+    assert "300 raw particle images" in " ".join(everything.methods())
+
+
+def test_the_verdict_is_left_for_pipelines(everything, adk):
+    with open(everything._getExtraPath("verdict.json")) as content:
+        verdict = json.load(content)
+    assert verdict["verdict"] == "supported"
+    assert verdict["assessment"]["ca_rmsd"] < 6.5
+    assert verdict["placement"]["trusted"] is True
+    assert os.path.isfile(verdict["model"])
+
+
+def test_assess(everything, adk):
+    inputs = {"inputStructure": everything.outputAtomStruct, "inputReference": adk.truth, "inputStart": adk.closed}
+    protocol = finished(run(adk.project, ProtCocofoldAssess, **inputs))
+    with open(everything._getExtraPath("after.json")) as content:
+        known = json.load(content)
+    assert protocol.outputAtomStruct._cocofoldCaRmsd.get() == pytest.approx(known["ca_rmsd"], abs=2e-3)
+    assert "CA RMSD: 7.13 Å -> " in " ".join(protocol.summary())
+    assert os.path.isfile(protocol._getExtraPath("assessment.png"))
+
+
+def test_check_agrees(adk, placed):
+    inputs = {"inputParticles": adk.particles, "inputStructure": placed.outputAtomStruct}
+    protocol = finished(run(adk.project, ProtCocofoldCheck, **inputs, numberOfThreads=1))
+    assert "poses: agree with the model" in " ".join(protocol.summary())
+    assert os.path.isfile(protocol._getExtraPath("check.png"))
+
+
+def test_check_stops_a_workflow_at_transposed_poses(adk, shared_data, tmp_path):
+    import starfile
+
+    blocks = starfile.read(shared_data / "adk" / "small300" / "particles.star")
+    rows = blocks["particles"]
+    rows["rlnAngleRot"], rows["rlnAnglePsi"] = -rows["rlnAnglePsi"].copy(), -rows["rlnAngleRot"].copy()
+    rows["rlnAngleTilt"] = -rows["rlnAngleTilt"]
+    (tmp_path / "particles.mrcs").symlink_to(shared_data / "adk" / "small300" / "particles.mrcs")
+    starfile.write(blocks, tmp_path / "transposed.star")
+    particles = import_particles(adk.project, tmp_path / "transposed.star")
+    inputs = {"inputParticles": particles, "inputStructure": adk.truth, "inputVolume": adk.volume}
+    protocol = run(adk.project, ProtCocofoldCheck, **inputs, numberOfThreads=1)
+    assert protocol.isFailed()
+    assert "poses" in protocol.getErrorMessage()
+    assert "transpose" in protocol.getErrorMessage()
+    assert "Traceback" not in protocol.getErrorMessage()
+
+
+def test_the_engines_message_is_shown(adk, tmp_path):
+    import mrcfile
+    from scipion_project import import_volume
+
+    with mrcfile.new(tmp_path / "empty.mrc") as mrc:
+        mrc.set_data(np.zeros((64, 64, 64), np.float32))
+        mrc.voxel_size = 2.5
+    volume = import_volume(adk.project, tmp_path / "empty.mrc")
+    protocol = run(adk.project, ProtCocofoldFit, inputModel=adk.moved, inputVolume=volume, numberOfThreads=1)
+    assert protocol.isFailed()
+    assert "map" in protocol.getErrorMessage()
+    assert "constant" in protocol.getErrorMessage() or "empty" in protocol.getErrorMessage()
+    assert "status" not in protocol.getErrorMessage()
+
+
+def test_what_is_known_before_the_start(adk, everything):
+    def errors(**parameters):
+        given = {"inputParticles": adk.particles, "inputModel": adk.moved, "inputVolume": adk.volume, **parameters}
+        return " ".join(adk.project.newProtocol(ProtCocofoldFinetune, **given).validate())
+
+    assert errors() == ""
+    assert "0 to 0.5" in errors(heldout=0.7)
+    assert "0.5 to 100" in errors(mapResolution=1000)
+    assert "placed by CoCoFold already" in errors(inputModel=everything.outputAtomStruct, place=1)
+    assert errors(inputModel=everything.outputAtomStruct, place=0) == ""
+
+
+def test_phenix_and_chimerax_take_the_outputs(everything, adk, monkeypatch):
+    chimera = pytest.importorskip("chimera.protocols", reason="scipion-em-chimera is not installed")
+    phenix = pytest.importorskip("phenix.protocols", reason="scipion-em-phenix is not installed")
+    structure = everything.outputAtomStruct
+
+    refine = adk.project.newProtocol(phenix.PhenixProtRunRSRefine, inputStructure=structure, resolution=5.0)
+    refine.makePathsAndClean()
+    refine.convertInputStep("tmp.mrc")
+    assert density_in_header_frame(refine._getExtraPath("tmp.mrc"), structure) > 1
+
+    fit = adk.project.newProtocol(chimera.ChimeraProtRigidFit, pdbFileToBeRefined=structure)
+    adk.project.saveProtocol(fit)
+    fit.makePathsAndClean()
+    monkeypatch.setattr("chimera.Plugin.runChimeraProgram", lambda *arguments, **named: None)
+    monkeypatch.setattr("chimera.Plugin.getProgram", lambda *arguments, **named: "chimerax")
+    fit.runChimeraStep()
+    with open(fit._getTmpPath("chimeraScript.cxc")) as script:
+        lines = script.read().splitlines()
+    (origin,) = (line.split("origin ")[1] for line in lines if " origin " in line)
+    assert np.allclose([float(value) for value in origin.split(",")], originOf(adk.volume))
+    assert not any(line.startswith("move") for line in lines)
+
+
+def density_in_header_frame(path: str, structure: AtomStruct) -> float:
+    """Mean density at a model's atoms in standard deviations of the map, where its header says that it lies."""
+    import mrcfile
+
+    with mrcfile.open(path) as mrc:
+        values, voxel = mrc.data, float(mrc.voxel_size.x)
+        header = mrc.header
+        start = np.array([header.nxstart, header.nystart, header.nzstart], float) * voxel
+        start += [float(header.origin.x), float(header.origin.y), float(header.origin.z)]
+    at = np.rint((readPositions(structure.getFileName()) - start) / voxel).astype(int)[:, ::-1]
+    return float((values[tuple(at.T)].mean() - values.mean()) / values.std())

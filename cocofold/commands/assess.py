@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 import typer
 
+from cocofold.commands.written import check_writable
 from cocofold.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def assess(
     these agree in sequence, otherwise by aligning the sequences, so that chains may have other names.
     """
     for option, path in (("--json", json_file), ("--plot", plot)):
-        _check_writable(option, path)
+        check_writable(option, path)
     if plot is not None and plot.suffix.lower() != ".png":
         raise InputError(f"--plot {plot}: only PNG is written; give a name that ends in .png")
 
@@ -54,18 +54,6 @@ def assess(
             f"{error.filename or json_file or plot}: not written ({error.strerror}); give another file"
         ) from error
     _print(found)
-
-
-def _check_writable(option: str, path: Path | None) -> None:
-    if path is None:
-        return
-    folder = path.absolute().parent
-    if path.is_dir():
-        raise InputError(f"{option} {path}: is a folder; give the name of a file")
-    if not folder.is_dir():
-        raise InputError(f"{option} {path}: there is no folder {folder}; make it, or give a file elsewhere")
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"{option} {path}: the folder {folder} may not be written to; give a file elsewhere")
 
 
 def _print(found: Assessment) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, List, Optional
 
 import typer
 
+from cocofold.commands.written import check_writable
 from cocofold.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def check(
     is clearly wrong.
     """
     for option, path in (("--json", json_file), ("--picture", picture)):
-        _check_writable(option, path)
+        check_writable(option, path)
     if picture is not None and picture.suffix.lower() != ".png":
         raise InputError(f"--picture {picture}: only PNG is written; give a name that ends in .png")
     import torch
@@ -61,18 +61,6 @@ def check(
         typer.echo(line)
     if report.contradictions:
         raise typer.Exit(1)
-
-
-def _check_writable(option: str, path: Path | None) -> None:
-    if path is None:
-        return
-    folder = path.absolute().parent
-    if path.is_dir():
-        raise InputError(f"{option} {path}: is a folder; give the name of a file")
-    if not folder.is_dir():
-        raise InputError(f"{option} {path}: there is no folder {folder}; make it, or give a file elsewhere")
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"{option} {path}: the folder {folder} may not be written to; give a file elsewhere")
 
 
 def _write(report: Report, json_file: Path | None, picture: Path | None, files: dict[str, str]) -> None:

@@ -56,7 +56,8 @@ def finetune(
     heldout: Optional[float] = typer.Option(
         None,
         help="Share of the particles (0 to 0.5) that are not fitted but tell when to stop and whether the data support "
-        "the change; 0: none, follow all stages. By default 5 %, at least 50, or a fifth of fewer than 500.",
+        "the change; 0: none, follow all stages. By default those that cocofold select has marked, or else 5 %, at "
+        "least 50, or a fifth of fewer than 500.",
     ),
     cycles: Optional[int] = typer.Option(
         None,

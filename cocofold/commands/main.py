@@ -16,6 +16,7 @@ from cocofold.commands.finetune import finetune
 from cocofold.commands.fit import fit
 from cocofold.commands.predict import predict
 from cocofold.commands.report import report
+from cocofold.commands.select import select
 from cocofold.commands.simulate import simulate
 from cocofold.endings import Ended, Endings, end_with_variable, ignore_signals
 from cocofold.errors import InputError
@@ -46,6 +47,7 @@ def _options(
 app.command()(check)
 app.command()(predict)
 app.command()(fit)
+app.command()(select)
 app.command()(finetune)
 app.command()(assess)
 app.command()(report)
@@ -62,9 +64,9 @@ def main() -> None:
     try:
         # From here on a signal ends any command with the status that shells expect, and without a traceback.
         with Endings():
+            end_with_variable()
             app()
     except Ended as ended:
-            end_with_variable()
         _complain(str(ended))
         raise
     except InputError as error:

@@ -138,15 +138,15 @@ class Loop:
         return correlation
 
     def _keep_if_better(self, stage: int) -> None:
-        """Take a stage back unless particles that are fitted are better explained by it, at all rings.
+        """Take a stage back unless particles that are fitted are better explained by it, at all rings that are.
 
         A rigid motion found at low resolution mends a model that is out of place, and displaces one whose place is
         right and whose shape is not.
         """
         judges = self._work[:_JUDGES]
-        reached, after = self.source.state(), float(self.score(judges).mean())
+        reached, after = self.source.state(), float(self._observations.fitted(self.score(judges)).mean())
         self.source.take_back()
-        if after > float(self.score(judges).mean()):
+        if after > float(self._observations.fitted(self.score(judges)).mean()):
             self._optimise(self.source.restore(stage, reached), self._stages[stage])
 
     def _rings(self, stage: Stage) -> RingPixels:

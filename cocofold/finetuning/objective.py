@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from cocofold.finetuning.observations import Observations
-from cocofold.imaging import RingPixels, project, ring_correlations
+from cocofold.imaging import REFERENCE_WIDTH_ANGSTROM, RingPixels, project, ring_correlations
 
 LEAST_VARIANCE_A2, MOST_VARIANCE_A2 = 0.1, 0.8
 LEAST_AMPLITUDE, MOST_AMPLITUDE = 1.0, 20.0
@@ -19,6 +20,12 @@ class Gaussians:
 
     amplitudes: torch.Tensor
     widths_angstrom: torch.Tensor
+
+    @classmethod
+    def at_start(cls, atomic_numbers: np.ndarray, device: torch.device | str = "cpu") -> Gaussians:
+        """Those of atoms of which no more is known than their elements, (n_atoms,) int."""
+        amplitudes = torch.as_tensor(atomic_numbers, dtype=torch.float32, device=device)
+        return cls(amplitudes, torch.full_like(amplitudes, REFERENCE_WIDTH_ANGSTROM))
 
     def copied(self) -> Gaussians:
         """The same values, which no optimiser changes any more."""
@@ -79,7 +86,7 @@ def mean_correlation_gradient(
     rings: RingPixels,
     chunk: int,
 ) -> tuple[float, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mean correlation over rings and images (minus paper eq. 3) and its gradient.
+    """Mean correlation over fitted rings and images (minus paper eq. 3) and its gradient.
 
     Chunks are added in a fixed order, so memory does not change the result.
 
@@ -95,7 +102,7 @@ def mean_correlation_gradient(
     value = 0.0
     for some in rows.split(chunk):
         correlations = correlate(leaves[0], Gaussians(*leaves[1:]), observations, some, rings)
-        share = correlations.mean(1).sum() / len(rows)
+        share = observations.fitted(correlations).mean(1).sum() / len(rows)
         share.backward()
         value += float(share.detach())
     gradients = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]

@@ -73,6 +73,9 @@ class Observations:
         self._bytes_each = each
         self._cache = torch.empty(kept, each // 8, 2, device=self.device)
         self._filled = torch.zeros(len(particles), dtype=torch.bool)
+        self._fitted = torch.tensor(
+            [ring not in particles.scored_rings for ring in range(1, n_rings + 1)], device=self.device
+        )
 
     def __len__(self) -> int:
         return len(self.particles)
@@ -90,6 +93,12 @@ class Observations:
     def flip_contrast(self) -> None:
         """Take the images for negatives of what they were taken for."""
         self.sign = -self.sign
+
+    def fitted(self, correlations: torch.Tensor) -> torch.Tensor:
+        """Of correlations, (n, n_rings), those on rings that are fitted: not those by which particles were chosen."""
+        if not self.particles.scored_rings:
+            return correlations
+        return correlations[:, self._fitted[: correlations.shape[1]]]
 
     def rings(self, n_rings: int) -> RingPixels:
         """Pixels of rings 1 ... ``n_rings``."""

@@ -66,8 +66,8 @@ class Options:
     max_particles, first : int or None
         Draw so many with the seed; take the first so many.
     heldout : float or None
-        Share of the particles that are not fitted but judge when to stop; 0 for none. None: 5 %, at least 50, or a
-        fifth of fewer than 500.
+        Share of the particles that are not fitted but judge when to stop; 0 for none. None: those that the particles'
+        file marks, or else 5 %, at least 50, or a fifth of fewer than 500.
     cycles : int or None
         Intervals at whose ends the run is scored and a model written; None: one for each stage.
     epochs : int or None

@@ -10,7 +10,7 @@ import torch
 
 _ONE_PASS_FROM = 500
 _FEWEST_TO_HOLD_OUT = 20
-_FEWEST_HELD_OUT = 4
+FEWEST_HELD_OUT = 4
 _CLEAR_IN_ERRORS = 3.0
 _HINT_IN_ERRORS = 1.0
 
@@ -120,8 +120,24 @@ def _in_standard_errors(gain: np.ndarray) -> float:
     return float(gain.mean() / error) if error > 0 else 0.0
 
 
+def heldout_count(n_particles: int, share: float | None = None) -> int:
+    """How many particles are held out: a share of them, by default 5 % and at least 50, or a fifth of fewer than 500.
+
+    Of fewer than 20 particles none are.
+    """
+    if share == 0 or n_particles < _FEWEST_TO_HOLD_OUT:
+        return 0
+    if share is not None:
+        return min(max(FEWEST_HELD_OUT, round(share * n_particles)), n_particles // 2)
+    return max(50, round(0.05 * n_particles)) if n_particles >= _ONE_PASS_FROM else n_particles // 5
+
+
 def split_into_passes(
-    n_particles: int, seed: int, share: float | None = None, watches_fold: bool = False
+    n_particles: int,
+    seed: int,
+    share: float | None = None,
+    watches_fold: bool = False,
+    marked: np.ndarray | None = None,
 ) -> list[Pass]:
     """Which particles are fitted and which held out, in one or two passes.
 
@@ -130,22 +146,21 @@ def split_into_passes(
     n_particles : int
     seed : int
     share : float, optional
-        Of the particles that are held out; 0 for none, and then nothing tells when to stop. By default 5 % of them and
-        at least 50, or a fifth of fewer than 500.
+        Of the particles that are held out; 0 for none, and then nothing tells when to stop. See ``heldout_count``.
     watches_fold : bool
         Of the passes.
+    marked : (n_particles,) bool, optional
+        Particles that are held out; by default they are drawn with the seed.
     """
     everything = torch.arange(n_particles)
-    if share == 0 or n_particles < _FEWEST_TO_HOLD_OUT:
-        return [Pass(everything, everything[:0], watches_fold)]
-    order = torch.as_tensor(np.random.default_rng([seed, 1]).permutation(n_particles))
-    if share is not None:
-        count = min(max(_FEWEST_HELD_OUT, round(share * n_particles)), n_particles // 2)
-    elif n_particles >= _ONE_PASS_FROM:
-        count = max(50, round(0.05 * n_particles))
+    if marked is not None:
+        first = Pass(everything[torch.as_tensor(~marked)], everything[torch.as_tensor(marked)], watches_fold)
     else:
-        count = n_particles // 5
-    first = Pass(order[count:].sort().values, order[:count].sort().values, watches_fold)
+        count = heldout_count(n_particles, share)
+        if count == 0:
+            return [Pass(everything, everything[:0], watches_fold)]
+        order = torch.as_tensor(np.random.default_rng([seed, 1]).permutation(n_particles))
+        first = Pass(order[count:].sort().values, order[:count].sort().values, watches_fold)
     return [first] if n_particles >= _ONE_PASS_FROM else [first, Pass(everything, everything[:0], watches_fold)]
 
 

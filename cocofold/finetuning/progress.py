@@ -72,11 +72,11 @@ class Progress:
 
 
 @contextlib.contextmanager
-def copying() -> Iterator[Callable[[int, int], None]]:
-    """A bar for images that are copied, told the number done and of all; it goes when all are."""
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for what is done image by image, told the number done and of all; it goes when all are."""
     console = Console(stderr=True)
     bar = Bar(
-        TextColumn("copying images to scratch"),
+        TextColumn(what),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         TimeRemainingColumn(),
@@ -84,7 +84,7 @@ def copying() -> Iterator[Callable[[int, int], None]]:
         disable=not console.is_terminal,
         transient=True,
     )
-    task = bar.add_task("copy", total=None)
+    task = bar.add_task(what, total=None)
 
     def report(done: int, total: int) -> None:
         if not bar.live.is_started and done < total:

@@ -28,9 +28,9 @@ from cocofold.finetuning.objective import Gaussians
 from cocofold.finetuning.observations import Observations
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.passes import MOST_ADDED_LINK_RMS_ANGSTROM, Cycle, Pass, split_into_passes, verdict_of
-from cocofold.finetuning.progress import Pace, Progress, copying
+from cocofold.finetuning.progress import Pace, Progress, counting
 from cocofold.finetuning.starts import PredictedStart, Start, start_from_model
-from cocofold.imaging import REFERENCE_WIDTH_ANGSTROM, ring_count
+from cocofold.imaging import ring_count
 from cocofold.particles import ParticleSet, read_particles, staged, write_star
 from cocofold.placement import MIRRORED
 from cocofold.placement.in_files import SUBUNIT
@@ -127,7 +127,7 @@ class _Run:
         self.device = find_device(options.device)
         self._given, self.model, self._source = start, start.model, start.source
         self.particles = start.posed(particles)
-        check_together(self.model, self.particles, options)
+        check_together(self.model, self.particles, str(options.model or options.prediction), options.particles)
         if start.hand == MIRRORED:
             write_star(folder.path / "mirrored.star", self.particles)
             folder.say(
@@ -137,7 +137,7 @@ class _Run:
             folder.say(f"{start.symmetry}: {len(self.model) // len(start.subunit)} copies share the parameters of one")
         folder.require_space(self._bytes_to_write())
         if options.scratch is not None:
-            report = at_end.enter_context(copying())
+            report = at_end.enter_context(counting("copying images to scratch"))
             self.particles = at_end.enter_context(staged(self.particles, Path(options.scratch), report))
             folder.say(f"{len(self.particles)} images copied to {self.particles.stacks[0].parent}, until the run ends")
         box, pixel = self.particles.box, self.particles.pixel_size_angstrom
@@ -148,13 +148,18 @@ class _Run:
         self.backbone = Backbone.of(self.model)
         self.start = torch.as_tensor(self.model.positions, dtype=torch.float32, device=self.device)
         watches_fold = options.prediction is not None
-        self.passes = split_into_passes(len(self.particles), options.seed, options.heldout, watches_fold)
+        self.passes = split_into_passes(
+            len(self.particles), options.seed, options.heldout, watches_fold, self.particles.held_out
+        )
         plddt = None if start.plddt is None else torch.as_tensor(start.plddt, dtype=torch.float32)
         self.best = Answer(self.start, self._starting_gaussians(), plddt)
         folder.say(
             f"{len(self.particles)} particles, box {box}, {pixel:g} Å/pixel, rings to {box * pixel / n_rings:.2f} Å; "
             f"{len(self.model)} atoms, {len(self.backbone)} residues with a backbone; on {self.device}"
         )
+        if self.particles.scored_rings:
+            rings = ", ".join(str(ring) for ring in self.particles.scored_rings)
+            folder.say(f"rings {rings} are not fitted: by them the particles were chosen")
         for note in self.model.notes:
             folder.say(f"{options.model}: {note}")
         self._settle_contrast()
@@ -185,8 +190,7 @@ class _Run:
             self.observations.flip_contrast()
 
     def _starting_gaussians(self) -> Gaussians:
-        amplitudes = torch.as_tensor(self.model.atomic_numbers, dtype=torch.float32, device=self.device)
-        return Gaussians(amplitudes, torch.full_like(amplitudes, REFERENCE_WIDTH_ANGSTROM))
+        return Gaussians.at_start(self.model.atomic_numbers, self.device)
 
     def _loop(self, this: Pass) -> Loop:
         counted = np.isin(self.model.residue_of_atom, self.backbone.residues)

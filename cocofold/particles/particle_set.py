@@ -83,6 +83,10 @@ class ParticleSet:
         Row in ``stacks``; image in the stack, counted from 0.
     contrast : (n,) float64
         +1 or -1; images are multiplied by it when read, so that protein is white.
+    held_out : (n,) bool or None
+        Particles that are to judge a fit and not to be fitted; None if nobody has said.
+    scored_rings : tuple of int
+        Fourier rings by which the particles were chosen with a model, so that a fit leaves them out.
     """
 
     optics: tuple[OpticsGroup, ...]
@@ -100,6 +104,8 @@ class ParticleSet:
     stack_index: np.ndarray
     slice_index: np.ndarray
     contrast: np.ndarray
+    held_out: np.ndarray | None = None
+    scored_rings: tuple[int, ...] = ()
     reader: StackReader = field(default_factory=StackReader, repr=False)
 
     def __post_init__(self) -> None:
@@ -213,6 +219,7 @@ PER_PARTICLE = (
     "stack_index",
     "slice_index",
     "contrast",
+    "held_out",
 )
 
 

@@ -66,3 +66,8 @@ def relion_from_matrices(rotations: np.ndarray) -> np.ndarray:
         cosine * active[:, 1, 1] - sine * active[:, 0, 1],
     )
     return np.degrees(np.stack([rot, tilt, psi], axis=1))
+
+
+def view_directions(rotations: np.ndarray) -> np.ndarray:
+    """Directions of the projections in the map's frame, (n, 3), of matrices A, (n, 3, 3): the third row of each."""
+    return np.asarray(rotations)[:, 2, :]

@@ -23,6 +23,7 @@ TEXT = [
     "rlnOddZernike",
     "rlnEvenZernike",
     "cocofoldCryosparcAberrations",
+    "cocofoldScoredRings",
 ]
 
 

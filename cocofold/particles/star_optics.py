@@ -131,8 +131,8 @@ def _groups(table: Block) -> tuple[OpticsGroup, ...]:
             phase_flipped=bool(columns["rlnCtfDataArePhaseFlipped"][i]),
             ctf_premultiplied=bool(columns["rlnCtfDataAreCtfPremultiplied"][i]),
             beam_tilt_mrad=(float(columns["rlnBeamTiltX"][i]), float(columns["rlnBeamTiltY"][i])),
-            odd_zernike=_numbers_in_brackets(table, "rlnOddZernike", zernike["rlnOddZernike"][i]),
-            even_zernike=_numbers_in_brackets(table, "rlnEvenZernike", zernike["rlnEvenZernike"][i]),
+            odd_zernike=numbers_in_brackets(table, "rlnOddZernike", zernike["rlnOddZernike"][i]),
+            even_zernike=numbers_in_brackets(table, "rlnEvenZernike", zernike["rlnEvenZernike"][i]),
             magnification_matrix=(
                 (float(columns["rlnMagMat00"][i]), float(columns["rlnMagMat01"][i])),
                 (float(columns["rlnMagMat10"][i]), float(columns["rlnMagMat11"][i])),
@@ -143,7 +143,7 @@ def _groups(table: Block) -> tuple[OpticsGroup, ...]:
     )
 
 
-def _numbers_in_brackets(block: Block, label: str, text: object) -> tuple[float, ...]:
+def numbers_in_brackets(block: Block, label: str, text: object) -> tuple[float, ...]:
     """``[0.1,0,-2]`` as numbers."""
     stripped = str(text).strip()
     try:

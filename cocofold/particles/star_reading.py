@@ -15,11 +15,12 @@ from cocofold.particles.particle_set import ParticleSet
 from cocofold.particles.poses import matrices_from_relion
 from cocofold.particles.stacks import check_stacks, find_stacks
 from cocofold.particles.star_blocks import Block, read_blocks
-from cocofold.particles.star_optics import missing_optics_labels, read_optics
+from cocofold.particles.star_optics import missing_optics_labels, numbers_in_brackets, read_optics
 
 ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
 NOT_MIRRORED = ("0", "0.0", "false")
+HELD_OUT, SCORED_RINGS = "cocofoldHeldOut", "cocofoldScoredRings"
 MOST_SLICES = 1 << 31
 SUFFIXES_OF_FORMAT = (":mrcs", ":mrc")  # appended by some programs to force the format
 
@@ -43,7 +44,7 @@ def read_star(path: Path, particles_dir: Path | None = None) -> ParticleSet:
         For every file that cannot be used, with the reason and the remedy.
     """
     blocks = read_blocks(path)
-    particles, optics = _particles_and_optics(path, blocks)
+    particles, optics = particles_and_optics(path, blocks)
     _refuse_other_kinds(particles, optics, blocks)
     _require_labels(particles, optics)
     if len(particles) == 0:
@@ -65,6 +66,8 @@ def read_star(path: Path, particles_dir: Path | None = None) -> ParticleSet:
         "ctf_bfactor_a2": particles.numbers("rlnCtfBfactor", default=0.0),
         "ctf_scale": particles.numbers("rlnCtfScalefactor", default=1.0),
         "contrast": _contrast(particles),
+        "held_out": _held_out(particles),
+        "scored_rings": _scored_rings(particles),
     }
     stacks = find_stacks(names, path, particles_dir)
     box = check_stacks(stacks, stack_index, slice_index, groups[0].box or None, path)
@@ -82,7 +85,14 @@ def read_star(path: Path, particles_dir: Path | None = None) -> ParticleSet:
     )
 
 
-def _particles_and_optics(path: Path, blocks: dict[str, Block]) -> tuple[Block, Block | None]:
+def particles_and_optics(path: Path, blocks: dict[str, Block]) -> tuple[Block, Block | None]:
+    """The block of the particles and that of optics groups, which RELION 3.0 does not have.
+
+    Raises
+    ------
+    InputError
+        If no block lists images.
+    """
     with_images = [block for block in blocks.values() if "rlnImageName" in block]
     if "particles" in blocks:
         particles = blocks["particles"]
@@ -170,6 +180,26 @@ def _contrast(particles: Block) -> np.ndarray:
     if not np.isin(contrast, (-1, 1)).all():
         raise InputError(f"{particles.path}: cocofoldContrast must be 1 (protein white) or -1 (dark) in every row")
     return contrast
+
+
+def _held_out(particles: Block) -> np.ndarray | None:
+    if HELD_OUT not in particles:
+        return None
+    marks = particles.numbers(HELD_OUT)
+    if not np.isin(marks, (0, 1)).all():
+        raise InputError(f"{particles.path}: {HELD_OUT} must be 1 (held out) or 0 in every row; remove the column")
+    return marks == 1
+
+
+def _scored_rings(particles: Block) -> tuple[int, ...]:
+    """Rings that any row names, as sets may have been joined."""
+    if SCORED_RINGS not in particles:
+        return ()
+    texts = particles.table[SCORED_RINGS].unique()
+    rings = {ring for text in texts for ring in numbers_in_brackets(particles, SCORED_RINGS, text)}
+    if not all(ring > 1 and ring == int(ring) for ring in rings):
+        raise InputError(f"{particles.path}: {SCORED_RINGS} must be whole numbers from 2 on, such as [4,8,12]")
+    return tuple(sorted(int(ring) for ring in rings))
 
 
 def _image_names(particles: Block) -> tuple[list[str], np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ import starfile
 from cocofold.errors import InputError
 from cocofold.particles.particle_set import IDENTITY, ParticleSet
 from cocofold.particles.poses import relion_from_matrices
+from cocofold.particles.star_reading import HELD_OUT, SCORED_RINGS
 
 
 def write_star(path: str | os.PathLike[str], particles: ParticleSet) -> None:
@@ -19,7 +20,8 @@ def write_star(path: str | os.PathLike[str], particles: ParticleSet) -> None:
 
     Paths of stacks below the STAR's folder are relative to it, others absolute. What RELION has no label for is
     written under names that it keeps but ignores, and that ``read_particles`` understands: ``cocofoldContrast`` (-1
-    where images are stored dark) and ``cocofoldCryosparcAberrations``.
+    where images are stored dark), ``cocofoldHeldOut`` (1 or 0), ``cocofoldScoredRings`` and
+    ``cocofoldCryosparcAberrations``.
 
     Parameters
     ----------
@@ -33,17 +35,53 @@ def write_star(path: str | os.PathLike[str], particles: ParticleSet) -> None:
         If the folder does not exist or there are no particles.
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
-    if len(particles) == 0:
-        raise InputError(f"{path}: there are no particles to write; choose at least one")
-    blocks = {"optics": _optics(particles), "particles": _particles(particles, path)}
+    require_writable(path, particles)
+    write_blocks(path, {"optics": _optics(particles), "particles": _particles(particles, path)})
+
+
+def write_blocks(path: Path, blocks: dict) -> None:
+    """Write the blocks of a STAR file, which appears whole or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         starfile.write(blocks, partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def require_writable(path: Path, particles: ParticleSet) -> None:
+    """Refuse to write no particles, or into no folder.
+
+    Raises
+    ------
+    InputError
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
+    if len(particles) == 0:
+        raise InputError(f"{path}: there are no particles to write; choose at least one")
+
+
+def image_names(particles: ParticleSet, path: Path) -> list[str]:
+    """``rlnImageName`` of each particle in a STAR at ``path``; only stacks below its folder are relative to it."""
+    folder = os.path.abspath(path.parent)
+    stacks = [os.path.abspath(stack) for stack in particles.stacks]
+    names = [os.path.relpath(stack, folder) if stack.startswith(folder + os.sep) else stack for stack in stacks]
+    return [
+        f"{image + 1:06d}@{names[stack]}"
+        for image, stack in zip(particles.slice_index.tolist(), particles.stack_index.tolist())
+    ]
+
+
+def marks(particles: ParticleSet) -> dict[str, np.ndarray]:
+    """Columns of what particles are marked with: those held out, and the rings by which they were chosen."""
+    columns: dict[str, np.ndarray] = {}
+    if particles.held_out is not None:
+        columns[HELD_OUT] = particles.held_out.astype(int)
+    if particles.scored_rings:
+        listed = ",".join(str(ring) for ring in particles.scored_rings)
+        columns[SCORED_RINGS] = np.full(len(particles), f"[{listed}]")
+    return columns
 
 
 def _optics(particles: ParticleSet) -> pd.DataFrame:
@@ -88,15 +126,9 @@ def _optics(particles: ParticleSet) -> pd.DataFrame:
 
 
 def _particles(particles: ParticleSet, path: Path) -> pd.DataFrame:
-    folder = os.path.abspath(path.parent)
-    stacks = [os.path.abspath(stack) for stack in particles.stacks]
-    names = [os.path.relpath(stack, folder) if stack.startswith(folder + os.sep) else stack for stack in stacks]
     angles = relion_from_matrices(particles.rotations)
     columns = {
-        "rlnImageName": [
-            f"{image + 1:06d}@{names[stack]}"
-            for image, stack in zip(particles.slice_index.tolist(), particles.stack_index.tolist())
-        ],
+        "rlnImageName": image_names(particles, path),
         "rlnOpticsGroup": particles.optics_index + 1,
         "rlnAngleRot": angles[:, 0],
         "rlnAngleTilt": angles[:, 1],
@@ -114,7 +146,7 @@ def _particles(particles: ParticleSet, path: Path) -> pd.DataFrame:
         columns["rlnRandomSubset"] = particles.half_set
     if (np.asarray(particles.contrast) < 0).any():
         columns["cocofoldContrast"] = particles.contrast.astype(int)
-    return pd.DataFrame(columns)
+    return pd.DataFrame({**columns, **marks(particles)})
 
 
 def _exact(value: float) -> str:

@@ -22,8 +22,8 @@ from cocofold.imaging import REFERENCE_WIDTH_ANGSTROM, RingPixels, project, rend
 from cocofold.imaging.projection import rendering_grid
 from cocofold.optics import Optics, poses_of, stretched
 from cocofold.particles import ParticleSet, read_particles
+from cocofold.particles.poses import view_directions
 from cocofold.placement.placement import MIRRORED
-from cocofold.reporting.orientations import view_directions
 from cocofold.reporting.run_files import FinishedRun
 
 LOW_PASS_ANGSTROM = 15.0
@@ -88,7 +88,8 @@ def find_particles(run: FinishedRun, elsewhere: Path | None = None, folder: Path
         used = used.mirrored()
     if len(used) != run.metrics["particles"]:
         raise InputError(f"{path}: gives {len(used)} particles, the run used {run.metrics['particles']}")
-    return RunParticles(used, split_into_passes(len(used), options.seed, options.heldout)[0].heldout.numpy())
+    passes = split_into_passes(len(used), options.seed, options.heldout, marked=used.held_out)
+    return RunParticles(used, passes[0].heldout.numpy())
 
 
 def _as_given(name: str, run: Path) -> Path:

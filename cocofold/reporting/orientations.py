@@ -40,11 +40,6 @@ class Sampling:
     radius: int
 
 
-def view_directions(rotations: np.ndarray) -> np.ndarray:
-    """Directions of the projections in the map's frame, (n, 3), of matrices A, (n, 3, 3): the third row of each."""
-    return np.asarray(rotations)[:, 2, :]
-
-
 def even_directions(count: int) -> np.ndarray:
     """Directions spread evenly over the sphere (a Fibonacci spiral), (count, 3)."""
     turn = np.arange(count) * np.pi * (3 - np.sqrt(5))

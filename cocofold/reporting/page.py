@@ -16,10 +16,11 @@ from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
 from cocofold import __version__
 from cocofold.errors import InputError
+from cocofold.particles.poses import view_directions
 from cocofold.reporting.changes import Changes
 from cocofold.reporting.images import LOW_PASS_ANGSTROM, Example, examples, find_particles
 from cocofold.reporting.molecules import viewer_density, viewer_model
-from cocofold.reporting.orientations import Sampling, sampling, smoothing_deg, view_directions
+from cocofold.reporting.orientations import Sampling, sampling, smoothing_deg
 from cocofold.reporting.plots import correlation_plot, cycles_plot, displacement_plots, orientation_plot
 from cocofold.reporting.run_files import FinishedRun, read_density
 from cocofold.reporting.words import citations, methods_paragraph, verdict_of

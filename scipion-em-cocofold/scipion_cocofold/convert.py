@@ -63,8 +63,8 @@ class ConversionError(Exception):
 def writeParticles(particles, path):
     """Write particles with poses and CTFs as a STAR file of RELION 3.1; images stay where they are.
 
-    Paths of stacks are written as Scipion has them, relative to the project; links beside the file stand for stacks whose
-    names have blanks or quotes.
+    Paths of stacks are written as Scipion has them, relative to the project; links beside the file stand for stacks
+    whose names have blanks or quotes.
 
     Parameters
     ----------
@@ -174,8 +174,8 @@ def _rows(particles, groups, names):
             ctf.getDefocusAngle(),
             ctf.getPhaseShift() if ctf.hasPhaseShift() else 0.0,
         )
-        row = ["%06d@%s" % (max(index, 1), names.of(name)), str(groups.numberOf(particle))]
-        row += ["%.6f" % number for number in numbers]
+        row = [f"{int(max(index, 1)):06}@{names.of(name)}", str(groups.numberOf(particle))]
+        row += [f"{number:.6f}" for number in numbers]
         if halves:
             row.append(str(getattr(particle, _HALF_SET_ATTRIBUTE).get()))
         yield row
@@ -201,7 +201,7 @@ class _OpticsGroups:
         dimensions = particles.getDimensions()
         if dimensions is None:
             raise ConversionError(
-                "The particles' first image cannot be read: %s" % particles.getFirstItem().getFileName()
+                f"The particles' first image cannot be read: {particles.getFirstItem().getFileName()}"
             )
         self._size = dimensions[0]
         self._sampling = particles.getSamplingRate()
@@ -211,10 +211,11 @@ class _OpticsGroups:
         if len({tuple(group.values()) for group in self._stated.values()}) > 1 and not hasattr(
             particles.getFirstItem(), _GROUP_ATTRIBUTE
         ):
+            names = sorted({name for group in self._stated.values() for name in group})
             raise ConversionError(
-                "The set has optics groups with different aberrations (%s), and its particles do not say to which they "
-                "belong. Split the particles by optics group before they are imported, and take one group at a time."
-                % ", ".join(sorted({name for group in self._stated.values() for name in group}))
+                f"The set has optics groups with different aberrations ({', '.join(names)}), and its particles do not "
+                "say to which they belong. Split them by optics group before they are imported, and take one group at a "
+                "time."
             )
 
     def numberOf(self, particle):
@@ -244,8 +245,8 @@ class _OpticsGroups:
             numbers = (voltage, cs, contrast, self._sampling)
             yield [
                 str(number),
-                "opticsGroup%d" % number,
-                *("%.6f" % value for value in numbers),
+                f"opticsGroup{int(number)}",
+                *(f"{value:.6f}" for value in numbers),
                 str(self._size),
                 "2",
                 str(int(self._flipped)),
@@ -265,8 +266,8 @@ def _statedOptics(acquisition):
 
 
 def _writeHead(star, block, labels):
-    star.write("\ndata_%s\n\nloop_\n" % block)
-    star.writelines("_%s #%d\n" % (label, number) for number, label in enumerate(labels, start=1))
+    star.write(f"\ndata_{block}\n\nloop_\n")
+    star.writelines(f"_{label} #{int(number)}\n" for number, label in enumerate(labels, start=1))
 
 
 class _StackNames:
@@ -282,7 +283,7 @@ class _StackNames:
             return name
         if name not in self._links:
             os.makedirs(self._folder, exist_ok=True)
-            link = os.path.join(self._folder, "stack%04d%s" % (len(self._links) + 1, os.path.splitext(name)[1]))
+            link = os.path.join(self._folder, f"stack{int(len(self._links) + 1):04}{os.path.splitext(name)[1]}")
             cleanPath(link)
             os.symlink(os.path.abspath(name), link)
             self._links[name] = link

@@ -1,8 +1,8 @@
 """Where models lie: Scipion's frame, in which voxel 0 of a volume has its origin's position, and the box's own.
 
-The engine's frame is that of the box: voxel (0, 0, 0) lies at 0 Å and the rotation centre at voxel N // 2. Scipion shows
-volumes and models with voxel 0 at the volume's origin, by default -N/2 voxels. Models that come from elsewhere may lie
-in either frame, so that the density decides.
+The engine's frame is that of the box: voxel (0, 0, 0) lies at 0 Å and the rotation centre at voxel N // 2. Scipion
+shows volumes and models with voxel 0 at the volume's origin, by default -N/2 voxels. Models that come from elsewhere
+may lie in either frame, so that the density decides.
 """
 
 import os
@@ -107,7 +107,7 @@ def findShift(path, volume):
 
 
 def guessShift(path, box, sampling):
-    """Return the vector (Å) to the box's frame for a model without a volume: the one that brings it nearer the centre."""
+    """Return the vector (Å) to the box's frame for a model without a volume: that which brings it nearer the centre."""
     middle = readPositions(path).mean(axis=0)
     shift = -centredOrigin(box, sampling)
     candidates = [shift, np.zeros(3)]
@@ -137,7 +137,8 @@ def _meanDensity(volume, positions):
 
 def _moved(value, move):
     """Return a coordinate's text moved, with the digits that it has, three behind the point at least."""
-    return "%.*f" % (max(3, len(value.partition(".")[2])), float(value) + move)
+    digits = max(3, len(value.partition(".")[2]))
+    return f"{float(value) + move:.{digits}f}"
 
 
 def _pdbPosition(line):
@@ -147,9 +148,9 @@ def _pdbPosition(line):
 def _movedPdbLine(line, shift):
     if not line.startswith(("ATOM", "HETATM")):
         return line
-    numbers = "".join("%8.3f" % (value + move) for value, move in zip(_pdbPosition(line), shift))
+    numbers = "".join(f"{value + move:8.3f}" for value, move in zip(_pdbPosition(line), shift))
     if len(numbers) != 24:
         raise ValueError(
-            "Coordinates moved so far do not fit a PDB file (%s); give the model as mmCIF." % numbers.strip()
+            f"Coordinates moved so far do not fit a PDB file ({numbers.strip()}); give the model as mmCIF."
         )
     return line[:30] + numbers + line[54:]

@@ -7,7 +7,7 @@ from pyworkflow.object import Integer, String
 
 
 class CocofoldPrediction(EMFile):
-    """An AlphaFold-Multimer prediction as the engine keeps it: representations, the structure module's weights, a model.
+    """A prediction of AlphaFold-Multimer as the engine keeps it: representations, the network's weights, the model.
 
     The file name is that of the folder that ``cocofold predict`` wrote.
     """
@@ -23,7 +23,7 @@ class CocofoldPrediction(EMFile):
 
     def setChains(self, lengths):
         """Keep the chains' names and numbers of residues, in order."""
-        self._chains.set(", ".join("%s (%d)" % item for item in lengths.items()))
+        self._chains.set(", ".join(f"{chain} ({length})" for chain, length in lengths.items()))
         self._residues.set(sum(lengths.values()))
 
     def getResidues(self):
@@ -31,7 +31,7 @@ class CocofoldPrediction(EMFile):
         return self._residues.get()
 
     def __str__(self):
-        return "%s (chains %s)" % (self.getClassName(), self._chains.get("?"))
+        return f"{self.getClassName()} (chains {self._chains.get('?')})"
 
 
 class CocofoldPlacement(EMFile):
@@ -48,4 +48,4 @@ class CocofoldPlacement(EMFile):
         self._symmetry.set(symmetry or "C1")
 
     def __str__(self):
-        return "%s (hand %s, %s)" % (self.getClassName(), self._hand.get("?"), self._symmetry.get("C1"))
+        return f"{self.getClassName()} (hand {self._hand.get('?')}, {self._symmetry.get('C1')})"

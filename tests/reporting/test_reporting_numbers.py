@@ -22,7 +22,7 @@ from cocofold.imaging import REFERENCE_WIDTH_ANGSTROM, RingPixels
 from cocofold.imaging.density import density_map
 from cocofold.optics import Optics
 from cocofold.particles import read_particles
-from cocofold.particles.poses import matrices_from_relion
+from cocofold.particles.poses import matrices_from_relion, view_directions
 from cocofold.reporting.images import _observed, _predicted, examples, find_particles
 from cocofold.reporting.molecules import contour_level, viewer_density
 from cocofold.reporting.orientations import (
@@ -31,7 +31,6 @@ from cocofold.reporting.orientations import (
     sampling,
     shell_sampling,
     smoothing_deg,
-    view_directions,
 )
 from cocofold.reporting.run_files import map_of, read_run
 from cocofold.structure import read_model

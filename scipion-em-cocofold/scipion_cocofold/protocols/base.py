@@ -50,12 +50,6 @@ class ProtCocofoldBase(EMProtocol):
             params.GPU_LIST, params.StringParam, default="0", label="GPU ID", help="Number of the GPU, from 0."
         )
 
-    @staticmethod
-    def _addSeed(form):
-        form.addParam(
-            "seed", params.IntParam, default=0, expertLevel=params.LEVEL_ADVANCED, label="Seed", help=SEED_HELP
-        )
-
     # --------------------------- steps
     def _key(self):
         """Return a word that changes with any parameter or input; steps that have it are run again when it changes."""
@@ -96,7 +90,7 @@ class ProtCocofoldBase(EMProtocol):
             if error.returncode in accepted:
                 return error.returncode
             raise PyworkflowException(
-                _messageIn(log, start) or "The engine ended with status %d." % error.returncode
+                _messageIn(log, start) or f"The engine ended with status {int(error.returncode)}."
             ) from None
         return 0
 
@@ -124,6 +118,11 @@ class ProtCocofoldBase(EMProtocol):
 
     def _citations(self):
         return ["cocofold2026"]
+
+
+def addSeed(form):
+    """Add the parameter of the seed to a form."""
+    form.addParam("seed", params.IntParam, default=0, expertLevel=params.LEVEL_ADVANCED, label="Seed", help=SEED_HELP)
 
 
 def _given(words):

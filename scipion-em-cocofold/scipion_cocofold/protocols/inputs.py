@@ -41,7 +41,7 @@ def validateParticles(particles):
     box = particles.getDimensions()[0]
     if box % 2:
         errors.append(
-            "The particles' box is %d pixels; programs disagree on the centre of odd boxes: crop or pad them." % box
+            f"The particles' box is {int(box)} pixels; programs disagree on the centre of odd boxes: crop or pad them."
         )
     return errors
 
@@ -98,14 +98,13 @@ def _writeBoxed(protocol, particles, structure, volume):
         shift, (density, other) = findShift(source, volume)
         frame = "the volume's origin" if shift.any() else "its box (voxel 0 at 0 Å)"
         shift = shift + _betweenCentres(volume, particles)
-        line = "Model taken to lie in the frame of %s: mean density at its atoms %.1f σ, in the other frame %.1f σ." % (
-            frame,
-            density,
-            other,
+        line = (
+            f"Model taken to lie in the frame of {frame}: mean density at its atoms {density:.1f} σ, in the other "
+            f"{other:.1f} σ."
         )
     else:
         shift = guessShift(source, particles.getDimensions()[0], particles.getSamplingRate())
-        line = "No volume: model taken to lie %s." % ("about 0 Å" if shift.any() else "in the box (voxel 0 at 0 Å)")
+        line = f"No volume: model taken to lie {'about 0 Å' if shift.any() else 'in the box (voxel 0 at 0 Å)'}."
     name = "start" + os.path.splitext(source)[1].lower()
     writeMoved(source, protocol._getExtraPath(name), shift)
     with open(protocol._getExtraPath(_FRAME), "w", encoding="utf-8") as frame:

@@ -8,6 +8,7 @@ from pyworkflow.object import Float
 from pyworkflow.protocol import params
 
 from .base import ProtCocofoldBase
+from .summaries import assessmentSummary
 
 
 class ProtCocofoldAssess(ProtCocofoldBase):
@@ -85,7 +86,7 @@ class ProtCocofoldAssess(ProtCocofoldBase):
     def _validate(self):
         named = ((self.inputStructure, "model"), (self.inputReference, "reference"), (self.inputStart, "start"))
         return [
-            "The file of the %s is gone: %s" % (name, pointer.get().getFileName())
+            f"The file of the {name} is gone: {pointer.get().getFileName()}"
             for pointer, name in named
             if pointer.get() is not None and not os.path.isfile(pointer.get().getFileName())
         ]
@@ -93,20 +94,3 @@ class ProtCocofoldAssess(ProtCocofoldBase):
     def _summary(self):
         after = self._readJson("after.json")
         return ["Not assessed yet."] if after is None else assessmentSummary(self._readJson("before.json"), after)
-
-
-def assessmentSummary(before, after):
-    """Return the figures of a model against its reference in lines, beside those of the start if there are any."""
-    named = (
-        ("CA RMSD", "ca_rmsd", "%.2f Å"),
-        ("in place", "ca_rmsd_in_place", "%.2f Å"),
-        ("coverage", "coverage", "%.3f"),
-        ("RMSD (MM-align)", "rmsd", "%.2f Å"),
-        ("TM-score", "tm_score", "%.3f"),
-        ("sequence identity", "sequence_identity", "%.3f"),
-    )
-    lines = []
-    for label, name, shape in named:
-        now = shape % after[name]
-        lines.append("%s: %s" % (label, now if before is None else "%s -> %s" % (shape % before[name], now)))
-    return lines

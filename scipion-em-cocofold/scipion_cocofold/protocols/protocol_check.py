@@ -6,9 +6,10 @@ from pyworkflow.exceptions import PyworkflowException
 from pyworkflow.object import String
 from pyworkflow.protocol import params
 
-from .base import ProtCocofoldBase
-from .inputs import addParticles, particleWords, validateParticles, writeInputs, boxedModel
 from ..frames import asMrc
+from .base import ProtCocofoldBase, addSeed
+from .inputs import addParticles, boxedModel, particleWords, validateParticles, writeInputs
+from .summaries import checkSummary
 
 CONTRADICTION = 1
 
@@ -58,7 +59,7 @@ class ProtCocofoldCheck(ProtCocofoldBase):
             label="Stop if something is clearly wrong?",
             help="Yes: the protocol fails, and what follows in a workflow does not start. No: it only says so.",
         )
-        self._addSeed(form)
+        addSeed(form)
         self._addGpuParams(form)
         form.addParallelSection(threads=4, mpi=0)
 
@@ -106,10 +107,3 @@ class ProtCocofoldCheck(ProtCocofoldBase):
 
     def _summary(self):
         return checkSummary(self._readJson("check.json"))
-
-
-def checkSummary(found):
-    """Return a check's verdicts in lines."""
-    if found is None:
-        return ["Not checked yet."]
-    return [question["line"] for question in found["questions"]]

@@ -9,13 +9,12 @@ import threading
 from pwem.objects import AtomStruct, SetOfAtomStructs, Volume
 from pyworkflow.constants import BETA
 from pyworkflow.object import Float, String
-from pyworkflow.protocol import params
 
-from ..frames import isPlaced, originOf, writeMoved
+from ..frames import isPlaced, writeMoved
 from ..objects import CocofoldPlacement, CocofoldPrediction
 from .base import ProtCocofoldBase
+from .finetune_form import PLACE_NO, PLACE_YES, PRESETS, defineFinetuneParams
 from .inputs import (
-    addParticles,
     boxedModel,
     frameLine,
     outputShift,
@@ -24,12 +23,16 @@ from .inputs import (
     validateParticles,
     writeInputs,
 )
-from .protocol_assess import assessmentSummary
-from .protocol_check import checkSummary
-from .protocol_fit import addFitParams, fitWords, modelWords, placedOutputs, placementSummary, validateFit
+from .protocol_fit import fitWords, modelWords, placedOutputs, validateFit
+from .summaries import (
+    assessmentSummary,
+    checkSummary,
+    finetuneMethods,
+    finetuneSummary,
+    placementSummary,
+    progressLines,
+)
 
-PLACE_AUTO, PLACE_YES, PLACE_NO = range(3)
-PRESETS = ["default", "paper"]
 _LOOK_EVERY_S = 3.0
 
 
@@ -50,163 +53,8 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         "outputCycles": SetOfAtomStructs,
     }
 
-    # --------------------------- form
     def _defineParams(self, form):
-        form.addSection("Input")
-        addParticles(form)
-        form.addParam(
-            "inputModel",
-            params.PointerParam,
-            pointerClass="AtomStruct,CocofoldPrediction",
-            label="Model or prediction",
-            important=True,
-            help="A model from any program (AlphaFold 3, Boltz, AlphaFold DB, a homologue) is moved as it is. Of a "
-            "prediction by AlphaFold-Multimer the network itself is trained, which takes a few times as long.",
-        )
-        form.addParam(
-            "inputVolume",
-            params.PointerParam,
-            pointerClass="Volume",
-            allowsNull=True,
-            label="Volume",
-            important=True,
-            help="Map of the particles. It serves once, to place the model; then only the images count. Empty: the "
-            "model lies in place already.",
-        )
-        form.addParam(
-            "place",
-            params.EnumParam,
-            choices=["auto", "yes", "no"],
-            default=PLACE_AUTO,
-            display=params.EnumParam.DISPLAY_HLIST,
-            condition="inputVolume is not None",
-            label="Place the model in the volume first?",
-            help="auto: unless 'fit model in map' placed it. Takes about 10 seconds for 214 residues. no: the model "
-            "lies on the volume.",
-        )
-        form.addParam(
-            "inputPlacement",
-            params.PointerParam,
-            pointerClass="CocofoldPlacement",
-            allowsNull=True,
-            expertLevel=params.LEVEL_ADVANCED,
-            label="Placement",
-            help="Of 'fit model in map', with the model or prediction that was given there. A prediction needs it, or a "
-            "volume.",
-        )
-        addFitParams(form)
-
-        form.addSection("Fine-tuning")
-        form.addParam(
-            "checkFirst",
-            params.BooleanParam,
-            default=True,
-            label="Check inputs first?",
-            help="Asks 200 particles whether contrast, poses, hand, shifts, CTF and pixel size agree with the model, and "
-            "stops if one is clearly wrong. Takes some seconds.",
-        )
-        form.addParam(
-            "maxParticles",
-            params.IntParam,
-            default=0,
-            label="Particles",
-            validators=[params.GE(0, "0 or more particles")],
-            help="Use so many particles, drawn at random; 0: all. The time hardly depends on it. 2,000 particles at SNR "
-            "0.1 brought adenylate kinase from 7.1 to 0.65 Å, 200 to 0.7 Å, 50 to 0.8 Å.",
-        )
-        form.addParam(
-            "resolution",
-            params.FloatParam,
-            allowsNull=True,
-            label="Finest resolution (Å)",
-            help="Finer detail of the images is not compared. Empty: all rings up to Nyquist.",
-        )
-        form.addParam(
-            "effort",
-            params.FloatParam,
-            default=1.0,
-            label="Effort",
-            validators=[params.Range(0.001, 100, "from 0.001 to 100")],
-            help="Factor on the number of optimiser steps: 0.3 for a quick look, at a third of the time.",
-        )
-        form.addParam(
-            "heldout",
-            params.FloatParam,
-            allowsNull=True,
-            expertLevel=params.LEVEL_ADVANCED,
-            label="Share held out",
-            help="Particles that are not fitted but tell when to stop and whether the data support the change: from 0 "
-            "to 0.5. Empty: 5 %, at least 50, or a fifth of fewer than 500.",
-        )
-        form.addParam(
-            "batchSize",
-            params.IntParam,
-            allowsNull=True,
-            expertLevel=params.LEVEL_ADVANCED,
-            label="Images per step",
-            help="Empty: 16; with the paper's preset 32.",
-        )
-        form.addParam(
-            "cycles",
-            params.IntParam,
-            allowsNull=True,
-            expertLevel=params.LEVEL_ADVANCED,
-            label="Cycles",
-            help="At the end of each the run is scored and a model written: 1 to 30. Empty: one for each stage, from "
-            "coarse to fine.",
-        )
-        self._addSeed(form)
-        form.addParam(
-            "preset",
-            params.EnumParam,
-            choices=PRESETS,
-            default=0,
-            expertLevel=params.LEVEL_ADVANCED,
-            label="Recipe for predictions",
-            help="default keeps the fold. paper trains as the paper's authors did: all rings at once, no restraints.",
-        )
-        form.addParam(
-            "deform",
-            params.BooleanParam,
-            default=False,
-            expertLevel=params.LEVEL_ADVANCED,
-            label="Field on top of predictions?",
-            help="A field of rigid motions moves the network's atoms further.",
-        )
-        form.addParam(
-            "removeBelow",
-            params.FloatParam,
-            allowsNull=True,
-            expertLevel=params.LEVEL_ADVANCED,
-            label="Remove residues of pLDDT below",
-            help="Of predictions only: residues whose pLDDT ends below are left out of the answer. The paper's is 30. "
-            "Empty: none.",
-        )
-
-        form.addSection("Results")
-        form.addParam(
-            "inputReference",
-            params.PointerParam,
-            pointerClass="AtomStruct",
-            allowsNull=True,
-            label="Reference",
-            help="Structure taken as true; the start and the result are compared with it. It is not used otherwise.",
-        )
-        form.addParam(
-            "makeReport",
-            params.BooleanParam,
-            default=True,
-            label="Write a report?",
-            help="One HTML page that works offline: models in 3D, curves, particles beside projections; and a script "
-            "that opens the result for ISOLDE.",
-        )
-        form.addParam(
-            "keepCycles",
-            params.BooleanParam,
-            default=False,
-            expertLevel=params.LEVEL_ADVANCED,
-            label="Output the model of each cycle?",
-        )
+        defineFinetuneParams(form)
         self._addGpuParams(form)
         form.addParallelSection(threads=4, mpi=0)
 
@@ -245,7 +93,7 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         reference = self._getExtraPath("reference" + os.path.splitext(self.inputReference.get().getFileName())[1])
         shutil.copyfile(self.inputReference.get().getFileName(), reference)
         for name, model in (("before", self._startModel()), ("after", os.path.join(self._runFolder(), "model.cif"))):
-            words = ["--model", model, "--reference", reference, "--json", self._getExtraPath("%s.json" % name)]
+            words = ["--model", model, "--reference", reference, "--json", self._getExtraPath(f"{name}.json")]
             if name == "after":
                 words += ["--start", self._startModel(), "--plot", self._getExtraPath("assessment.png")]
             self.runEngine("assess", words)
@@ -345,7 +193,7 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
             raise failures[0]
 
     def _bestCycle(self):
-        """Return the row of ``metrics.csv`` whose model explains held-out particles best so far, None before the second."""
+        """Return the row of ``metrics.csv`` whose model explains held-out particles best, None before the second."""
         path = os.path.join(self._runFolder(), "metrics.csv")
         if not os.path.isfile(path):
             return None
@@ -356,7 +204,7 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         return max(rows, key=lambda row: float(row["frc_heldout"] or row["frc_work"]))
 
     def _showSoFar(self, row):
-        name = os.path.join("models", "cycle_%02d.cif" % int(row["number"]))
+        name = os.path.join("models", f"cycle_{int(row['number']):02}.cif")
         if not os.path.isfile(os.path.join(self._runFolder(), name)):
             return
         volume = self._volume()
@@ -417,79 +265,28 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
             errors.append("This model was placed by CoCoFold already: set 'Place the model' to auto or no.")
         heldout = self.heldout.get()
         if heldout is not None and not 0 <= heldout <= 0.5:
-            errors.append("The share held out is %g; it can be from 0 to 0.5, or empty." % heldout)
+            errors.append(f"The share held out is {heldout:g}; it can be from 0 to 0.5, or empty.")
         return errors
 
     def _warnings(self):
         particles = self.inputParticles.get()
         if particles is not None and particles.getSize() < 50:
-            return ["There are only %d particles: expect a verdict of 'undecided'." % particles.getSize()]
+            return [f"There are only {int(particles.getSize())} particles: expect a verdict of 'undecided'."]
         return []
 
     def _summary(self):
         metrics = self._readJson("run", "metrics.json")
-        lines = []
-        if metrics is None:
-            best = self._bestCycle()
-            lines.append(
-                "Running: cycle %s, FRC %.3f." % (best["number"], float(best["frc_heldout"] or best["frc_work"]))
-                if best
-                else "Not run yet."
-            )
-        else:
-            lines.append(
-                "*%s*: held-out FRC %.3f -> %.3f, atoms moved by %.2f Å."
-                % (
-                    metrics["verdict"].capitalize(),
-                    metrics["frc_heldout_start"],
-                    metrics["frc_heldout"],
-                    metrics["moved_angstrom"],
-                )
-                if metrics["frc_heldout"] is not None
-                else "*%s*: no particles were held out; atoms moved by %.2f Å."
-                % (metrics["verdict"].capitalize(), metrics["moved_angstrom"])
-            )
-            if metrics["verdict"] != "supported":
-                lines.append("The output model is the start: held-out particles do not ask for a change.")
-            lines.append(
-                "%d particles, %.1f min, %.1f GB on %s."
-                % (metrics["particles"], metrics["seconds"] / 60, metrics["peak_memory_gb"], metrics["device"])
-            )
+        lines = progressLines(self._bestCycle()) if metrics is None else finetuneSummary(metrics)
         after = self._readJson("after.json")
-        if after is not None:
-            lines += assessmentSummary(self._readJson("before.json"), after)
+        lines += assessmentSummary(self._readJson("before.json"), after) if after else []
         frame = frameLine(self)
         lines += [frame] if frame and self._liesInPlace() else []
-        if self._readJson("placed", "placement.json"):
-            lines += placementSummary(self._readJson("placed", "placement.json"))
-        if self._readJson("run", "check.json"):
-            lines += checkSummary(self._readJson("run", "check.json"))
-        return lines
+        placement, check = self._readJson("placed", "placement.json"), self._readJson("run", "check.json")
+        lines += placementSummary(placement) if placement else []
+        return lines + (checkSummary(check) if check else [])
 
     def _methods(self):
         metrics = self._readJson("run", "metrics.json")
-        if metrics is None:
-            return []
-        source = (
-            "structure module of AlphaFold-Multimer"
-            if isinstance(self.inputModel.get(), CocofoldPrediction)
-            else "model, under a multi-scale field of rigid motions,"
+        return (
+            [] if metrics is None else [finetuneMethods(metrics, isinstance(self.inputModel.get(), CocofoldPrediction))]
         )
-        return [
-            "The %s was fine-tuned against %d raw particle images by Fourier ring correlation with CoCoFold "
-            "[cocofold2026], version %s. %s"
-            % (
-                source,
-                metrics["particles"],
-                metrics["versions"]["cocofold"],
-                "Held-out particles (%d) gave %.3f at the start and %.3f at the end; the change is %s."
-                % (
-                    metrics["heldout_particles"],
-                    metrics["frc_heldout_start"],
-                    metrics["frc_heldout"],
-                    metrics["verdict"],
-                )
-                if metrics["frc_heldout"] is not None
-                else "",
-            )
-        ]

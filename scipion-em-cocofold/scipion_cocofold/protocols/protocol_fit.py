@@ -9,6 +9,7 @@ from pyworkflow.protocol import params
 from ..frames import asMrc, originOf, writeMoved
 from ..objects import CocofoldPlacement, CocofoldPrediction
 from .base import ProtCocofoldBase
+from .summaries import placementSummary
 
 HAND_CHOICES = ["auto", "as-is", "mirrored"]
 
@@ -88,9 +89,10 @@ class ProtCocofoldFit(ProtCocofoldBase):
         found = self._readJson("placed", "placement.json")
         if found is None:
             return []
+        at, correlation = found["resolution_angstrom"], found["whole"]["correlation"]
         return [
-            "The model was placed in the map by an exhaustive rigid search at %.1f Å (correlation %.2f) with CoCoFold."
-            % (found["resolution_angstrom"], found["whole"]["correlation"])
+            f"The model was placed in the map by an exhaustive rigid search at {at:.1f} Å (correlation "
+            f"{correlation:.2f}) with CoCoFold [cocofold2026]."
         ]
 
 
@@ -121,8 +123,8 @@ def addFitParams(form, condition="True"):
         default="C1",
         condition=condition,
         label="Symmetry",
-        help="Point group of the volume of which the model is one subunit: C3, D2, T, O, I, with axes as in RELION; auto "
-        "finds it. C1: the model is the whole molecule.",
+        help="Point group of the volume of which the model is one subunit: C3, D2, T, O, I, with axes as in RELION; "
+        "auto finds it. C1: the model is the whole molecule.",
     )
     form.addParam(
         "hand",
@@ -153,7 +155,7 @@ def fitWords(protocol, volume, folder):
     symmetry = protocol.symmetry.get("").strip()
     words += ["--resolution", protocol.mapResolution.get(), "--bodies", protocol.bodies.get("").strip()]
     words += ["--symmetry", "" if symmetry.upper() == "C1" else symmetry]
-    return words + ["--hand", HAND_CHOICES[protocol.hand.get()]]
+    return [*words, "--hand", HAND_CHOICES[protocol.hand.get()]]
 
 
 def placedOutputs(protocol, folder, volume):
@@ -175,25 +177,6 @@ def placedOutputs(protocol, folder, volume):
     return {"outputAtomStruct": model, "outputPlacement": placement, **outputs}
 
 
-def placementSummary(found):
-    """Return what a person wants to know of a placement, in lines."""
-    if found is None:
-        return ["Not placed yet."]
-    whole = found["whole"]
-    lines = [
-        "Correlation %.2f at %.1f Å, the next best place %.2f (%s)."
-        % (
-            whole["correlation"],
-            found["resolution_angstrom"],
-            whole["runner_up"],
-            "far enough apart to trust" if whole["trusted"] else "*too close to trust*",
-        ),
-        "Hand: %s." % found["hand"],
-    ]
-    lines += ["%s: correlation %.2f." % (body["selection"], body["correlation"]) for body in found["bodies"][:9]]
-    return lines + found["warnings"]
-
-
 def validateFit(protocol, volume):
     """Return what keeps a model from being placed in a volume."""
     errors = []
@@ -201,5 +184,5 @@ def validateFit(protocol, volume):
         errors.append("The volume has no sampling rate; import it again with one.")
     resolution = protocol.mapResolution.get()
     if resolution is not None and not 0.5 <= resolution <= 100:
-        errors.append("The volume's resolution is %g Å; give one from 0.5 to 100 Å, or leave it empty." % resolution)
+        errors.append(f"The volume's resolution is {resolution:g} Å; give one from 0.5 to 100 Å, or leave it empty.")
     return errors

@@ -10,7 +10,7 @@ from pyworkflow.protocol import params
 
 from ..constants import COCOFOLD_COLABFOLD
 from ..objects import CocofoldPrediction
-from .base import ProtCocofoldBase
+from .base import ProtCocofoldBase, addSeed
 
 FROM_COLABFOLD, FROM_OPENFOLD, FROM_SEQUENCES = range(3)
 MSA_SERVER, MSA_NONE, MSA_FILE = range(3)
@@ -42,14 +42,14 @@ class ProtCocofoldPredict(ProtCocofoldBase):
         form.addParam(
             "colabfoldFolder",
             params.PathParam,
-            condition="source == %d" % FROM_COLABFOLD,
+            condition=f"source == {int(FROM_COLABFOLD)}",
             label="Folder",
             help="Output of colabfold_batch --model-type alphafold2_multimer_v3.",
         )
         form.addParam(
             "openfoldFile",
             params.PathParam,
-            condition="source == %d" % FROM_OPENFOLD,
+            condition=f"source == {int(FROM_OPENFOLD)}",
             label="File",
             help="NAME_model_K_multimer_v3_output_dict.pkl",
         )
@@ -57,24 +57,23 @@ class ProtCocofoldPredict(ProtCocofoldBase):
             "inputSequences",
             params.MultiPointerParam,
             pointerClass="Sequence,SetOfSequences",
-            condition="source != %d" % FROM_COLABFOLD,
+            condition=f"source != {int(FROM_COLABFOLD)}",
             label="Sequences",
-            help="Chains of one complex, each copy once, in order. At 1,683 residues a prediction takes about 24 GB of GPU "
-            "memory.",
+            help="Chains of one complex, each copy once, in order.",
         )
         form.addParam(
             "msa",
             params.EnumParam,
             choices=["public server", "none", "file"],
             default=MSA_SERVER,
-            condition="source == %d" % FROM_SEQUENCES,
+            condition=f"source == {int(FROM_SEQUENCES)}",
             label="Alignment",
             help="public server: the sequences are sent to ColabFold's server. none: single-sequence mode, for tests.",
         )
         form.addParam(
             "msaFile",
             params.FileParam,
-            condition="source == %d and msa == %d" % (FROM_SEQUENCES, MSA_FILE),
+            condition=f"source == {int(FROM_SEQUENCES)} and msa == {int(MSA_FILE)}",
             label="Alignment (a3m)",
         )
         form.addParam(
@@ -82,18 +81,18 @@ class ProtCocofoldPredict(ProtCocofoldBase):
             params.PathParam,
             default="",
             label="AlphaFold weights",
-            help="params_model_K_multimer_v3.npz, or the folder that has these files. Empty: where ColabFold keeps them.",
+            help="params_model_K_multimer_v3.npz, or the folder that has these files. Empty: where ColabFold has them.",
         )
         form.addParam(
             "rank",
             params.IntParam,
             default=1,
             expertLevel=params.LEVEL_ADVANCED,
-            condition="source == %d" % FROM_COLABFOLD,
+            condition=f"source == {int(FROM_COLABFOLD)}",
             label="Rank",
             help="Which of the folder's models; 1 is the best.",
         )
-        self._addSeed(form)
+        addSeed(form)
         self._addGpuParams(form)
         form.addParallelSection(threads=4, mpi=0)
 
@@ -135,7 +134,7 @@ class ProtCocofoldPredict(ProtCocofoldBase):
         path = self._getExtraPath("complex.fasta")
         with open(path, "w", encoding="ascii") as fasta:
             for number, sequence in enumerate(self._sequences(), start=1):
-                fasta.write(">chain_%d\n%s\n" % (number, sequence.getSequence()))
+                fasta.write(f">chain_{int(number)}\n{sequence.getSequence()}\n")
         return path
 
     def _validate(self):
@@ -149,11 +148,11 @@ class ProtCocofoldPredict(ProtCocofoldBase):
             return []
         errors = []
         if self.source.get() == FROM_OPENFOLD and not os.path.isfile(self.openfoldFile.get("")):
-            errors.append("OpenFold's output file is not there: %s" % self.openfoldFile.get(""))
+            errors.append(f"OpenFold's output file is not there: {self.openfoldFile.get('')}")
         if not self.inputSequences:
             errors.append("Give the sequences of the complex's chains.")
         errors += [
-            "%s is no protein; AlphaFold-Multimer predicts proteins only." % sequence.getSeqName()
+            f"{sequence.getSeqName()} is no protein; AlphaFold-Multimer predicts proteins only."
             for sequence in self._sequences()
             if not sequence.getIsAminoacids()
         ]
@@ -162,7 +161,7 @@ class ProtCocofoldPredict(ProtCocofoldBase):
     def _summary(self):
         if not hasattr(self, "outputPrediction"):
             return ["Not predicted yet."]
-        return ["%d residues; chains %s." % (self.outputPrediction.getResidues(), self.outputPrediction._chains.get())]
+        return [f"{int(self.outputPrediction.getResidues())} residues; chains {self.outputPrediction._chains.get()}."]
 
     def _citations(self):
         return ["cocofold2026", "evans2021", "mirdita2022"]

@@ -1,0 +1,98 @@
+"""``cocofold select``: some of the particles, for a shorter or a better balanced run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, List, Optional
+
+import typer
+
+from cocofold.commands.written import check_writable
+from cocofold.errors import InputError
+
+if TYPE_CHECKING:
+    from cocofold.selection import Selection
+
+
+def select(
+    particles: Path = typer.Option(..., help="Particles with poses and CTFs: RELION .star or CryoSPARC .cs."),
+    model: Optional[Path] = typer.Option(None, help="Model in the map's frame, mmCIF or PDB: for --by frc."),
+    count: int = typer.Option(..., help="Particles in the new file, those held out included."),
+    by: str = typer.Option(
+        ...,
+        help="random: drawn with the seed. views: drawn evenly from all directions of view; opposite ones are alike. "
+        "frc: those that agree best with the model. A model that selects its own images biases the result towards "
+        "itself: prefer random or views where you can.",
+    ),
+    out: Path = typer.Option(..., help="STAR file to write; the images stay where they are."),
+    particles_dir: Optional[Path] = typer.Option(None, help="Folder from which the stacks' paths start."),
+    passthrough: List[Path] = typer.Option([], help="CryoSPARC passthrough file of the .cs; may be given again."),
+    seed: int = typer.Option(0, help="Of what is drawn."),
+    json_file: Optional[Path] = typer.Option(None, "--json", help="File for positions, scores and settings."),
+    device: str = typer.Option("auto", help="With --by frc: auto, cpu, cuda or cuda:N."),
+) -> None:
+    """Select some of the particles, and hold some of these out.
+
+    Before anything is selected, as many particles are drawn at random as cocofold finetune holds out of --count: 5 %,
+    at least 50, or a fifth of fewer than 500. They are marked in the STAR (cocofoldHeldOut), and finetune judges by
+    exactly them. With --by frc every fourth Fourier ring up to 10 Å gives the score; the STAR names these rings
+    (cocofoldScoredRings), and finetune does not fit them. That keeps noise from being selected and then fitted, but
+    molecules that differ from the model are still passed over.
+    """
+    for option, path in (("--out", out), ("--json", json_file)):
+        check_writable(option, path)
+    if out.exists():
+        raise InputError(f"--out {out}: is there already; give another file")
+    if out.suffix.lower() != ".star":
+        raise InputError(f"--out {out}: a STAR file is written; give a name that ends in .star")
+    import torch
+
+    from cocofold.devices import find_device
+    from cocofold.files import write_atomically
+    from cocofold.finetuning.inputs import check_together
+    from cocofold.finetuning.progress import counting
+    from cocofold.particles import read_particles, write_chosen
+    from cocofold.selection import select as choose
+    from cocofold.structure import read_model
+
+    chosen_device = find_device(device)
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), 4)))
+    every = read_particles(particles, particles_dir, passthrough)
+    read = None
+    if by == "frc" and model is not None:
+        read = read_model(model)
+        check_together(read, every, str(model), str(particles))
+    with counting("comparing images with the model") as tell:
+        found = choose(every, count, by, seed, read, chosen_device, tell)
+    try:
+        write_chosen(out, found.of(every), particles, found.rows)
+        if json_file is not None:
+            files = {"particles_file": str(particles), "model": None if model is None else str(model), "out": str(out)}
+            facts = {**files, "of_particles": len(every), "seed": seed, **found.as_dict()}
+            write_atomically(json_file, json.dumps(facts, indent=1) + "\n")
+    except OSError as error:
+        raise InputError(f"{error.filename or out}: not written ({error.strerror}); give another file") from error
+    for line in _lines(found, len(every)):
+        typer.echo(line)
+
+
+def _lines(found: Selection, of: int) -> list[str]:
+    lines = [
+        f"{len(found.rows)} of {of} particles: {len(found.selected)} by {found.by}, "
+        f"{len(found.held_out)} held out, drawn from all before"
+    ]
+    whole, chosen = (found.statistics.get(name, {}) for name in ("all", "selected"))
+    if found.by == "views":
+        lines.append(
+            f"views in {found.statistics['bins']} bins: {chosen['fewest']} to {chosen['most']} particles in each that "
+            f"has any, in all {whole['fewest']} to {whole['most']}; {found.statistics['empty_bins']} bins have none"
+        )
+    if found.by == "frc":
+        coarsest, finest = (found.statistics["resolutions_angstrom"][row] for row in (0, -1))
+        lines += [
+            f"mean ring correlation with the model, {len(found.scored_rings)} rings from {coarsest:.0f} to "
+            f"{finest:.0f} Å: {chosen['mean']:.3f}, in all {whole['mean']:.3f}",
+            "selected by agreement with the model: the result is biased towards it; compare with --by random",
+        ]
+    return lines

@@ -1,0 +1,43 @@
+"""Simulated particles from which tests select."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from cocofold.demonstration import open_state
+from cocofold.particles import ParticleSet, read_particles
+from cocofold.simulation import Settings
+from cocofold.simulation.simulate import Simulated, simulate
+from cocofold.structure import Model, read_model
+
+COUNT = 80
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
+    """Small images of open adenylate kinase; two in five show something else or nothing."""
+    settings = Settings(str(open_state()), box=48, pixel_size=3.0, count=COUNT, snr=0.3, junk=0.4, centre=True, seed=5)
+    return simulate(settings, tmp_path_factory.mktemp("selection") / "particles")
+
+
+@pytest.fixture(scope="session")
+def particles(files: Simulated) -> ParticleSet:
+    """As read."""
+    return read_particles(files.star)
+
+
+@pytest.fixture(scope="session")
+def truth(files: Simulated) -> Model:
+    """What was imaged, in place."""
+    return read_model(files.model)

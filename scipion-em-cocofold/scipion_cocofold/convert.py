@@ -11,6 +11,7 @@ import warnings
 
 import emtable
 import numpy as np
+from pyworkflow.object import Integer, String
 from pyworkflow.utils import cleanPath
 from scipy.spatial.transform import Rotation
 
@@ -50,8 +51,9 @@ _PARTICLES = (
     "rlnDefocusAngle",
     "rlnPhaseShift",
 )
-_HALF_SET = "rlnRandomSubset"
-_HALF_SET_ATTRIBUTE = "_rlnRandomSubset"
+# What particles may carry as attributes of the column's name after an underscore: half set, marks of a selection
+_HELD_OUT, _SCORED_RINGS = "cocofoldHeldOut", "cocofoldScoredRings"
+_CARRIED = ("rlnRandomSubset", _HELD_OUT, _SCORED_RINGS)
 _GROUP_ATTRIBUTE = "_rlnOpticsGroup"
 _AT_ONCE = 10000
 
@@ -100,7 +102,7 @@ def writeParticles(particles, path):
             with open(partial, "w", encoding="utf-8") as star:
                 _writeHead(star, "optics", groups.labels)
                 star.writelines(" ".join(row) + "\n" for row in groups.rows)
-                _writeHead(star, "particles", _PARTICLES + ((_HALF_SET,) if _hasHalfSets(particles) else ()))
+                _writeHead(star, "particles", (*_PARTICLES, *_carried(particles.getFirstItem())))
                 star.writelines(rows)
         os.replace(partial, path)
     finally:
@@ -119,22 +121,29 @@ def requirePosesAndCtfs(particles):
         raise ConversionError("The particles have no CTF. Give particles whose CTF was estimated before they were cut.")
 
 
-def selectedParticles(particles, positions, selected):
-    """Append the particles at some positions of a set to another set.
+def selectedParticles(particles, positions, heldOut, scoredRings, selected):
+    """Append the particles at some positions of a set to another set, with the marks that fine-tuning honours.
 
     Parameters
     ----------
     particles : SetOfParticles
-    positions : iterable of int
-        From 0, in the order of `writeParticles`.
+    positions, heldOut : iterable of int
+        Particles that were selected, and those of them that are to judge and not to be fitted: from 0, in the order of
+        `writeParticles`.
+    scoredRings : list of int
+        Fourier rings by which they were selected, which are not to be fitted.
     selected : SetOfParticles
         Empty; gets the properties of the first.
     """
     selected.copyInfo(particles)
-    wanted = set(positions)
+    wanted, judges = set(positions) | set(heldOut), set(heldOut)
     for position, particle in enumerate(particles.iterItems()):
         if position in wanted:
-            selected.append(particle)
+            copy = particle.clone()
+            setattr(copy, "_" + _HELD_OUT, Integer(int(position in judges)))
+            if scoredRings:
+                setattr(copy, "_" + _SCORED_RINGS, String(f"[{','.join(map(str, scoredRings))}]"))
+            selected.append(copy)
 
 
 def _inParts(particles):
@@ -158,7 +167,7 @@ def _rows(particles, groups, names):
     # inv(M) = [A | -origin]
     inverse = np.linalg.inv(matrices)
     angles = _relionAngles(inverse[:, :3, :3])
-    halves = _hasHalfSets(particles[0])
+    carried = _carried(particles[0])
     for particle, (rot, tilt, psi), move in zip(particles, angles, inverse[:, :2, 3]):
         sampling = particle.getSamplingRate()
         ctf = particle.getCTF()
@@ -176,9 +185,7 @@ def _rows(particles, groups, names):
         )
         row = [f"{int(max(index, 1)):06}@{names.of(name)}", str(groups.numberOf(particle))]
         row += [f"{number:.6f}" for number in numbers]
-        if halves:
-            row.append(str(getattr(particle, _HALF_SET_ATTRIBUTE).get()))
-        yield row
+        yield row + [str(getattr(particle, "_" + name).get()) for name in carried]
 
 
 def _relionAngles(rotations):
@@ -189,9 +196,9 @@ def _relionAngles(rotations):
         return Rotation.from_matrix(rotations.transpose(0, 2, 1)).as_euler("ZYZ", degrees=True)
 
 
-def _hasHalfSets(particles):
-    first = particles.getFirstItem() if hasattr(particles, "getFirstItem") else particles
-    return getattr(first, _HALF_SET_ATTRIBUTE, None) is not None
+def _carried(particle):
+    """Return the columns for what a particle carries."""
+    return [name for name in _CARRIED if getattr(particle, "_" + name, None) is not None]
 
 
 class _OpticsGroups:
@@ -214,8 +221,8 @@ class _OpticsGroups:
             names = sorted({name for group in self._stated.values() for name in group})
             raise ConversionError(
                 f"The set has optics groups with different aberrations ({', '.join(names)}), and its particles do not "
-                "say to which they belong. Split them by optics group before they are imported, and take one group at a "
-                "time."
+                "say to which they belong. Split them by optics group before they are imported, and take one group at "
+                "a time."
             )
 
     def numberOf(self, particle):

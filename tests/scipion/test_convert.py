@@ -12,7 +12,7 @@ pytest.importorskip("pwem", reason="scipion-em is not installed (extra 'scipion'
 pytest.importorskip("scipion", reason="scipion-app is not installed (extra 'scipion')")
 
 from pwem.constants import ALIGN_2D, ALIGN_PROJ
-from pwem.objects import Acquisition, CTFModel, Particle, SetOfParticles, String, Transform
+from pwem.objects import Acquisition, CTFModel, Particle, SetOfParticles, Transform
 from scipion_cocofold.convert import ConversionError, selectedParticles, writeParticles
 from scipion_project import empty_set, import_particles, make_project
 
@@ -197,8 +197,10 @@ def test_sets_without_poses_or_ctfs_are_refused(tmp_path):
 def test_selected_particles(tmp_path):
     particles = made(tmp_path)
     selected = SetOfParticles(filename=str(tmp_path / "selected.sqlite"))
-    selectedParticles(particles, [3, 1], selected)
-    assert [particle.getIndex() for particle in selected.iterItems()] == [2, 4]
-    assert selected.hasAlignmentProj()
-    assert selected.hasCTF()
-    assert String(selected.getSamplingRate()) == "2.5"
+    selectedParticles(particles, [3, 1], [0], [4, 8], selected)
+    selected.write()
+    assert [particle.getIndex() for particle in selected.iterItems()] == [1, 2, 4]
+    writeParticles(selected, str(tmp_path / "out.star"))
+    found = read_particles(tmp_path / "out.star", tmp_path)
+    assert found.held_out.tolist() == [True, False, False]
+    assert found.scored_rings == (4, 8)

@@ -14,12 +14,14 @@ pytest.importorskip("pwem", reason="scipion-em is not installed (extra 'scipion'
 pytest.importorskip("scipion", reason="scipion-app is not installed (extra 'scipion')")
 
 from pwem.objects import AtomStruct, Volume
+from scipion_cocofold.convert import writeParticles
 from scipion_cocofold.frames import findShift, originOf, readPositions
 from scipion_cocofold.protocols import (
     ProtCocofoldAssess,
     ProtCocofoldCheck,
     ProtCocofoldFinetune,
     ProtCocofoldFit,
+    ProtCocofoldSelect,
 )
 from scipion_project import finished, import_particles, run
 
@@ -174,6 +176,28 @@ def test_what_is_known_before_the_start(adk, everything):
     assert "0.5 to 100" in errors(mapResolution=1000)
     assert "placed by CoCoFold already" in errors(inputModel=everything.outputAtomStruct, place=1)
     assert errors(inputModel=everything.outputAtomStruct, place=0) == ""
+
+
+@pytest.mark.parametrize("by", [1, 2])
+def test_selected_particles_keep_those_held_out(by, adk, tmp_path):
+    from cocofold.particles import read_particles
+
+    inputs = {"inputParticles": adk.particles, "count": 100, "by": by, "numberOfThreads": 1}
+    if by == 2:
+        inputs.update(inputStructure=adk.truth, inputVolume=adk.volume)
+    protocol = finished(run(adk.project, ProtCocofoldSelect, **inputs))
+    assert protocol.outputParticles.getSize() == 100
+    writeParticles(protocol.outputParticles, str(tmp_path / "out.star"))
+    # The engine's own file and Scipion's set, written again, say the same
+    found, known = (
+        read_particles(path, adk.project.path) for path in (tmp_path / "out.star", protocol._getPath("selected.star"))
+    )
+    assert found.slice_index.tolist() == known.slice_index.tolist()
+    assert found.held_out.tolist() == known.held_out.tolist()
+    assert found.held_out.sum() == 20
+    assert found.scored_rings == known.scored_rings
+    assert bool(found.scored_rings) == (by == 2)
+    assert ("biased" in " ".join(protocol.summary())) == (by == 2)
 
 
 def test_phenix_and_chimerax_take_the_outputs(everything, adk, monkeypatch):

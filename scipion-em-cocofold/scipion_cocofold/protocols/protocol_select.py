@@ -1,0 +1,126 @@
+"""Protocol that selects particles for fine-tuning."""
+
+from pwem.objects import SetOfParticles
+from pyworkflow.constants import BETA
+from pyworkflow.protocol import params
+from pyworkflow.utils import cleanPath
+
+from ..convert import selectedParticles
+from .base import ProtCocofoldBase, addSeed
+from .inputs import addParticles, boxedModel, particleWords, structureVolume, validateParticles, writeInputs
+
+WAYS = ["random", "views", "frc"]
+BY_RANDOM, BY_VIEWS, BY_FRC = range(3)
+
+
+class ProtCocofoldSelect(ProtCocofoldBase):
+    """Selects some of the particles: at random, evenly over views, or those that agree best with a model.
+
+    Before anything is selected, particles to be held out are drawn from all; fine-tuning judges by exactly them.
+    """
+
+    _label = "select particles"
+    _devStatus = BETA
+    _possibleOutputs = {"outputParticles": SetOfParticles}
+
+    def _defineParams(self, form):
+        form.addSection("Input")
+        addParticles(form)
+        form.addParam(
+            "count",
+            params.IntParam,
+            default=3000,
+            label="Particles to select",
+            validators=[params.GE(20, "20 particles or more")],
+            help="Those held out included: 5 %, at least 50, or a fifth of fewer than 500. The paper took 3,000 of 75,600.",
+        )
+        form.addParam(
+            "by",
+            params.EnumParam,
+            choices=["at random", "evenly over views", "agreement with a model"],
+            default=BY_RANDOM,
+            label="Select",
+            help="agreement with a model: by Fourier ring correlation. *A model that selects its own images biases the "
+            "result towards itself*: with a quarter of the molecules in the start's state, two thirds of the selected "
+            "were, and the model stayed where it was. It pays where many images show no particle.",
+        )
+        form.addParam(
+            "inputStructure",
+            params.PointerParam,
+            pointerClass="AtomStruct",
+            allowsNull=True,
+            condition=f"by == {BY_FRC}",
+            label="Model, placed",
+            help="Model that lies in the particles' map.",
+        )
+        form.addParam(
+            "inputVolume",
+            params.PointerParam,
+            pointerClass="Volume",
+            allowsNull=True,
+            condition=f"by == {BY_FRC}",
+            label="Volume",
+            help="Map of the particles; tells the frame of the model. Empty: that of the model.",
+        )
+        addSeed(form)
+        self._addGpuParams(form)
+        form.addParallelSection(threads=4, mpi=0)
+
+    def _insertAllSteps(self):
+        key = self._key()
+        self._insertFunctionStep(self.convertStep, key, needsGPU=False)
+        self._insertFunctionStep(self.selectStep, key)
+        self._insertFunctionStep(self.createOutputStep, key, needsGPU=False)
+
+    def convertStep(self, key):
+        structure = self.inputStructure.get() if self.by.get() == BY_FRC else None
+        volume = structureVolume(structure, self.inputVolume.get())
+        writeInputs(self, self.inputParticles.get(), structure, volume)
+
+    def selectStep(self, key):
+        words = [
+            *particleWords(self),
+            "--by",
+            WAYS[self.by.get()],
+            "--count",
+            self.count.get(),
+            "--seed",
+            self.seed.get(),
+        ]
+        if self.by.get() == BY_FRC:
+            words += ["--model", boxedModel(self)]
+        star = self._getPath("selected.star")
+        cleanPath(star)
+        self.runEngine(
+            "select", [*words, "--out", star, "--json", self._getExtraPath("selected.json"), *self._deviceWords()]
+        )
+
+    def createOutputStep(self, key):
+        found = self._readJson("selected.json")
+        selected = self._createSetOfParticles()
+        selectedParticles(
+            self.inputParticles.get(), found["selected"], found["held_out"], found["scored_rings"] or [], selected
+        )
+        self._defineOutputs(outputParticles=selected)
+        self._defineSourceRelation(self.inputParticles, selected)
+
+    def _validate(self):
+        particles = self.inputParticles.get()
+        errors = validateParticles(particles)
+        if particles is not None and self.count.get() > particles.getSize():
+            errors.append(f"{self.count.get()} particles cannot be selected of {particles.getSize()}; give fewer.")
+        if self.by.get() == BY_FRC and self.inputStructure.get() is None:
+            errors.append("To select by agreement with a model, give the model.")
+        return errors
+
+    def _summary(self):
+        found = self._readJson("selected.json")
+        if found is None:
+            return ["Not selected yet."]
+        lines = [
+            f"{len(found['selected']) + len(found['held_out'])} of {found['of_particles']} particles, "
+            f"{len(found['held_out'])} of them held out and drawn before."
+        ]
+        if self.by.get() == BY_FRC:
+            lines.append("Selected by agreement with the model: the result is biased towards it.")
+        return lines

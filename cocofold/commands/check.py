@@ -44,18 +44,20 @@ def check(
 
     from cocofold.devices import find_device
     from cocofold.particles import read_particles
-    from cocofold.placement import read_map
+    from cocofold.placement import MIRRORED, read_map
     from cocofold.preflight import Settings
     from cocofold.preflight import check as look
-    from cocofold.structure import read_model
+    from cocofold.structure import read_model, read_placed_as
 
     settings = Settings(count=count, seed=seed, contrast=contrast)
     chosen_device = find_device(device)
     torch.set_num_threads(max(1, min(torch.get_num_threads(), 4)))
     density = None if map_file is None else read_map(map_file)
-    report = look(
-        read_particles(particles, particles_dir, passthrough), read_model(model), settings, density, chosen_device
-    )
+    read = read_particles(particles, particles_dir, passthrough)
+    if read_placed_as(model).get("hand") == MIRRORED:
+        typer.echo("the model was placed in the map's mirror image: poses are mirrored, as in fine-tuning")
+        read = read.mirrored()
+    report = look(read, read_model(model), settings, density, chosen_device)
     _write(report, json_file, picture, {"particles_file": str(particles), "model": str(model)})
     for line in report.lines:
         typer.echo(line)

@@ -30,6 +30,9 @@ def demo(
     effort: float = typer.Option(1.0, help="Factor on the number of optimiser steps, as in finetune."),
     seed: int = typer.Option(0, help="Seed of the particles and of the run."),
     device: str = typer.Option("auto", help="auto, cpu, cuda or cuda:N."),
+    data_only: bool = typer.Option(
+        False, "--data-only", help="Only make the particles, a map reconstructed from them, and the models."
+    ),
 ) -> None:
     """See the whole way in minutes: no data, GPU or network weights are needed.
 
@@ -47,7 +50,7 @@ def demo(
     from cocofold.structure import read_model
 
     settings = Settings(
-        model=str(open_state()), box=BOX, pixel_size=PIXEL_SIZE_ANGSTROM, count=count, snr=SNR, seed=seed
+        model=str(open_state()), box=BOX, pixel_size=PIXEL_SIZE_ANGSTROM, count=count, snr=SNR, seed=seed, map=data_only
     )
     start = out / "start.cif"
     options = Options(
@@ -58,6 +61,10 @@ def demo(
     write_atomically(start, closed_state().read_text())
     console.print(f"1. Simulating {count} particles of adenylate kinase, open state (PDB 4AKE), SNR {SNR:g}")
     simulated = simulate(settings, out / "particles")
+    if data_only:
+        console.print(f"particles   {simulated.star}\nmap         {simulated.map}\nstart       {start}")
+        console.print(f"truth       {simulated.model}")
+        return
     console.print("2. Fine-tuning the closed state (PDB 1AKE) against them; about a minute on two CPU cores")
     metrics = finetune(options, out / "run")
     write_report(out / "run")

@@ -99,6 +99,9 @@ def simulate(
     ),
     centre: bool = typer.Option(False, "--centre", help="First move the mean of the atoms to the centre of the box."),
     clean: bool = typer.Option(False, "--clean", help="Also write the noise-free images, clean.mrcs."),
+    map_too: bool = typer.Option(
+        False, "--map", help="Also reconstruct map.mrc from the images, at the poses of particles.star."
+    ),
     seed: int = typer.Option(Settings.seed, help="The same seed gives the same particles, bit by bit."),
 ) -> None:
     """Simulate particle images of a model.
@@ -145,6 +148,7 @@ def simulate(
         shift_spread=shift_spread,
         centre=centre,
         clean=clean,
+        map=map_too,
         seed=seed,
         **disturbances,
     )

@@ -74,6 +74,8 @@ class Settings:
         Move the mean of the atoms' positions to the centre of the box first.
     clean : bool
         Keep the noise-free images too.
+    map : bool
+        Reconstruct a map from the images too.
     seed : int
     """
 
@@ -104,6 +106,7 @@ class Settings:
     junk: float = 0.0
     centre: bool = False
     clean: bool = False
+    map: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -21,6 +21,7 @@ from cocofold.files import appearing_whole, write_atomically
 from cocofold.particles import OpticsGroup, ParticleSet, write_star
 from cocofold.simulation.gaussians import Gaussians, particle, reach_angstrom
 from cocofold.simulation.noise import Noise
+from cocofold.simulation.reconstruction import write_reconstruction
 from cocofold.simulation.scene import PARTICLE, Scenes, shown
 from cocofold.simulation.settings import Settings
 from cocofold.simulation.views import disturb_rotations, draw_rotations, prefer_poles
@@ -41,6 +42,8 @@ class Simulated:
         The model that was imaged, in the map's frame.
     clean : Path or None
         Stack of noise-free images.
+    map : Path or None
+        Reconstruction from the particles.
     signal_variance : float
         Of the noise-free images of the particle, in units of the noise's variance: the SNR.
     """
@@ -50,6 +53,7 @@ class Simulated:
     true_star: Path
     model: Path
     clean: Path | None
+    map: Path | None
     signal_variance: float
 
 
@@ -81,6 +85,7 @@ def simulate(settings: Settings, out: Path) -> Simulated:
         true_star=out / "true_poses.star",
         model=out / "truth.cif",
         clean=out / "clean.mrcs" if settings.clean else None,
+        map=out / "map.mrc" if settings.map else None,
         signal_variance=_write_stacks(scenes, settings, out),
     )
     write_model(written.model, model, details="model of simulated particles, in the frame of their box")
@@ -93,7 +98,10 @@ def simulate(settings: Settings, out: Path) -> Simulated:
     }
     write_atomically(out / "truth.json", json.dumps(content, indent=1) + "\n")
     write_star(written.true_star, truth)
-    write_star(written.star, _disturbed(truth, settings))
+    disturbed = _disturbed(truth, settings)
+    if written.map is not None:
+        write_reconstruction(written.map, disturbed)
+    write_star(written.star, disturbed)
     return written
 
 

@@ -41,7 +41,7 @@ class ProtCocofoldCheck(ProtCocofoldBase):
             pointerClass="Volume",
             allowsNull=True,
             label="Volume",
-            help="Map of the particles; whether model and particles go with it is asked too. Empty: that of the model.",
+            help="Map of the particles, for a model that does not know its own: whether both go with it is asked too.",
         )
         form.addParam(
             "count",
@@ -100,7 +100,8 @@ class ProtCocofoldCheck(ProtCocofoldBase):
         self._defineSourceRelation(self.inputStructure, model)
 
     def _volume(self):
-        return self.inputVolume.get() or self.inputStructure.get().getVolume()
+        # Of a model placed in the mirror image of a volume, its own volume is the mirror image
+        return self.inputStructure.get().getVolume() or self.inputVolume.get()
 
     def _validate(self):
         return validateParticles(self.inputParticles.get())

@@ -32,7 +32,7 @@ class ProtCocofoldSelect(ProtCocofoldBase):
             default=3000,
             label="Particles to select",
             validators=[params.GE(20, "20 particles or more")],
-            help="Those held out included: 5 %, at least 50, or a fifth of fewer than 500. The paper took 3,000 of 75,600.",
+            help="Those held out included: 5 %, at least 50, or a fifth of fewer than 500. The paper: 3,000 of 75,600.",
         )
         form.addParam(
             "by",

@@ -1,0 +1,100 @@
+"""Run a project's protocols without a screen, one after the other: ``python -m scipion_cocofold.headless PROJECT``.
+
+Prints a line when a protocol starts and ends, and what came of fine-tuning. The exit status is 0 if the data support
+the model, 3 if the verdict is "undecided" and 4 if it is "not supported", 1 if a protocol failed, and 2 if there is no
+such project. Run again, it goes on with what has not finished.
+"""
+
+import argparse
+import json
+import os
+import sys
+
+from pyworkflow.project import Manager
+from pyworkflow.protocol import MODE_RESUME
+
+STATUS_OF = {"supported": 0, "undecided": 3, "not supported": 4}
+FAILED, NO_PROJECT = 1, 2
+
+
+def run(name, tell=print):
+    """Run what has not finished of a project, in the order of its connections.
+
+    Parameters
+    ----------
+    name : str
+        Of the project.
+    tell : callable
+        Gets each line.
+
+    Returns
+    -------
+    int
+        Exit status.
+    """
+    manager = Manager()
+    if not manager.hasProject(name):
+        known = ", ".join(sorted(project.getName() for project in manager.listProjects())) or "none"
+        tell(f"There is no project {name}; there are: {known}")
+        return NO_PROJECT
+    project = manager.loadProject(name)
+    os.chdir(project.path)
+    if not project.getRuns():
+        tell(f"Project {name} has no protocols; make it anew with 'scipion template'.")
+        return NO_PROJECT
+    for protocol in _inOrder(project):
+        if protocol.isFinished():
+            continue
+        tell(f"running   {protocol.getObjLabel()}")
+        if protocol.isActive() or protocol.isFailed() or protocol.isAborted():
+            protocol.runMode.set(MODE_RESUME)
+        # In this order nothing has to be waited for; with prerequisites it would only be scheduled
+        protocol.setPrerequisites()
+        project.launchProtocol(protocol, wait=True)
+        ended = project.getProtocol(protocol.getObjId(), fromRuns=False)
+        for line in ended.summary() if ended.isFinished() else ["failed: " + ended.getErrorMessage().strip()]:
+            tell("          " + line)
+        if not ended.isFinished():
+            return FAILED
+    verdicts = list(_verdicts(project))
+    for path, verdict in verdicts:
+        tell(f"{verdict:9} {os.path.join(project.path, path)}")
+    return max([STATUS_OF[verdict] for _, verdict in verdicts], default=0)
+
+
+def _inOrder(project):
+    """Return the protocols, each after those that it takes inputs from."""
+    graph = project.getRunsGraph()
+    waiting = {run.getObjId(): run for run in project.getRuns()}
+    ordered = []
+    while waiting:
+        ready = [
+            run
+            for number, run in waiting.items()
+            if not any(
+                parent.run is not None and parent.run.getObjId() in waiting
+                for parent in graph.getNode(str(number)).getParents()
+            )
+        ]
+        for protocol in ready or list(waiting.values()):
+            ordered.append(waiting.pop(protocol.getObjId()))
+    return ordered
+
+
+def _verdicts(project):
+    for protocol in project.getRuns():
+        path = protocol._getExtraPath("verdict.json")
+        if os.path.isfile(path):
+            with open(path, encoding="utf-8") as content:
+                yield path, json.load(content)["verdict"]
+
+
+def main():
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m scipion_cocofold.headless", description=__doc__)
+    parser.add_argument("project", help="name of a Scipion project, as made by 'scipion template ... --noschedule'")
+    sys.exit(run(parser.parse_args().project, lambda line: print(line, flush=True)))
+
+
+if __name__ == "__main__":
+    main()

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test test-gpu test-colabfold test-browser bench clean
+.PHONY: venv demo test test-gpu test-colabfold test-browser gui bench clean
 
 venv: $(VENV)/.ready
 
@@ -14,7 +14,11 @@ $(VENV)/.ready: requirements.txt setup.py
 	touch $@
 
 demo: venv
-	$(BIN)/cocofold demo --out demo_run
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh scipion-em-cocofold/demo.sh run demo_run
+
+# Needs a screen.
+gui: venv
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh scipion-em-cocofold/demo.sh gui demo_run
 
 test: venv
 	$(BIN)/ruff check .

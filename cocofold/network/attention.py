@@ -91,11 +91,10 @@ class InvariantPointAttention(nn.Module):
         centred = Rigid(frames.rotation, frames.translation - centre)
         query, key = self._query_and_key(act, centred, mask)
         values = self._values(act, centred)
+        columns = None if pair.added is None else pair.added.columns
+        gathered, pairs, met = attend(query, key, pair_logits, values, pair.values, columns)
         if pair.added is not None:
-            values = torch.cat([values, pair.added.columns.expand(HEADS, -1, -1)], dim=2)
-        gathered, pairs = attend(query, key, pair_logits, values, pair.values)
-        if pair.added is not None:
-            pairs = pairs + pair.added.gathered(gathered[..., CHANNELS + 3 * VALUE_POINTS :])
+            pairs = pairs + pair.added.gathered(met)
         scalars, points = self._taken_apart(gathered, centred)
         if adapter is not None:
             scalars = adapter(act, mask, scalars)
@@ -127,9 +126,7 @@ class InvariantPointAttention(nn.Module):
 
     def _taken_apart(self, gathered: torch.Tensor, frames: Rigid) -> tuple[torch.Tensor, torch.Tensor]:
         """Scalars (n, 12, 16), and points (n, 12, 3, 8) in the frame of each residue."""
-        scalars, points = (
-            gathered[..., : CHANNELS + 3 * VALUE_POINTS].transpose(0, 1).split([CHANNELS, 3 * VALUE_POINTS], dim=2)
-        )
+        scalars, points = gathered.transpose(0, 1).split([CHANNELS, 3 * VALUE_POINTS], dim=2)
         arm = points.unflatten(2, (3, VALUE_POINTS)) - frames.translation[:, None, :, None]
         return scalars, torch.einsum("nba,nhbp->nhap", frames.rotation, arm)
 

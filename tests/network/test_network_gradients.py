@@ -158,10 +158,12 @@ def test_attention_in_blocks_is_the_sums_written_out(monkeypatch: pytest.MonkeyP
     inputs = [torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes]
     query, key, bias, values, pair = inputs
     shares = (torch.einsum("hic,hjc->hij", query, key) + bias).softmax(2)
-    gathered, between = pair_attention.attend(*inputs)
+    columns = torch.randn(N, 7, generator=generator, dtype=torch.float64)
+    gathered, between, met = pair_attention.attend(*inputs, columns)
     torch.testing.assert_close(gathered, torch.einsum("hij,hjd->hid", shares, values))
     torch.testing.assert_close(between, torch.einsum("hij,ijp->ihp", shares, pair))
-    assert torch.autograd.gradcheck(pair_attention.attend, inputs)
+    torch.testing.assert_close(met, torch.einsum("hij,js->his", shares, columns))
+    assert torch.autograd.gradcheck(lambda *given: pair_attention.attend(*given, columns), inputs)
 
 
 @pytest.mark.parametrize(("dtype", "within"), [(torch.bfloat16, 1e-2), (torch.float16, 1e-3)])

@@ -74,3 +74,27 @@ def adk(_adenylate_kinase, monkeypatch):
     monkeypatch.chdir(_adenylate_kinase.project.path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return _adenylate_kinase
+
+
+@pytest.fixture(scope="session")
+def placed(_adenylate_kinase):
+    """The closed state placed in the open state's map, from anywhere."""
+    from scipion_cocofold.protocols import ProtCocofoldFit
+    from scipion_project import finished, run
+
+    os.chdir(_adenylate_kinase.project.path)
+    inputs = {"inputModel": _adenylate_kinase.moved, "inputVolume": _adenylate_kinase.volume}
+    return finished(run(_adenylate_kinase.project, ProtCocofoldFit, **inputs, numberOfThreads=1))
+
+
+@pytest.fixture(scope="session")
+def everything(_adenylate_kinase):
+    """Fine-tuned from particles, a volume and a model from anywhere, and nothing else but a reference."""
+    from scipion_cocofold.protocols import ProtCocofoldFinetune
+    from scipion_project import finished, run
+
+    adk = _adenylate_kinase
+    os.chdir(adk.project.path)
+    inputs = {"inputParticles": adk.particles, "inputModel": adk.moved, "inputVolume": adk.volume}
+    settings = {"inputReference": adk.truth, "effort": 0.02, "keepCycles": True, "numberOfThreads": 1}
+    return finished(run(adk.project, ProtCocofoldFinetune, **inputs, **settings))

@@ -38,13 +38,6 @@ def lies_on(structure: AtomStruct, volume: Volume) -> bool:
     return np.allclose(shift, -originOf(volume)) and density > 1 > other
 
 
-@pytest.fixture(scope="module")
-def placed(_adenylate_kinase):
-    os.chdir(_adenylate_kinase.project.path)
-    inputs = {"inputModel": _adenylate_kinase.moved, "inputVolume": _adenylate_kinase.volume}
-    return finished(run(_adenylate_kinase.project, ProtCocofoldFit, **inputs, numberOfThreads=1))
-
-
 def test_a_model_from_anywhere_is_placed_on_its_volume(adk, placed):
     structure = placed.outputAtomStruct
     assert lies_on(structure, adk.volume)
@@ -71,25 +64,6 @@ def test_fine_tuning_gives_the_engines_own_model(star, adk, shared_data, tmp_pat
     start = readPositions(str(shared_data / "adk" / "start_closed.cif"))
     assert np.linalg.norm(known - start, axis=1).mean() > 1
     assert np.linalg.norm(found - known, axis=1).max() < 0.05
-
-
-@pytest.fixture(scope="module")
-def everything(_adenylate_kinase):
-    """Particles, a volume and a model from anywhere, connected, and nothing else but a reference."""
-    adk = _adenylate_kinase
-    os.chdir(adk.project.path)
-    inputs = {"inputParticles": adk.particles, "inputModel": adk.moved, "inputVolume": adk.volume}
-    return finished(
-        run(
-            adk.project,
-            ProtCocofoldFinetune,
-            **inputs,
-            inputReference=adk.truth,
-            effort=0.02,
-            keepCycles=True,
-            numberOfThreads=1,
-        )
-    )
 
 
 def test_everything_by_itself(everything, adk):

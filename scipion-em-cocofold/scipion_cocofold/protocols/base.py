@@ -26,6 +26,7 @@ _RUN_CONTROL = {
     "gpuList",
     "_useQueue",
     "_queueParams",
+    "expected",
 }
 _LAST_LINES = 5
 

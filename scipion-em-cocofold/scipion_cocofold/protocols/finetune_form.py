@@ -98,6 +98,13 @@ def _addFineTuning(form):
         help="Factor on the number of optimiser steps: 0.3 for a quick look, at a third of the time.",
     )
     form.addParam(
+        "expected",
+        params.StringParam,
+        default="",
+        label="Expected time and memory",
+        help="The wand fills it in, from particles, model, effort and threads.",
+    )
+    form.addParam(
         "heldout",
         params.FloatParam,
         allowsNull=True,

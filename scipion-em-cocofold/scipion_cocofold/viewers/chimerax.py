@@ -1,0 +1,71 @@
+"""Scripts that show models on their volume in ChimeraX."""
+
+import os
+
+BY_CHAIN, BY_CHANGE, BY_CONFIDENCE = range(3)
+COLOURS = ["chain", "change from the start", "confidence (B factor or pLDDT)"]
+
+
+def writeScript(path, models, volume=None, colour=BY_CHAIN, changes=None):
+    """Write a ChimeraX script that opens models on a volume; the last is coloured.
+
+    Parameters
+    ----------
+    path : str
+        The script, ``.cxc``; a table of changes is written beside it.
+    models : list of (str, str)
+        Files and the names to show, all in Scipion's frame; those before the last are grey and half transparent.
+    volume : Volume, optional
+    colour : int
+        One of `COLOURS`.
+    changes : dict, optional
+        Displacement (Å) by (chain, number), for `BY_CHANGE`.
+    """
+    lines = ["close session", "set bgColor white"]
+    number = 0
+    if volume is not None:
+        number = 1
+        x, y, z = volume.getOrigin(force=True).getShifts()
+        lines += [
+            f"open {_quoted(volume.getFileName().split(':')[0])} name volume",
+            f"volume #1 voxelSize {volume.getSamplingRate():g}",
+            f"volume #1 origin {x:.3f},{y:.3f},{z:.3f}",
+            "volume #1 style surface color #6b8fb560",
+        ]
+    for model, name in models:
+        number += 1
+        lines += [
+            f"open {_quoted(model)} name {_quoted(name, whole=False)}",
+            f"cartoon #{number}",
+            f"hide #{number} atoms",
+        ]
+        if (model, name) != models[-1]:
+            lines += [f"color #{number} #8f959d80"]
+    if colour == BY_CHANGE and changes:
+        table = os.path.splitext(path)[0] + ".defattr"
+        _writeAttribute(table, changes)
+        most = max(1.0, *changes.values())
+        lines += [
+            f"open {_quoted(table)} models #{number}",
+            f"color byattribute r:cocofold_change #{number} palette blue:white:red range 0,{most:.2f}",
+            f"key blue:0 white:{most / 2:.1f} red:{most:.1f}",
+        ]
+    elif colour == BY_CONFIDENCE:
+        lines += [f"color bfactor #{number} palette alphafold"]
+    else:
+        lines += [f"color #{number} bychain"]
+    lines += [f"view #{number}"]
+    with open(path, "w", encoding="utf-8") as script:
+        script.write("\n".join(lines) + "\n")
+
+
+def _writeAttribute(path, changes):
+    with open(path, "w", encoding="utf-8") as table:
+        table.write("attribute: cocofold_change\nmatch mode: 1-to-1\nrecipient: residues\n")
+        table.writelines(f"\t/{chain}:{number}\t{value:.3f}\n" for (chain, number), value in changes.items())
+
+
+def _quoted(text, whole=True):
+    """Return a path, made absolute, or a name as ChimeraX takes it."""
+    text = os.path.abspath(text) if whole else text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

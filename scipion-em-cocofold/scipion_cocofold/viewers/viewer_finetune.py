@@ -1,0 +1,203 @@
+"""What fine-tuning did: models in ChimeraX, curves, residues, cycles, the report, the hand-over to ISOLDE."""
+
+import csv
+import os
+import webbrowser
+
+import numpy as np
+from pwem.viewers import EmPlotter
+from pwem.viewers.viewer_chimera import ChimeraView
+from pwem.viewers.views import TableView
+from pyworkflow.protocol import params
+from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer, View
+
+from ..frames import writeMoved
+from ..protocols import ProtCocofoldFinetune
+from ..protocols.inputs import outputShift
+from ..residues import displacements, widths
+from .chimerax import BY_CHANGE, COLOURS, writeScript
+
+
+class CocofoldFinetuneViewer(ProtocolViewer):
+    """Views of a fine-tuning protocol, while it runs and after."""
+
+    _label = "fine-tuning"
+    _targets = [ProtCocofoldFinetune]
+    _environments = [DESKTOP_TKINTER]
+
+    def _defineParams(self, form):
+        form.addSection("Results")
+        form.addParam(
+            "colour",
+            params.EnumParam,
+            choices=COLOURS,
+            default=BY_CHANGE,
+            label="Colour the result by",
+            display=params.EnumParam.DISPLAY_COMBO,
+        )
+        for name, label, text in (
+            ("showModels", "Start, result and volume", "In ChimeraX; the start is grey."),
+            (
+                "showIsolde",
+                "Result, ready for ISOLDE",
+                "In ChimeraX with the ISOLDE bundle: hydrogens, map, restraints.",
+            ),
+            ("showReport", "Report", "One page in the web browser; it needs no network."),
+            ("showCycles", "Cycles", "Figures at the end of each, as a table."),
+            ("plotTraining", "Agreement with the images", "Mean Fourier ring correlation at the end of each cycle."),
+            ("plotRings", "Fourier ring correlation", "By resolution, at the start and at the end."),
+            ("plotResidues", "Displacement of residues", "CA atoms, from the start to the result, by chain."),
+            ("plotWidths", "Learned widths", "Of the atoms' Gaussians."),
+        ):
+            form.addParam(name, params.LabelParam, label=label, help=text)
+
+    def _getVisualizeDict(self):
+        return {
+            "showModels": self._showModels,
+            "showIsolde": self._showIsolde,
+            "showReport": self._showReport,
+            "showCycles": self._showCycles,
+            "plotTraining": self._plotTraining,
+            "plotRings": self._plotRings,
+            "plotResidues": self._plotResidues,
+            "plotWidths": self._plotWidths,
+        }
+
+    # --------------------------- views
+    def _showModels(self, param=None):
+        protocol = self.protocol
+        structure = getattr(protocol, "outputAtomStruct", None)
+        if structure is None:
+            return self._nothingYet()
+        start = protocol._getExtraPath("start_shown.cif")
+        shift = outputShift(protocol, protocol._volume(), protocol.inputParticles.get())
+        writeMoved(protocol._startModel(), start, shift)
+        script = protocol._getExtraPath("show_models.cxc")
+        result = structure.getFileName()
+        changes = displacements(start, result)
+        writeScript(script, [(start, "start"), (result, "result")], structure.getVolume(), self.colour.get(), changes)
+        return [ChimeraView(script)]
+
+    def _showIsolde(self, param=None):
+        script = os.path.join(self.protocol._runFolder(), "isolde", "open_in_isolde.cxc")
+        if not os.path.isfile(script):
+            return [self.errorMessage("There is no script: run the protocol with 'Write a report?' set to yes.")]
+        return [ChimeraView(script)]
+
+    def _showReport(self, param=None):
+        page = os.path.join(self.protocol._runFolder(), "report.html")
+        if not os.path.isfile(page):
+            return [self.errorMessage("There is no report: run the protocol with 'Write a report?' set to yes.")]
+        return [PageView(page)]
+
+    def _showCycles(self, param=None):
+        rows = self._cycles()
+        if not rows:
+            return self._nothingYet()
+        return [CyclesView(rows, self._metrics().get("best_cycle"))]
+
+    def _plotTraining(self, param=None):
+        rows = self._cycles()
+        if not rows:
+            return self._nothingYet()
+        plotter, axes = _plot("Agreement with the images", "cycle", "mean Fourier ring correlation")
+        number = [int(row["number"]) for row in rows]
+        axes.plot(number, [float(row["frc_work"]) for row in rows], "o-", label="fitted particles")
+        held = [(n, float(row["frc_heldout"])) for n, row in zip(number, rows) if row["frc_heldout"]]
+        if held:
+            axes.plot(*zip(*held), "s-", label="held-out particles")
+        axes.legend()
+        return [plotter]
+
+    def _plotRings(self, param=None):
+        curves = dict(self._metrics().get("frc_curves", {}))
+        if not curves:
+            return self._nothingYet()
+        frequency = 1 / np.array(curves.pop("resolution_angstrom"))
+        plotter, axes = _plot("Fourier ring correlation", "1 / resolution (1/Å)", "correlation")
+        for name, values in curves.items():
+            axes.plot(frequency, values, "--" if "start" in name else "-", label=name)
+        axes.axhline(0, color="grey", linewidth=0.5)
+        axes.legend()
+        return [plotter]
+
+    def _plotResidues(self, param=None):
+        final = os.path.join(self.protocol._runFolder(), "model.cif")
+        if not os.path.isfile(final):
+            return self._nothingYet()
+        moved = displacements(self.protocol._startModel(), final)
+        plotter, axes = _plot("Displacement of residues", "residue", "Å")
+        for chain in dict.fromkeys(chain for chain, _ in moved):
+            at = [
+                (int("".join(c for c in number if c in "-0123456789")), d)
+                for (name, number), d in moved.items()
+                if name == chain
+            ]
+            axes.plot(*zip(*at), label="chain " + chain)
+        axes.legend()
+        return [plotter]
+
+    def _plotWidths(self, param=None):
+        final = os.path.join(self.protocol._runFolder(), "model.cif")
+        found = widths(final) if os.path.isfile(final) else np.zeros(0)
+        if not len(found):
+            return self._nothingYet()
+        plotter, axes = _plot("Learned widths of the Gaussians", "width (Å)", "atoms")
+        axes.hist(found, bins=60)
+        return [plotter]
+
+    # --------------------------- what they are made of
+    def _metrics(self):
+        return self.protocol._readJson("run", "metrics.json") or {}
+
+    def _cycles(self):
+        path = os.path.join(self.protocol._runFolder(), "metrics.csv")
+        if not os.path.isfile(path):
+            return []
+        with open(path, newline="") as table:
+            return list(csv.DictReader(table))
+
+    def _nothingYet(self):
+        return [self.errorMessage("There is nothing to show yet.")]
+
+
+class PageView(View):
+    """A page in the web browser."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = os.path.abspath(path)
+
+    def show(self):
+        webbrowser.open("file://" + self.path)
+
+
+class CyclesView(View):
+    """A table of the figures of each cycle; a star marks the answer."""
+
+    columns = ("number", "stage", "step", "frc_work", "frc_heldout", "moved_angstrom", "worst_link_angstrom", "seconds")
+
+    def __init__(self, rows, best):
+        super().__init__()
+        self.headings = ["best", *(name.replace("_", " ") for name in self.columns)]
+        self.rows = [
+            ["*" if str(best) == row["number"] else "", *(_short(row[name]) for name in self.columns)] for row in rows
+        ]
+
+    def show(self):
+        # The table opens its window when it is made
+        TableView(
+            headerList=self.headings, dataList=self.rows, mesg="", title="Cycles", height=len(self.rows), width=900
+        )
+
+
+def _plot(title, xlabel, ylabel):
+    plotter = EmPlotter(windowTitle=title)
+    return plotter, plotter.createSubPlot(title, xlabel, ylabel)
+
+
+def _short(value):
+    try:
+        return value if float(value) == int(float(value)) and "." not in value else f"{float(value):.3f}"
+    except ValueError:
+        return value

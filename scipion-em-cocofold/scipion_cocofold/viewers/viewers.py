@@ -1,0 +1,65 @@
+"""Views of placements, checks and assessments."""
+
+import json
+import os
+
+from matplotlib.image import imread
+from pwem.viewers import EmPlotter
+from pwem.viewers.viewer_chimera import ChimeraView
+from pyworkflow.viewer import DESKTOP_TKINTER, Viewer
+
+from ..protocols import ProtCocofoldAssess, ProtCocofoldCheck, ProtCocofoldFit
+from .chimerax import writeScript
+
+
+class CocofoldFitViewer(Viewer):
+    """The placed model on its volume in ChimeraX, and the volume's outline from three sides."""
+
+    _label = "placed model"
+    _targets = [ProtCocofoldFit]
+    _environments = [DESKTOP_TKINTER]
+
+    def _visualize(self, obj, **kwargs):
+        structure = self.protocol.outputAtomStruct
+        script = self.protocol._getExtraPath("show_placed.cxc")
+        writeScript(script, [(structure.getFileName(), "placed")], structure.getVolume())
+        return [_picture(self.protocol._getExtraPath("placed", "placement.png"), "Placement"), ChimeraView(script)]
+
+
+class CocofoldCheckViewer(Viewer):
+    """The scores of all alternatives."""
+
+    _label = "verdicts"
+    _targets = [ProtCocofoldCheck]
+    _environments = [DESKTOP_TKINTER]
+
+    def _visualize(self, obj, **kwargs):
+        return [_picture(self.protocol._getExtraPath("check.png"), "Check of inputs")]
+
+
+class CocofoldAssessViewer(Viewer):
+    """Distance of each residue from the reference by chain, and each chain's CA RMSD."""
+
+    _label = "assessment"
+    _targets = [ProtCocofoldAssess]
+    _environments = [DESKTOP_TKINTER]
+
+    def _visualize(self, obj, **kwargs):
+        path = self.protocol._getExtraPath("after.json")
+        if not os.path.isfile(path):
+            return [self.errorMessage("Not assessed yet.")]
+        with open(path, encoding="utf-8") as content:
+            chains = json.load(content)["chains"]
+        plotter = EmPlotter(windowTitle="Chains")
+        axes = plotter.createSubPlot("CA RMSD of chains", "chain", "Å")
+        axes.bar([chain["chain"] for chain in chains], [chain["ca_rmsd_together"] for chain in chains])
+        return [_picture(self.protocol._getExtraPath("assessment.png"), "Residues"), plotter]
+
+
+def _picture(path, title):
+    """Show a PNG file in a window of its own."""
+    plotter = EmPlotter(windowTitle=title, figsize=(10, 7))
+    axes = plotter.createSubPlot(title, "", "")
+    axes.imshow(imread(path))
+    axes.set_axis_off()
+    return plotter

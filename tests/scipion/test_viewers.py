@@ -1,0 +1,151 @@
+"""Viewers and wizards, on a real run; windows are not opened, what they would show is looked at."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pwem", reason="scipion-em is not installed (extra 'scipion')")
+pytest.importorskip("scipion", reason="scipion-app is not installed (extra 'scipion')")
+
+import pyworkflow
+from pwem.viewers import EmPlotter
+from pwem.viewers.viewer_chimera import ChimeraView
+from scipion_cocofold.estimates import expectation
+from scipion_cocofold.frames import originOf, readPositions
+from scipion_cocofold.protocols import ProtCocofoldAssess, ProtCocofoldFinetune, ProtCocofoldFit
+from scipion_cocofold.residues import bFactors, chainsOf, displacements
+from scipion_cocofold.viewers import CocofoldAssessViewer, CocofoldFinetuneViewer, CocofoldFitViewer
+from scipion_cocofold.viewers.chimerax import BY_CHAIN, BY_CHANGE, BY_CONFIDENCE
+from scipion_cocofold.wizards import CocofoldBodiesWizard, bodiesOf
+from scipion_project import finished, run
+
+
+@pytest.fixture
+def viewer(everything, adk):
+    viewer = CocofoldFinetuneViewer(project=adk.project)
+    viewer.setProtocol(everything)
+    return viewer
+
+
+def script_of(views) -> list[str]:
+    (view,) = (view for view in views if isinstance(view, ChimeraView))
+    return Path(view._cmd.split('"')[1]).read_text().splitlines()
+
+
+def axes_of(views):
+    (plotter,) = views
+    assert isinstance(plotter, EmPlotter)
+    return plotter.getFigure().axes[0]
+
+
+def opened(lines: list[str]) -> list[str]:
+    return [line.split('"')[1] for line in lines if line.startswith("open")]
+
+
+def test_models_lie_on_the_volume_in_the_script(viewer, adk):
+    lines = script_of(viewer._getVisualizeDict()["showModels"]())
+    (origin,) = (line.split("origin ")[1] for line in lines if " origin " in line)
+    assert np.allclose([float(value) for value in origin.split(",")], originOf(adk.volume))
+    volume, start, result, table = opened(lines)
+    assert all(os.path.isfile(path) for path in (volume, start, result, table))
+    # The start lies where the placed model does, the result on it but for what was fitted
+    assert np.linalg.norm(readPositions(start).mean(0) - readPositions(result).mean(0)) < 5
+    moved = displacements(start, result)
+    assert len(moved) == 214
+    rows = [line.split() for line in Path(table).read_text().splitlines() if line.startswith("\t/")]
+    assert {spec: float(value) for spec, value in rows} == pytest.approx(
+        {f"/{chain}:{number}": value for (chain, number), value in moved.items()}, abs=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("colour", "command"),
+    [(BY_CHAIN, "bychain"), (BY_CONFIDENCE, "bfactor"), (BY_CHANGE, "byattribute r:cocofold_change")],
+)
+def test_colours(colour, command, viewer):
+    viewer.colour.set(colour)
+    assert sum(command in line for line in script_of(viewer._getVisualizeDict()["showModels"]())) == 1
+
+
+def test_curves_are_those_of_the_run(viewer, everything):
+    with open(everything._getExtraPath("run", "metrics.csv"), newline="") as table:
+        rows = list(csv.DictReader(table))
+    lines = {line.get_label(): line.get_ydata() for line in axes_of(viewer._getVisualizeDict()["plotTraining"]()).lines}
+    assert lines["fitted particles"].tolist() == [float(row["frc_work"]) for row in rows]
+    rings = axes_of(viewer._getVisualizeDict()["plotRings"]())
+    assert {line.get_label() for line in rings.lines} > {"held-out, start", "work, start"}
+    (residues,) = axes_of(viewer._getVisualizeDict()["plotResidues"]()).lines
+    assert len(residues.get_ydata()) == 214
+    assert residues.get_ydata().max() > 3
+    bars = axes_of(viewer._getVisualizeDict()["plotWidths"]()).patches
+    assert sum(bar.get_height() for bar in bars) == 1656
+
+
+def test_cycles_as_a_table(viewer):
+    (view,) = viewer._getVisualizeDict()["showCycles"]()
+    assert len(view.rows) == 10
+    assert all(len(row) == len(view.headings) for row in view.rows)
+    assert sum(row[0] == "*" for row in view.rows) == 1
+
+
+def test_report_and_isolde(viewer):
+    (page,) = viewer._getVisualizeDict()["showReport"]()
+    assert os.path.getsize(page.path) > 1e6
+    assert any("isolde start" in line for line in script_of(viewer._getVisualizeDict()["showIsolde"]()))
+
+
+def test_nothing_to_show_yet_is_said(adk):
+    protocol = adk.project.newProtocol(ProtCocofoldFinetune, inputParticles=adk.particles, inputModel=adk.closed)
+    adk.project.saveProtocol(protocol)
+    viewer = CocofoldFinetuneViewer(project=adk.project)
+    viewer.setProtocol(protocol)
+    for show in viewer._getVisualizeDict().values():
+        (view,) = show()
+        assert "There is no" in view.getMessage()
+
+
+def test_views_of_placement_and_assessment(placed, everything, adk):
+    views = CocofoldFitViewer(project=adk.project, protocol=placed)._visualize(placed)
+    volume, model = opened(script_of(views))
+    assert model == os.path.abspath(placed.outputAtomStruct.getFileName())
+    assert volume == os.path.abspath(adk.volume.getFileName())
+    inputs = {"inputStructure": everything.outputAtomStruct, "inputReference": adk.truth}
+    assessed = finished(run(adk.project, ProtCocofoldAssess, **inputs))
+    picture, chains = CocofoldAssessViewer(project=adk.project, protocol=assessed)._visualize(assessed)
+    assert len(picture.getFigure().axes[0].images) == 1
+    assert len(axes_of([chains]).patches) == 1
+
+
+def test_scipion_finds_viewers_and_wizards(everything, adk):
+    domain = pyworkflow.Config.getDomain()
+    found = domain.findViewers("ProtCocofoldFinetune", "tkinter")
+    assert CocofoldFinetuneViewer in found
+    wizards = domain.findWizards(adk.project.newProtocol(ProtCocofoldFit), "tkinter")
+    assert wizards["bodies"] is CocofoldBodiesWizard
+
+
+def test_what_wizards_offer(shared_data, adk):
+    path = str(shared_data / "tcr" / "truth.cif")
+    chains = chainsOf(path)
+    assert list(chains) == ["A", "B", "C", "D", "E"]
+    assert sum(chains.values()) == 815
+    assert bodiesOf(list(chains), ["D", "E"]) == "A,B,C;D;E"
+    assert bodiesOf(["A"], ["A"]) == "A"
+    assert len(bFactors(path)) == 815
+
+
+def test_expected_time_grows_with_what_there_is_to_do():
+    def minutes(*arguments):
+        return int(expectation(*arguments).split()[1])
+
+    usual = minutes(2000, 64, 214, 1.0, 1, False)
+    # Measured: 109 s on one thread
+    assert 1 <= usual <= 4
+    assert minutes(2000, 64, 214, 10.0, 1, False) > 5 * usual
+    assert minutes(2000, 288, 1683, 1.0, 1, False) > 4 * usual
+    assert minutes(2000, 64, 214, 10.0, 4, False) < minutes(2000, 64, 214, 10.0, 1, False)

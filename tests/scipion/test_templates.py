@@ -1,0 +1,112 @@
+"""Templates, made into projects by Scipion's own command and run without a screen."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("pwem", reason="scipion-em is not installed (extra 'scipion')")
+pytest.importorskip("scipion", reason="scipion-app is not installed (extra 'scipion')")
+
+import pyworkflow
+import scipion_cocofold
+from pyworkflow.template import LocalTemplate
+
+TEMPLATES = sorted((Path(scipion_cocofold.__file__).parent / "templates").glob("*.json.template"))
+
+
+@pytest.fixture(scope="module")
+def scipion(tmp_path_factory, shared_data):
+    """Runs Scipion's command in a home of its own; returns the finished process."""
+    home = tmp_path_factory.mktemp("scipion")
+    own = {name: value for name, value in os.environ.items() if not name.startswith("SCIPION_")}
+    environment = {
+        **own,
+        "SCIPION_HOME": str(home),
+        "SCIPION_USER_DATA": str(home),
+        "SCIPION_NOTIFY": "False",
+        "COCOFOLD_ENV_ACTIVATION": "",
+        "OMP_NUM_THREADS": "1",
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    }
+
+    def run(*words: object, **variables: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "scipion", *map(str, words)]
+        return subprocess.run(command, env={**environment, **variables}, capture_output=True, text=True, timeout=500)
+
+    assert run("config", "--notify", "--unattended").returncode == 0
+    run.home = home
+    return run
+
+
+def make(scipion, data: Path, name: str, **changes: object):
+    folder = data / "adk"
+    fields = {
+        "particles": folder / "small300" / "particles.star",
+        "px": 2.5,
+        "voltage": 300,
+        "cs": 2.7,
+        "q0": 0.1,
+        "map": folder / "uniform" / "reconstruction.mrc",
+        "mappx": 2.5,
+        "model": folder / "start_closed_moved.cif",
+        "symmetry": "C1",
+        "effort": 0.02,
+        **changes,
+    }
+    words = [f"{key}={value}" for key, value in fields.items()]
+    made = scipion("template", "cocofold-relion", f"project_name={name}", *words, "--nogui", "--noschedule")
+    assert (scipion.home / "projects" / name).is_dir(), made.stdout + made.stderr
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name.split(".")[0])
+def test_each_template_names_protocols_and_parameters_that_exist(path):
+    template = LocalTemplate("cocofold", str(path))
+    template.content = template.getContent().split("~") if isinstance(template.getContent(), str) else template.content
+    template.parseContent()
+    for field in template.params.values():
+        field.setValue(field.getValue() or "x")
+    template._replaceFields()
+    flow = json.loads("".join(template.getContent()))
+    protocols = pyworkflow.Config.getDomain().getProtocols()
+    for box in flow:
+        known = dict(protocols[box["object.className"]]().iterDefinitionAttributes())
+        named = {key for key in box if not key.startswith(("object.", "_"))}
+        assert named <= set(known), box["object.className"]
+    numbers = {box["object.id"] for box in flow}
+    pointers = [value for box in flow for value in box.values() if isinstance(value, str) and ".output" in value]
+    assert pointers
+    assert all(pointer.split(".")[0] in numbers for pointer in pointers)
+
+
+def test_the_relion_template_runs_to_a_supported_model(scipion, shared_data):
+    make(scipion, shared_data, "whole")
+    ended = scipion("python", "-m", "scipion_cocofold.headless", "whole")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    order = [line.split(" - ")[-1] for line in ended.stdout.splitlines() if line.startswith("running")]
+    assert order.index("check inputs") < order.index("fine-tune") < order.index("assess")
+    (verdict,) = (scipion.home / "projects" / "whole").glob("Runs/*/extra/verdict.json")
+    assert json.loads(verdict.read_text())["verdict"] == "supported"
+    assert str(verdict) in ended.stdout
+    # Run again, there is nothing left to do, and the verdict stands
+    again = scipion("python", "-m", "scipion_cocofold.headless", "whole")
+    assert again.returncode == 0
+    assert "running" not in again.stdout
+
+
+def test_a_failure_and_a_project_that_is_not_there_have_statuses_of_their_own(scipion, shared_data, tmp_path):
+    wrong = tmp_path / "wrong.cif"
+    wrong.write_text("data_nothing\n")
+    make(scipion, shared_data, "failing", model=wrong)
+    ended = scipion("python", "-m", "scipion_cocofold.headless", "failing")
+    assert ended.returncode == 1
+    assert "failed: " in ended.stdout
+    assert "fine-tune" not in ended.stdout
+    missing = scipion("python", "-m", "scipion_cocofold.headless", "none_such")
+    assert missing.returncode == 2
+    assert "failing" in missing.stdout

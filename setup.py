@@ -29,6 +29,8 @@ ENGINE = [
     "Pillow>=10.0",
     "plotly>=6.0",
     "Jinja2>=3.1",
+    "openmm>=8.1",
+    "pdbfixer>=1.9",
 ]
 SCIPION = ["scipion-em>=3.11,<4", "scipion-app>=3.8,<4"]
 DEV = [
@@ -38,6 +40,11 @@ DEV = [
     "modelcif>=1.8",
     "ihm>=2.12",
     "biopython",
+    "psutil",
+    "scipion-em-relion>=5.0",
+    "scipion-em-cryosparc2>=5.0",
+    "scipion-em-chimera>=4.0",
+    "scipion-em-phenix>=3.2",
     "ruff>=0.9",
     "mypy>=1.14",
     "types-PyYAML",

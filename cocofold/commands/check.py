@@ -53,11 +53,11 @@ def check(
     chosen_device = find_device(device)
     torch.set_num_threads(max(1, min(torch.get_num_threads(), 4)))
     density = None if map_file is None else read_map(map_file)
-    read = read_particles(particles, particles_dir, passthrough)
+    read, start = read_particles(particles, particles_dir, passthrough), read_model(model)
     if read_placed_as(model).get("hand") == MIRRORED:
         typer.echo("the model was placed in the map's mirror image: poses are mirrored, as in fine-tuning")
         read = read.mirrored()
-    report = look(read, read_model(model), settings, density, chosen_device)
+    report = look(read, start, settings, density, chosen_device)
     _write(report, json_file, picture, {"particles_file": str(particles), "model": str(model)})
     for line in report.lines:
         typer.echo(line)

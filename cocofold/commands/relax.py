@@ -1,0 +1,127 @@
+"""``cocofold relax``: a fine-tuned model made fit for deposition by molecular mechanics."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+import typer
+
+from cocofold.commands.written import check_writable
+from cocofold.errors import InputError
+
+if TYPE_CHECKING:
+    from cocofold.assessment import Assessment
+    from cocofold.relaxation import Relaxed
+
+
+def relax(
+    model: Path = typer.Option(..., help="Model to relax: mmCIF or PDB."),
+    out: Path = typer.Option(..., help="mmCIF file to write."),
+    particles: Optional[Path] = typer.Option(
+        None, help="Particles of the model, RELION .star or CryoSPARC .cs: their images pull while it is relaxed."
+    ),
+    particles_dir: Optional[Path] = typer.Option(None, help="Folder from which the stacks' paths start."),
+    max_particles: int = typer.Option(2000, help="Use so many of the particles at most, drawn at random."),
+    hydrogens: bool = typer.Option(False, "--hydrogens", help="Write the hydrogens too."),
+    json_file: Optional[Path] = typer.Option(None, "--json", help="File for all figures."),
+    threads: Optional[int] = typer.Option(None, help="Of the processor; by default all."),
+    device: str = typer.Option("auto", help="auto, cpu, cuda or cuda:N, as OpenMM has them."),
+) -> None:
+    """Relax a model: hydrogens and missing atoms are built, clashes and strained bonds taken out.
+
+    Amber14 in implicit solvent is minimised by OpenMM, with restraints to the positions given that fade. Peptides stay
+    cis or trans and residues keep their hand. What the force field does not know, such as ligands and nucleic acids,
+    stays where it is. Prints clashes, bonds and angles before and after.
+    """
+    for option, path in (("--out", out), ("--json", json_file)):
+        check_writable(option, path)
+    if out.suffix.lower() not in (".cif", ".mmcif"):
+        raise InputError(f"--out {out}: mmCIF is written; give a name that ends in .cif")
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from cocofold.assessment import assess
+    from cocofold.files import write_atomically
+    from cocofold.relaxation import Settings
+    from cocofold.relaxation import relax as run
+    from cocofold.structure import read_model, read_placed_as, write_model
+
+    began = time.monotonic()
+    start, placed_as = read_model(model), read_placed_as(model)
+    images = None
+    if particles is not None:
+        from cocofold.relaxation.images import Images
+
+        images = Images(start, particles, particles_dir, placed_as, max_particles, device)
+    settings = Settings(hydrogens=hydrogens, device=device, threads=threads)
+    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+    with Progress(*columns, transient=True) as progress:
+        task = progress.add_task("", total=1.0)
+        found = run(
+            start,
+            settings,
+            images.gradient if images else None,
+            lambda what, done: progress.update(task, description=what, completed=done),
+        )
+    compared = assess(found.model, start, start)
+    facts = {
+        "model": str(model),
+        **found.as_dict(),
+        "ca_rmsd": compared.ca_rmsd,
+        "tm_score": compared.alignment.tm_score,
+        "geometry": _geometry(compared),
+        "frc": None if images is None else images.compare(start.positions, found.model),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    try:
+        write_model(out, found.model, details="relaxed by Amber14 in implicit solvent", placed_as=placed_as)
+        if json_file is not None:
+            write_atomically(json_file, json.dumps(facts, indent=1) + "\n")
+    except OSError as error:
+        raise InputError(f"{error.filename or out}: not written ({error.strerror}); give another file") from error
+    _print(found, compared, facts)
+    typer.echo(f"written {out}")
+
+
+def _geometry(compared: Assessment) -> dict[str, Any]:
+    before, after = compared.geometry_of_start, compared.geometry
+    return {
+        "new_d": list(after.new_d or ()),
+        "new_cis": list(after.new_cis or ()),
+        "twisted": [None if before is None else len(before.twisted), len(after.twisted)],
+    }
+
+
+def _print(found: Relaxed, compared: Assessment, facts: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for heading in ("figure", "before", "after"):
+        table.add_column(heading, justify="left" if heading == "figure" else "right")
+    before, after = found.before, found.after
+    table.add_row("clashes (overlap of 0.6 Å or more)", str(len(before.clashes)), str(len(after.clashes)))
+    table.add_row(
+        f"backbone bonds and angles beyond 4σ, of {after.backbone_values}",
+        str(len(before.outliers)),
+        str(len(after.outliers)),
+    )
+    table.add_row("worst of these (σ)", f"{before.worst_sigmas:.1f}", f"{after.worst_sigmas:.1f}")
+    table.add_row("twisted peptides", *(str(count) for count in facts["geometry"]["twisted"]))
+    table.add_row("new D-amino acids, new cis peptides", "", _new(facts["geometry"]))
+    table.add_row("CA RMSD to the start (Å)", "", f"{compared.ca_rmsd:.2f}")
+    table.add_row("TM-score with the start", "", f"{compared.alignment.tm_score:.4f}")
+    if facts["frc"] is not None:
+        table.add_row("FRC with the particles", f"{facts['frc']['before']:.4f}", f"{facts['frc']['after']:.4f}")
+    Console(highlight=False).print(table)
+    for note in (
+        *found.notes,
+        f"{found.added_atoms} missing heavy atoms built; {facts['seconds']} s on {found.platform}",
+    ):
+        typer.echo(note)
+
+
+def _new(geometry: dict[str, Any]) -> str:
+    return f"{len(geometry['new_d'])}, {len(geometry['new_cis'])}"

@@ -1,0 +1,188 @@
+"""What of a model a force field knows: its protein, in pieces without gaps, with all atoms; the rest stays as it is."""
+
+from __future__ import annotations
+
+import io
+import random
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cocofold.errors import InputError
+from cocofold.structure import Backbone, Model
+
+STANDARD = frozenset(
+    {
+        "ALA",
+        "ARG",
+        "ASN",
+        "ASP",
+        "CYS",
+        "GLN",
+        "GLU",
+        "GLY",
+        "HIS",
+        "ILE",
+        "LEU",
+        "LYS",
+        "MET",
+        "PHE",
+        "PRO",
+        "SER",
+        "THR",
+    }
+    | {"TRP", "TYR", "VAL"}
+)
+_HYDROGEN = 1
+# 0 would stand for any seed in OpenMM
+_SEED = 1
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The protein of a model as OpenMM sees it.
+
+    Attributes
+    ----------
+    topology : openmm.app.Topology
+        With hydrogens, missing heavy atoms, and a chain for each piece without a gap.
+    positions : (n, 3) float
+        Å.
+    row : (n,) int
+        Of each atom in the model, or -1 for one that was added.
+    residue : (n,) int
+        Row in ``Model.residues`` of each atom.
+    left_out : (n_residues,) bool
+        Residues of the model that are no part of it: ligands, nucleic acids, unknown and incomplete residues.
+    pieces : int
+    disulphides : int
+    """
+
+    topology: Any
+    positions: np.ndarray
+    row: np.ndarray
+    residue: np.ndarray
+    left_out: np.ndarray
+    pieces: int
+    disulphides: int
+
+    @property
+    def heavy(self) -> np.ndarray:
+        """Atoms other than hydrogens, (n,) bool."""
+        return np.array([atom.element.atomic_number != _HYDROGEN for atom in self.topology.atoms()])
+
+
+def parts_of(model: Model, forcefield: Any, platform: Any) -> Parts:
+    """Take out the protein, and build what is missing of its residues.
+
+    Selenomethionine is taken for methionine. Hydrogens of the model are replaced. Missing residues are not built: the
+    ends of a gap are ends of chains.
+
+    Parameters
+    ----------
+    model : Model
+    forcefield : openmm.app.ForceField
+    platform : openmm.Platform
+        On which hydrogens are placed.
+
+    Raises
+    ------
+    InputError
+        If the model has no residue that the force field knows, or only CA atoms.
+    """
+    from openmm import app, unit
+    from pdbfixer import PDBFixer
+
+    known, pieces = _pieces(model)
+    topology, rows = _topology(model, pieces)
+    disulphides = sum(1 for bond in topology.bonds() if {bond[0].name, bond[1].name} == {"SG"})
+    text = io.StringIO()
+    app.PDBxFile.writeFile(topology, model.positions[rows] * unit.angstrom, text, keepIds=True)
+    text.seek(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fixer = PDBFixer(pdbxfile=text)
+        fixer.missingResidues = {}
+        fixer.findMissingAtoms()
+        fixer.addMissingAtoms(seed=_SEED)
+        modeller = app.Modeller(fixer.topology, fixer.positions)
+        # Hydrogens start from random directions
+        state = random.getstate()
+        random.seed(_SEED)
+        try:
+            modeller.addHydrogens(forcefield, platform=platform)
+        except ValueError as error:
+            raise InputError(
+                f"the force field does not know a residue ({error}); remove it or rename its atoms"
+            ) from error
+        finally:
+            random.setstate(state)
+    residues = [number for piece in pieces for number in piece]
+    by_name = {
+        (residue, str(model.atom_names[row])): row
+        for residue, row in zip(model.residue_of_atom[rows].tolist(), rows.tolist())
+    }
+    owner = np.array([residues[atom.residue.index] for atom in modeller.topology.atoms()])
+    names = [_model_name(model, number, atom.name) for number, atom in zip(owner, modeller.topology.atoms())]
+    return Parts(
+        topology=modeller.topology,
+        positions=np.array(modeller.positions.value_in_unit(unit.angstrom)),
+        row=np.array([by_name.get((number, name), -1) for number, name in zip(owner.tolist(), names)]),
+        residue=owner,
+        left_out=~known,
+        pieces=len(pieces),
+        disulphides=disulphides,
+    )
+
+
+def _pieces(model: Model) -> tuple[np.ndarray, list[list[int]]]:
+    """Residues that the force field knows, (n_residues,) bool, and runs of them that peptide bonds join."""
+    backbone = Backbone.of(model)
+    known = np.zeros(len(model.residues), bool)
+    pieces: list[list[int]] = []
+    joined = False
+    for residue, linked in zip(backbone.residues.tolist(), backbone.linked.tolist()):
+        if model.residues[residue].name in STANDARD or model.residues[residue].name == "MSE":
+            known[residue] = True
+            if joined:
+                pieces[-1].append(residue)
+            else:
+                pieces.append([residue])
+            joined = linked
+        else:
+            joined = False
+    if not pieces:
+        raise InputError("the model has no standard amino acids with N, CA and C, so there is nothing to relax")
+    return known, pieces
+
+
+def _topology(model: Model, pieces: list[list[int]]) -> tuple[Any, np.ndarray]:
+    """An OpenMM topology of the heavy atoms, and their rows in the model."""
+    from openmm import app, unit
+
+    topology, rows = app.Topology(), []
+    atoms_of = np.split(np.arange(len(model)), np.flatnonzero(np.diff(model.residue_of_atom)) + 1)
+    first = {int(model.residue_of_atom[atoms[0]]): atoms for atoms in atoms_of}
+    for number, piece in enumerate(pieces, start=1):
+        chain = topology.addChain(str(number))
+        for place, residue in enumerate(piece, start=1):
+            name = model.residues[residue].name
+            added = topology.addResidue("MET" if name == "MSE" else name, chain, str(place))
+            for row in first[residue].tolist():
+                element = int(model.atomic_numbers[row])
+                if element == _HYDROGEN or (model.atom_names[row] == "OXT" and residue != piece[-1]):
+                    continue
+                atom_name = str(model.atom_names[row])
+                if name == "MSE" and atom_name == "SE":
+                    atom_name, element = "SD", 16
+                topology.addAtom(atom_name, app.Element.getByAtomicNumber(element), added)
+                rows.append(row)
+    topology.createStandardBonds()
+    topology.createDisulfideBonds(model.positions[rows] * unit.angstrom)
+    return topology, np.array(rows)
+
+
+def _model_name(model: Model, residue: int, name: str) -> str:
+    return "SE" if name == "SD" and model.residues[residue].name == "MSE" else name

@@ -18,13 +18,22 @@ from cocofold import __version__
 
 from .constants import (
     COCOFOLD,
+    COCOFOLD_COLABFOLD,
     COCOFOLD_ENV_ACTIVATION,
     COCOFOLD_HOME,
+    COCOFOLD_WEIGHTS,
+    COLABFOLD,
+    COLABFOLD_VERSION,
     DISTRIBUTION,
     ENGINE_INSTALLED,
     ENGINE_MODULES,
     ENV_CREATED,
     ENV_PYTHON,
+    WEIGHTS,
+    WEIGHTS_LAST,
+    WEIGHTS_PATTERN,
+    WEIGHTS_URL,
+    WEIGHTS_VERSION,
 )
 
 __all__ = ["Plugin", "__version__"]
@@ -61,6 +70,32 @@ class Plugin(pwem.Plugin):
             "or installed with its extra 'engine' in Scipion's own environment.",
             var_type=VarTypes.STRING,
         )
+        cls._defineEmVar(
+            COCOFOLD_COLABFOLD,
+            f"{COLABFOLD}-{COLABFOLD_VERSION}/env",
+            description="Environment that has colabfold_batch, or that command, for predictions from sequences. "
+            f"'scipion3 installb {COLABFOLD}' makes the one named here.",
+            var_type=VarTypes.FOLDER,
+        )
+        cls._defineEmVar(
+            COCOFOLD_WEIGHTS,
+            f"{WEIGHTS}-{WEIGHTS_VERSION}",
+            description="Folder with AlphaFold-Multimer's weights, params_model_K_multimer_v3.npz. "
+            f"'scipion3 installb {WEIGHTS}' fetches them.",
+            var_type=VarTypes.FOLDER,
+        )
+
+    @classmethod
+    def getColabFold(cls):
+        """Return where ColabFold is, or an empty string to look for it in the PATH."""
+        place = cls.getVar(COCOFOLD_COLABFOLD) or ""
+        return place if os.path.exists(place) else ""
+
+    @classmethod
+    def getWeights(cls):
+        """Return the folder with AlphaFold-Multimer's weights, or an empty string to look where ColabFold has them."""
+        place = cls.getVar(COCOFOLD_WEIGHTS) or ""
+        return place if os.path.isdir(place) else ""
 
     @classmethod
     def getEnvName(cls):
@@ -123,7 +158,13 @@ class Plugin(pwem.Plugin):
 
     @classmethod
     def defineBinaries(cls, env):
-        """Add the engine's conda environment to Scipion's installer."""
+        """Add the engine's conda environment to Scipion's installer; ColabFold and AlphaFold's weights on request."""
+        cls._addEngine(env)
+        cls._addColabFold(env)
+        cls._addWeights(env)
+
+    @classmethod
+    def _addEngine(cls, env):
         # Only the installer has this module
         from scipion.install.funcs import VOID_TGZ
 
@@ -151,6 +192,42 @@ class Plugin(pwem.Plugin):
             neededProgs=[] if conda else ["conda"],
             vars=cls.getEnviron(),
             default=True,
+        )
+
+    @classmethod
+    def _addColabFold(cls, env):
+        from scipion.install.funcs import VOID_TGZ
+
+        conda = cls._condaWords()
+        # An environment in this folder, so that a path says where it is
+        create = f"conda create -y -p ./env --override-channels -c conda-forge python={ENV_PYTHON} pip"
+        install = f"env/bin/python -m pip install '{COLABFOLD}[alphafold]=={COLABFOLD_VERSION}'"
+        env.addPackage(
+            COLABFOLD,
+            version=COLABFOLD_VERSION,
+            tar=VOID_TGZ,
+            commands=[(" ".join([*conda, create]), "env/bin/python"), (install, "env/bin/colabfold_batch")],
+            neededProgs=[] if conda else ["conda"],
+            vars=cls.getEnviron(),
+            default=False,
+        )
+
+    @classmethod
+    def _addWeights(cls, env):
+        from scipion.install.funcs import VOID_TGZ
+
+        archive = os.path.basename(WEIGHTS_URL)
+        fetch = f"curl --fail --location --continue-at - --output {archive}.part {WEIGHTS_URL}"
+        fetch += f" && mv {archive}.part {archive}"
+        unpack = f"tar --extract --file {archive} --wildcards '{WEIGHTS_PATTERN}' && rm {archive}"
+        env.addPackage(
+            WEIGHTS,
+            version=WEIGHTS_VERSION,
+            tar=VOID_TGZ,
+            # One command, since the archive is gone in the end
+            commands=[(f"{fetch} && {unpack}", WEIGHTS_LAST)],
+            neededProgs=["curl", "tar"],
+            default=False,
         )
 
     @classmethod

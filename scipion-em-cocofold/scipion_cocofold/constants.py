@@ -7,9 +7,18 @@ DISTRIBUTION = "scipion-em-cocofold"
 COCOFOLD_HOME = "COCOFOLD_HOME"
 COCOFOLD_ENV_ACTIVATION = "COCOFOLD_ENV_ACTIVATION"
 COCOFOLD_COLABFOLD = "COCOFOLD_COLABFOLD"
+COCOFOLD_WEIGHTS = "COCOFOLD_WEIGHTS"
 
 # Python of the engine's conda environment
 ENV_PYTHON = "3.11"
+
+# ColabFold, which makes predictions, in an environment of its own: the version that predictions were compared with
+COLABFOLD, COLABFOLD_VERSION = "colabfold", "1.6.3"
+
+# AlphaFold's weights of December 2022: 15 models of 373 MB each, of which the five of AlphaFold-Multimer v3 are kept
+WEIGHTS, WEIGHTS_VERSION = "alphafold-multimer-weights", "2022-12-06"
+WEIGHTS_URL = "https://storage.googleapis.com/alphafold/alphafold_params_2022-12-06.tar"
+WEIGHTS_PATTERN, WEIGHTS_LAST = "*multimer_v3.npz", "params_model_5_multimer_v3.npz"
 
 # Files in COCOFOLD_HOME that say how far the installation came
 ENV_CREATED = "env-created.txt"

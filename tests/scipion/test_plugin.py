@@ -6,6 +6,7 @@ import shlex
 import stat
 import subprocess
 import sys
+import tarfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,7 +23,14 @@ from PIL import Image
 from pyworkflow.gui.project.viewprotocols_extra import ProtocolTreeConfig
 from scipion.install.plugin_funcs import PluginInfo
 from scipion_cocofold import Plugin
-from scipion_cocofold.constants import COCOFOLD_ENV_ACTIVATION, COCOFOLD_HOME, ENGINE_INSTALLED, ENV_CREATED
+from scipion_cocofold.constants import (
+    COCOFOLD_COLABFOLD,
+    COCOFOLD_ENV_ACTIVATION,
+    COCOFOLD_HOME,
+    COCOFOLD_WEIGHTS,
+    ENGINE_INSTALLED,
+    ENV_CREATED,
+)
 
 import cocofold
 
@@ -47,11 +55,11 @@ def software(domain, tmp_path, monkeypatch):
     return tmp_path / "em"
 
 
-def installer():
-    """Return Scipion's installer with the binaries of this plugin."""
+def installer(package="cocofold"):
+    """Return Scipion's installer with one of the packages of this plugin."""
     module = pyworkflow.Config.getDomain().getPlugins()["scipion_cocofold"]
     info = PluginInfo(name="scipion_cocofold", plugin=module, remote=False)
-    return info.getInstallenv(envArgs={"args": ["cocofold"]})
+    return info.getInstallenv(envArgs={"args": [package]})
 
 
 def commands(environment):
@@ -171,6 +179,46 @@ def test_installation_stops_where_pip_fails(software, tmp_path, monkeypatch):
         installer().execute()
     assert (software / NAME / ENV_CREATED).exists()
     assert any(ENGINE_INSTALLED in message for message in Plugin.validateInstallation())
+
+
+def test_colabfold_on_request(software, tmp_path, monkeypatch):
+    """With a stand-in for conda that makes a folder with a Python, which makes a command when it is told to install."""
+    log = tmp_path / "log"
+    python = f'#!/bin/sh\necho "python $*" >> {log}\ntouch env/bin/colabfold_batch\n'
+    fake_program(
+        tmp_path / "bin",
+        "conda",
+        f"mkdir -p env/bin; cat > env/bin/python <<'END'\n{python}END\nchmod +x env/bin/python\n",
+    )
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    software.mkdir()
+    (software / "void.tgz").write_text("void")
+    monkeypatch.setitem(Plugin._vars, COCOFOLD_COLABFOLD, str(software / "colabfold-1.6.3" / "env"))
+    assert Plugin.getColabFold() == ""
+    installer("colabfold").execute()
+    assert log.read_text() == "python -m pip install colabfold[alphafold]==1.6.3\n"
+    assert Path(Plugin.getColabFold(), "bin", "colabfold_batch").is_file()
+    assert not (software / NAME).exists()
+
+
+def test_weights_on_request(software, tmp_path, monkeypatch):
+    """Of an archive like AlphaFold's only the weights of AlphaFold-Multimer v3 are kept."""
+    names = [f"params_model_{k}{kind}.npz" for k in range(1, 6) for kind in ("", "_ptm", "_multimer_v3")]
+    archive = tmp_path / "alphafold_params_2022-12-06.tar"
+    with tarfile.open(archive, "w") as tar:
+        for name in [*names, "LICENSE"]:
+            (tmp_path / name).write_text(name)
+            tar.add(tmp_path / name, arcname=f"./{name}")
+    monkeypatch.setattr(scipion_cocofold, "WEIGHTS_URL", archive.as_uri())
+    software.mkdir()
+    (software / "void.tgz").write_text("void")
+    folder = software / "alphafold-multimer-weights-2022-12-06"
+    monkeypatch.setitem(Plugin._vars, COCOFOLD_WEIGHTS, str(folder))
+    assert Plugin.getWeights() == ""
+    installer("alphafold-multimer-weights").execute()
+    found = sorted(path.name for path in folder.iterdir() if path.suffix in (".npz", ".tar", ".part"))
+    assert found == [f"params_model_{k}_multimer_v3.npz" for k in range(1, 6)]
+    assert Plugin.getWeights() == str(folder)
 
 
 def test_environment_of_the_engine(monkeypatch):

@@ -21,6 +21,7 @@ from scipion_cocofold.protocols import (
     ProtCocofoldCheck,
     ProtCocofoldFinetune,
     ProtCocofoldFit,
+    ProtCocofoldRelax,
     ProtCocofoldSelect,
 )
 from scipion_project import finished, import_particles, run
@@ -172,6 +173,21 @@ def test_selected_particles_keep_those_held_out(by, adk, tmp_path):
     assert found.scored_rings == known.scored_rings
     assert bool(found.scored_rings) == (by == 2)
     assert ("biased" in " ".join(protocol.summary())) == (by == 2)
+
+
+def test_relax(adk, shared_data, tmp_path):
+    from scipion_project import import_model
+
+    from cocofold.structure import read_model, write_model
+
+    whole = read_model(shared_data / "adk" / "truth_open.cif")
+    write_model(tmp_path / "fragment.cif", whole.only(np.arange(len(whole.residues)) < 20))
+    fragment = import_model(adk.project, tmp_path / "fragment.cif")
+    protocol = finished(run(adk.project, ProtCocofoldRelax, inputStructure=fragment, numberOfThreads=1, useGpu=False))
+    assert "Backbone bonds and angles beyond 4σ" in " ".join(protocol.summary())
+    moved = readPositions(protocol.outputAtomStruct.getFileName()) - readPositions(fragment.getFileName())
+    assert 0 < np.linalg.norm(moved, axis=1).mean() < 1
+    assert protocol.outputAtomStruct._cocofoldClashes.get() == 0
 
 
 def test_phenix_and_chimerax_take_the_outputs(everything, adk, monkeypatch):

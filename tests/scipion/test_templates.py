@@ -89,7 +89,7 @@ def test_the_relion_template_runs_to_a_supported_model(scipion, shared_data):
     ended = scipion("python", "-m", "scipion_cocofold.headless", "whole")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     order = [line.split(" - ")[-1] for line in ended.stdout.splitlines() if line.startswith("running")]
-    assert order.index("check inputs") < order.index("fine-tune") < order.index("assess")
+    assert order.index("check inputs") < order.index("fine-tune") < order.index("relax")
     (verdict,) = (scipion.home / "projects" / "whole").glob("Runs/*/extra/verdict.json")
     assert json.loads(verdict.read_text())["verdict"] == "supported"
     assert str(verdict) in ended.stdout

@@ -5,6 +5,7 @@ from .protocol_check import ProtCocofoldCheck
 from .protocol_finetune import ProtCocofoldFinetune
 from .protocol_fit import ProtCocofoldFit
 from .protocol_predict import ProtCocofoldPredict
+from .protocol_relax import ProtCocofoldRelax
 from .protocol_select import ProtCocofoldSelect
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "ProtCocofoldFinetune",
     "ProtCocofoldFit",
     "ProtCocofoldPredict",
+    "ProtCocofoldRelax",
     "ProtCocofoldSelect",
 ]

@@ -8,7 +8,8 @@ from pwem.objects import AtomStruct
 from pyworkflow.constants import BETA
 from pyworkflow.protocol import params
 
-from ..constants import COCOFOLD_COLABFOLD
+from scipion_cocofold import Plugin
+
 from ..objects import CocofoldPrediction
 from .base import ProtCocofoldBase, addSeed
 
@@ -57,6 +58,7 @@ class ProtCocofoldPredict(ProtCocofoldBase):
             "inputSequences",
             params.MultiPointerParam,
             pointerClass="Sequence,SetOfSequences",
+            allowsNull=True,
             condition=f"source != {int(FROM_COLABFOLD)}",
             label="Sequences",
             help="Chains of one complex, each copy once, in order.",
@@ -81,7 +83,7 @@ class ProtCocofoldPredict(ProtCocofoldBase):
             params.PathParam,
             default="",
             label="AlphaFold weights",
-            help="params_model_K_multimer_v3.npz, or the folder that has these files. Empty: where ColabFold has them.",
+            help="params_model_K_multimer_v3.npz, or the folder that has these files. Empty: the installed ones.",
         )
         form.addParam(
             "rank",
@@ -102,7 +104,14 @@ class ProtCocofoldPredict(ProtCocofoldBase):
         self._insertFunctionStep(self.createOutputStep, key, needsGPU=False)
 
     def predictStep(self, key):
-        words = ["--out", self._predicted(), "--weights", self.weights.get(""), "--seed", self.seed.get()]
+        words = [
+            "--out",
+            self._predicted(),
+            "--weights",
+            self.weights.get("") or Plugin.getWeights(),
+            "--seed",
+            self.seed.get(),
+        ]
         if self.source.get() == FROM_COLABFOLD:
             words += ["--colabfold", self.colabfoldFolder.get(), "--rank", self.rank.get()]
         else:
@@ -111,7 +120,7 @@ class ProtCocofoldPredict(ProtCocofoldBase):
             words += ["--openfold", self.openfoldFile.get()]
         if self.source.get() == FROM_SEQUENCES:
             words += ["--msa", ("server", "single-sequence", self.msaFile.get(""))[self.msa.get()]]
-            words += ["--colabfold-command", os.environ.get(COCOFOLD_COLABFOLD, "")]
+            words += ["--colabfold-command", Plugin.getColabFold()]
         self.runEngine("predict", words)
 
     def createOutputStep(self, key):

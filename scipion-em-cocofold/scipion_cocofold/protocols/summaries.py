@@ -77,5 +77,19 @@ def finetuneMethods(metrics, network):
     )
 
 
+def relaxSummary(found):
+    """Return what relaxation did in lines."""
+    before, after = found["before"], found["after"]
+    lines = [
+        f"Clashes (overlap of 0.6 Å or more): {len(before['clashes'])} -> {len(after['clashes'])}.",
+        f"Backbone bonds and angles beyond 4σ: {len(before['outliers'])} -> {len(after['outliers'])}.",
+        f"Twisted peptides: {found['geometry']['twisted'][0]} -> {found['geometry']['twisted'][1]}.",
+        f"CA RMSD to the model given: {found['ca_rmsd']:.2f} Å.",
+    ]
+    if found["frc"]:
+        lines.append(f"Agreement with the images: {found['frc']['before']:.4f} -> {found['frc']['after']:.4f}.")
+    return lines + found["notes"]
+
+
 def _heldOut(metrics):
     return f"{metrics['frc_heldout_start']:.3f} -> {metrics['frc_heldout']:.3f}"

@@ -1,0 +1,73 @@
+"""Predictions in Scipion: a ColabFold folder around arrays of DeepMind's own code becomes what fine-tuning trains."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pwem", reason="scipion-em is not installed (extra 'scipion')")
+pytest.importorskip("scipion", reason="scipion-app is not installed (extra 'scipion')")
+
+from pwem.protocols import ProtImportSequence
+from scipion_cocofold.protocols import ProtCocofoldFinetune, ProtCocofoldPredict
+from scipion_cocofold.protocols.protocol_predict import FROM_COLABFOLD, FROM_SEQUENCES
+from scipion_cocofold.residues import chainsOf
+from scipion_project import finished, run
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "trunk"))
+from trunk_files import LETTERS, ColabFoldFolder, DeepMind
+
+EVOFORMER = "alphafold/alphafold_iteration/evoformer/single_activations//"
+
+
+@pytest.fixture(scope="module")
+def colabfold(shared_data, tmp_path_factory):
+    """A ColabFold folder of one chain of 22 residues, and the weights that belong to it."""
+    with np.load(shared_data / "afm" / "sm_n22.npz") as arrays:
+        a = dict(arrays)
+    with np.load(shared_data / "afm" / "sm_params.npz") as arrays:
+        parameters = dict(arrays)
+    first_row = np.random.default_rng(0).normal(size=(22, 256)).astype(np.float16)
+    weights = np.linalg.lstsq(first_row.astype(float), a["single"].astype(float), rcond=None)[0]
+    parameters[EVOFORMER + "weights"] = weights.astype(np.float32)
+    parameters[EVOFORMER + "bias"] = np.zeros(384, np.float32)
+    sequence = "".join(LETTERS[number] for number in a["aatype"])
+    known = DeepMind(
+        sequence, a["single"], a["pair"], a["atom37"], a["atom37_mask"], a["plddt"], a["pae"], first_row, parameters
+    )
+    folder = tmp_path_factory.mktemp("prediction")
+    np.savez(folder / "params_model_1_multimer_v3.npz", **parameters)
+    return ColabFoldFolder(folder / "colabfold", known).write([sequence])
+
+
+def test_a_colabfold_folder_becomes_a_prediction(colabfold, adk):
+    inputs = {"source": FROM_COLABFOLD, "colabfoldFolder": str(colabfold), "weights": str(colabfold.parent)}
+    protocol = finished(run(adk.project, ProtCocofoldPredict, **inputs, numberOfThreads=1))
+    prediction = protocol.outputPrediction
+    assert prediction.getResidues() == 22
+    assert chainsOf(protocol.outputAtomStruct.getFileName()) == {"A": 22}
+    assert "22 residues" in " ".join(protocol.summary())
+    given = {"inputParticles": adk.particles, "inputModel": prediction}
+    alone = adk.project.newProtocol(ProtCocofoldFinetune, **given)
+    assert "lies nowhere yet" in " ".join(alone.validate())
+    with_volume = adk.project.newProtocol(ProtCocofoldFinetune, **given, inputVolume=adk.volume, removeBelow=30.0)
+    assert with_volume.validate() == []
+    words = with_volume._finetuneWords()
+    assert words[words.index("--prediction") + 1] == prediction.getFileName()
+    assert "--placement" in words
+    assert "--model" not in words
+    assert words[words.index("--remove-below") + 1] == 30.0
+
+
+def test_what_predictions_need_is_said_before_the_start(adk, tmp_path):
+    def errors(**parameters):
+        return " ".join(adk.project.newProtocol(ProtCocofoldPredict, **parameters).validate())
+
+    assert "--save-single-representations" in errors(source=FROM_COLABFOLD, colabfoldFolder=str(tmp_path))
+    assert "sequences" in errors(source=FROM_SEQUENCES)
+    dna = {"inputSequenceName": "dna", "inputSequence": 1, "inputRawSequence": "ACGT"}
+    dna = finished(run(adk.project, ProtImportSequence, **dna))
+    assert "no protein" in errors(source=FROM_SEQUENCES, inputSequences=[dna.outputSequence])

@@ -32,22 +32,23 @@ mkdir -p "$SCIPION_HOME"
     map="$data/particles/map.mrc" mappx=2.5 model="$data/start.cif" symmetry=C1 effort=1.0 \
     > "$SCIPION_HOME/template.log" 2>&1
 
-echo "3. Running it: import, placement, check, fine-tuning, assessment; two minutes or so on two CPU cores"
+echo "3. Running it: import, placement, check, fine-tuning, relaxation, assessment; about four minutes on two CPU cores"
 status=0
 "$bin/scipion" python -m scipion_cocofold.headless demo || status=$?
 run=$(ls -d "$SCIPION_HOME"/projects/demo/Runs/*_ProtCocofoldFinetune/extra 2> /dev/null || true)
-if [ ! -f "$run/model.cif" ]; then
+relaxed=$(ls -d "$SCIPION_HOME"/projects/demo/Runs/*_ProtCocofoldRelax/extra 2> /dev/null || true)
+if [ ! -f "$relaxed/model.cif" ]; then
     echo "The demo did not end with a model; logs are in $SCIPION_HOME/projects/demo/Runs" >&2
     exit "${status:-1}"
 fi
 
 echo
 echo "4. Compared with the structure that was imaged"
-"$bin/cocofold" assess --model "$run/run/model.cif" --reference "$data/particles/truth.cif" \
+"$bin/cocofold" assess --model "$relaxed/relaxed.cif" --reference "$data/particles/truth.cif" \
     --start "$data/start.cif" --json "$folder/assessment.json"
 echo
 echo "project   $SCIPION_HOME/projects/demo"
-echo "model     $run/model.cif"
+echo "model     $relaxed/model.cif (before relaxation: $run/model.cif)"
 echo "report    $run/run/report.html"
 echo "plots     $run/run/frc.png"
 echo "'make gui' opens the project in Scipion; 'cocofold report' and the report's folder isolde lead on to ISOLDE."

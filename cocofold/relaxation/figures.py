@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,19 +78,19 @@ class Figures:
     worst_sigmas: float
 
 
-def figures_of(topology: Any, positions: np.ndarray) -> Figures:
-    """Figures of the heavy atoms of an OpenMM topology at some positions, (n, 3) Å."""
-    sigmas, names = _deviations(topology, positions)
+def figures_of(topology: Any, positions: np.ndarray, labels: Sequence[str]) -> Figures:
+    """Figures of the heavy atoms of an OpenMM topology at some positions, (n, 3) Å; a label names each residue."""
+    sigmas, names = _deviations(topology, positions, labels)
     beyond = np.flatnonzero(np.abs(sigmas) > OUTLIER_SIGMAS)
     return Figures(
-        clashes=tuple(_clashes(topology, positions)),
+        clashes=tuple(_clashes(topology, positions, labels)),
         backbone_values=len(sigmas),
         outliers=tuple(f"{names[row]} {sigmas[row]:+.1f}σ" for row in beyond),
         worst_sigmas=float(np.abs(sigmas).max(initial=0)),
     )
 
 
-def _clashes(topology: Any, positions: np.ndarray) -> list[str]:
+def _clashes(topology: Any, positions: np.ndarray, labels: Sequence[str]) -> list[str]:
     heavy = [atom for atom in topology.atoms() if atom.element.atomic_number > 1]
     where = np.array([atom.index for atom in heavy])
     radii = np.array([_radius(atom) for atom in heavy])
@@ -106,7 +107,8 @@ def _clashes(topology: Any, positions: np.ndarray) -> list[str]:
         if one.residue is other.residue or overlap[row] - allowed < CLASH_OVERLAP_ANGSTROM:
             continue
         if other.index not in _within(neighbours, one.index):
-            found.append(f"{_named(one)} - {_named(other)} {overlap[row]:.2f} Å")
+            names = (f"{labels[atom.residue.index]} {atom.name}" for atom in (one, other))
+            found.append(f"{' - '.join(names)} {overlap[row]:.2f} Å")
     return found
 
 
@@ -137,7 +139,7 @@ def _within(bonded: dict[int, list[int]], start: int) -> set[int]:
     return reached
 
 
-def _deviations(topology: Any, positions: np.ndarray) -> tuple[np.ndarray, list[str]]:
+def _deviations(topology: Any, positions: np.ndarray, labels: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     """Deviations of backbone bonds and angles in standard deviations, and their names."""
     sigmas, names = [], []
     residues = list(topology.residues())
@@ -156,7 +158,7 @@ def _deviations(topology: Any, positions: np.ndarray) -> tuple[np.ndarray, list[
             points = positions[atoms]
             value = np.linalg.norm(points[1] - points[0]) if len(points) == 2 else _angle(points)
             sigmas.append((value - mean) / deviation)
-            names.append(f"{residue.chain.id} {residue.id} {residue.name} {'-'.join(key)}")
+            names.append(f"{labels[place]} {'-'.join(key)}")
     return np.array(sigmas), names
 
 
@@ -177,7 +179,3 @@ def _mean(table: dict[str, tuple[float, float]], name: str) -> tuple[float, floa
 def _angle(points: np.ndarray) -> float:
     one, other = points[0] - points[1], points[2] - points[1]
     return float(np.degrees(np.arccos(np.dot(one, other) / np.linalg.norm(one) / np.linalg.norm(other))))
-
-
-def _named(atom: Any) -> str:
-    return f"{atom.residue.chain.id} {atom.residue.id} {atom.residue.name} {atom.name}"

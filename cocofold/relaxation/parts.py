@@ -96,10 +96,10 @@ def parts_of(model: Model, forcefield: Any, platform: Any) -> Parts:
     from pdbfixer import PDBFixer
 
     known, pieces = _pieces(model)
-    topology, rows = _topology(model, pieces)
+    topology, rows, positions = _topology(model, pieces)
     disulphides = sum(1 for bond in topology.bonds() if {bond[0].name, bond[1].name} == {"SG"})
     text = io.StringIO()
-    app.PDBxFile.writeFile(topology, model.positions[rows] * unit.angstrom, text, keepIds=True)
+    app.PDBxFile.writeFile(topology, positions * unit.angstrom, text, keepIds=True)
     text.seek(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -122,7 +122,7 @@ def parts_of(model: Model, forcefield: Any, platform: Any) -> Parts:
     residues = [number for piece in pieces for number in piece]
     by_name = {
         (residue, str(model.atom_names[row])): row
-        for residue, row in zip(model.residue_of_atom[rows].tolist(), rows.tolist())
+        for residue, row in zip(model.residue_of_atom[rows[rows >= 0]].tolist(), rows[rows >= 0].tolist())
     }
     owner = np.array([residues[atom.residue.index] for atom in modeller.topology.atoms()])
     names = [_model_name(model, number, atom.name) for number, atom in zip(owner, modeller.topology.atoms())]
@@ -158,11 +158,14 @@ def _pieces(model: Model) -> tuple[np.ndarray, list[list[int]]]:
     return known, pieces
 
 
-def _topology(model: Model, pieces: list[list[int]]) -> tuple[Any, np.ndarray]:
-    """An OpenMM topology of the heavy atoms, and their rows in the model."""
+def _topology(model: Model, pieces: list[list[int]]) -> tuple[Any, np.ndarray, np.ndarray]:
+    """An OpenMM topology of the heavy atoms and of missing CB, their rows in the model or -1, and positions (Å).
+
+    A missing CB is built here, since what else is built of a side chain takes its hand from it.
+    """
     from openmm import app, unit
 
-    topology, rows = app.Topology(), []
+    topology, rows, positions = app.Topology(), [], []
     atoms_of = np.split(np.arange(len(model)), np.flatnonzero(np.diff(model.residue_of_atom)) + 1)
     first = {int(model.residue_of_atom[atoms[0]]): atoms for atoms in atoms_of}
     for number, piece in enumerate(pieces, start=1):
@@ -179,9 +182,26 @@ def _topology(model: Model, pieces: list[list[int]]) -> tuple[Any, np.ndarray]:
                     atom_name, element = "SD", 16
                 topology.addAtom(atom_name, app.Element.getByAtomicNumber(element), added)
                 rows.append(row)
+                positions.append(model.positions[row])
+            named = {str(model.atom_names[row]): model.positions[row] for row in first[residue].tolist()}
+            if name != "GLY" and "CB" not in named:
+                topology.addAtom("CB", app.Element.getBySymbol("C"), added)
+                rows.append(-1)
+                positions.append(_beta_carbon(named["N"], named["CA"], named["C"]))
     topology.createStandardBonds()
-    topology.createDisulfideBonds(model.positions[rows] * unit.angstrom)
-    return topology, np.array(rows)
+    topology.createDisulfideBonds(np.array(positions) * unit.angstrom)
+    return topology, np.array(rows), np.array(positions)
+
+
+def _beta_carbon(nitrogen: np.ndarray, alpha: np.ndarray, carbon: np.ndarray) -> np.ndarray:
+    """Where CB of an L-amino acid is: 1.53 Å from CA, tetrahedral to N and C."""
+    toward = [point - alpha for point in (nitrogen, carbon)]
+    toward = [one / np.linalg.norm(one) for one in toward]
+    between = toward[0] + toward[1]
+    aside = np.cross(toward[0], toward[1])
+    half = np.radians(109.5) / 2
+    direction = -np.cos(half) * between / np.linalg.norm(between) + np.sin(half) * aside / np.linalg.norm(aside)
+    return alpha + 1.53 * direction
 
 
 def _model_name(model: Model, residue: int, name: str) -> str:

@@ -212,11 +212,15 @@ def _result(model: Model, parts: Parts, positions: np.ndarray, settings: Setting
     moved[parts.row[known]] = positions[known]
     alpha = known & np.array([atom.name == "CA" for atom in parts.topology.atoms()])
     shift = np.linalg.norm(positions[alpha] - parts.positions[alpha], axis=1)
+    labels = [
+        f"{model.residues[r].chain} {model.residues[r].number} {model.residues[r].name}"
+        for r in dict.fromkeys(parts.residue.tolist())
+    ]
     added = ~known & (parts.heavy | settings.hydrogens) & np.array([a.name != "OXT" for a in parts.topology.atoms()])
     return Relaxed(
         model=_written(model, parts, moved, positions, added),
-        before=figures_of(parts.topology, parts.positions),
-        after=figures_of(parts.topology, positions),
+        before=figures_of(parts.topology, parts.positions, labels),
+        after=figures_of(parts.topology, positions, labels),
         added_atoms=int((added & parts.heavy).sum()),
         moved_angstrom=float(np.sqrt((shift**2).mean())),
         platform=platform,

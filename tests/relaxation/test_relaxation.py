@@ -57,7 +57,7 @@ def lone_atoms(*atoms: tuple[str, str, str]) -> app.Topology:
 )
 def test_clashes_are_chimeraxs(atoms: tuple, distance: float, clashes: int) -> None:
     positions = np.array([[0.0, 0.0, 0.0], [distance, 0.0, 0.0]])
-    assert len(figures_of(lone_atoms(*atoms), positions).clashes) == clashes
+    assert len(figures_of(lone_atoms(*atoms), positions, ["one", "other"]).clashes) == clashes
 
 
 def test_atoms_at_most_four_bonds_apart_do_not_clash() -> None:
@@ -68,12 +68,13 @@ def test_atoms_at_most_four_bonds_apart_do_not_clash() -> None:
     positions = np.zeros((6, 3))
     positions[:, 0] = np.arange(6) * 0.5
     # Only the first and the last are five bonds apart
-    assert len(figures_of(carbons, positions).clashes) == 1
+    assert len(figures_of(carbons, positions, list("abcdef")).clashes) == 1
 
 
 def test_bonds_and_angles_are_judged_by_engh_and_huber(whole: Model) -> None:
     parts = parts_of(whole.only(np.arange(len(whole.residues)) < 12), forcefield(), Platform.getPlatformByName("CPU"))
-    good = figures_of(parts.topology, parts.positions)
+    labels = [str(number) for number in range(12)]
+    good = figures_of(parts.topology, parts.positions, labels)
     # N-CA, CA-C, C-O, N-CA-C, CA-C-O of 12 residues, four values of each of 11 peptides
     assert good.backbone_values == 12 * 5 + 11 * 4
     assert good.outliers == ()
@@ -83,7 +84,7 @@ def test_bonds_and_angles_are_judged_by_engh_and_huber(whole: Model) -> None:
     bond = positions[carbon] - positions[base]
     # 1.229 Å with a standard deviation of 0.019 Å, made longer by five of these
     positions[carbon] = positions[base] + bond / np.linalg.norm(bond) * (1.229 + 5 * 0.019)
-    assert [name.split(" ", 3)[3] for name in figures_of(parts.topology, positions).outliers] == ["C-O +5.0σ"]
+    assert figures_of(parts.topology, positions, labels).outliers == ("5 C-O +5.0σ",)
 
 
 def test_a_strained_model_is_repaired_and_keeps_its_fold(fragment: Fragment) -> None:
@@ -134,6 +135,20 @@ def test_missing_atoms_are_built_and_hydrogens_only_on_demand(fragment: Fragment
     assert (with_hydrogens.atomic_numbers == 1).sum() > len(start)
     heavy = with_hydrogens.positions[with_hydrogens.atomic_numbers > 1]
     assert sorted(map(tuple, heavy)) == sorted(map(tuple, found.model.positions))
+
+
+def test_side_chains_built_from_the_backbone_are_of_l_amino_acids(fragment: Fragment) -> None:
+    start = fragment(1, 24)
+    structure = start.structure.clone()
+    for residue in structure[0][0]:
+        for name in [atom.name for atom in residue if atom.name not in ("N", "CA", "C", "O")]:
+            residue.remove_atom(name, "\0")
+    bare = Model.of(structure)
+    found = relax(bare, QUICK)
+    assert len(found.model) == len(start)
+    figures = assess(found.model, bare, bare).geometry
+    assert figures.chiral_residues == sum(key.name != "GLY" for key in start.residues)
+    assert figures.d_residues == ()
 
 
 def test_what_the_force_field_does_not_know_stays_where_it_is(fragment: Fragment) -> None:

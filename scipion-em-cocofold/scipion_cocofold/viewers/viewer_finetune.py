@@ -11,6 +11,7 @@ from pwem.viewers.views import TableView
 from pyworkflow.protocol import params
 from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer, View
 
+from ..constants import COCOFOLD
 from ..frames import writeMoved
 from ..protocols import ProtCocofoldFinetune
 from ..protocols.inputs import outputShift
@@ -21,9 +22,14 @@ from .chimerax import BY_CHANGE, COLOURS, writeScript
 class CocofoldFinetuneViewer(ProtocolViewer):
     """Views of a fine-tuning protocol, while it runs and after."""
 
-    _label = "fine-tuning"
+    _label = "results of fine-tuning"
     _targets = [ProtCocofoldFinetune]
     _environments = [DESKTOP_TKINTER]
+
+    @classmethod
+    def getClassLabel(cls, prependPackageName=True):
+        """Return the title; a viewer belongs to no package of Scipion's."""
+        return f"{COCOFOLD} - {cls._label}"
 
     def _defineParams(self, form):
         form.addSection("Results")

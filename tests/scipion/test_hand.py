@@ -1,0 +1,65 @@
+"""A reconstruction of the wrong hand: poses and map mirrored, as a refinement may end. The model is never mirrored."""
+
+from __future__ import annotations
+
+import mrcfile
+import numpy as np
+import pytest
+import starfile
+
+pytest.importorskip("pwem", reason="scipion-em is not installed (extra 'scipion')")
+pytest.importorskip("scipion", reason="scipion-app is not installed (extra 'scipion')")
+
+from scipion_cocofold.frames import findShift, originOf
+from scipion_cocofold.protocols import ProtCocofoldCheck, ProtCocofoldFinetune, ProtCocofoldFit
+from scipion_project import finished, import_particles, import_volume, run
+
+from cocofold.assessment import assess
+from cocofold.structure import read_model
+
+
+@pytest.fixture(scope="module")
+def wrong_hand(_adenylate_kinase, shared_data, tmp_path_factory):
+    import os
+
+    folder, source = tmp_path_factory.mktemp("mirrored"), shared_data / "adk" / "small300"
+    blocks = starfile.read(source / "particles.star")
+    rows = blocks["particles"]
+    # The map's mirror image along z gives the same images at these poses
+    rows["rlnAngleRot"] = (rows["rlnAngleRot"] + 360) % 360 - 180
+    rows["rlnAnglePsi"] = (rows["rlnAnglePsi"] + 360) % 360 - 180
+    starfile.write(blocks, folder / "mirrored.star")
+    (folder / "particles.mrcs").symlink_to(source / "particles.mrcs")
+    values = mrcfile.read(shared_data / "adk" / "uniform" / "reconstruction.mrc")
+    with mrcfile.new(folder / "mirrored.mrc") as mrc:
+        mrc.set_data(np.roll(np.flip(values, 0), 1, 0))
+        mrc.voxel_size = 2.5
+    project = _adenylate_kinase.project
+    os.chdir(project.path)
+    return import_particles(project, folder / "mirrored.star"), import_volume(project, folder / "mirrored.mrc")
+
+
+def test_a_wrong_hand_is_put_right(wrong_hand, adk, shared_data):
+    particles, volume = wrong_hand
+    placed = finished(run(adk.project, ProtCocofoldFit, inputModel=adk.truth, inputVolume=volume, numberOfThreads=1))
+    assert "Hand: mirrored." in placed.summary()
+    structure = placed.outputAtomStruct
+    # On the mirrored volume, which it knows, and which has Scipion's frame
+    assert structure.getVolume().getFileName() == placed.outputVolume.getFileName()
+    shift, (density, _) = findShift(structure.getFileName(), placed.outputVolume)
+    assert np.allclose(shift, -originOf(volume))
+    assert density > 3
+    inputs = {"inputParticles": particles, "inputStructure": structure, "inputVolume": volume}
+    checked = finished(run(adk.project, ProtCocofoldCheck, **inputs, numberOfThreads=1))
+    assert any(line.startswith("hand: agrees") for line in checked.summary())
+    inputs = {"inputParticles": particles, "inputModel": structure, "inputVolume": volume}
+    quick = {"effort": 0.02, "makeReport": False, "numberOfThreads": 1}
+    tuned = finished(run(adk.project, ProtCocofoldFinetune, **inputs, **quick))
+    truth = read_model(shared_data / "adk" / "truth_open.cif")
+    found = assess(read_model(tuned.outputAtomStruct.getFileName()), truth, truth)
+    # It is the protein still, of its own hand, and where it was
+    assert found.ca_rmsd < 1.0
+    assert found.geometry.d_residues == ()
+    shift, (density, _) = findShift(tuned.outputAtomStruct.getFileName(), placed.outputVolume)
+    assert np.allclose(shift, -originOf(volume))
+    assert density > 3

@@ -9,12 +9,14 @@ import argparse
 import json
 import os
 import sys
+import time
 
 from pyworkflow.project import Manager
 from pyworkflow.protocol import MODE_RESUME
 
 STATUS_OF = {"supported": 0, "undecided": 3, "not supported": 4}
 FAILED, NO_PROJECT = 1, 2
+_LOOK_EVERY_S = 2.0
 
 
 def run(name, tell=print):
@@ -51,7 +53,7 @@ def run(name, tell=print):
         # In this order nothing has to be waited for; with prerequisites it would only be scheduled
         protocol.setPrerequisites()
         project.launchProtocol(protocol, wait=True)
-        ended = project.getProtocol(protocol.getObjId(), fromRuns=False)
+        ended = _ended(project, protocol.getObjId())
         for line in ended.summary() if ended.isFinished() else ["failed: " + ended.getErrorMessage().strip()]:
             tell("          " + line)
         if not ended.isFinished():
@@ -60,6 +62,15 @@ def run(name, tell=print):
     for path, verdict in verdicts:
         tell(f"{verdict:9} {os.path.join(project.path, path)}")
     return max([STATUS_OF[verdict] for _, verdict in verdicts], default=0)
+
+
+def _ended(project, number):
+    """Return a protocol when it has ended; in a queue it goes on after it was launched."""
+    while True:
+        (protocol,) = (run for run in project.getRuns(refresh=True, checkPids=False) if run.getObjId() == number)
+        if not protocol.isActive():
+            return protocol
+        time.sleep(_LOOK_EVERY_S)
 
 
 def _inOrder(project):

@@ -44,7 +44,7 @@ def scipion(tmp_path_factory, shared_data):
     return run
 
 
-def make(scipion, data: Path, name: str, **changes: object):
+def make(scipion, data: Path, name: str, variables: dict | None = None, **changes: object):
     folder = data / "adk"
     fields = {
         "particles": folder / "small300" / "particles.star",
@@ -60,7 +60,9 @@ def make(scipion, data: Path, name: str, **changes: object):
         **changes,
     }
     words = [f"{key}={value}" for key, value in fields.items()]
-    made = scipion("template", "cocofold-relion", f"project_name={name}", *words, "--nogui", "--noschedule")
+    made = scipion(
+        "template", "cocofold-relion", f"project_name={name}", *words, "--nogui", "--noschedule", **(variables or {})
+    )
     assert (scipion.home / "projects" / name).is_dir(), made.stdout + made.stderr
 
 
@@ -110,3 +112,31 @@ def test_a_failure_and_a_project_that_is_not_there_have_statuses_of_their_own(sc
     missing = scipion("python", "-m", "scipion_cocofold.headless", "none_such")
     assert missing.returncode == 2
     assert "failing" in missing.stdout
+
+
+def test_boxes_go_through_a_queue(scipion, shared_data, tmp_path):
+    """With the hosts.conf of the documentation, and stand-ins for Slurm's commands that run a job at once."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "facility.md").read_text()
+    hosts = tmp_path / "hosts.conf"
+    hosts.write_text("[localhost]" + page.split("[localhost]")[1].split("```")[0])
+    log = tmp_path / "sbatch.log"
+    for name, text in (
+        ("sbatch", f'cat "$1" >> {log}\nsetsid sh "$1" > /dev/null 2>&1 &\necho "Submitted batch job $!"\n'),
+        ("squeue", 'kill -0 "$3" 2> /dev/null && echo "$3 R"\n'),
+        ("scancel", 'kill "$1"\n'),
+    ):
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text("#!/bin/sh\n" + text)
+        program.chmod(0o755)
+    path = os.pathsep.join([str(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+    queue = {"SCIPION_HOSTS": str(hosts), "SCIPION_USE_QUEUE": "True", "PATH": path}
+    wrong = tmp_path / "wrong.cif"
+    wrong.write_text("data_nothing\n")
+    make(scipion, shared_data, "queued", queue, model=wrong)
+    ended = scipion("python", "-m", "scipion_cocofold.headless", "queued", **queue)
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert "Particles: *300*" in ended.stdout
+    job = log.read_text()
+    assert "#SBATCH --cpus-per-task=" in job
+    assert "pw_protocol_run" in job

@@ -17,11 +17,11 @@ _IMPROPER_RAD = 0.6
 _FROZEN_WITHIN_ANGSTROM = 4.5
 
 
-def forcefield() -> Any:
-    """The force field of proteins, with implicit solvent (generalised Born, OBC II)."""
+def forcefield(solvent: bool = True) -> Any:
+    """The force field of proteins, with implicit solvent (generalised Born, OBC II) or in vacuum."""
     from openmm import app
 
-    return app.ForceField(*FORCE_FIELD)
+    return app.ForceField(*(FORCE_FIELD if solvent else FORCE_FIELD[:1]))
 
 
 def system_of(parts: Parts, field: Any, others: np.ndarray, image_force: bool) -> Any:

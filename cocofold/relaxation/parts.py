@@ -159,9 +159,10 @@ def _pieces(model: Model) -> tuple[np.ndarray, list[list[int]]]:
 
 
 def _topology(model: Model, pieces: list[list[int]]) -> tuple[Any, np.ndarray, np.ndarray]:
-    """An OpenMM topology of the heavy atoms and of missing CB, their rows in the model or -1, and positions (Å).
+    """An OpenMM topology of the heavy atoms, their rows in the model or -1, and positions (Å).
 
-    A missing CB is built here, since what else is built of a side chain takes its hand from it.
+    A missing CB is built here, since what else is built of a side chain takes its hand from it, and the second oxygen
+    of each piece's end.
     """
     from openmm import app, unit
 
@@ -188,9 +189,20 @@ def _topology(model: Model, pieces: list[list[int]]) -> tuple[Any, np.ndarray, n
                 topology.addAtom("CB", app.Element.getBySymbol("C"), added)
                 rows.append(-1)
                 positions.append(_beta_carbon(named["N"], named["CA"], named["C"]))
+            if residue == piece[-1] and "OXT" not in named and "O" in named:
+                topology.addAtom("OXT", app.Element.getBySymbol("O"), added)
+                rows.append(-1)
+                positions.append(_second_oxygen(named["CA"], named["C"], named["O"]))
     topology.createStandardBonds()
     topology.createDisulfideBonds(np.array(positions) * unit.angstrom)
     return topology, np.array(rows), np.array(positions)
+
+
+def _second_oxygen(alpha: np.ndarray, carbon: np.ndarray, oxygen: np.ndarray) -> np.ndarray:
+    """Where the other oxygen of a chain's end is: 1.25 Å from C, in the plane, opposite to CA and O."""
+    toward = [(point - carbon) / np.linalg.norm(point - carbon) for point in (alpha, oxygen)]
+    away = -(toward[0] + toward[1])
+    return carbon + 1.25 * away / np.linalg.norm(away)
 
 
 def _beta_carbon(nitrogen: np.ndarray, alpha: np.ndarray, carbon: np.ndarray) -> np.ndarray:

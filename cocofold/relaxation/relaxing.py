@@ -16,10 +16,12 @@ from cocofold.relaxation.mechanics import forcefield, system_of
 from cocofold.relaxation.parts import Parts, parts_of
 from cocofold.structure import Model
 
-# kJ/mol/nm²: strength of the restraint to the start in each stage, and iterations of the minimiser at most
-STAGES = ((40_000.0, 100), (4_000.0, 150), (400.0, 250))
+# Strength of the restraint to the start in each stage (kJ/mol/nm²), iterations of the minimiser at most, and whether in
+# solvent: in vacuum a step takes a twelfth of the time, and the restraints leave no room for artefacts of it
+STAGES = ((40_000.0, 300, False), (4_000.0, 300, False), (400.0, 200, True))
 _TOLERANCE_KJ_PER_NM = 5.0
 _IMAGE_ROUNDS = 3
+_COST_OF_SOLVENT = 12
 # The images pull displaced atoms back as strongly as the last restraint: measured by a displacement of this size
 _TRIAL_ANGSTROM = 0.5
 _SEED = 0
@@ -122,26 +124,32 @@ def relax(
     tell("building missing atoms and hydrogens", 0.0)
     parts = parts_of(model, field, platform)
     others = model.positions[parts.left_out[model.residue_of_atom]]
-    system = system_of(parts, field, others, image_gradient is not None)
-    context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform, properties)
-    context.setPositions(parts.positions / 10)
-    pull = _Pull(parts, model, image_gradient, system) if image_gradient is not None else None
-    iterations = sum(count for _, count in STAGES)
-    done = 0
-    for hold, count in STAGES:
+    systems = {
+        solvent: system_of(parts, forcefield(solvent), others, image_gradient is not None) for solvent in (False, True)
+    }
+    pull = _Pull(parts, model, image_gradient) if image_gradient is not None else None
+    positions, context = parts.positions, _context(openmm, systems[STAGES[0][2]], platform, properties, parts.positions)
+    for number, (hold, count, solvent) in enumerate(STAGES):
+        if number > 0 and solvent != STAGES[number - 1][2]:
+            context = _context(openmm, systems[solvent], platform, properties, positions)
         context.setParameter("hold", hold)
-        rounds = _IMAGE_ROUNDS if pull is not None and hold == STAGES[-1][0] else 1
-        for number in range(rounds):
-            tell(f"minimising, restraints at {hold:g} kJ/mol/nm²", (done + number * count / rounds) / iterations)
+        rounds = _IMAGE_ROUNDS if pull is not None and number == len(STAGES) - 1 else 1
+        for repeat in range(rounds):
+            tell(f"minimising, restraints at {hold:g} kJ/mol/nm²", _share_done(number, repeat / rounds))
             if pull is not None:
-                pull.renew(context)
+                pull.renew(context, systems[solvent], positions)
             openmm.LocalEnergyMinimizer.minimize(context, _TOLERANCE_KJ_PER_NM, count // rounds)
-        done += count
-    positions = _positions(context)
+            positions = _positions(context)
     if not np.isfinite(positions).all():
         raise InputError("relaxation did not converge: positions are no numbers; look at the model's clashes first")
     tell("done", 1.0)
     return _result(model, parts, positions, settings, platform.getName())
+
+
+def _share_done(stage: int, part: float) -> float:
+    """Share of the time after some stages and a part of the next: a step in solvent counts for twelve."""
+    costs = [count * (_COST_OF_SOLVENT if solvent else 1) for _, count, solvent in STAGES]
+    return (sum(costs[:stage]) + part * costs[stage]) / sum(costs)
 
 
 class _Pull:
@@ -150,9 +158,8 @@ class _Pull:
     Its weight is such that atoms displaced at random by 0.5 Å are pulled back as strongly as by the last restraint.
     """
 
-    def __init__(self, parts: Parts, model: Model, gradient: ImageGradient, system: Any) -> None:
+    def __init__(self, parts: Parts, model: Model, gradient: ImageGradient) -> None:
         self._parts, self._model, self._gradient = parts, model, gradient
-        self._force = system.getForce(system.getNumForces() - 1)
         self._known = parts.row >= 0
         rng = np.random.default_rng(_SEED)
         trial = rng.normal(0, _TRIAL_ANGSTROM / np.sqrt(3), (int(self._known.sum()), 3))
@@ -161,11 +168,13 @@ class _Pull:
         size = float(np.sqrt((change**2).sum(1).mean()))
         self._weight = STAGES[-1][0] * _TRIAL_ANGSTROM / 10 / size if size > 0 else 0.0
 
-    def renew(self, context: Any) -> None:
-        gradient = self._weight * self._at(_positions(context)[self._known])
+    def renew(self, context: Any, system: Any, positions: np.ndarray) -> None:
+        """Set the force at these positions of the protein, (n, 3) Å."""
+        pull = system.getForce(system.getNumForces() - 1)
+        gradient = self._weight * self._at(positions[self._known])
         for atom, force in zip(np.flatnonzero(self._known).tolist(), gradient.tolist()):
-            self._force.setParticleParameters(atom, atom, force)
-        self._force.updateParametersInContext(context)
+            pull.setParticleParameters(atom, atom, force)
+        pull.updateParametersInContext(context)
 
     def _at(self, positions: np.ndarray) -> np.ndarray:
         """Gradient for the protein's atoms at these positions, (n, 3) per Å."""
@@ -198,6 +207,12 @@ def _platform(openmm: Any, settings: Settings) -> tuple[Any, dict[str, str]]:
                 platform.setPropertyDefaultValue(key, value)
             return platform, {"Threads": str(threads), "DeterministicForces": "true"}
     raise InputError(f"--device {settings.device}: OpenMM has {', '.join(sorted(there))} here; give cpu")
+
+
+def _context(openmm: Any, system: Any, platform: Any, properties: dict[str, str], positions: np.ndarray) -> Any:
+    context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform, properties)
+    context.setPositions(positions / 10)
+    return context
 
 
 def _positions(context: Any) -> np.ndarray:

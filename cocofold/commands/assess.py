@@ -13,6 +13,7 @@ from cocofold.errors import InputError
 
 if TYPE_CHECKING:
     from cocofold.assessment import Assessment, GeometryFigures
+    from cocofold.structure import Model
 
 
 def assess(
@@ -22,14 +23,21 @@ def assess(
         None,
         help="Model before fine-tuning: tells which faults of the geometry are new, and where the chain was broken.",
     ),
+    particles: Optional[Path] = typer.Option(
+        None, help="Particles in whose map the model lies, RELION .star or CryoSPARC .cs: how well it agrees with them."
+    ),
+    particles_dir: Optional[Path] = typer.Option(None, help="Folder from which the stacks' paths start."),
+    max_particles: int = typer.Option(2000, help="Use so many of the particles at most, drawn at random."),
     json_file: Optional[Path] = typer.Option(None, "--json", help="File for all figures, also of each residue."),
     plot: Optional[Path] = typer.Option(None, help="PNG file: displacement of each residue, by chain."),
+    device: str = typer.Option("auto", help="With --particles: auto, cpu, cuda or cuda:N."),
 ) -> None:
     """Compare a model with a reference.
 
     CA RMSD of all matched residues, superposed and in place; coverage, RMSD, TM-score and sequence identity as
     MM-align defines them; RMSD of each chain; geometry of the backbone. Residues are matched by chain and number where
-    these agree in sequence, otherwise by aligning the sequences, so that chains may have other names.
+    these agree in sequence, otherwise by aligning the sequences, so that chains may have other names. With --particles
+    also how well the model agrees with images, with poses, CTFs and atoms as they are.
     """
     for option, path in (("--json", json_file), ("--plot", plot)):
         check_writable(option, path)
@@ -40,11 +48,13 @@ def assess(
     from cocofold.files import write_atomically
     from cocofold.structure import read_model
 
-    found = compare(read_model(model), read_model(reference), None if start is None else read_model(start))
+    assessed = read_model(model)
+    found = compare(assessed, read_model(reference), None if start is None else read_model(start))
+    frc = None if particles is None else _agreement(assessed, model, particles, particles_dir, max_particles, device)
     files = {"model": str(model), "reference": str(reference), "start": None if start is None else str(start)}
     try:
         if json_file is not None:
-            write_atomically(json_file, json.dumps({**files, **found.as_dict()}, indent=1) + "\n")
+            write_atomically(json_file, json.dumps({**files, **found.as_dict(), "frc": frc}, indent=1) + "\n")
         if plot is not None:
             from cocofold.assessment.plot import plot_displacements
 
@@ -54,6 +64,18 @@ def assess(
             f"{error.filename or json_file or plot}: not written ({error.strerror}); give another file"
         ) from error
     _print(found)
+    if frc is not None:
+        typer.echo(f"Fourier ring correlation with the particles, mean over rings and images: {frc:.4f}")
+
+
+def _agreement(
+    model: Model, path: Path, particles: Path, particles_dir: Optional[Path], most: int, device: str
+) -> float:
+    from cocofold.finetuning.agreement import Images
+    from cocofold.structure import read_placed_as
+
+    images = Images(model, particles, particles_dir, read_placed_as(path), most, device)
+    return images.mean(model.positions, model.atomic_numbers)
 
 
 def _print(found: Assessment) -> None:

@@ -13,8 +13,11 @@ from cocofold.commands.written import check_writable
 from cocofold.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from cocofold.assessment import Assessment
     from cocofold.relaxation import Relaxed
+    from cocofold.structure import Model
 
 
 def relax(
@@ -52,7 +55,7 @@ def relax(
     start, placed_as = read_model(model), read_placed_as(model)
     images = None
     if particles is not None:
-        from cocofold.relaxation.images import Images
+        from cocofold.finetuning.agreement import Images
 
         images = Images(start, particles, particles_dir, placed_as, max_particles, device)
     settings = Settings(hydrogens=hydrogens, device=device, threads=threads)
@@ -66,13 +69,16 @@ def relax(
             lambda what, done: progress.update(task, description=what, completed=done),
         )
     compared = assess(found.model, start, start)
+    frc = None
+    if images is not None:
+        frc = {"before": images.mean(*_atoms(start)), "after": images.mean(*_atoms(found.model))}
     facts = {
         "model": str(model),
         **found.as_dict(),
         "ca_rmsd": compared.ca_rmsd,
         "tm_score": compared.alignment.tm_score,
         "geometry": _geometry(compared),
-        "frc": None if images is None else images.compare(start.positions, found.model),
+        "frc": frc,
         "seconds": round(time.monotonic() - began, 1),
     }
     try:
@@ -83,6 +89,10 @@ def relax(
         raise InputError(f"{error.filename or out}: not written ({error.strerror}); give another file") from error
     _print(found, compared, facts)
     typer.echo(f"written {out}")
+
+
+def _atoms(model: Model) -> tuple[np.ndarray, np.ndarray]:
+    return model.positions, model.atomic_numbers
 
 
 def _geometry(compared: Assessment) -> dict[str, Any]:

@@ -76,6 +76,21 @@ def test_the_command_prints_and_writes(shared_data: Path, tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.png"]
 
 
+def test_agreement_with_particles(shared_data: Path, tmp_path: Path) -> None:
+    """Of the structure that was imaged, of one 1.4 Å from it and of the start, in this order."""
+    folder, found = shared_data / "adk", []
+    for name in ("truth_open.cif", "trajectory/dims_088.cif", "start_closed.cif"):
+        words = ["--model", folder / name, "--reference", folder / "truth_open.cif", "--json", tmp_path / "a.json"]
+        result = _run(*words, "--particles", folder / "uniform" / "particles_200.star", "--device", "cpu")
+        assert result.returncode == 0, result.stderr
+        found.append(json.loads((tmp_path / "a.json").read_text())["frc"])
+        assert f"{found[-1]:.4f}" in result.stdout
+    assert found[0] > found[1] > found[2] + 0.05
+    # The truth's, and the start's, of all 2,000 particles
+    assert found[0] == pytest.approx(0.308, abs=0.02)
+    assert found[2] == pytest.approx(0.184, abs=0.02)
+
+
 def test_unusable_input_ends_the_program_with_status_2(shared_data: Path, tmp_path: Path) -> None:
     result = _run("--model", tmp_path / "none.cif", "--reference", shared_data / "adk" / "truth_open.cif")
     assert result.returncode == 2

@@ -93,7 +93,14 @@ def test_the_verdict_is_left_for_pipelines(everything, adk):
 
 def test_assess(everything, adk):
     inputs = {"inputStructure": everything.outputAtomStruct, "inputReference": adk.truth, "inputStart": adk.closed}
+    inputs.update(inputParticles=adk.particles, numberOfThreads=1)
     protocol = finished(run(adk.project, ProtCocofoldAssess, **inputs))
+    with open(everything._getExtraPath("run", "metrics.json")) as content:
+        metrics = json.load(content)
+    with open(protocol._getExtraPath("images.json")) as content:
+        # With all atoms' widths as at the start, so a little below what the run ended with
+        assert json.load(content)["frc"] == pytest.approx(metrics["frc_work"], abs=0.03)
+    assert "Agreement with the images" in " ".join(protocol.summary())
     with open(everything._getExtraPath("after.json")) as content:
         known = json.load(content)
     assert protocol.outputAtomStruct._cocofoldCaRmsd.get() == pytest.approx(known["ca_rmsd"], abs=2e-3)

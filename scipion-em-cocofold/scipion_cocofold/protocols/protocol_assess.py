@@ -8,6 +8,7 @@ from pyworkflow.object import Float
 from pyworkflow.protocol import params
 
 from .base import ProtCocofoldBase
+from .inputs import boxedModel, particleWords, validateParticles, writeInputs
 from .summaries import assessmentSummary
 
 
@@ -49,6 +50,18 @@ class ProtCocofoldAssess(ProtCocofoldBase):
             help="Model before fine-tuning: tells which faults of the geometry are new.",
         )
 
+        form.addParam(
+            "inputParticles",
+            params.PointerParam,
+            pointerClass="SetOfParticles",
+            pointerCondition="hasAlignmentProj",
+            allowsNull=True,
+            label="Particles",
+            help="How well the model agrees with their images: mean Fourier ring correlation. The model lies in place.",
+        )
+        self._addGpuParams(form)
+        form.addParallelSection(threads=4, mpi=0)
+
     def _insertAllSteps(self):
         key = self._key()
         self._insertFunctionStep(self.assessStep, key, needsGPU=False)
@@ -60,6 +73,8 @@ class ProtCocofoldAssess(ProtCocofoldBase):
         words = ["--model", model, "--reference", reference, "--start", start and start.getFileName()]
         words += ["--json", self._getExtraPath("after.json"), "--plot", self._getExtraPath("assessment.png")]
         self.runEngine("assess", words)
+        if self.inputParticles.get() is not None:
+            self._compareWithImages(reference)
         if start is not None:
             words = [
                 "--model",
@@ -70,6 +85,13 @@ class ProtCocofoldAssess(ProtCocofoldBase):
                 self._getExtraPath("before.json"),
             ]
             self.runEngine("assess", words)
+
+    def _compareWithImages(self, reference):
+        """Assess again in the frame of the particles' box, for their agreement alone."""
+        structure = self.inputStructure.get()
+        writeInputs(self, self.inputParticles.get(), structure, structure.getVolume())
+        words = ["--model", boxedModel(self), "--reference", reference, *particleWords(self), *self._deviceWords()]
+        self.runEngine("assess", [*words, "--json", self._getExtraPath("images.json")])
 
     def createOutputStep(self, key):
         found = self._readJson("after.json")
@@ -84,13 +106,17 @@ class ProtCocofoldAssess(ProtCocofoldBase):
         self._defineSourceRelation(self.inputReference, structure)
 
     def _validate(self):
+        errors = validateParticles(self.inputParticles.get())
         named = ((self.inputStructure, "model"), (self.inputReference, "reference"), (self.inputStart, "start"))
-        return [
+        return errors + [
             f"The file of the {name} is gone: {pointer.get().getFileName()}"
             for pointer, name in named
             if pointer.get() is not None and not os.path.isfile(pointer.get().getFileName())
         ]
 
     def _summary(self):
-        after = self._readJson("after.json")
-        return ["Not assessed yet."] if after is None else assessmentSummary(self._readJson("before.json"), after)
+        after, images = self._readJson("after.json"), self._readJson("images.json")
+        if after is None:
+            return ["Not assessed yet."]
+        lines = [f"Agreement with the images: {images['frc']:.4f}."] if images else []
+        return assessmentSummary(self._readJson("before.json"), after) + lines

@@ -1,4 +1,4 @@
-"""The images' pull on a model that is relaxed: the gradient of its mean Fourier ring correlation."""
+"""How well a model agrees with all images, with everything else fixed, and the gradient of that."""
 
 from __future__ import annotations
 
@@ -79,14 +79,8 @@ class Images:
         )
         return found[1].double().cpu().numpy()
 
-    def compare(self, before: np.ndarray, after: Model) -> dict[str, float]:
-        """Mean correlation before and after, each with its own atoms."""
-        return {
-            "before": self._mean(before, self._numbers),
-            "after": self._mean(after.positions, after.atomic_numbers),
-        }
-
-    def _mean(self, positions: np.ndarray, numbers: np.ndarray) -> float:
+    def mean(self, positions: np.ndarray, numbers: np.ndarray) -> float:
+        """Mean correlation over rings and images of atoms at positions, (n, 3) Å; hydrogens are left out."""
         heavy = numbers > 1
         rings = self._observations.rings(self._rings)
         chunk = self._chunk(int(heavy.sum()))

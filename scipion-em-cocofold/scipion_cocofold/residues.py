@@ -20,11 +20,6 @@ def displacements(start, result):
     return {key: float(np.linalg.norm(after[key] - before[key])) for key in after if key in before}
 
 
-def bFactors(path):
-    """Return the B factors, or pLDDT, of a model's CA atoms by (chain, number)."""
-    return {key: row[3] for key, row in _rows(path).items()}
-
-
 def widths(path):
     """Return the learned widths (Å) of the Gaussians of a model's atoms, shape (n,); empty if the file has none."""
     content = MMCIF2Dict(path)
@@ -32,27 +27,27 @@ def widths(path):
 
 
 def _alphaCarbons(path):
-    return {key: np.array(row[:3]) for key, row in _rows(path).items()}
-
-
-def _rows(path):
-    """Position and B factor of each CA atom by (chain, number with insertion code)."""
+    """Position (Å) of each CA atom by (chain, number with insertion code)."""
     if isMmcif(path):
         content = MMCIF2Dict(path)
-        names = ("auth_asym_id", "auth_seq_id", "pdbx_PDB_ins_code", "label_atom_id", "group_PDB")
-        columns = [content["_atom_site." + name] for name in names]
-        numbers = [content["_atom_site." + name] for name in ("Cartn_x", "Cartn_y", "Cartn_z", "B_iso_or_equiv")]
+        atoms = content["_atom_site.label_atom_id"]
+        # Author's names and insertion codes are optional in mmCIF
+        columns = [
+            content.get("_atom_site.auth_asym_id") or content["_atom_site.label_asym_id"],
+            content.get("_atom_site.auth_seq_id") or content["_atom_site.label_seq_id"],
+            content.get("_atom_site.pdbx_PDB_ins_code") or ["?"] * len(atoms),
+            atoms,
+            content["_atom_site.group_PDB"],
+        ]
+        numbers = [content["_atom_site." + name] for name in ("Cartn_x", "Cartn_y", "Cartn_z")]
         return {
-            (chain, number + code.strip("?.")): [float(value) for value in values]
+            (chain, number + code.strip("?.")): np.array(values, dtype=float)
             for chain, number, code, atom, group, *values in zip(*columns, *numbers)
             if atom == "CA" and group == "ATOM"
         }
     with open(path) as lines:
         return {
-            (line[21].strip(), line[22:27].strip()): [float(line[at : at + w]) for at, w in _PDB_NUMBERS]
+            (line[21].strip(), line[22:27].strip()): np.array([line[at : at + 8] for at in (30, 38, 46)], dtype=float)
             for line in lines
             if line.startswith("ATOM") and line[12:16].strip() == "CA"
         }
-
-
-_PDB_NUMBERS = ((30, 8), (38, 8), (46, 8), (60, 6))

@@ -18,29 +18,16 @@ from scipion_cocofold.residues import chainsOf
 from scipion_project import finished, run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "trunk"))
-from trunk_files import LETTERS, ColabFoldFolder, DeepMind
-
-EVOFORMER = "alphafold/alphafold_iteration/evoformer/single_activations//"
+from trunk_files import ColabFoldFolder, DeepMind
 
 
 @pytest.fixture(scope="module")
 def colabfold(shared_data, tmp_path_factory):
     """A ColabFold folder of one chain of 22 residues, and the weights that belong to it."""
-    with np.load(shared_data / "afm" / "sm_n22.npz") as arrays:
-        a = dict(arrays)
-    with np.load(shared_data / "afm" / "sm_params.npz") as arrays:
-        parameters = dict(arrays)
-    first_row = np.random.default_rng(0).normal(size=(22, 256)).astype(np.float16)
-    weights = np.linalg.lstsq(first_row.astype(float), a["single"].astype(float), rcond=None)[0]
-    parameters[EVOFORMER + "weights"] = weights.astype(np.float32)
-    parameters[EVOFORMER + "bias"] = np.zeros(384, np.float32)
-    sequence = "".join(LETTERS[number] for number in a["aatype"])
-    known = DeepMind(
-        sequence, a["single"], a["pair"], a["atom37"], a["atom37_mask"], a["plddt"], a["pae"], first_row, parameters
-    )
+    known = DeepMind.of(shared_data / "afm")
     folder = tmp_path_factory.mktemp("prediction")
-    np.savez(folder / "params_model_1_multimer_v3.npz", **parameters)
-    return ColabFoldFolder(folder / "colabfold", known).write([sequence])
+    np.savez(folder / "params_model_1_multimer_v3.npz", **known.parameters)
+    return ColabFoldFolder(folder / "colabfold", known).write([known.sequence])
 
 
 def test_a_colabfold_folder_becomes_a_prediction(colabfold, adk):

@@ -14,13 +14,11 @@ import numpy as np
 import pytest
 import torch
 import typer
-from trunk_files import LETTERS, ColabFoldFolder, DeepMind
+from trunk_files import ColabFoldFolder, DeepMind
 from typer.testing import CliRunner
 
 from cocofold.commands.predict import predict
 from cocofold.errors import InputError
-
-EVOFORMER = "alphafold/alphafold_iteration/evoformer/single_activations//"
 
 
 @pytest.fixture(autouse=True)
@@ -33,21 +31,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def deepmind(shared_data: Path) -> DeepMind:
-    with np.load(shared_data / "afm" / "sm_n22.npz") as arrays:
-        a = dict(arrays)
-    with np.load(shared_data / "afm" / "sm_params.npz") as arrays:
-        parameters = dict(arrays)
-    first_row = np.random.default_rng(0).normal(size=(22, 256)).astype(np.float16)
-    bias = np.linspace(-0.1, 0.1, 384, dtype=np.float32)
-    weights = np.linalg.lstsq(first_row.astype(float), a["single"].astype(float) - bias, rcond=None)[0]
-    parameters[EVOFORMER + "weights"] = weights.astype(np.float32)
-    parameters[EVOFORMER + "bias"] = bias
-    # What else a real weight file holds is none of ours.
-    parameters["alphafold/alphafold_iteration/distogram_head/half_logits//bias"] = np.zeros(64, np.float32)
-    sequence = "".join(LETTERS[number] for number in a["aatype"])
-    return DeepMind(
-        sequence, a["single"], a["pair"], a["atom37"], a["atom37_mask"], a["plddt"], a["pae"], first_row, parameters
-    )
+    return DeepMind.of(shared_data / "afm")
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ LETTERS = "ARNDCQEGHILKMFPSTWYVX"
 NAMES = {letter: gemmi.expand_one_letter(letter, gemmi.ResidueKind.AA) for letter in LETTERS}
 BACKBONE = ("N", "CA", "C", "CB", "O")
 MULTIMER = "alphafold2_multimer_v3"
+EVOFORMER = "alphafold/alphafold_iteration/evoformer/single_activations//"
 
 
 @dataclass
@@ -28,6 +29,25 @@ class DeepMind:
     pae: np.ndarray
     msa_first_row: np.ndarray
     parameters: dict[str, np.ndarray] = field(repr=False)
+
+    @classmethod
+    def of(cls, folder: Path) -> DeepMind:
+        """Of a chain of 22 residues; the MSA's first row is made up, and its weights follow from the single one."""
+        with np.load(folder / "sm_n22.npz") as arrays:
+            a = dict(arrays)
+        with np.load(folder / "sm_params.npz") as arrays:
+            parameters = dict(arrays)
+        first_row = np.random.default_rng(0).normal(size=(22, 256)).astype(np.float16)
+        bias = np.linspace(-0.1, 0.1, 384, dtype=np.float32)
+        weights = np.linalg.lstsq(first_row.astype(float), a["single"].astype(float) - bias, rcond=None)[0]
+        parameters[EVOFORMER + "weights"] = weights.astype(np.float32)
+        parameters[EVOFORMER + "bias"] = bias
+        # What else a real weight file holds is none of ours.
+        parameters["alphafold/alphafold_iteration/distogram_head/half_logits//bias"] = np.zeros(64, np.float32)
+        sequence = "".join(LETTERS[number] for number in a["aatype"])
+        return cls(
+            sequence, a["single"], a["pair"], a["atom37"], a["atom37_mask"], a["plddt"], a["pae"], first_row, parameters
+        )
 
 
 def write_pdb(path: Path, chains: list[str], atom37: np.ndarray, plddt: np.ndarray) -> None:

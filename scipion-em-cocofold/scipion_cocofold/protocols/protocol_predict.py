@@ -3,7 +3,6 @@
 import glob
 import os
 
-from Bio.PDB.MMCIF2Dict import MMCIF2Dict
 from pwem.objects import AtomStruct
 from pyworkflow.constants import BETA
 from pyworkflow.protocol import params
@@ -11,6 +10,7 @@ from pyworkflow.protocol import params
 from scipion_cocofold import Plugin
 
 from ..objects import CocofoldPrediction
+from ..residues import chainsOf
 from .base import ProtCocofoldBase, addSeed
 
 FROM_COLABFOLD, FROM_OPENFOLD, FROM_SEQUENCES = range(3)
@@ -125,7 +125,7 @@ class ProtCocofoldPredict(ProtCocofoldBase):
 
     def createOutputStep(self, key):
         prediction = CocofoldPrediction(filename=self._predicted())
-        prediction.setChains(_residuesOfChains(prediction.getModelFileName()))
+        prediction.setChains(chainsOf(prediction.getModelFileName()))
         model = AtomStruct(filename=prediction.getModelFileName())
         self._defineOutputs(outputPrediction=prediction, outputAtomStruct=model)
         for pointer in self.inputSequences:
@@ -174,13 +174,3 @@ class ProtCocofoldPredict(ProtCocofoldBase):
 
     def _citations(self):
         return ["cocofold2026", "evans2021", "mirdita2022"]
-
-
-def _residuesOfChains(path):
-    """Return the number of residues of each chain of a model, in order."""
-    content = MMCIF2Dict(path)
-    residues = dict.fromkeys(zip(content["_atom_site.auth_asym_id"], content["_atom_site.auth_seq_id"]))
-    lengths = {}
-    for chain, _ in residues:
-        lengths[chain] = lengths.get(chain, 0) + 1
-    return lengths

@@ -272,7 +272,8 @@ def _written(model: Model, parts: Parts, moved: np.ndarray, positions: np.ndarra
 
 def _notes(model: Model, parts: Parts) -> tuple[str, ...]:
     names = [model.residues[row].name for row in np.flatnonzero(parts.left_out)]
-    notes = [f"{parts.pieces} pieces of protein without gaps, {parts.disulphides} disulphides"]
+    pieces = "1 piece" if parts.pieces == 1 else f"{parts.pieces} pieces"
+    notes = [f"{pieces} of protein without gaps, {parts.disulphides} disulphides"]
     if names:
         kinds = ", ".join(f"{names.count(name)} {name}" for name in sorted(set(names))[:8])
         notes.append(

@@ -8,6 +8,7 @@ such project. Run again, it goes on with what has not finished.
 import argparse
 import json
 import os
+import re
 import sys
 import time
 
@@ -54,7 +55,8 @@ def run(name, tell=print):
         protocol.setPrerequisites()
         project.launchProtocol(protocol, wait=True)
         ended = _ended(project, protocol.getObjId())
-        for line in ended.summary() if ended.isFinished() else ["failed: " + ended.getErrorMessage().strip()]:
+        found = ended.summary() if ended.isFinished() else ["failed: " + ended.getErrorMessage().strip()]
+        for line in _plain("\n".join(found)):
             tell("          " + line)
         if not ended.isFinished():
             return FAILED
@@ -62,6 +64,13 @@ def run(name, tell=print):
     for path, verdict in verdicts:
         tell(f"{verdict:9} {os.path.join(project.path, path)}")
     return max([STATUS_OF[verdict] for _, verdict in verdicts], default=0)
+
+
+def _plain(text):
+    """Return the lines of a summary without Scipion's markup for links and bold."""
+    text = re.sub(r"\[\[[^]]*\]\[([^]]*)\]\]", r"\1", text)
+    text = re.sub(r"\*([^*\n]+)\*", r"\1", text)
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _ended(project, number):

@@ -136,7 +136,8 @@ def test_boxes_go_through_a_queue(scipion, shared_data, tmp_path):
     make(scipion, shared_data, "queued", queue, model=wrong)
     ended = scipion("python", "-m", "scipion_cocofold.headless", "queued", **queue)
     assert ended.returncode == 1, ended.stdout + ended.stderr
-    assert "Particles: *300*" in ended.stdout
+    assert "          Particles: 300 (ctf=True" in ended.stdout
+    assert "[[" not in ended.stdout
     job = log.read_text()
     assert "#SBATCH --cpus-per-task=" in job
     assert "pw_protocol_run" in job

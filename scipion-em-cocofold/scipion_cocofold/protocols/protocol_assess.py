@@ -119,4 +119,5 @@ class ProtCocofoldAssess(ProtCocofoldBase):
         if after is None:
             return ["Not assessed yet."]
         lines = [f"Agreement with the images: {images['frc']:.4f}."] if images else []
-        return assessmentSummary(self._readJson("before.json"), after) + lines
+        reference = os.path.basename(self.inputReference.get().getFileName())
+        return [f"Compared with {reference}:", *assessmentSummary(self._readJson("before.json"), after), *lines]

@@ -31,6 +31,7 @@ ENGINE = [
     "Jinja2>=3.1",
     "openmm>=8.1",
     "pdbfixer>=1.9",
+    "pyrama>=2.0.2",
 ]
 SCIPION = ["scipion-em>=3.11,<4", "scipion-app>=3.8,<4"]
 DEV = [

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from cocofold import __version__
-from cocofold.assessment.geometry import GeometryFigures, geometry_figures
 from cocofold.assessment.matching import ChainMatch, match_residues, matched_positions
 from cocofold.assessment.superposition import rmsd, superpose, superposed
 from cocofold.assessment.tm_score import StructuralAlignment, align_structures
@@ -90,9 +88,6 @@ class Assessment:
         Residues with CA.
     chains : tuple of ChainFigures
     residues : tuple of ResidueDisplacement
-    geometry : GeometryFigures
-        Of the model, against the start if there is one.
-    geometry_of_start : GeometryFigures or None
     """
 
     ca_rmsd: float
@@ -103,28 +98,24 @@ class Assessment:
     reference_residues: int
     chains: tuple[ChainFigures, ...]
     residues: tuple[ResidueDisplacement, ...]
-    geometry: GeometryFigures
-    geometry_of_start: GeometryFigures | None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the alignment's figures stand at the top, beside the RMSDs."""
         content = asdict(self)
-        return {"version": __version__, **content.pop("alignment"), **content}
+        return {**content.pop("alignment"), **content}
 
 
-def assess(model: Model, reference: Model, start: Model | None = None) -> Assessment:
+def assess(model: Model, reference: Model) -> Assessment:
     """Compare a model with a reference.
 
     Parameters
     ----------
     model, reference : Model
-    start : Model, optional
-        The model before fine-tuning, for what is new in the geometry.
 
     Raises
     ------
     InputError
-        If the models have fewer than three residues in common, or model and start are not the same molecule.
+        If the models have fewer than three residues in common.
     """
     traces, reference_traces = traces_of(model), traces_of(reference)
     matching = match_residues(traces, reference_traces)
@@ -148,8 +139,6 @@ def assess(model: Model, reference: Model, start: Model | None = None) -> Assess
             for match in matching.superposed
             for row in _displacements(match, in_place.get(match.model), model, traces, together, reference_traces)
         ),
-        geometry=geometry_figures(model, start),
-        geometry_of_start=None if start is None else geometry_figures(start),
     )
 
 

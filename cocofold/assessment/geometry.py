@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
+from cocofold.assessment.ramachandran import judge, kinds_of
 from cocofold.errors import InputError
 from cocofold.structure import Backbone, Model, ResidueKey
 
@@ -46,7 +47,13 @@ class GeometryFigures:
         The residue after each peptide with ``30° <= |omega| <= 150°``.
     close_alphas : tuple of str
         Pairs of CA closer than 3 Å in residues that no peptide joins.
-    new_d, new_cis, new_twisted, new_close_alphas : tuple of str, optional
+    ramachandran_residues : int
+        Those with a peptide on both sides.
+    ramachandran_favoured : float
+        Share of these; 1 if there are none.
+    ramachandran_outliers : tuple of str
+        By the contours of Lovell et al. (2003).
+    new_d, new_cis, new_twisted, new_close_alphas, new_ramachandran_outliers : tuple of str, optional
         Those of the above that are not so in the start; None without a start.
     """
 
@@ -61,10 +68,14 @@ class GeometryFigures:
     cis_other: tuple[str, ...]
     twisted: tuple[str, ...]
     close_alphas: tuple[str, ...]
+    ramachandran_residues: int
+    ramachandran_favoured: float
+    ramachandran_outliers: tuple[str, ...]
     new_d: tuple[str, ...] | None = None
     new_cis: tuple[str, ...] | None = None
     new_twisted: tuple[str, ...] | None = None
     new_close_alphas: tuple[str, ...] | None = None
+    new_ramachandran_outliers: tuple[str, ...] | None = None
 
     @property
     def n_cis(self) -> int:
@@ -106,6 +117,7 @@ def geometry_figures(model: Model, start: Model | None = None) -> GeometryFigure
     hand = _hands(model, backbone)
     d = np.flatnonzero(hand < 0)
     close = _close_alphas(model, backbone, first)
+    inner, favoured, outlier = _ramachandran(model, backbone, first)
     deviation = np.abs(bond - PEPTIDE_BOND_ANGSTROM)
     bad = deviation > BOND_TOLERANCE_ANGSTROM
     n_peptides = max(len(first), 1)
@@ -117,6 +129,8 @@ def geometry_figures(model: Model, start: Model | None = None) -> GeometryFigure
         was = np.where(in_start[first] >= 0, omega_before[in_start[first]], np.nan)
         was_twisted = (was >= CIS_BELOW_DEGREES) & (was <= TRANS_ABOVE_DEGREES)
         was_d = (in_start >= 0) & (_hands(start, origin)[in_start] < 0)
+        before_inner, _, before_outlier = _ramachandran(start, origin, before)
+        was_outlier = np.isin(in_start[inner], before_inner[before_outlier])
         was_close = {tuple(sorted(pair)) for pair in _close_alphas(start, origin, before).tolist()}
         new = {
             "new_d": _names(keys, d[~was_d[d]]),
@@ -125,6 +139,7 @@ def geometry_figures(model: Model, start: Model | None = None) -> GeometryFigure
             "new_close_alphas": _pair_names(
                 keys, [pair for pair in close.tolist() if tuple(sorted(in_start[pair].tolist())) not in was_close]
             ),
+            "new_ramachandran_outliers": _names(keys, inner[outlier & ~was_outlier]),
         }
     return GeometryFigures(
         peptides=len(first),
@@ -138,6 +153,9 @@ def geometry_figures(model: Model, start: Model | None = None) -> GeometryFigure
         cis_other=_names(keys, first[cis & ~proline] + 1),
         twisted=_names(keys, first[twisted] + 1),
         close_alphas=_pair_names(keys, close.tolist()),
+        ramachandran_residues=len(inner),
+        ramachandran_favoured=float(favoured.mean()) if len(inner) else 1.0,
+        ramachandran_outliers=_names(keys, inner[outlier]),
         **new,
     )
 
@@ -175,15 +193,24 @@ def _bond_lengths(model: Model, backbone: Backbone, first: np.ndarray) -> np.nda
 
 def _omegas(model: Model, backbone: Backbone, first: np.ndarray) -> np.ndarray:
     """Torsions CA-C-N-CA in degrees, -180 to 180."""
-    rows = [
-        backbone.atoms[first, 1],
-        backbone.atoms[first, 2],
-        backbone.atoms[first + 1, 0],
-        backbone.atoms[first + 1, 1],
-    ]
-    alpha, carbon, nitrogen, next_alpha = (model.positions[row] for row in rows)
-    axis = nitrogen - carbon
-    left, right = np.cross(alpha - carbon, axis), np.cross(next_alpha - nitrogen, axis)
+    atoms = backbone.atoms
+    return _torsions(model, atoms[first, 1], atoms[first, 2], atoms[first + 1, 0], atoms[first + 1, 1])
+
+
+def _ramachandran(model: Model, backbone: Backbone, first: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Frames between two peptides, and which of them are favoured and which are outliers."""
+    inner = np.intersect1d(first, first + 1)
+    atoms, names = backbone.atoms, np.array([model.residues[row].name for row in backbone.residues])
+    phi = _torsions(model, atoms[inner - 1, 2], *atoms[inner].T)
+    psi = _torsions(model, *atoms[inner].T, atoms[inner + 1, 0])
+    return inner, *judge(phi, psi, kinds_of(names[inner], names[inner + 1]))
+
+
+def _torsions(model: Model, *rows: np.ndarray) -> np.ndarray:
+    """Torsions of atoms in four arrays of rows, in degrees from -180 to 180."""
+    one, two, three, four = (model.positions[row] for row in rows)
+    axis = three - two
+    left, right = np.cross(one - two, axis), np.cross(four - three, axis)
     sine = (np.cross(left, right) * axis).sum(1) / np.maximum(np.linalg.norm(axis, axis=1), 1e-9)
     return np.degrees(np.arctan2(sine, (left * right).sum(1)))
 

@@ -1,88 +1,137 @@
-"""``cocofold assess``: figures of a model against a reference."""
+"""``cocofold assess``: figures of a model against a reference, against particles and by itself."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 import typer
 
+from cocofold import __version__
 from cocofold.commands.written import check_writable
 from cocofold.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from cocofold.assessment import Assessment, GeometryFigures
+    from cocofold.finetuning.agreement import Support
     from cocofold.structure import Model
 
 
 def assess(
     model: Path = typer.Option(..., help="Model to assess: mmCIF or PDB."),
-    reference: Path = typer.Option(..., help="Structure taken as true, of the same protein: mmCIF or PDB."),
+    reference: Optional[Path] = typer.Option(
+        None, help="Structure taken as true, of the same protein: mmCIF or PDB. This or --particles is needed."
+    ),
     start: Optional[Path] = typer.Option(
         None,
         help="Model before fine-tuning: tells which faults of the geometry are new, and where the chain was broken.",
     ),
     particles: Optional[Path] = typer.Option(
-        None, help="Particles in whose map the model lies, RELION .star or CryoSPARC .cs: how well it agrees with them."
+        None,
+        help="Particles in whose map the model lies, RELION .star or CryoSPARC .cs: how well it agrees with them, and "
+        "what each residue adds to that.",
     ),
     particles_dir: Optional[Path] = typer.Option(None, help="Folder from which the stacks' paths start."),
     max_particles: int = typer.Option(2000, help="Use so many of the particles at most, drawn at random."),
     json_file: Optional[Path] = typer.Option(None, "--json", help="File for all figures, also of each residue."),
-    plot: Optional[Path] = typer.Option(None, help="PNG file: displacement of each residue, by chain."),
+    plot: Optional[Path] = typer.Option(None, help="PNG file: displacement and support of each residue, by chain."),
     device: str = typer.Option("auto", help="With --particles: auto, cpu, cuda or cuda:N."),
 ) -> None:
-    """Compare a model with a reference.
+    """Judge a model: against a reference, against particles, by its own geometry.
 
-    CA RMSD of all matched residues, superposed and in place; coverage, RMSD, TM-score and sequence identity as
-    MM-align defines them; RMSD of each chain; geometry of the backbone. Residues are matched by chain and number where
-    these agree in sequence, otherwise by aligning the sequences, so that chains may have other names. With --particles
-    also how well the model agrees with images, with poses, CTFs and atoms as they are.
+    With --reference: CA RMSD of all matched residues, superposed and in place; coverage, RMSD, TM-score and sequence
+    identity as MM-align defines them; RMSD of each chain. Residues are matched by chain and number where these agree in
+    sequence, otherwise by aligning the sequences, so that chains may have other names. With --particles: how well the
+    model agrees with images, with poses, CTFs and atoms as they are, and what each residue adds to that. Always the
+    geometry of the backbone.
     """
     for option, path in (("--json", json_file), ("--plot", plot)):
         check_writable(option, path)
     if plot is not None and plot.suffix.lower() != ".png":
         raise InputError(f"--plot {plot}: only PNG is written; give a name that ends in .png")
+    if reference is None and particles is None:
+        raise InputError("nothing to compare the model with; give --reference, --particles, or both")
 
     from cocofold.assessment import assess as compare
+    from cocofold.assessment import geometry_figures
     from cocofold.files import write_atomically
     from cocofold.structure import read_model
 
-    assessed = read_model(model)
-    found = compare(assessed, read_model(reference), None if start is None else read_model(start))
-    frc = None if particles is None else _agreement(assessed, model, particles, particles_dir, max_particles, device)
-    files = {"model": str(model), "reference": str(reference), "start": None if start is None else str(start)}
+    assessed, before = read_model(model), None if start is None else read_model(start)
+    found = None if reference is None else compare(assessed, read_model(reference))
+    support = None if particles is None else _support(assessed, model, particles, particles_dir, max_particles, device)
+    geometry = geometry_figures(assessed, before)
+    geometry_before = None if before is None else geometry_figures(before)
     try:
         if json_file is not None:
-            write_atomically(json_file, json.dumps({**files, **found.as_dict(), "frc": frc}, indent=1) + "\n")
+            content = {
+                "version": __version__,
+                "model": str(model),
+                "reference": None if reference is None else str(reference),
+                "start": None if start is None else str(start),
+                **({} if found is None else found.as_dict()),
+                "geometry": asdict(geometry),
+                "geometry_of_start": None if geometry_before is None else asdict(geometry_before),
+                "frc": None if support is None else support.correlation,
+                "support": [] if support is None else support.rows(assessed),
+                "against": [] if support is None else list(support.against),
+            }
+            write_atomically(json_file, json.dumps(content, indent=1) + "\n")
         if plot is not None:
-            from cocofold.assessment.plot import plot_displacements
+            from cocofold.assessment.plot import plot_residues
 
-            plot_displacements(plot, found)
+            plot_residues(plot, found, [] if support is None else support.rows(assessed))
     except OSError as error:
         raise InputError(
             f"{error.filename or json_file or plot}: not written ({error.strerror}); give another file"
         ) from error
-    _print(found)
-    if frc is not None:
-        typer.echo(f"Fourier ring correlation with the particles, mean over rings and images: {frc:.4f}")
+    _print(found, geometry, geometry_before)
+    if support is not None:
+        _print_support(support)
 
 
-def _agreement(
+def _support(
     model: Model, path: Path, particles: Path, particles_dir: Optional[Path], most: int, device: str
-) -> float:
+) -> Support:
     from cocofold.finetuning.agreement import Images
     from cocofold.structure import read_placed_as
 
-    images = Images(model, particles, particles_dir, read_placed_as(path), most, device)
-    return images.mean(model.positions, model.atomic_numbers)
+    return Images(model, particles, particles_dir, read_placed_as(path), most, device).support(model)
 
 
-def _print(found: Assessment) -> None:
+def _print_support(support: Support) -> None:
+    typer.echo(f"Fourier ring correlation with the particles, mean over rings and images: {support.correlation:.4f}")
+    typer.echo(f"Residues that the images speak against: {', '.join(support.against) or 'none'}")
+
+
+def _print(found: Assessment | None, geometry: GeometryFigures, before: GeometryFigures | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
+    if found is not None:
+        _print_comparison(console, found)
+    table = Table(title="Geometry", title_justify="left")
+    table.add_column("figure")
+    columns = [_GEOMETRY, _geometry_column(geometry)]
+    headings = ["model"]
+    if before is not None:
+        columns += [_geometry_column(before), _new_column(geometry)]
+        headings += ["start", "new"]
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for cells in zip(*columns):
+        table.add_row(*cells)
+    console.print(table)
+
+
+def _print_comparison(console: Console, found: Assessment) -> None:
+    from rich.table import Table
+
     alignment = found.alignment
     whole = Table(title="Model against reference", title_justify="left")
     whole.add_column("figure")
@@ -114,19 +163,6 @@ def _print(found: Assessment) -> None:
         )
     console.print(chains)
 
-    table = Table(title="Geometry", title_justify="left")
-    table.add_column("figure")
-    columns = [_GEOMETRY, _geometry_column(found.geometry)]
-    headings = ["model"]
-    if found.geometry_of_start is not None:
-        columns += [_geometry_column(found.geometry_of_start), _new_column(found.geometry)]
-        headings += ["start", "new"]
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    for cells in zip(*columns):
-        table.add_row(*cells)
-    console.print(table)
-
 
 _GEOMETRY = [
     "C-N within 0.1 Å of 1.33 Å",
@@ -135,6 +171,8 @@ _GEOMETRY = [
     "cis peptides (before Pro, others)",
     "twisted peptides",
     "CA-CA below 3 Å, not bonded",
+    "Ramachandran favoured",
+    "Ramachandran outliers",
 ]
 
 
@@ -146,12 +184,15 @@ def _geometry_column(figures: GeometryFigures) -> list[str]:
         f"{figures.n_cis} ({len(figures.cis_proline)}, {len(figures.cis_other)})",
         str(len(figures.twisted)),
         str(len(figures.close_alphas)),
+        f"{figures.ramachandran_favoured:.2%} of {figures.ramachandran_residues}",
+        str(len(figures.ramachandran_outliers)),
     ]
 
 
 def _new_column(figures: GeometryFigures) -> list[str]:
     new = (figures.new_d, figures.new_cis, figures.new_twisted, figures.new_close_alphas)
-    return ["", "", *(str(len(residues or ())) for residues in new)]
+    outliers = figures.new_ramachandran_outliers
+    return ["", "", *(str(len(residues or ())) for residues in new), "", str(len(outliers or ()))]
 
 
 def _of(found: Assessment) -> str:

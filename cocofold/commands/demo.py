@@ -17,11 +17,13 @@ from cocofold.files import write_atomically
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cocofold.assessment import Assessment
+    from cocofold.assessment import Assessment, GeometryFigures
+    from cocofold.structure import Model
 
 SNR = 0.1
+MOST_RELAXING = 2000
 _MARK = "demo.json"
-_OWN = {_MARK, "start.cif", "particles", "run"}
+_OWN = {_MARK, "start.cif", "particles", "run", "relaxed.cif"}
 
 
 def demo(
@@ -33,15 +35,16 @@ def demo(
     data_only: bool = typer.Option(
         False, "--data-only", help="Only make the particles, a map reconstructed from them, and the models."
     ),
+    relaxing: bool = typer.Option(True, "--relax/--no-relax", help="Relax the model at the end."),
 ) -> None:
     """See the whole way in minutes: no data, GPU or network weights are needed.
 
     Simulates particles of adenylate kinase in its open state (PDB 4AKE), starts from the closed state (1AKE), 7 Å away,
-    fine-tunes it against the particles, and compares the result with the structure that was imaged.
+    fine-tunes it against the particles, relaxes the result and compares it with the structure that was imaged.
     """
     from rich.console import Console
 
-    from cocofold.assessment import assess
+    from cocofold.assessment import assess, geometry_figures
     from cocofold.demonstration import BOX, PIXEL_SIZE_ANGSTROM, closed_state, open_state
     from cocofold.finetuning import Options, finetune
     from cocofold.reporting import write_report
@@ -69,12 +72,27 @@ def demo(
     metrics = finetune(options, out / "run")
     write_report(out / "run")
     closed, truth = read_model(start), read_model(simulated.model)
-    before = assess(closed, truth, closed)
-    after = assess(read_model(out / "run" / "model.cif"), truth, closed)
-    _mark(out, {"before": _figures(before), "after": _figures(after), "verdict": metrics["verdict"]})
-    console.print("\n3. Compared with the structure that was imaged")
-    console.print(_table(before, after, metrics))
-    console.print(_next_steps(out))
+    models = {"before": closed, "after": read_model(out / "run" / "model.cif")}
+    if relaxing:
+        console.print("3. Relaxing it with its particles")
+        models["relaxed"] = _relaxed(models["after"], simulated.star, out / "relaxed.cif", device)
+    found = {name: _figures(assess(model, truth), geometry_figures(model, closed)) for name, model in models.items()}
+    _mark(out, {**found, "verdict": metrics["verdict"]})
+    console.print("\nCompared with the structure that was imaged")
+    console.print(_table(found, metrics))
+    console.print(_next_steps(out, relaxing))
+
+
+def _relaxed(model: Model, particles: Path, path: Path, device: str) -> Model:
+    """Relax a model under the pull of its particles, and write it."""
+    from cocofold.finetuning.agreement import Images
+    from cocofold.relaxation import Settings, relax
+    from cocofold.structure import write_model
+
+    images = Images(model, particles, None, {}, MOST_RELAXING, device)
+    found = relax(model, Settings(device=device), images.gradient)
+    write_model(path, found.model, details="relaxed by Amber14 in implicit solvent")
+    return found.model
 
 
 def _make_room(out: Path) -> None:
@@ -112,37 +130,42 @@ def _mark(out: Path, results: dict[str, Any]) -> None:
     write_atomically(out / _MARK, json.dumps({"cocofold_demo": __version__, **results}, indent=1) + "\n")
 
 
-def _figures(found: Assessment) -> dict[str, float]:
+def _figures(found: Assessment, geometry: GeometryFigures) -> dict[str, float]:
     return {
         "ca_rmsd": found.ca_rmsd,
         "ca_rmsd_in_place": found.ca_rmsd_in_place,
         "tm_score": found.alignment.tm_score,
-        "bond_deviation_worst_angstrom": found.geometry.bond_deviation_worst_angstrom,
+        "bond_deviation_worst_angstrom": geometry.bond_deviation_worst_angstrom,
+        "ramachandran_favoured": geometry.ramachandran_favoured,
     }
 
 
-def _table(before: Assessment, after: Assessment, metrics: dict[str, Any]) -> Table:
+def _table(found: dict[str, dict[str, float]], metrics: dict[str, Any]) -> Table:
     from rich.table import Table
 
     table = Table()
     table.add_column("")
-    table.add_column("before", justify="right")
-    table.add_column("after", justify="right")
-    pairs = list(zip(_figures(before).values(), _figures(after).values()))
-    correlations = [metrics["frc_heldout_start"], metrics["frc_heldout"]]
-    for name, pair, digits in (
-        ("CA RMSD, superposed (Å)", pairs[0], 2),
-        ("CA RMSD, in place (Å)", pairs[1], 2),
-        ("TM-score", pairs[2], 3),
-        ("FRC, mean over rings, of particles held out", correlations, 3),
-        ("C-N bonds, largest deviation (Å)", pairs[3], 2),
+    for name in found:
+        table.add_column(name, justify="right")
+    for label, name, shape in (
+        ("CA RMSD, superposed (Å)", "ca_rmsd", "{:.2f}"),
+        ("CA RMSD, in place (Å)", "ca_rmsd_in_place", "{:.2f}"),
+        ("TM-score", "tm_score", "{:.3f}"),
+        ("C-N bonds, largest deviation (Å)", "bond_deviation_worst_angstrom", "{:.2f}"),
+        ("Ramachandran favoured", "ramachandran_favoured", "{:.1%}"),
     ):
-        table.add_row(name, *("-" if value is None else f"{value:.{digits}f}" for value in pair))
+        table.add_row(label, *(shape.format(figures[name]) for figures in found.values()))
+    correlations = [metrics["frc_heldout_start"], metrics["frc_heldout"]]
+    table.add_row(
+        "FRC, mean over rings, of particles held out",
+        *("-" if value is None else f"{value:.3f}" for value in correlations),
+    )
     return table
 
 
-def _next_steps(out: Path) -> str:
-    models = [out / "start.cif", out / "run" / "model.cif", out / "particles" / "truth.cif"]
+def _next_steps(out: Path, relaxed: bool) -> str:
+    result = out / "relaxed.cif" if relaxed else out / "run" / "model.cif"
+    models = [out / "start.cif", result, out / "particles" / "truth.cif"]
     density = out / "run" / "density.mrc"
     return (
         f"\nBefore, after, truth: {', '.join(map(str, models))}\n"

@@ -37,7 +37,8 @@ def relax(
 
     Amber14 in implicit solvent is minimised by OpenMM, with restraints to the positions given that fade. Peptides stay
     cis or trans and residues keep their hand. What the force field does not know, such as ligands and nucleic acids,
-    stays where it is. Prints clashes, bonds and angles before and after.
+    stays where it is. Prints clashes, bonds, angles and the Ramachandran
+    plot's figures before and after.
     """
     for option, path in (("--out", out), ("--json", json_file)):
         check_writable(option, path)
@@ -68,7 +69,7 @@ def relax(
             images.gradient if images else None,
             lambda what, done: progress.update(task, description=what, completed=done),
         )
-    compared = assess(found.model, start, start)
+    compared, geometry = assess(found.model, start), _geometry(found.model, start)
     frc = None
     if images is not None:
         frc = {"before": images.mean(*_atoms(start)), "after": images.mean(*_atoms(found.model))}
@@ -77,7 +78,7 @@ def relax(
         **found.as_dict(),
         "ca_rmsd": compared.ca_rmsd,
         "tm_score": compared.alignment.tm_score,
-        "geometry": _geometry(compared),
+        "geometry": geometry,
         "frc": frc,
         "seconds": round(time.monotonic() - began, 1),
     }
@@ -95,12 +96,16 @@ def _atoms(model: Model) -> tuple[np.ndarray, np.ndarray]:
     return model.positions, model.atomic_numbers
 
 
-def _geometry(compared: Assessment) -> dict[str, Any]:
-    before, after = compared.geometry_of_start, compared.geometry
+def _geometry(after: Model, before: Model) -> dict[str, Any]:
+    from cocofold.assessment import geometry_figures
+
+    found, was = geometry_figures(after, before), geometry_figures(before)
     return {
-        "new_d": list(after.new_d or ()),
-        "new_cis": list(after.new_cis or ()),
-        "twisted": [None if before is None else len(before.twisted), len(after.twisted)],
+        "new_d": list(found.new_d or ()),
+        "new_cis": list(found.new_cis or ()),
+        "twisted": [len(was.twisted), len(found.twisted)],
+        "ramachandran_favoured": [was.ramachandran_favoured, found.ramachandran_favoured],
+        "ramachandran_outliers": [list(was.ramachandran_outliers), list(found.ramachandran_outliers)],
     }
 
 
@@ -120,6 +125,8 @@ def _print(found: Relaxed, compared: Assessment, facts: dict[str, Any]) -> None:
     )
     table.add_row("worst of these (σ)", f"{before.worst_sigmas:.1f}", f"{after.worst_sigmas:.1f}")
     table.add_row("twisted peptides", *(str(count) for count in facts["geometry"]["twisted"]))
+    table.add_row("Ramachandran favoured", *(f"{share:.1%}" for share in facts["geometry"]["ramachandran_favoured"]))
+    table.add_row("Ramachandran outliers", *(str(len(names)) for names in facts["geometry"]["ramachandran_outliers"]))
     table.add_row("new D-amino acids, new cis peptides", "", _new(facts["geometry"]))
     table.add_row("CA RMSD to the start (Å)", "", f"{compared.ca_rmsd:.2f}")
     table.add_row("TM-score with the start", "", f"{compared.alignment.tm_score:.4f}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cocofold.assessment import assess
+from cocofold.assessment import assess, geometry_figures
 from cocofold.commands.main import main
 from cocofold.structure import Model, read_model
 
@@ -28,8 +28,10 @@ def test_moving_the_model_changes_only_what_is_in_place(adk_closed: Model, adk_o
     assert there.ca_rmsd_in_place > 30
     for before, after in zip(here.residues, there.residues):
         assert after.superposed_angstrom == pytest.approx(before.superposed_angstrom, abs=1e-6)
-    assert there.geometry.cis_proline == here.geometry.cis_proline
-    assert there.geometry.d_residues == here.geometry.d_residues == ()
+    here, there = geometry_figures(adk_closed), geometry_figures(turned)
+    assert there.cis_proline == here.cis_proline
+    assert there.d_residues == here.d_residues == ()
+    assert there.ramachandran_outliers == here.ramachandran_outliers
 
 
 def test_a_shift_is_its_own_rmsd_in_place(adk_open: Model) -> None:
@@ -78,17 +80,38 @@ def test_the_command_prints_and_writes(shared_data: Path, tmp_path: Path) -> Non
 
 def test_agreement_with_particles(shared_data: Path, tmp_path: Path) -> None:
     """Of the structure that was imaged, of one 1.4 Å from it and of the start, in this order."""
-    folder, found = shared_data / "adk", []
+    folder, found, against = shared_data / "adk", [], []
     for name in ("truth_open.cif", "trajectory/dims_088.cif", "start_closed.cif"):
-        words = ["--model", folder / name, "--reference", folder / "truth_open.cif", "--json", tmp_path / "a.json"]
+        words = ["--model", folder / name, "--json", tmp_path / "a.json", "--plot", tmp_path / "a.png"]
         result = _run(*words, "--particles", folder / "uniform" / "particles_200.star", "--device", "cpu")
         assert result.returncode == 0, result.stderr
-        found.append(json.loads((tmp_path / "a.json").read_text())["frc"])
+        content = json.loads((tmp_path / "a.json").read_text())
+        found.append(content["frc"])
+        against.append(content["against"])
         assert f"{found[-1]:.4f}" in result.stdout
+        assert ", ".join(against[-1]) in result.stdout
+        assert "CA RMSD" not in result.stdout
+        assert "ca_rmsd" not in content
+        assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+        assert [row["number"] for row in content["support"]] == list(range(1, 215))
+        # Correlation does not know scale
+        assert sum(row["support"] for row in content["support"]) == pytest.approx(0, abs=1e-5)
     assert found[0] > found[1] > found[2] + 0.05
     # The truth's, and the start's, of all 2,000 particles
     assert found[0] == pytest.approx(0.308, abs=0.02)
     assert found[2] == pytest.approx(0.184, abs=0.02)
+    # The two domains that are elsewhere in the images: residues 30-59 and 122-159
+    assert against[0] == []
+    named = np.zeros(215, dtype=bool)
+    for line in against[2]:
+        first, last = map(int, line.removeprefix("A ").split("-"))
+        named[first : last + 1] = True
+    domains = np.zeros(215, dtype=bool)
+    domains[30:60] = domains[122:160] = True
+    near = np.convolve(domains, np.ones(11), mode="same") > 0
+    assert not named[~near].any()
+    assert named[30:60].mean() >= 0.5
+    assert named[122:160].mean() >= 0.5
 
 
 def test_unusable_input_ends_the_program_with_status_2(shared_data: Path, tmp_path: Path) -> None:
@@ -107,6 +130,7 @@ def test_unusable_input_is_one_message_and_status_2(
     water.write_text("HETATM    1  O   HOH A   1       1.000   2.000   3.000  1.00  0.00           O\nEND\n")
     for arguments, part in [
         (("--model", adk, "--reference", tmp_path / "none.cif"), "none.cif: no such file"),
+        (("--model", adk), "nothing to compare the model with; give --reference, --particles, or both"),
         (("--model", adk, "--reference", water), "backbone"),
         (("--model", adk, "--reference", tcr), "no residues in common"),
         (("--model", adk, "--reference", adk, "--json", tmp_path / "no" / "a.json"), "there is no folder"),

@@ -15,7 +15,7 @@ pytest.importorskip("openmm", reason="OpenMM is not installed (extra 'engine')")
 from openmm import Platform, app
 from typer.testing import CliRunner
 
-from cocofold.assessment import assess
+from cocofold.assessment import assess, geometry_figures
 from cocofold.commands.main import app as command
 from cocofold.errors import InputError
 from cocofold.relaxation import Settings, relax
@@ -95,9 +95,9 @@ def test_a_strained_model_is_repaired_and_keeps_its_fold(fragment: Fragment) -> 
     assert len(found.after.outliers) <= 1
     assert found.after.worst_sigmas < 4.5
     assert len(found.after.clashes) <= len(found.before.clashes)
-    compared = assess(found.model, start, start)
-    assert compared.ca_rmsd < 0.5
-    assert compared.geometry.new_d == compared.geometry.new_cis == ()
+    assert assess(found.model, start).ca_rmsd < 0.5
+    geometry = geometry_figures(found.model, start)
+    assert geometry.new_d == geometry.new_cis == ()
     assert found.model.residues == start.residues
 
 
@@ -146,7 +146,7 @@ def test_side_chains_built_from_the_backbone_are_of_l_amino_acids(fragment: Frag
     bare = Model.of(structure)
     found = relax(bare, QUICK)
     assert len(found.model) == len(start)
-    figures = assess(found.model, bare, bare).geometry
+    figures = geometry_figures(found.model, bare)
     assert figures.chiral_residues == sum(key.name != "GLY" for key in start.residues)
     assert figures.d_residues == ()
 

@@ -14,7 +14,7 @@ from scipion_cocofold.frames import findShift, originOf
 from scipion_cocofold.protocols import ProtCocofoldCheck, ProtCocofoldFinetune, ProtCocofoldFit
 from scipion_project import finished, import_particles, import_volume, run
 
-from cocofold.assessment import assess
+from cocofold.assessment import assess, geometry_figures
 from cocofold.structure import read_model
 
 
@@ -56,10 +56,10 @@ def test_a_wrong_hand_is_put_right(wrong_hand, adk, shared_data):
     quick = {"effort": 0.02, "makeReport": False, "numberOfThreads": 1}
     tuned = finished(run(adk.project, ProtCocofoldFinetune, **inputs, **quick))
     truth = read_model(shared_data / "adk" / "truth_open.cif")
-    found = assess(read_model(tuned.outputAtomStruct.getFileName()), truth, truth)
+    model = read_model(tuned.outputAtomStruct.getFileName())
     # It is the protein still, of its own hand, and where it was
-    assert found.ca_rmsd < 1.0
-    assert found.geometry.d_residues == ()
+    assert assess(model, truth).ca_rmsd < 1.0
+    assert geometry_figures(model).d_residues == ()
     shift, (density, _) = findShift(tuned.outputAtomStruct.getFileName(), placed.outputVolume)
     assert np.allclose(shift, -originOf(volume))
     assert density > 3

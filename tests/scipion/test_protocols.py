@@ -24,6 +24,7 @@ from scipion_cocofold.protocols import (
     ProtCocofoldRelax,
     ProtCocofoldSelect,
 )
+from scipion_cocofold.viewers import CocofoldAssessViewer
 from scipion_project import finished, import_particles, run
 
 QUICK = {"effort": 0.02, "makeReport": False, "checkFirst": False, "numberOfThreads": 1}
@@ -100,12 +101,28 @@ def test_assess(everything, adk):
     with open(protocol._getExtraPath("images.json")) as content:
         # With all atoms' widths as at the start, so a little below what the run ended with
         assert json.load(content)["frc"] == pytest.approx(metrics["frc_work"], abs=0.03)
+    assert os.path.isfile(protocol._getExtraPath("support.png"))
     assert "Agreement with the images" in " ".join(protocol.summary())
     with open(everything._getExtraPath("after.json")) as content:
         known = json.load(content)
     assert protocol.outputAtomStruct._cocofoldCaRmsd.get() == pytest.approx(known["ca_rmsd"], abs=2e-3)
     assert "CA RMSD: 7.13 Å -> " in " ".join(protocol.summary())
     assert os.path.isfile(protocol._getExtraPath("assessment.png"))
+
+
+def test_assess_without_a_reference(placed, adk):
+    assert any("nothing to compare" in error for error in adk.project.newProtocol(ProtCocofoldAssess).validate())
+    inputs = {"inputStructure": placed.outputAtomStruct, "inputParticles": adk.particles, "numberOfThreads": 1}
+    protocol = finished(run(adk.project, ProtCocofoldAssess, **inputs))
+    summary = " ".join(protocol.summary())
+    # The placed start is the closed state, and the images show the open one
+    assert "the images speak against: A " in summary
+    assert "Ramachandran favoured" in summary
+    assert "Compared with" not in summary
+    with open(protocol._getExtraPath("images.json")) as content:
+        assert protocol.outputAtomStruct._cocofoldFrc.get() == pytest.approx(json.load(content)["frc"])
+    views = CocofoldAssessViewer(project=adk.project, protocol=protocol)._visualize(protocol)
+    assert [len(view.getFigure().axes[0].images) for view in views] == [1]
 
 
 def test_check_agrees(adk, placed):

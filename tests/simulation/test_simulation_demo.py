@@ -62,7 +62,7 @@ def run_demo(command, out: Path, *options: object) -> dict:
 
 def test_demo_comes_near_the_truth_and_replaces_itself(command, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "my demo"
-    results = run_demo(command, out)
+    results = run_demo(command, out, "--no-relax")
     assert results["before"]["ca_rmsd"] == pytest.approx(7.13, abs=0.01)
     assert results["after"]["ca_rmsd"] < 3.5
     assert results["after"]["tm_score"] > 0.85 > results["before"]["tm_score"]
@@ -82,7 +82,14 @@ def test_demo_comes_near_the_truth_and_replaces_itself(command, tmp_path: Path, 
     assert f"'{out}/run/model.cif'" in printed  # ready to paste
 
     (out / "run" / "log.txt").write_text("of the first demo")
-    run_demo(command, out, "--count", 19, "--effort", 0.01)
+    relaxed = run_demo(command, out, "--count", 19, "--effort", 0.01)
+    # Relaxation repairs the bonds and leaves the fold
+    assert relaxed["relaxed"]["bond_deviation_worst_angstrom"] < 0.1
+    assert relaxed["relaxed"]["ca_rmsd"] == pytest.approx(relaxed["after"]["ca_rmsd"], abs=0.5)
+    assert (read_model(out / "relaxed.cif").atomic_numbers > 1).all()
+    printed = capsys.readouterr().out
+    assert f"'{out}/relaxed.cif'" in printed
+    assert "relaxed" in printed
     assert "of the first demo" not in (out / "run" / "log.txt").read_text()
 
     (out / "thesis.txt").write_text("mine")

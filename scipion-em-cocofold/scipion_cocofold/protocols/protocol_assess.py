@@ -1,4 +1,4 @@
-"""Protocol that compares a model with a reference."""
+"""Protocol that compares a model with a reference, with particles, or with both."""
 
 import os
 
@@ -6,17 +6,20 @@ from pwem.objects import AtomStruct
 from pyworkflow.constants import BETA
 from pyworkflow.object import Float
 from pyworkflow.protocol import params
+from pyworkflow.utils import cleanPath
 
 from .base import ProtCocofoldBase
 from .inputs import boxedModel, particleWords, validateParticles, writeInputs
-from .summaries import assessmentSummary
+from .summaries import assessmentSummary, geometrySummary, supportSummary
 
 
 class ProtCocofoldAssess(ProtCocofoldBase):
-    """Compares a model with a structure taken as true: the four figures of the paper, as MM-align defines them.
+    """Judges a model: against a structure taken as true, against particles, and by its own geometry.
 
-    Coverage, RMSD, TM-score and sequence identity; CA RMSD of all residues, superposed and in place; each chain and
-    residue; the geometry of the backbone.
+    With a reference the four figures of the paper, as MM-align defines them: coverage, RMSD, TM-score and sequence
+    identity; CA RMSD of all residues, superposed and in place, by chain and residue. With particles the Fourier ring
+    correlation with their images, what each residue adds to it, and the stretches that the images speak against.
+    Always the geometry of the backbone, with the Ramachandran plot's figures.
     """
 
     _label = "assess"
@@ -37,9 +40,11 @@ class ProtCocofoldAssess(ProtCocofoldBase):
             "inputReference",
             params.PointerParam,
             pointerClass="AtomStruct",
+            allowsNull=True,
             label="Reference",
             important=True,
-            help="Structure of the same protein, taken as true. Chains may have other names.",
+            help="Structure of the same protein, taken as true. Chains may have other names. This or particles are "
+            "needed.",
         )
         form.addParam(
             "inputStart",
@@ -57,7 +62,8 @@ class ProtCocofoldAssess(ProtCocofoldBase):
             pointerCondition="hasAlignmentProj",
             allowsNull=True,
             label="Particles",
-            help="How well the model agrees with their images: mean Fourier ring correlation. The model lies in place.",
+            help="How well the model agrees with their images: mean Fourier ring correlation, and what each "
+            "residue adds to it. The model must lie in place. This or a reference is needed.",
         )
         self._addGpuParams(form)
         form.addParallelSection(threads=4, mpi=0)
@@ -68,45 +74,50 @@ class ProtCocofoldAssess(ProtCocofoldBase):
         self._insertFunctionStep(self.createOutputStep, key, needsGPU=False)
 
     def assessStep(self, key):
-        model, reference = self.inputStructure.get().getFileName(), self.inputReference.get().getFileName()
-        start = self.inputStart.get()
-        words = ["--model", model, "--reference", reference, "--start", start and start.getFileName()]
-        words += ["--json", self._getExtraPath("after.json"), "--plot", self._getExtraPath("assessment.png")]
-        self.runEngine("assess", words)
-        if self.inputParticles.get() is not None:
-            self._compareWithImages(reference)
-        if start is not None:
-            words = [
-                "--model",
-                start.getFileName(),
-                "--reference",
-                reference,
-                "--json",
-                self._getExtraPath("before.json"),
-            ]
+        # What an earlier run with other inputs left
+        for name in ("after.json", "before.json", "images.json", "assessment.png", "support.png"):
+            cleanPath(self._getExtraPath(name))
+        reference, start = self.inputReference.get(), self.inputStart.get()
+        startWords = ["--start", start and start.getFileName()]
+        if reference is not None:
+            against = ["--reference", reference.getFileName()]
+            words = ["--model", self.inputStructure.get().getFileName(), *against, *startWords]
+            words += ["--json", self._getExtraPath("after.json"), "--plot", self._getExtraPath("assessment.png")]
             self.runEngine("assess", words)
+            if start is not None:
+                words = ["--model", start.getFileName(), *against, "--json", self._getExtraPath("before.json")]
+                self.runEngine("assess", words)
+        if self.inputParticles.get() is not None:
+            self._compareWithImages(startWords)
 
-    def _compareWithImages(self, reference):
-        """Assess again in the frame of the particles' box, for their agreement alone."""
+    def _compareWithImages(self, startWords):
+        """Assess in the frame of the particles' box."""
         structure = self.inputStructure.get()
         writeInputs(self, self.inputParticles.get(), structure, structure.getVolume())
-        words = ["--model", boxedModel(self), "--reference", reference, *particleWords(self), *self._deviceWords()]
-        self.runEngine("assess", [*words, "--json", self._getExtraPath("images.json")])
+        words = ["--model", boxedModel(self), *particleWords(self), *startWords, *self._deviceWords()]
+        words += ["--json", self._getExtraPath("images.json"), "--plot", self._getExtraPath("support.png")]
+        self.runEngine("assess", words)
 
     def createOutputStep(self, key):
-        found = self._readJson("after.json")
+        after, images = self._readJson("after.json"), self._readJson("images.json")
         given = self.inputStructure.get()
         structure = given.clone()
         if given.hasVolume():
             structure.setVolume(given.getVolume())
-        structure._cocofoldCaRmsd = Float(found["ca_rmsd"])
-        structure._cocofoldTmScore = Float(found["tm_score"])
+        if after is not None:
+            structure._cocofoldCaRmsd = Float(after["ca_rmsd"])
+            structure._cocofoldTmScore = Float(after["tm_score"])
+        if images is not None:
+            structure._cocofoldFrc = Float(images["frc"])
         self._defineOutputs(outputAtomStruct=structure)
-        self._defineSourceRelation(self.inputStructure, structure)
-        self._defineSourceRelation(self.inputReference, structure)
+        for pointer in (self.inputStructure, self.inputReference, self.inputParticles):
+            if pointer.get() is not None:
+                self._defineSourceRelation(pointer, structure)
 
     def _validate(self):
         errors = validateParticles(self.inputParticles.get())
+        if self.inputReference.get() is None and self.inputParticles.get() is None:
+            errors.append("There is nothing to compare the model with: give a reference, particles, or both.")
         named = ((self.inputStructure, "model"), (self.inputReference, "reference"), (self.inputStart, "start"))
         return errors + [
             f"The file of the {name} is gone: {pointer.get().getFileName()}"
@@ -116,8 +127,12 @@ class ProtCocofoldAssess(ProtCocofoldBase):
 
     def _summary(self):
         after, images = self._readJson("after.json"), self._readJson("images.json")
-        if after is None:
+        if after is None and images is None:
             return ["Not assessed yet."]
-        lines = [f"Agreement with the images: {images['frc']:.4f}."] if images else []
-        reference = os.path.basename(self.inputReference.get().getFileName())
-        return [f"Compared with {reference}:", *assessmentSummary(self._readJson("before.json"), after), *lines]
+        lines = []
+        if after is not None:
+            reference = os.path.basename(after["reference"])
+            lines += [f"Compared with {reference}:", *assessmentSummary(self._readJson("before.json"), after)]
+        if images is not None:
+            lines += supportSummary(images)
+        return lines + geometrySummary(after or images)

@@ -40,6 +40,30 @@ def assessmentSummary(before, after):
     return lines
 
 
+def supportSummary(found):
+    """Return how a model agrees with images, in lines."""
+    against = ", ".join(found["against"]) or "none"
+    return [
+        f"Agreement with the images (Fourier ring correlation): {found['frc']:.4f}.",
+        f"Residues that the images speak against: {against}.",
+    ]
+
+
+def geometrySummary(found):
+    """Return the faults of a model's backbone in a line."""
+    figures = found["geometry"]
+    counts = ", ".join(
+        f"{label} {len(figures[name])}"
+        for label, name in (
+            ("outliers", "ramachandran_outliers"),
+            ("cis peptides not before proline", "cis_other"),
+            ("twisted peptides", "twisted"),
+            ("D-amino acids", "d_residues"),
+        )
+    )
+    return [f"Ramachandran favoured {figures['ramachandran_favoured']:.1%}, {counts}."]
+
+
 def progressLines(best):
     """Return what is known of a run that has not ended: the row of its best cycle so far, or None."""
     if best is None:

@@ -38,22 +38,30 @@ class CocofoldCheckViewer(Viewer):
 
 
 class CocofoldAssessViewer(Viewer):
-    """Distance of each residue from the reference by chain, and each chain's CA RMSD."""
+    """Distance of each residue from the reference, its support by the images, and each chain's CA RMSD."""
 
     _label = "assessment"
     _targets = [ProtCocofoldAssess]
     _environments = [DESKTOP_TKINTER]
 
     def _visualize(self, obj, **kwargs):
+        pictures = [
+            _picture(path, title)
+            for path, title in (
+                (self.protocol._getExtraPath("assessment.png"), "Distance from the reference"),
+                (self.protocol._getExtraPath("support.png"), "Support by the images"),
+            )
+            if os.path.isfile(path)
+        ]
         path = self.protocol._getExtraPath("after.json")
         if not os.path.isfile(path):
-            return [self.errorMessage("Not assessed yet.")]
+            return pictures or [self.errorMessage("Not assessed yet.")]
         with open(path, encoding="utf-8") as content:
             chains = json.load(content)["chains"]
         plotter = EmPlotter(windowTitle="Chains")
         axes = plotter.createSubPlot("CA RMSD of chains", "chain", "Å")
         axes.bar([chain["chain"] for chain in chains], [chain["ca_rmsd_together"] for chain in chains])
-        return [_picture(self.protocol._getExtraPath("assessment.png"), "Residues"), plotter]
+        return [*pictures, plotter]
 
 
 def _picture(path, title):

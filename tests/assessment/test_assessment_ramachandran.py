@@ -1,0 +1,82 @@
+"""Ramachandran figures against the plot's well-known places and gemmi's torsions."""
+
+import gemmi
+import numpy as np
+import pytest
+
+from cocofold.assessment import geometry_figures
+from cocofold.assessment.ramachandran import judge, kinds_of
+from cocofold.structure import Model
+
+
+@pytest.mark.parametrize(
+    ("kind", "phi", "psi", "favoured", "outlier"),
+    [
+        ("general", -62, -42, True, False),  # alpha helix
+        ("general", -120, 130, True, False),  # beta sheet
+        ("general", -70, 145, True, False),  # polyproline II
+        ("general", 57, 40, True, False),  # left-handed helix
+        ("general", 120, -60, False, True),
+        ("general", 0, 0, False, True),
+        ("general", 80, -170, False, True),
+        ("glycine", 80, -170, True, False),  # a place that glycine alone has
+        ("glycine", -80, 170, True, False),
+        ("proline", -62, -40, True, False),
+        ("proline", -65, 145, True, False),
+        ("proline", -140, 145, False, True),  # phi is fixed by the ring
+        ("proline", 60, 40, False, True),
+        ("preproline", -70, 145, True, False),
+        ("preproline", -62, -42, True, False),
+        ("general", -100, 60, False, False),
+    ],
+)
+def test_known_places(kind: str, phi: float, psi: float, favoured: bool, outlier: bool) -> None:
+    found = judge(np.array([phi, phi + 360.0]), np.array([psi, psi - 360.0]), np.array([kind, kind]))
+    assert [row.tolist() for row in found] == [[favoured] * 2, [outlier] * 2]
+
+
+def test_glycine_is_symmetric_about_its_centre() -> None:
+    """It has no hand, so that most of its plot is its own mirror image."""
+    phi, psi = (angles.ravel() for angles in np.meshgrid(np.arange(-179.0, 180, 2), np.arange(-179.0, 180, 2)))
+    kinds = np.full(len(phi), "glycine")
+    assert (judge(phi, psi, kinds)[1] == judge(-phi, -psi, kinds)[1]).mean() > 0.97
+    general = np.full(len(phi), "general")
+    assert (judge(phi, psi, general)[1] == judge(-phi, -psi, general)[1]).mean() < 0.9
+
+
+def test_what_precedes_proline_has_its_own_plot() -> None:
+    names, followers = np.array(["ALA", "ALA", "GLY", "PRO", "PRO"]), np.array(["GLY", "PRO", "PRO", "ALA", "PRO"])
+    assert kinds_of(names, followers).tolist() == ["general", "preproline", "glycine", "proline", "proline"]
+
+
+def test_torsions_are_gemmis(tcr: Model) -> None:
+    favoured, outliers, judged = 0, [], 0
+    for chain in tcr.structure[0]:
+        residues = list(chain)
+        for before, residue, after in zip(residues, residues[1:], residues[2:]):
+            if any(
+                left.find_atom("C", "*").pos.dist(right.find_atom("N", "*").pos) > 2.5
+                for left, right in ((before, residue), (residue, after))
+            ):
+                continue
+            phi, psi = (np.degrees([angle]) for angle in gemmi.calculate_phi_psi(before, residue, after))
+            good, bad = judge(phi, psi, kinds_of(np.array([residue.name]), np.array([after.name])))
+            judged += 1
+            favoured += int(good[0])
+            if bad[0]:
+                outliers.append(f"{chain.name} {residue.seqid} {residue.name}")
+    figures = geometry_figures(tcr)
+    assert figures.ramachandran_residues == judged
+    assert figures.ramachandran_favoured == pytest.approx(favoured / judged)
+    assert sorted(figures.ramachandran_outliers) == sorted(outliers)
+    assert 0 < len(outliers) < 15
+
+
+def test_new_outliers_are_those_that_the_start_has_not(adk_open: Model) -> None:
+    assert geometry_figures(adk_open, adk_open).new_ramachandran_outliers == ()
+    mirrored = adk_open.moved_to(adk_open.positions * [1, 1, -1])
+    known = set(geometry_figures(adk_open).ramachandran_outliers)
+    figures = geometry_figures(mirrored, adk_open)
+    # A mirrored protein has right angles for few of its residues
+    assert len(figures.ramachandran_outliers) > 60
+    assert set(figures.new_ramachandran_outliers or ()) == set(figures.ramachandran_outliers) - known

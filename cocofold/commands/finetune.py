@@ -101,6 +101,11 @@ def finetune(
     ),
     seed: int = typer.Option(0, help="Seed: on CPU the same seed gives the same model, bit by bit."),
     device: str = typer.Option("auto", help="auto, cpu, cuda or cuda:N."),
+    processes: int = typer.Option(
+        1,
+        help="Processes on this machine that share the images, one for each GPU or core; the model is the same. With "
+        "OMP_NUM_THREADS=1 each has one thread.",
+    ),
     stop_with: Optional[int] = typer.Option(
         None,
         help="End, with a checkpoint, when the process of this number is gone; for programs that start runs.",
@@ -110,10 +115,12 @@ def finetune(
     """Move a predicted model until it explains raw particle images.
 
     Writes model.cif (the answer), models/cycle_NN.cif, density.mrc, metrics.json, metrics.csv, frc.png, config.yaml,
-    log.txt and checkpoints/ into the folder --out.
+    log.txt and checkpoints/ into the folder --out. On several machines, torchrun --nnodes ... -m cocofold finetune ...
+    starts processes that share the images.
     """
     from cocofold.finetuning import Options, paper
     from cocofold.finetuning import finetune as run
+    from cocofold.finetuning.processes import Processes
 
     given = {
         "teacher": teacher,
@@ -153,4 +160,11 @@ def finetune(
         seed=seed,
         device=device,
     )
-    run(options, out, resume, stop_with)
+    together = Processes.wanted(processes)
+    if together is None:
+        run(options, out, resume, stop_with)
+    elif together.rank > 0:
+        together.serve(device)
+    else:
+        with together:
+            run(options, out, resume, stop_with, together)

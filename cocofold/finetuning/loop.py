@@ -9,9 +9,10 @@ from dataclasses import replace
 import torch
 
 from cocofold.atoms import AtomSource, Stage
-from cocofold.finetuning.objective import Gaussians, mean_correlation_gradient, score
+from cocofold.finetuning.objective import Gaussians
 from cocofold.finetuning.observations import Observations
 from cocofold.finetuning.options import Options
+from cocofold.finetuning.processes import Comparison
 from cocofold.imaging import RingPixels, ring_count
 from cocofold.structure import Restraints
 
@@ -32,6 +33,8 @@ class Loop:
     counted : (n_atoms,) bool
         Atoms whose Gaussians the penalty of paper eq. 4 concerns.
     observations : Observations
+    comparison : Comparison
+        Of atoms with these.
     work : (n_work,) int
         Rows of the particles that are fitted.
     options : Options
@@ -44,6 +47,7 @@ class Loop:
         gaussians: Gaussians,
         counted: torch.Tensor,
         observations: Observations,
+        comparison: Comparison,
         work: torch.Tensor,
         options: Options,
     ) -> None:
@@ -53,6 +57,7 @@ class Loop:
         self.step = 0
         self._counted = counted
         self._observations = observations
+        self._comparison = comparison
         self._work = work
         self._options = options
         self._chunk = _even_chunk(min(options.batch_size, len(work)), max(1, options.chunk_atoms // len(counted)))
@@ -73,7 +78,7 @@ class Loop:
             if self._observations.streams and self.step + 1 < self.total_steps:
                 coming = self._batch(self.step + 1)
                 if len(coming):
-                    self._observations.prefetch(coming, self._chunk)
+                    self._comparison.prefetch(coming, self._chunk)
             correlation = self._take_step(self._stages[stage], within)
             if self._stages[stage].tentative and within == self._stages[stage].steps - 1:
                 self._keep_if_better(stage)
@@ -120,8 +125,8 @@ class Loop:
         surrogate = geometry + self.source.prior(positions)
         correlation = 0.0
         if stage.batches:
-            correlation, by_position, by_amplitude, by_width = mean_correlation_gradient(
-                positions, self.gaussians, self._observations, self._batch(self.step), self._rings(stage), self._chunk
+            correlation, by_position, by_amplitude, by_width = self._comparison.gradient(
+                positions, self.gaussians, self._batch(self.step), self._rings(stage), self._chunk
             )
             weight = self._options.data_weight
             surrogate = surrogate - weight * (positions * by_position).sum()
@@ -195,8 +200,8 @@ class Loop:
     def score(self, rows: torch.Tensor) -> torch.Tensor:
         """Correlations of the images in ``rows`` on all rings that are asked for, (n, n_rings)."""
         rings = self._observations.rings(self.finest_rings)
-        self._observations.prefetch(rows, self._chunk)
-        return score(self.positions(), self.gaussians, self._observations, rows, rings, self._chunk)
+        self._comparison.prefetch(rows, self._chunk)
+        return self._comparison.score(self.positions(), self.gaussians, rows, rings, self._chunk)
 
     def state(self) -> dict[str, torch.Tensor]:
         """All that ``restore`` needs to go on exactly from here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,7 +89,7 @@ def mean_correlation_gradient(
 ) -> tuple[float, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Mean correlation over fitted rings and images (minus paper eq. 3) and its gradient.
 
-    Chunks are added in a fixed order, so memory does not change the result.
+    Chunks are added in a fixed order, so neither memory nor the number of processes changes the result.
 
     Returns
     -------
@@ -96,14 +97,43 @@ def mean_correlation_gradient(
     gradients : three tensors
         With respect to positions, amplitudes and widths, of their shapes.
     """
+    parts = (
+        share_of_gradient(positions, gaussians, observations, some, rings, len(rows)) for some in rows.split(chunk)
+    )
+    return added(parts, positions)
+
+
+def share_of_gradient(
+    positions: torch.Tensor,
+    gaussians: Gaussians,
+    observations: Observations,
+    rows: torch.Tensor,
+    rings: RingPixels,
+    count: int,
+) -> torch.Tensor:
+    """What some of ``count`` images add to the mean correlation and its gradient.
+
+    Returns
+    -------
+    (n_atoms * 5 + 1,) float
+        Gradients with respect to positions, amplitudes and widths one after another, and the value.
+    """
     leaves = [
         values.detach().requires_grad_() for values in (positions, gaussians.amplitudes, gaussians.widths_angstrom)
     ]
-    value = 0.0
-    for some in rows.split(chunk):
-        correlations = correlate(leaves[0], Gaussians(*leaves[1:]), observations, some, rings)
-        share = observations.fitted(correlations).mean(1).sum() / len(rows)
-        share.backward()
-        value += float(share.detach())
-    gradients = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
-    return value, gradients[0], gradients[1], gradients[2]
+    correlations = correlate(leaves[0], Gaussians(*leaves[1:]), observations, rows, rings)
+    share = observations.fitted(correlations).mean(1).sum() / count
+    return torch.cat([*(part.reshape(-1) for part in torch.autograd.grad(share, leaves)), share.detach()[None]])
+
+
+def added(
+    parts: Iterable[torch.Tensor], positions: torch.Tensor
+) -> tuple[float, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Shares of a gradient, added in their order; see ``mean_correlation_gradient``."""
+    n = len(positions)
+    total, value = positions.new_zeros(5 * n + 1), 0.0
+    for part in parts:
+        total += part
+        value += float(part[-1])
+    by_position, by_amplitude, by_width = total[:-1].split([3 * n, n, n])
+    return value, by_position.view(n, 3), by_amplitude, by_width

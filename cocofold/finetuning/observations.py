@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,11 +107,11 @@ class Observations:
             self._rings[n_rings] = RingPixels.up_to(self.particles.box, n_rings, self.device)
         return self._rings[n_rings]
 
-    def prefetch(self, rows: torch.Tensor, chunk: int) -> None:
-        """Begin to read images that will be asked for, ``chunk`` at a time in this order; returns at once."""
-        pieces = [some for some in rows.split(chunk) if not self._filled[some].all()]
+    def prefetch(self, chunks: Sequence[torch.Tensor]) -> None:
+        """Begin to read images that will be asked for in these chunks of rows, in this order; returns at once."""
+        pieces = [rows for rows in chunks if not self._filled[rows].all()]
         if pieces:
-            self._ahead.announce(pieces, _BYTES_AHEAD // (self._bytes_each * chunk))
+            self._ahead.announce(pieces, _BYTES_AHEAD // (self._bytes_each * len(pieces[0])))
 
     def close(self) -> None:
         """End the thread that reads ahead, if there is one."""

@@ -28,6 +28,7 @@ from cocofold.finetuning.objective import Gaussians
 from cocofold.finetuning.observations import Observations
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.passes import MOST_ADDED_LINK_RMS_ANGSTROM, Cycle, Pass, split_into_passes, verdict_of
+from cocofold.finetuning.processes import Alone, Comparison, Processes
 from cocofold.finetuning.progress import Pace, Progress, counting
 from cocofold.finetuning.starts import PredictedStart, Start, start_from_model
 from cocofold.imaging import ring_count
@@ -41,7 +42,13 @@ _PATIENCE = 4
 _BYTES_PER_ATOM_IN_MODEL, _BYTES_PER_ATOM_IN_CHECKPOINT = 150, 250
 
 
-def finetune(options: Options, out: Path, resume: bool = False, stop_with: int | None = None) -> dict[str, Any]:
+def finetune(
+    options: Options,
+    out: Path,
+    resume: bool = False,
+    stop_with: int | None = None,
+    processes: Processes | None = None,
+) -> dict[str, Any]:
     """Fine-tune a model against particles; returns the content of ``metrics.json``.
 
     Particles are split into those that are fitted and those that are held out: 5 %, at least 50. The answer is the
@@ -57,6 +64,8 @@ def finetune(options: Options, out: Path, resume: bool = False, stop_with: int |
         Go on with the run in ``out``.
     stop_with : int, optional
         End, with a checkpoint, when the process of this number is gone.
+    processes : Processes, optional
+        Others that compare images for this one.
 
     Raises
     ------
@@ -74,8 +83,8 @@ def finetune(options: Options, out: Path, resume: bool = False, stop_with: int |
         try:
             every = read_particles(options.particles, options.particles_dir, options.passthrough)
             particles = choose(every, options)
-            start = _find_start(options, particles, folder, stop_with)
-            return _Run(options, particles, folder, at_end, endings, start).execute()
+            start = _find_start(options, particles, folder, stop_with, processes)
+            return _Run(options, particles, folder, at_end, endings, start, processes).execute()
         except Ended as ended:
             ended.advice = "--resume goes on from here"
             with contextlib.suppress(OSError):
@@ -85,7 +94,13 @@ def finetune(options: Options, out: Path, resume: bool = False, stop_with: int |
             raise InputError(folder.explain(error)) from error
 
 
-def _find_start(options: Options, particles: ParticleSet, folder: RunFolder, stop_with: int | None) -> Start:
+def _find_start(
+    options: Options,
+    particles: ParticleSet,
+    folder: RunFolder,
+    stop_with: int | None,
+    processes: Processes | None,
+) -> Start:
     """The model that is moved; or the prediction whose network is trained, and the model that it is to learn first."""
     device = find_device(options.device)
     if options.prediction is None:
@@ -103,7 +118,8 @@ def _find_start(options: Options, particles: ParticleSet, folder: RunFolder, sto
         write_model(placed, predicted.model, details=details, plddt=predicted.plddt, placed_as=marks)
     folder.say(f"the prediction's model is moved first; see {run}")
     symmetry = predicted.place.symmetry
-    teaching = finetune(options.for_teacher(placed, symmetry), run, (run / "config.yaml").is_file(), stop_with)
+    begun = (run / "config.yaml").is_file()
+    teaching = finetune(options.for_teacher(placed, symmetry), run, begun, stop_with, processes)
     folder.say("now the network learns the result, then goes on with the images")
     start = predicted.taught_by(read_model(run / ("model.cif" if symmetry is None else SUBUNIT)))
     return replace(start, teacher_seconds=teaching["seconds"], teacher_memory_gb=teaching["peak_memory_gb"])
@@ -118,6 +134,7 @@ class _Run:
         at_end: contextlib.ExitStack,
         endings: Endings,
         start: Start,
+        processes: Processes | None,
     ) -> None:
         self.options = options
         self.folder = folder
@@ -163,6 +180,12 @@ class _Run:
         for note in self.model.notes:
             folder.say(f"{options.model}: {note}")
         self._settle_contrast()
+        self.processes = 1 if processes is None else processes.count
+        self.comparison: Comparison = (
+            Alone(self.observations) if processes is None else processes.comparison(self.observations)
+        )
+        if processes is not None:
+            folder.say(f"{processes.count} processes compare images")
 
     def _bytes_to_write(self) -> int:
         """Models of all cycles, the checkpoint and its successor, the density."""
@@ -200,6 +223,7 @@ class _Run:
             self._starting_gaussians(),
             torch.as_tensor(counted, device=self.device),
             self.observations,
+            self.comparison,
             this.work,
             self.options,
         )
@@ -367,6 +391,7 @@ class _Run:
             "peak_memory_gb": round(max(peak_memory_gb(), self._given.teacher_memory_gb), 3),
             "device": str(self.device),
             "threads": torch.get_num_threads(),
+            "processes": self.processes,
             "frc_curves": {"resolution_angstrom": self.resolutions, **curves},
             "versions": versions(),
         }

@@ -88,7 +88,7 @@ def score_images(
         chunk = max(1, _ATOMS_AT_ONCE // len(positions))
         parts = []
         for rows in torch.arange(len(particles)).split(_IMAGES_AT_ONCE):
-            observations.prefetch(rows, chunk)
+            observations.prefetch(rows.split(chunk))
             correlations = score(positions, gaussians, observations, rows, observations.rings(rings[-1]), chunk)
             parts.append(correlations[:, [ring - 1 for ring in rings]].double().mean(1).cpu().numpy())
             if progress is not None:

@@ -128,6 +128,7 @@ def test_chunks_do_not_change_the_gradient(particles: Path, start: Path) -> None
 def test_every_particle_comes_once_before_any_comes_again(particles: Path, start: Path, tmp_path: Path) -> None:
     from cocofold.deformation import DeformationSource
     from cocofold.finetuning.loop import Loop
+    from cocofold.finetuning.processes import Alone
     from cocofold.structure import Restraints
 
     model = read_model(start)
@@ -143,6 +144,7 @@ def test_every_particle_comes_once_before_any_comes_again(particles: Path, start
         Gaussians(amplitudes, amplitudes),
         amplitudes > 0,
         observations,
+        Alone(observations),
         work,
         options,
     )

@@ -60,7 +60,7 @@ def test_every_way_to_read_gives_the_same_bits(
     rows = torch.cat([rows, rows[:10], rows[:1], rows[:1]])
     for rings in (31, 9):
         if ahead:
-            observations.prefetch(rows, 7)
+            observations.prefetch(rows.split(7))
         for some in rows.split(7):
             read = observations.batch(some, observations.rings(rings)).transforms
             assert torch.equal(read, everything[some, : len(observations.rings(rings))])
@@ -95,7 +95,7 @@ def test_reading_happens_ahead_in_a_thread_that_ends(
     monkeypatch.setattr(ParticleSet, "images", noted)
     observations = Observations(particles, 31, cache_bytes=0)
     opened.append(observations)
-    observations.prefetch(torch.arange(20), 5)
+    observations.prefetch(torch.arange(20).split(5))
     deadline = time.monotonic() + 10
     while len(readers) < 4 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -104,7 +104,7 @@ def test_reading_happens_ahead_in_a_thread_that_ends(
         observations.batch(some, observations.rings(31))
     assert len(readers) == 4
     assert all(name.startswith("read-ahead") for name in readers)
-    observations.prefetch(torch.arange(20), 5)
+    observations.prefetch(torch.arange(20).split(5))
     observations.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
 
@@ -151,7 +151,7 @@ def test_damage_in_mid_run_ends_in_a_message(
             file.seek(1024 + 20 * BOX * BOX * 4)
             file.write(np.float32("nan").tobytes())
     if ahead:
-        observations.prefetch(torch.arange(4, COUNT), 8)
+        observations.prefetch(torch.arange(4, COUNT).split(8))
     observations.batch(torch.arange(4, 12), rings)
     observations.batch(torch.arange(12, 20), rings)
     with pytest.raises(InputError, match=part):
@@ -220,7 +220,7 @@ observations.batch(torch.arange(16), rings)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 rows = torch.arange(len(particles)).view(-1, 16)
 for this, following in zip(rows[:-1], rows[1:]):
-    observations.prefetch(following, 16)
+    observations.prefetch(following.split(16))
     observations.batch(this, rings)
 observations.close()
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)

@@ -1,0 +1,148 @@
+"""Runs of several processes: the model of one, bit by bit, whatever happens to them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from running import command, log
+
+from cocofold.assessment import assess
+from cocofold.structure import read_model
+
+SHORT = ("--effort", 0.03)
+# Processes that share one machine's cores; the first finds the port of the others by itself
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts", "0", "--nproc-per-node"]
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def several(count: int, *arguments: object) -> list[str]:
+    """A short run of so many processes."""
+    return [*TORCHRUN, str(count), *command(*arguments, *SHORT)[1:]]  # type: ignore[arg-type]
+
+
+def run(arguments: list[str]) -> subprocess.CompletedProcess:
+    return subprocess.run(arguments, capture_output=True, text=True, env=ONE_THREAD, timeout=300, check=False)
+
+
+def by_rank(process: subprocess.Popen) -> dict[int, int]:
+    """Numbers of the processes that torchrun has started."""
+    found = {}
+    for number in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        environ = Path(f"/proc/{number}/environ").read_bytes().split(b"\0")
+        rank = [line.removeprefix(b"RANK=") for line in environ if line.startswith(b"RANK=")]
+        found.update({int(value): int(number) for value in rank})
+    return found
+
+
+def wait_for_cycle(out: Path, words: str, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 180
+    while words not in log(out):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def alone(particles: Path, start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of one process."""
+    out = tmp_path_factory.mktemp("runs") / "alone"
+    assert run(command(particles, start, out, *SHORT)).returncode == 0
+    return out
+
+
+@pytest.mark.parametrize(("count", "by_torchrun"), [(2, True), (3, False)])
+def test_several_give_the_model_of_one(
+    count: int, by_torchrun: bool, alone: Path, particles: Path, start: Path, tmp_path: Path
+) -> None:
+    """A batch is two chunks, so that one of three processes has nothing to do in a step, and all have in scoring."""
+    out = tmp_path / "run"
+    ours = command(particles, start, out, *SHORT, "--processes", count)
+    done = run(several(count, particles, start, out) if by_torchrun else ours)
+    assert done.returncode == 0, done.stderr
+    assert f"{count} processes compare images" in log(out)
+    assert done.stdout.count("verdict:") == 1
+    assert (out / "model.cif").read_bytes() == (alone / "model.cif").read_bytes()
+    assert (out / "density.mrc").stat().st_size == (alone / "density.mrc").stat().st_size
+    known, found = (json.loads((folder / "metrics.json").read_text()) for folder in (alone, out))
+    assert found.pop("processes") == count
+    assert known.pop("processes") == 1
+    for name in ("seconds", "peak_memory_gb"):
+        del known[name], found[name]
+    assert found == known
+    # It is a run that has gone somewhere
+    assert assess(read_model(out / "model.cif"), read_model(start)).ca_rmsd > 1
+
+
+def test_one_goes_on_where_several_were_stopped(alone: Path, particles: Path, start: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = subprocess.Popen(several(2, particles, start, out), env=ONE_THREAD, stderr=subprocess.PIPE, text=True)
+    wait_for_cycle(out, "cycle  2", process)
+    process.send_signal(signal.SIGTERM)
+    _, complaint = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "cocofold: ended by SIGTERM; --resume goes on from here\n" in complaint
+    assert not (out / "metrics.json").exists()
+    assert run(command(particles, start, out, *SHORT, "--resume")).returncode == 0
+    assert (out / "model.cif").read_bytes() == (alone / "model.cif").read_bytes()
+
+
+def test_a_process_that_is_killed_ends_all_and_loses_nothing(
+    alone: Path, particles: Path, start: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    process = subprocess.Popen(several(2, particles, start, out), env=ONE_THREAD, stderr=subprocess.PIPE, text=True)
+    wait_for_cycle(out, "cycle  2", process)
+    ranks = by_rank(process)
+    os.kill(ranks[1], signal.SIGKILL)
+    process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert not any(Path(f"/proc/{number}").exists() for number in ranks.values())
+
+    process = subprocess.Popen(
+        several(2, particles, start, out, "--resume"), env=ONE_THREAD, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_cycle(out, "cycle  4", process)
+    ranks = by_rank(process)
+    os.kill(ranks[0], signal.SIGKILL)
+    process.communicate(timeout=120)
+    assert not any(Path(f"/proc/{number}").exists() for number in ranks.values())
+
+    assert run(several(2, particles, start, out, "--resume")).returncode == 0
+    assert (out / "model.cif").read_bytes() == (alone / "model.cif").read_bytes()
+
+
+def test_bad_input_is_one_message_of_the_first(particles: Path, start: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    message = "cocofold: model"
+    done = run([*command(particles, tmp_path / "none.cif", out), "--processes", "2"])
+    assert done.returncode == 2
+    assert done.stderr.startswith(message)
+    assert len(done.stderr.strip().splitlines()) == 1
+    done = run(several(2, particles, tmp_path / "none.cif", out))
+    assert done.returncode != 0
+    assert done.stderr.count(message) == 1
+    # torchrun tells how it came to know of it; nothing of ours does
+    assert not [line for line in done.stderr.splitlines() if "File" in line and "cocofold" in line]
+    assert "--processes 0: give 1 or more" in run([*command(particles, start, out), "--processes", "0"]).stderr
+    assert "torchrun has started 2" in run(several(2, particles, start, out, "--processes", 3)).stderr
+    assert not out.exists()
+
+
+def test_a_killed_helper_is_told_of_in_one_message(particles: Path, start: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = command(particles, start, out, *SHORT, "--processes", 2)
+    process = subprocess.Popen(arguments, env=ONE_THREAD, stderr=subprocess.PIPE, text=True)
+    wait_for_cycle(out, "cycle  1", process)
+    (helper,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(helper), signal.SIGKILL)
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert complaint.startswith("cocofold: another of the processes has ended")
+    assert len(complaint.strip().splitlines()) == 1

@@ -52,12 +52,14 @@ def test_a_model_from_anywhere_is_placed_on_its_volume(adk, placed):
     assert placed.outputPlacement._hand.get() == "as-is"
 
 
-@pytest.mark.parametrize("star", ["particles.star", "star_variants/relion30.star"])
-def test_fine_tuning_gives_the_engines_own_model(star, adk, shared_data, tmp_path):
+@pytest.mark.parametrize(("star", "mpi"), [("particles.star", 1), ("star_variants/relion30.star", 2)])
+def test_fine_tuning_gives_the_engines_own_model(star, mpi, adk, shared_data, tmp_path):
     path = shared_data / "adk" / "small300" / star
     particles = adk.particles if star == "particles.star" else import_particles(adk.project, path)
     inputs = {"inputParticles": particles, "inputModel": adk.closed, "inputVolume": adk.volume}
-    protocol = finished(run(adk.project, ProtCocofoldFinetune, **inputs, place=2, seed=3, **QUICK))
+    protocol = finished(run(adk.project, ProtCocofoldFinetune, **inputs, place=2, seed=3, numberOfMpi=mpi, **QUICK))
+    with open(protocol._getExtraPath("run", "metrics.json")) as content:
+        assert json.load(content)["processes"] == mpi
     folder = shared_data / "adk" / "small300"
     words = ["--particles", path, "--particles-dir", folder, "--model", shared_data / "adk" / "start_closed.cif"]
     cocofold("finetune", *words, "--effort", 0.02, "--seed", 3, "--no-check", "--out", tmp_path / "run")

@@ -48,7 +48,11 @@ class ProtCocofoldBase(EMProtocol):
             "GPU 2,000 images of 64 pixels take about 2 minutes.",
         )
         form.addHidden(
-            params.GPU_LIST, params.StringParam, default="0", label="GPU ID", help="Number of the GPU, from 0."
+            params.GPU_LIST,
+            params.StringParam,
+            default="0",
+            label="GPU ID",
+            help='Number of the GPU, from 0. Of several, "0 1", fine-tuning takes all, one process each.',
         )
 
     # --------------------------- steps
@@ -99,11 +103,13 @@ class ProtCocofoldBase(EMProtocol):
         environ = Plugin.getEnviron()
         environ[STOP_WITH] = str(os.getpid())
         environ["OMP_NUM_THREADS"] = str(max(1, self.numberOfThreads.get()))
-        if self.usesGpu():
-            gpus = self._stepsExecutor.getGpuList() or []
-            if gpus:
-                environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu) for gpu in gpus)
+        if self._gpus():
+            environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu) for gpu in self._gpus())
         return environ
+
+    def _gpus(self):
+        """Return the numbers of the GPUs that this run may use."""
+        return (self._stepsExecutor.getGpuList() or []) if self.usesGpu() else []
 
     def _deviceWords(self):
         return ["--device", "auto" if self.usesGpu() else "cpu"]

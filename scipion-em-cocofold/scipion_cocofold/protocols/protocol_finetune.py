@@ -56,7 +56,7 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
     def _defineParams(self, form):
         defineFinetuneParams(form)
         self._addGpuParams(form)
-        form.addParallelSection(threads=4, mpi=0)
+        form.addParallelSection(threads=4, mpi=1)
 
     # --------------------------- steps
     def _insertAllSteps(self):
@@ -167,6 +167,7 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         words += ["--out", self._runFolder(), "--max-particles", self.maxParticles.get() or None]
         words += ["--heldout", self.heldout.get(), "--cycles", self.cycles.get(), "--batch-size", self.batchSize.get()]
         words += ["--resolution", self.resolution.get(), "--effort", self.effort.get(), "--seed", self.seed.get()]
+        words += ["--processes", max(1, self.numberOfMpi.get(), len(self._gpus()))]
         return words + ([] if self.checkFirst else ["--no-check"]) + self._deviceWords()
 
     def _runWatched(self, words):

@@ -96,10 +96,10 @@ def stretched(poses: Poses, particles: ParticleSet) -> Poses:
 
 
 def poses_of(particles: ParticleSet) -> Poses:
-    """Poses of all particles."""
+    """Poses of all particles, in one layout however the particles were read: it decides how a product is rounded."""
     return Poses(
-        torch.as_tensor(particles.rotations, dtype=torch.float32),
-        torch.as_tensor(particles.origins_angstrom, dtype=torch.float32),
+        torch.as_tensor(particles.rotations, dtype=torch.float32).contiguous(),
+        torch.as_tensor(particles.origins_angstrom, dtype=torch.float32).contiguous(),
     )
 
 

@@ -60,7 +60,7 @@ class Loop:
         self._comparison = comparison
         self._work = work
         self._options = options
-        self._chunk = _even_chunk(min(options.batch_size, len(work)), max(1, options.chunk_atoms // len(counted)))
+        self._chunk = max(1, options.chunk_atoms // len(counted))
         self._stages = [_counted_in_steps(stage, len(work), options.batch_size) for stage in source.stages()]
         self._starts = [sum(stage.steps for stage in self._stages[:row]) for row in range(len(self._stages))]
         self.total_steps = sum(stage.steps for stage in self._stages)
@@ -242,11 +242,6 @@ def _share_of_rate(stage: Stage, within: int) -> float:
         return 1.0
     falling = _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * within / stage.steps))
     return falling * min(1.0, (within + 1) / stage.warm_up) if stage.warm_up else falling
-
-
-def _even_chunk(batch: int, most: int) -> int:
-    """Images at once, ``most`` at most, such that a batch splits evenly."""
-    return math.ceil(batch / math.ceil(batch / most))
 
 
 def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

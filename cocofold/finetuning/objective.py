@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -65,6 +66,11 @@ def correlate(
     return ring_correlations(predicted * batch.transfer, batch.transforms, rings)
 
 
+def chunks(rows: torch.Tensor, most: int) -> tuple[torch.Tensor, ...]:
+    """Rows in as few chunks of ``most`` at most as it takes, of even sizes: processes then have even shares."""
+    return rows.tensor_split(math.ceil(len(rows) / most)) if len(rows) else ()
+
+
 @torch.no_grad()
 def score(
     positions: torch.Tensor,
@@ -74,8 +80,9 @@ def score(
     rings: RingPixels,
     chunk: int,
 ) -> torch.Tensor:
-    """Fourier ring correlations of many images, ``chunk`` at a time, (n, n_rings)."""
-    parts = [correlate(positions, gaussians, observations, some, rings) for some in rows.split(chunk)]
+    """Fourier ring correlations of many images, ``chunk`` at a time at most, (n, n_rings)."""
+    positions = positions.contiguous()
+    parts = [correlate(positions, gaussians, observations, some, rings) for some in chunks(rows, chunk)]
     return torch.cat(parts) if parts else torch.empty(0, rings.n_rings, device=positions.device)
 
 
@@ -98,7 +105,7 @@ def mean_correlation_gradient(
         With respect to positions, amplitudes and widths, of their shapes.
     """
     parts = (
-        share_of_gradient(positions, gaussians, observations, some, rings, len(rows)) for some in rows.split(chunk)
+        share_of_gradient(positions, gaussians, observations, some, rings, len(rows)) for some in chunks(rows, chunk)
     )
     return added(parts, positions)
 
@@ -118,8 +125,10 @@ def share_of_gradient(
     (n_atoms * 5 + 1,) float
         Gradients with respect to positions, amplitudes and widths one after another, and the value.
     """
+    # Contiguous, as another process has them: the layout in memory decides how a product is rounded
     leaves = [
-        values.detach().requires_grad_() for values in (positions, gaussians.amplitudes, gaussians.widths_angstrom)
+        values.detach().contiguous().requires_grad_()
+        for values in (positions, gaussians.amplitudes, gaussians.widths_angstrom)
     ]
     correlations = correlate(leaves[0], Gaussians(*leaves[1:]), observations, rows, rings)
     share = observations.fitted(correlations).mean(1).sum() / count

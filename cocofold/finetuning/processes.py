@@ -18,7 +18,7 @@ import torch.distributed as dist
 from cocofold.devices import find_device
 from cocofold.endings import ignore_signals
 from cocofold.errors import InputError
-from cocofold.finetuning.objective import Gaussians, added, mean_correlation_gradient, score, share_of_gradient
+from cocofold.finetuning.objective import Gaussians, added, chunks, mean_correlation_gradient, score, share_of_gradient
 from cocofold.finetuning.observations import Observations
 from cocofold.imaging import RingPixels
 
@@ -69,7 +69,7 @@ class Alone:
 
     def prefetch(self, rows: torch.Tensor, chunk: int) -> None:
         """Begin to read images that will be asked for."""
-        self._observations.prefetch(rows.split(chunk))
+        self._observations.prefetch(chunks(rows, chunk))
 
 
 class Processes:
@@ -210,7 +210,7 @@ class Processes:
 
     def own_share(self, rows: torch.Tensor, chunk: int) -> tuple[torch.Tensor, ...]:
         """The chunks of this process."""
-        return rows.split(chunk)[self.rank :: self.count]
+        return chunks(rows, chunk)[self.rank :: self.count]
 
     # The others
 
@@ -280,7 +280,7 @@ class Shared:
         self._processes.ask(_GRADIENT, positions, gaussians, rows, rings, chunk)
         every = self._processes.collect(self.own_gradients(positions, gaussians, rows, rings, chunk))
         # Chunk 0 of each process, then chunk 1 of each, as they were dealt out
-        in_order = every.transpose(0, 1).reshape(-1, every.shape[-1])[: len(rows.split(chunk))]
+        in_order = every.transpose(0, 1).reshape(-1, every.shape[-1])[: len(chunks(rows, chunk))]
         return added(in_order.to(positions.device), positions)
 
     def score(
@@ -291,9 +291,9 @@ class Shared:
             return score(positions, gaussians, self._observations, rows, rings, chunk)
         self._processes.ask(_SCORE, positions, gaussians, rows, rings, chunk)
         every = self._processes.collect(self.own_scores(positions, gaussians, rows, rings, chunk))
-        in_order = every.transpose(0, 1).reshape(-1, every.shape[-1])
-        # Only the last chunk can be short, and what was padded stands behind it
-        return in_order[: len(rows)].to(positions.device)
+        in_order = every.transpose(0, 1).reshape(-1, *every.shape[2:])
+        parts = [found[: len(some)] for found, some in zip(in_order, chunks(rows, chunk))]
+        return torch.cat(parts).to(positions.device)
 
     def prefetch(self, rows: torch.Tensor, chunk: int) -> None:
         """Begin to read images that will be asked for."""
@@ -319,7 +319,7 @@ class Shared:
         return found
 
     def _most_chunks(self, rows: torch.Tensor, chunk: int) -> int:
-        return -(-len(rows.split(chunk)) // self._processes.count)
+        return -(-len(chunks(rows, chunk)) // self._processes.count)
 
 
 @contextlib.contextmanager

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from running import command, log
 
 from cocofold.assessment import assess
+from cocofold.finetuning.objective import Gaussians, chunks, score, share_of_gradient
+from cocofold.finetuning.observations import Observations
+from cocofold.particles import read_particles
 from cocofold.structure import read_model
 
 SHORT = ("--effort", 0.03)
@@ -78,6 +85,36 @@ def test_several_give_the_model_of_one(
     assert found == known
     # It is a run that has gone somewhere
     assert assess(read_model(out / "model.cif"), read_model(start)).ca_rmsd > 1
+
+
+def test_what_another_process_computes_does_not_depend_on_layout(particles: Path, start: Path) -> None:
+    """As it receives particles and atoms, images one by one, against arrays that are laid out otherwise."""
+    model, given = read_model(start), read_particles(particles)
+    turned = replace(given, rotations=np.asfortranarray(given.rotations))
+    received = pickle.loads(pickle.dumps(turned))
+    received = replace(received, rotations=np.ascontiguousarray(received.rotations))
+    gaussians = Gaussians.at_start(model.atomic_numbers)
+    positions = torch.as_tensor(model.positions, dtype=torch.float32)
+    found = []
+    for kept, atoms in ((turned, positions.T.contiguous().T), (received, positions)):
+        observations = Observations(kept, 31)
+        rings = observations.rings(31)
+        shares = [
+            share_of_gradient(atoms, gaussians, observations, row, rings, 20) for row in torch.arange(20).split(1)
+        ]
+        found.append((torch.stack(shares), score(atoms, gaussians, observations, torch.arange(20), rings, 1)))
+        observations.close()
+    assert all(torch.equal(one, other) for one, other in zip(*found))
+
+
+@pytest.mark.parametrize(("count", "most"), [(16, 3), (16, 14), (7, 7), (1, 3), (60, 8)])
+def test_chunks_are_even_and_keep_the_order(count: int, most: int) -> None:
+    parts = chunks(torch.arange(count), most)
+    sizes = [len(part) for part in parts]
+    assert torch.equal(torch.cat(parts), torch.arange(count))
+    assert max(sizes) <= most
+    assert max(sizes) - min(sizes) <= 1
+    assert len(parts) == -(-count // most)
 
 
 def test_one_goes_on_where_several_were_stopped(alone: Path, particles: Path, start: Path, tmp_path: Path) -> None:

@@ -38,6 +38,9 @@ test-browser: venv
 	$(BIN)/python -m pytest -m browser tests/reporting
 
 bench: venv
+	$(BIN)/python -m benchmarks.step --case adk
+	$(BIN)/python -m benchmarks.step --case msp1
+	$(BIN)/python -m benchmarks.processes
 	$(BIN)/python -m benchmarks.accuracy
 
 clean:

@@ -87,7 +87,9 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
             shutil.rmtree(run, ignore_errors=True)
             with open(self._getExtraPath("run.key"), "w") as kept:
                 kept.write(key)
-        self._runWatched([*self._finetuneWords(), *(["--resume"] if resumes else [])])
+        # One process for each GPU
+        processes = ["--processes", max(1, self.numberOfMpi.get(), len(self._gpus()))]
+        self._runWatched([*self._finetuneWords(), *processes, *(["--resume"] if resumes else [])])
 
     def assessStep(self, key):
         reference = self._getExtraPath("reference" + os.path.splitext(self.inputReference.get().getFileName())[1])
@@ -167,7 +169,6 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         words += ["--out", self._runFolder(), "--max-particles", self.maxParticles.get() or None]
         words += ["--heldout", self.heldout.get(), "--cycles", self.cycles.get(), "--batch-size", self.batchSize.get()]
         words += ["--resolution", self.resolution.get(), "--effort", self.effort.get(), "--seed", self.seed.get()]
-        words += ["--processes", max(1, self.numberOfMpi.get(), len(self._gpus()))]
         return words + ([] if self.checkFirst else ["--no-check"]) + self._deviceWords()
 
     def _runWatched(self, words):

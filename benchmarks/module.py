@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from cocofold.finetuning.options import PAIR_PRECISIONS
-from cocofold.network import SegmentPair, StructureModule, normalise_pair, segments_of
+from cocofold.network import SegmentPair, StructureModule, normalise_pair, pair_types, segments_of
 from cocofold.network.source import Learned
 
 SIZES = (200, 500, 1000, 1683)
@@ -32,7 +32,8 @@ def measure(residues: int, precision: str, times: int) -> dict[str, float]:
     """Median seconds of a size, and the peak memory of this process."""
     generator = torch.Generator().manual_seed(0)
     pair = normalise_pair(
-        torch.randn(residues, residues, 128, generator=generator, dtype=torch.float32), getattr(torch, precision)
+        torch.randn(residues, residues, 128, generator=generator, dtype=torch.float32),
+        *pair_types(precision, residues),
     )
     added = SegmentPair(segments_of(torch.zeros(residues, dtype=torch.long), Learned().pair_segments))
     pair = replace(pair, added=added)
@@ -60,7 +61,7 @@ def main() -> None:
     """Measure each size in its own process and print the table; the figures go to a JSON file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--residues", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--pair-precision", choices=PAIR_PRECISIONS, default="float32")
+    parser.add_argument("--pair-precision", choices=PAIR_PRECISIONS, default="auto")
     parser.add_argument("--times", type=int, default=3, help="median of so many")
     parser.add_argument("--json", type=Path, default=Path("bench_runs/module.json"), help="all figures")
     parser.add_argument("--alone", action="store_true", help="measure in this process and print JSON")

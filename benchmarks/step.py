@@ -139,11 +139,11 @@ def literal_seconds(case: Case) -> dict[str, float]:
 
 def network_seconds(case: Case, backward: bool) -> dict[str, float]:
     """Of the structure module with the adapter: forward alone, or forward and backward with respect to all weights."""
-    from cocofold.network.pairs import normalise_pair
+    from cocofold.network.pairs import normalise_pair, pair_types
 
     generator = torch.Generator().manual_seed(0)
     n = case.residues
-    pair = normalise_pair(torch.randn(n, n, 128, generator=generator))
+    pair = normalise_pair(torch.randn(n, n, 128, generator=generator), *pair_types("auto", n))
     single = torch.randn(n, 384, generator=generator).requires_grad_(backward)
     module = StructureModule().with_adapter()
     aatype, mask = torch.randint(0, 20, (n,), generator=generator), torch.ones(n)

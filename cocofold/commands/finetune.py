@@ -94,7 +94,9 @@ def finetune(
         False, "--deform", help="With --prediction: a field of rigid motions moves the network's atoms further."
     ),
     pair_precision: str = typer.Option(
-        "float32", help="With --prediction: what its pair representation is kept in: float32, bfloat16 or float16."
+        "auto",
+        help="With --prediction: what its pair representation is kept in: float32, bfloat16 or float16; "
+        "auto is float32, with a copy in bfloat16 for the gradient of large molecules where that is faster.",
     ),
     remove_below: Optional[float] = typer.Option(
         None, help="With --prediction: leave residues out of the answer whose pLDDT ends below this; the paper's is 30."

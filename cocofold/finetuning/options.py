@@ -15,7 +15,7 @@ from cocofold.files import write_atomically
 MOST_CYCLES = 30
 CONTRASTS = ("auto", "white", "dark")
 PRESETS = ("default", "paper")
-PAIR_PRECISIONS = ("float32", "bfloat16", "float16")
+PAIR_PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 PAPER_EPOCHS = 10
 _FREE_ON_RESUME = {"check", "device", "scratch"}
 # Fields that say something of a network only, and the option that sets each.
@@ -101,7 +101,8 @@ class Options:
     pair_segments : int
         Into how many segments at most the chains are cut for the addition to the pair representation.
     pair_precision : str
-        float32, bfloat16 or float16: what the pair representation is kept in.
+        float32, bfloat16 or float16: what the pair representation is kept in; auto: float32, with a copy in bfloat16
+        for the gradient of large molecules where that is faster.
     remove_below : float or None
         Residues of a prediction whose pLDDT ends below this are left out of the answer; the paper's value is 30.
     chunk_atoms : int
@@ -149,7 +150,7 @@ class Options:
     adapter_gate: bool = True
     dropout: float = 0.0
     pair_segments: int = 256
-    pair_precision: str = "float32"
+    pair_precision: str = "auto"
     remove_below: float | None = None
     chunk_atoms: int = 24_000
 

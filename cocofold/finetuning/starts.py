@@ -172,8 +172,7 @@ class PredictedStart:
         frozen = Frozen(known.single, known.pair, known.aatype, known.mask, known.chain_index)
         module = load_structure_module(known.weights)
         course = Course(options.effort, options.epochs)
-        pair_type = getattr(torch, options.pair_precision)
-        network = NetworkSource(module, frozen, placed, learned, target, course, pair_type, device)
+        network = NetworkSource(module, frozen, placed, learned, target, course, options.pair_precision, device)
         return FieldOnTop(network, self.model, device) if options.deform else network
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cocofold.network.adapter import ImageAdapter
-from cocofold.network.pair_attention import attend
+from cocofold.network.pair_attention import SharedBias, attend
 from cocofold.network.pairs import Pair
 from cocofold.network.rigid import Rigid
 from cocofold.network.sizes import (
@@ -49,13 +49,13 @@ class InvariantPointAttention(nn.Module):
         self.point_weights = nn.Parameter(torch.zeros(HEADS))
         self.output = nn.Linear(HEADS * (CHANNELS + 4 * VALUE_POINTS + PAIR_WIDTH), SINGLE_WIDTH)
 
-    def pair_logits(self, pair: Pair) -> torch.Tensor:
+    def pair_logits(self, pair: Pair) -> SharedBias:
         """The pair's part of the logits but for what is the same for all keys, (12, n, n).
 
         It does not change from iteration to iteration. The scale of the pair's normalisation is folded into the
         projection, its offset into ``_key_offset``.
         """
-        return pair.project(_SHARE * self.pair_bias.weight * self.pair_norm.weight)
+        return SharedBias(pair.project(_SHARE * self.pair_bias.weight * self.pair_norm.weight))
 
     def forward(
         self,
@@ -63,7 +63,7 @@ class InvariantPointAttention(nn.Module):
         frames: Rigid,
         mask: torch.Tensor,
         pair: Pair,
-        pair_logits: torch.Tensor,
+        pair_logits: SharedBias,
         adapter: Optional[ImageAdapter] = None,
     ) -> torch.Tensor:
         """Update of the activations.
@@ -77,7 +77,7 @@ class InvariantPointAttention(nn.Module):
             1 for residues that count, else 0.
         pair : Pair
             Normalised, without scale and offset.
-        pair_logits : (12, n, n) float
+        pair_logits : SharedBias
             Of this pair, from ``pair_logits``.
         adapter : ImageAdapter, optional
             Adds to the scalar part.
@@ -92,7 +92,7 @@ class InvariantPointAttention(nn.Module):
         query, key = self._query_and_key(act, centred, mask)
         values = self._values(act, centred)
         columns = None if pair.added is None else pair.added.columns
-        gathered, pairs, met = attend(query, key, pair_logits, values, pair.values, columns)
+        gathered, pairs, met = attend(query, key, pair_logits, values, pair.values, columns, pair.backward_values)
         if pair.added is not None:
             pairs = pairs + pair.added.gathered(met)
         scalars, points = self._taken_apart(gathered, centred)

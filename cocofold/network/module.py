@@ -12,6 +12,7 @@ from cocofold.errors import InputError
 from cocofold.network.adapter import ImageAdapter
 from cocofold.network.attention import InvariantPointAttention
 from cocofold.network.heads import AlignedError, ResidueConfidence
+from cocofold.network.pair_attention import SharedBias
 from cocofold.network.pairs import Pair, normalise_pair
 from cocofold.network.residues import UNKNOWN
 from cocofold.network.rigid import Rigid
@@ -179,7 +180,7 @@ class StructureModule(nn.Module):
         return act, trajectory
 
     def _iteration(
-        self, act: torch.Tensor, frames: Rigid, mask: torch.Tensor, pair: Pair, pair_logits: torch.Tensor
+        self, act: torch.Tensor, frames: Rigid, mask: torch.Tensor, pair: Pair, pair_logits: SharedBias
     ) -> Tuple[torch.Tensor, Rigid]:
         dropout = self.options.dropout if self.training else 0.0
         attended = self.attention(act, frames, mask, pair, pair_logits, self.adapter)

@@ -7,6 +7,7 @@ values.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Optional, Tuple
 
@@ -16,6 +17,8 @@ from torch import nn
 from cocofold.network.sizes import PAIR_WIDTH
 
 _BLOCK_NUMBERS = 1 << 22
+# Below, the pair is too small for its copy to pay.
+_LARGE = 1000
 
 
 class SegmentPair(nn.Module):
@@ -89,10 +92,13 @@ class Pair:
     values : (n, n, 128) float
         Normalised without scale and offset, of any float type; no gradient is taken to it unless it asks for one.
     added : SegmentPair, optional
+    backward_values : (n, n, 128) float, optional
+        A copy of the values, of a shorter type, for attention's backward pass.
     """
 
     values: torch.Tensor
     added: Optional[SegmentPair] = None
+    backward_values: Optional[torch.Tensor] = None
 
     def project(self, weight: torch.Tensor) -> torch.Tensor:
         """Σ_c z_ijc w_hc for a weight (h, 128): (h, n, n)."""
@@ -103,7 +109,34 @@ class Pair:
         return frozen if self.added is None else frozen + self.added.project(weight)
 
 
-def normalise_pair(pair: torch.Tensor, dtype: torch.dtype = torch.float32) -> Pair:
+def pair_types(precision: str, residues: int, device: torch.device | str = "cpu") -> Tuple[torch.dtype, torch.dtype]:
+    """What a pair is kept in for the forward and for the backward pass.
+
+    Parameters
+    ----------
+    precision : str
+        A type's name, for both; or "auto": float32, and for the backward pass of large molecules bfloat16 where the
+        processor multiplies matrices of it. The atoms are then exact and the gradient of 400 residues is off by 5e-4
+        of its length (random weights).
+    residues : int
+    device : torch.device or str
+    """
+    if precision != "auto":
+        return getattr(torch, precision), getattr(torch, precision)
+    is_short = residues >= _LARGE and _multiplies_bfloat16(torch.device(device))
+    return torch.float32, torch.bfloat16 if is_short else torch.float32
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    known: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(known.get("amx_bf16"))
+
+
+def normalise_pair(
+    pair: torch.Tensor, dtype: torch.dtype = torch.float32, backward_dtype: Optional[torch.dtype] = None
+) -> Pair:
     """Layer normalisation without scale and offset, which are left to attention: once for all iterations and steps.
 
     Parameters
@@ -113,6 +146,9 @@ def normalise_pair(pair: torch.Tensor, dtype: torch.dtype = torch.float32) -> Pa
     dtype : torch.dtype
         What to keep the result in. Half of the memory with ``torch.bfloat16`` (two to three digits) or with
         ``torch.float16`` (three to four): normalised values stay below 12, within its range.
+    backward_dtype : torch.dtype, optional
+        Of a second copy, for attention's backward pass, where it should be another: the atoms are then those of
+        ``dtype``, and their gradient is as good as this type's digits.
     """
     if pair.requires_grad:
         return Pair(nn.functional.layer_norm(pair.to(dtype), (PAIR_WIDTH,)))
@@ -120,7 +156,7 @@ def normalise_pair(pair: torch.Tensor, dtype: torch.dtype = torch.float32) -> Pa
     compute = torch.promote_types(dtype, torch.float32)
     for rows in _blocks(pair):
         values[rows] = nn.functional.layer_norm(pair[rows].to(compute), (PAIR_WIDTH,)).to(dtype)
-    return Pair(values)
+    return Pair(values, backward_values=None if backward_dtype in (None, dtype) else values.to(backward_dtype))
 
 
 def _blocks(values: torch.Tensor) -> list[slice]:

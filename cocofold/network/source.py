@@ -12,7 +12,7 @@ from cocofold.atoms import Stage
 from cocofold.network.adapter import ImageAdapter
 from cocofold.network.distillation import Target
 from cocofold.network.module import Folded, StructureModule
-from cocofold.network.pairs import SegmentPair, normalise_pair, segments_of
+from cocofold.network.pairs import SegmentPair, normalise_pair, pair_types, segments_of
 
 _TAUGHT = "distil"
 _AFTER_TEACHER = 0.1
@@ -133,8 +133,8 @@ class NetworkSource:
     learned : Learned
     target : Target, optional
     course : Course
-    pair_type : torch.dtype
-        What the pair is kept in.
+    pair_precision : str
+        What the pair is kept in, for ``pair_types``.
     device
     """
 
@@ -146,14 +146,14 @@ class NetworkSource:
         learned: Learned,
         target: Target | None = None,
         course: Course = Course(),
-        pair_type: torch.dtype = torch.float32,
+        pair_precision: str = "auto",
         device: torch.device | str = "cpu",
     ) -> None:
         self._learned = learned
         module.options = replace(module.options, rotation_gradient=True, dropout=learned.dropout)
         self._module = module.to(device).eval()
         self._adapter = ImageAdapter(learned.seed, learned.gated).to(device) if learned.adapter_rate else None
-        self._pair = normalise_pair(frozen.pair.to(device), pair_type)
+        self._pair = normalise_pair(frozen.pair.to(device), *pair_types(pair_precision, len(frozen.single), device))
         self._single, self._aatype, self._mask = (
             values.to(device) for values in (frozen.single.float(), frozen.aatype, frozen.mask)
         )

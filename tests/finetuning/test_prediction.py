@@ -325,7 +325,7 @@ def test_a_cycle_that_lost_the_fold_is_no_answer() -> None:
             ["--prediction", "P", "--no-teacher", "--no-weights", "--no-adapter", "--no-additions"],
             "nothing is left to learn",
         ),
-        (["--prediction", "P", "--pair-precision", "int8"], "give float32, bfloat16 or float16"),
+        (["--prediction", "P", "--pair-precision", "int8"], "give auto, float32, bfloat16 or float16"),
         (["--prediction", "P", "--preset", "best"], "--preset best: give default or paper"),
         (["--prediction", "P", "--preset", "paper", "--teacher"], "leave --teacher or --preset paper out"),
         (["--prediction", "P", "--preset", "paper", "--deform"], "leave --deform or --preset paper out"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from network_inputs import random_inputs, rough_module
 
-from cocofold.network import FoldingOptions, StructureModule, normalise_pair, pair_attention
+from cocofold.network import FoldingOptions, StructureModule, normalise_pair, pair_attention, pair_types
 from cocofold.network import pairs as pairs_module
 from cocofold.network.rigid import Rigid
 
@@ -159,11 +159,15 @@ def test_attention_in_blocks_is_the_sums_written_out(monkeypatch: pytest.MonkeyP
     query, key, bias, values, pair = inputs
     shares = (torch.einsum("hic,hjc->hij", query, key) + bias).softmax(2)
     columns = torch.randn(N, 7, generator=generator, dtype=torch.float64)
-    gathered, between, met = pair_attention.attend(*inputs, columns)
+
+    def attended(query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor, *rest: torch.Tensor) -> tuple:
+        return pair_attention.attend(query, key, pair_attention.SharedBias(bias), *rest, columns)
+
+    gathered, between, met = attended(*inputs)
     torch.testing.assert_close(gathered, torch.einsum("hij,hjd->hid", shares, values))
     torch.testing.assert_close(between, torch.einsum("hij,ijp->ihp", shares, pair))
     torch.testing.assert_close(met, torch.einsum("hij,js->his", shares, columns))
-    assert torch.autograd.gradcheck(lambda *given: pair_attention.attend(*given, columns), inputs)
+    assert torch.autograd.gradcheck(attended, inputs)
 
 
 @pytest.mark.parametrize(("dtype", "within"), [(torch.bfloat16, 1e-2), (torch.float16, 1e-3)])
@@ -176,3 +180,43 @@ def test_a_pair_of_half_the_memory_gives_nearly_the_same_gradient(dtype: torch.d
         _loss(module, (single, normalise_pair(pair.float(), kept_in), *others)).backward()
         gradients.append(single.grad)
     assert 0 < float((gradients[1] - gradients[0]).norm() / gradients[0].norm()) < within
+
+
+def test_a_shorter_copy_for_the_backward_pass_leaves_the_atoms_and_nearly_the_gradient() -> None:
+    atoms, gradients = [], []
+    for backward in (None, torch.bfloat16):
+        module = _module(FoldingOptions()).float()
+        single, pair, *others = random_inputs(40)
+        single = single.float().requires_grad_(True)
+        prepared = normalise_pair(pair.float(), torch.float32, backward)
+        atoms.append(module(single, prepared, *others).atom14.detach())
+        _loss(module, (single, prepared, *others)).backward()
+        gradients.append(single.grad)
+    assert torch.equal(*atoms)
+    assert 0 < float((gradients[1] - gradients[0]).norm() / gradients[0].norm()) < 1e-2
+
+
+def test_auto_shortens_only_what_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    assert pair_types("auto", 999) == (torch.float32, torch.float32)
+    assert pair_types("auto", 1000) == (torch.float32, torch.bfloat16)
+    assert pair_types("float16", 5000) == (torch.float16, torch.float16)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    assert pair_types("auto", 5000) == (torch.float32, torch.float32)
+
+
+def test_gradients_of_a_shared_bias_do_not_pile_up_from_one_backward_pass_to_the_next() -> None:
+    """What backpropagates through one attention only, and then through both, gets what each pass asks for."""
+    generator = torch.Generator().manual_seed(9)
+    query, key, values = (torch.randn(2, 6, 3, generator=generator, dtype=torch.float64) for _ in range(3))
+    pair = torch.randn(6, 6, 4, generator=generator, dtype=torch.float64)
+    given = torch.randn(2, 6, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+    shared = pair_attention.SharedBias(given)
+    first, second = (pair_attention.attend(scale * query, key, shared, values, pair)[0] for scale in (1, 2))
+    alone = torch.autograd.grad(first.square().sum(), given, retain_graph=True)[0]
+    both = torch.autograd.grad(first.square().sum() + second.square().sum(), given, retain_graph=True)[0]
+    again = torch.autograd.grad(first.square().sum(), given)[0]
+    assert torch.equal(alone, again)
+    scores = torch.einsum("hic,hjc->hij", query, key)
+    written_out = sum(torch.bmm((scale * scores + given).softmax(2), values).square().sum() for scale in (1, 2))
+    torch.testing.assert_close(both, torch.autograd.grad(written_out, given)[0])

@@ -16,6 +16,7 @@ from cocofold.imaging import (
     electron_wavelength_angstrom,
     normalise_rings,
     project,
+    projection,
     rendered_extra_width,
     ring_correlations,
 )
@@ -68,7 +69,8 @@ def _literal(case: dict) -> torch.Tensor:
     return literal.correlate(*atoms, view, PIXEL, extra, grid, atoms_at_once=23)
 
 
-def test_values_and_gradients_are_those_of_the_plain_equations(case: dict) -> None:
+def _compared(case: dict) -> tuple[torch.Tensor, list[float]]:
+    """Differences of the ring correlations, and relative ones of the gradients by positions, amplitudes and widths."""
     gradients = []
     values = []
     for correlate in (_ours, _literal):
@@ -77,11 +79,35 @@ def test_values_and_gradients_are_those_of_the_plain_equations(case: dict) -> No
         correlations.mean().backward()
         values.append(correlations.detach())
         gradients.append([leaf.grad for leaf in leaves.values()])
+    return values[0] - values[1], [float((ours - plain).norm() / plain.norm()) for ours, plain in zip(*gradients)]
+
+
+def test_values_and_gradients_are_those_of_the_plain_equations(case: dict) -> None:
+    differences, gradients = _compared(case)
     # The only difference are the Gaussians' tails, which we cut at four widths.
-    assert abs(float((values[0] - values[1]).mean())) < 1e-5
-    assert float((values[0] - values[1]).abs().max()) < 2e-5
-    for ours, plain in zip(*gradients):
-        assert float((ours - plain).norm() / plain.norm()) < 5e-4
+    assert abs(float(differences.mean())) < 1e-5
+    assert float(differences.abs().max()) < 2e-5
+    assert max(gradients) < 5e-4
+
+
+def test_narrower_rendered_widths_agree_to_more_digits(case: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 0.68 pixel the same patches reach five widths: there the tails no longer count."""
+    spacing = BOX * PIXEL / rendering_grid(BOX, BOX // 2 - 1)
+    monkeypatch.setattr(projection, "_LEAST_EXTRA_WIDTH_PIXELS", 0.0)
+    monkeypatch.setattr(projection, "_RENDERED_WIDTH_PIXELS", 0.68)
+    case["widths"] = torch.full_like(case["widths"], projection.REFERENCE_WIDTH_ANGSTROM)
+    rendered = float(case["widths"][0] ** 2 + rendered_extra_width(spacing) ** 2) ** 0.5 / spacing
+    assert rendered == pytest.approx(0.68, abs=0.005)
+    differences, gradients = _compared(case)
+    assert float(differences.abs().max()) < 1e-5
+    assert max(gradients) < 1e-4
+
+
+def test_without_a_cut_nothing_differs(case: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projection, "CUT_IN_WIDTHS", 8.0)
+    differences, gradients = _compared(case)
+    assert float(differences.abs().max()) < 1e-10
+    assert max(gradients) < 1e-9
 
 
 def test_floor_takes_other_pixels(case: dict) -> None:

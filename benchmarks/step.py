@@ -35,7 +35,7 @@ from cocofold.network.module import StructureModule
 
 _PARTICLES, _EPOCHS, _BATCH = 3000, 2, 32
 _ATOMS_PER_RESIDUE = 7.96
-_VOLUME_PER_ATOM_A3 = 18.0
+VOLUME_PER_ATOM_A3 = 18.0
 _CHUNK_ATOMS = 24_000
 PARTS = ("image", "literal", "network", "network_pass")
 
@@ -65,7 +65,7 @@ class Scene:
         generator = torch.Generator().manual_seed(0)
         self.case = case
         side = case.box * case.pixel_size_angstrom
-        radius = min(0.45 * side, (case.atoms * _VOLUME_PER_ATOM_A3 * 3 / (4 * math.pi)) ** (1 / 3))
+        radius = min(0.45 * side, (case.atoms * VOLUME_PER_ATOM_A3 * 3 / (4 * math.pi)) ** (1 / 3))
         directions = torch.nn.functional.normalize(torch.randn(case.atoms, 3, generator=generator), dim=1)
         self.positions = side / 2 + radius * directions * torch.rand(case.atoms, 1, generator=generator) ** (1 / 3)
         self.amplitudes = torch.full((case.atoms,), 7.0)

@@ -1,9 +1,9 @@
 """The paper's protocol for MSP-1 as a whole: ``python -m benchmarks.protocol FOLDER [--case msp1] [--particles 3000]``.
 
-``cocofold finetune --preset paper --cycles 2``: all particles twice in batches of 32, the network once a batch, with held-out
-particles, checkpoints and files as for any user. The prediction is of random weights in AlphaFold's layout, whose atoms
-fill a ball as a protein's do; images are simulated from them. Time and memory do not depend on that. What lies in FOLDER
-already is used again; a run that was ended goes on.
+``cocofold finetune --preset paper --cycles 2``: all particles twice in batches of 32, the network once a batch, with
+held-out particles, checkpoints and files as for any user. The prediction is of random weights in AlphaFold's layout,
+whose atoms fill a ball as a protein's do; images are simulated from them. Time and memory do not depend on that. What
+lies in FOLDER already is used again; a run that was ended goes on.
 """
 
 from __future__ import annotations

@@ -61,6 +61,10 @@ class AtomSource(Protocol):
         """Positions of all atoms, (n_atoms, 3) Å, differentiable; before the first step those of the input model."""
         ...
 
+    def bytes_of_pass(self) -> int:
+        """About the memory that positions, their gradient and a step of the optimiser take beyond what is held."""
+        ...
+
     def confidence(self) -> torch.Tensor | None:
         """Predicted lDDT-CA of each residue of the model, (n_residues,) from 0 to 100, if the source knows it."""
         ...

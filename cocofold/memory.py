@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 _MEMORY_FACTS = Path("/proc/meminfo")
+_OF_PROCESS = Path("/proc/self/statm")
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 
@@ -20,6 +22,14 @@ def available_bytes() -> int:
         except (OSError, ValueError):  # no such group, or a limit that reads "max"
             continue
     return max(0, min(free))
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds now."""
+    try:
+        return int(_OF_PROCESS.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _of_machine() -> int:

@@ -12,6 +12,8 @@ from scipy.spatial import cKDTree
 _NEAREST_NODES = 16
 _NODES_PER_RADIUS = 1.5
 _LEAST_SHARE = 1e-6
+# Of a pass through a field, its gradient and what restrains the atoms
+BYTES_PER_ATOM = 20_000
 
 
 @dataclass(frozen=True)

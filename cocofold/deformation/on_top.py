@@ -6,7 +6,7 @@ import roma
 import torch
 
 from cocofold.atoms import AtomSource, Stage
-from cocofold.deformation.field import Nodes, move, spread_nodes
+from cocofold.deformation.field import BYTES_PER_ATOM, Nodes, move, spread_nodes
 from cocofold.structure import Backbone, Model
 
 # Radius of the field (Å) and rate of its shifts (Å a step), by the finest resolution that is compared (Å).
@@ -100,6 +100,10 @@ class FieldOnTop:
         rotations, origins = self._frames(base)
         arm = inner - base[self._carrier]
         return torch.matmul(rotations[self._carrier], arm[..., None])[..., 0] + origins[self._carrier]
+
+    def bytes_of_pass(self) -> int:
+        """The inner source's and the field's."""
+        return self._inner.bytes_of_pass() + BYTES_PER_ATOM * len(self._carrier)
 
     def confidence(self) -> torch.Tensor | None:
         """The inner source's."""

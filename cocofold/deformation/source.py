@@ -9,7 +9,7 @@ import roma
 import torch
 
 from cocofold.atoms import Stage
-from cocofold.deformation.field import Nodes, body_nodes, move, spread_nodes
+from cocofold.deformation.field import BYTES_PER_ATOM, Nodes, body_nodes, move, spread_nodes
 from cocofold.structure import Backbone, Model, Torsions, centroids, frames
 
 WHOLE, CHAINS = -1.0, -2.0
@@ -157,6 +157,10 @@ class DeformationSource:
                 arm = local[atom] - end
                 local = local.index_copy(0, atom, end + torch.matmul(turn, arm[..., None])[..., 0])
         return local
+
+    def bytes_of_pass(self) -> int:
+        """See ``AtomSource``."""
+        return BYTES_PER_ATOM * len(self._carrier)
 
     def confidence(self) -> None:
         """A moved model has none."""

@@ -38,6 +38,8 @@ class Loop:
     work : (n_work,) int
         Rows of the particles that are fitted.
     options : Options
+    images_at_once : int
+        How many are compared at once; part of the result's rounding.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Loop:
         comparison: Comparison,
         work: torch.Tensor,
         options: Options,
+        images_at_once: int,
     ) -> None:
         self.source = source
         self.restraints = restraints
@@ -60,7 +63,7 @@ class Loop:
         self._comparison = comparison
         self._work = work
         self._options = options
-        self._chunk = max(1, options.chunk_atoms // len(counted))
+        self._chunk = images_at_once
         self._stages = [_counted_in_steps(stage, len(work), options.batch_size) for stage in source.stages()]
         self._starts = [sum(stage.steps for stage in self._stages[:row]) for row in range(len(self._stages))]
         self.total_steps = sum(stage.steps for stage in self._stages)

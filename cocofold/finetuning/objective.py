@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +71,33 @@ def chunks(rows: torch.Tensor, most: int) -> tuple[torch.Tensor, ...]:
     return rows.tensor_split(math.ceil(len(rows) / most)) if len(rows) else ()
 
 
+def in_pieces(
+    compute: Callable[[torch.Tensor], torch.Tensor], observations: Observations, rows: torch.Tensor
+) -> list[torch.Tensor]:
+    """What some rows of images give, all at once or in pieces that a GPU's memory holds.
+
+    Raises
+    ------
+    InputError
+        If it does not hold one image.
+    """
+    found: list[torch.Tensor] = []
+    left = rows
+    while len(left):
+        some = left[: observations.most_at_once]
+        try:
+            part = compute(some)
+        except torch.cuda.OutOfMemoryError:
+            part = None
+        if part is None:
+            # What the failed attempt held is free by now.
+            observations.halve(len(some))
+            continue
+        found.append(part)
+        left = left[len(some) :]
+    return found
+
+
 @torch.no_grad()
 def score(
     positions: torch.Tensor,
@@ -82,7 +109,11 @@ def score(
 ) -> torch.Tensor:
     """Fourier ring correlations of many images, ``chunk`` at a time at most, (n, n_rings)."""
     positions = positions.contiguous()
-    parts = [correlate(positions, gaussians, observations, some, rings) for some in chunks(rows, chunk)]
+
+    def correlations(some: torch.Tensor) -> torch.Tensor:
+        return correlate(positions, gaussians, observations, some, rings)
+
+    parts = [part for some in chunks(rows, chunk) for part in in_pieces(correlations, observations, some)]
     return torch.cat(parts) if parts else torch.empty(0, rings.n_rings, device=positions.device)
 
 
@@ -130,9 +161,14 @@ def share_of_gradient(
         values.detach().contiguous().requires_grad_()
         for values in (positions, gaussians.amplitudes, gaussians.widths_angstrom)
     ]
-    correlations = correlate(leaves[0], Gaussians(*leaves[1:]), observations, rows, rings)
-    share = observations.fitted(correlations).mean(1).sum() / count
-    return torch.cat([*(part.reshape(-1) for part in torch.autograd.grad(share, leaves)), share.detach()[None]])
+
+    def share(some: torch.Tensor) -> torch.Tensor:
+        correlations = correlate(leaves[0], Gaussians(*leaves[1:]), observations, some, rings)
+        value = observations.fitted(correlations).mean(1).sum() / count
+        return torch.cat([*(part.reshape(-1) for part in torch.autograd.grad(value, leaves)), value.detach()[None]])
+
+    first, *others = in_pieces(share, observations, rows)
+    return sum(others, first)
 
 
 def added(

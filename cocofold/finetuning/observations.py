@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from cocofold.errors import InputError
 from cocofold.finetuning.read_ahead import ReadAhead
 from cocofold.imaging import Poses, RingPixels, normalise_rings
 from cocofold.memory import available_bytes
@@ -15,7 +16,7 @@ from cocofold.optics import Optics, poses_of, stretched
 from cocofold.particles import ParticleSet
 
 _SHARE_OF_MEMORY, _MOST_CACHE_BYTES = 0.25, 4 * 2**30
-_BYTES_AHEAD = 128 * 2**20
+BYTES_AHEAD = 128 * 2**20
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,14 @@ class Observations:
         self.pixel_size_angstrom = particles.pixel_size_angstrom
         self.device = torch.device(device)
         self.sign = 1.0
+        self.most_at_once = len(particles)
+        self.tell: Callable[[str], None] | None = None
         self._rings = {n_rings: RingPixels.up_to(particles.box, n_rings, self.device)}
         self._finest = n_rings
         self._poses = stretched(poses_of(particles), particles).to(self.device)
         self._optics = Optics(particles, self._rings[n_rings])
-        each = len(self._rings[n_rings]) * 2 * 4
-        kept = min(len(particles), (_budget(self.device) if cache_bytes is None else cache_bytes) // each)
+        each = bytes_kept(self._rings[n_rings])
+        kept = min(len(particles), (cache_budget(self.device) if cache_bytes is None else cache_bytes) // each)
         self._ahead = ReadAhead(self._read)
         self._bytes_each = each
         self._cache = torch.empty(kept, each // 8, 2, device=self.device)
@@ -111,11 +114,29 @@ class Observations:
         """Begin to read images that will be asked for in these chunks of rows, in this order; returns at once."""
         pieces = [rows for rows in chunks if not self._filled[rows].all()]
         if pieces:
-            self._ahead.announce(pieces, _BYTES_AHEAD // (self._bytes_each * len(pieces[0])))
+            self._ahead.announce(pieces, BYTES_AHEAD // (self._bytes_each * len(pieces[0])))
 
     def close(self) -> None:
         """End the thread that reads ahead, if there is one."""
         self._ahead.close()
+
+    def halve(self, count: int) -> None:
+        """Have fewer images compared at once from now on than so many, for which a GPU's memory was too small.
+
+        Raises
+        ------
+        InputError
+            If that was one image.
+        """
+        if count == 1:
+            raise InputError(
+                f"the memory of {self.device} does not hold one image and its atoms; give a coarser --resolution or "
+                "--device cpu, or end other programs on the GPU"
+            )
+        self.most_at_once = count // 2
+        torch.cuda.empty_cache()
+        if self.tell is not None:
+            self.tell(f"{self.device} is out of memory with {count} images at once: going on with {count // 2}")
 
     def batch(self, rows: torch.Tensor, rings: RingPixels) -> Batch:
         """Images of these rows, (n,) int, at the pixels of ``rings``."""
@@ -160,6 +181,12 @@ class Observations:
         return normalise_rings(torch.view_as_real(planes), rings)
 
 
-def _budget(device: torch.device) -> int:
+def bytes_kept(rings: RingPixels) -> int:
+    """Of an image's transform."""
+    return len(rings) * 2 * 4
+
+
+def cache_budget(device: torch.device) -> int:
+    """Memory that transforms may take: a quarter of what is available, 4 GiB at most."""
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
     return min(int(_SHARE_OF_MEMORY * free), _MOST_CACHE_BYTES)

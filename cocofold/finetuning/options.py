@@ -106,7 +106,7 @@ class Options:
     remove_below : float or None
         Residues of a prediction whose pLDDT ends below this are left out of the answer; the paper's value is 30.
     chunk_atoms : int
-        Atoms times images rendered at once: bounds the memory; part of the result's rounding.
+        Atoms times images compared at once on a CPU: what its caches hold; part of the result's rounding.
     """
 
     particles: str

@@ -24,6 +24,7 @@ from cocofold.finetuning.figures import last_words, peak_memory_gb, versions
 from cocofold.finetuning.folder import RunFolder
 from cocofold.finetuning.inputs import check_together, choose
 from cocofold.finetuning.loop import Loop
+from cocofold.finetuning.memory_plan import MemoryPlan, Work, is_out_of_memory, ways_to_lower
 from cocofold.finetuning.objective import Gaussians
 from cocofold.finetuning.observations import Observations
 from cocofold.finetuning.options import Options
@@ -31,7 +32,7 @@ from cocofold.finetuning.passes import MOST_ADDED_LINK_RMS_ANGSTROM, Cycle, Pass
 from cocofold.finetuning.processes import Alone, Comparison, Processes
 from cocofold.finetuning.progress import Pace, Progress, counting
 from cocofold.finetuning.starts import PredictedStart, Start, start_from_model
-from cocofold.imaging import ring_count
+from cocofold.imaging import RingPixels, ring_count
 from cocofold.particles import ParticleSet, read_particles, staged, write_star
 from cocofold.placement import MIRRORED
 from cocofold.placement.in_files import SUBUNIT
@@ -92,6 +93,16 @@ def finetune(
             raise
         except OSError as error:
             raise InputError(folder.explain(error)) from error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            ways = ways_to_lower(
+                options.prediction is not None, find_device(options.device), processes.count if processes else 1
+            )
+            again = "--resume goes on from the last checkpoint" if folder.checkpoint.is_file() else "then run again"
+            message = f"out of memory; what lowers it: {ways}; {again}"
+            folder.note(message)
+            raise InputError(f"{message} ({str(error).splitlines()[0]})") from error
 
 
 def _find_start(
@@ -160,7 +171,12 @@ class _Run:
         box, pixel = self.particles.box, self.particles.pixel_size_angstrom
         n_rings = ring_count(box, pixel, options.resolution)
         self.resolutions = [box * pixel / ring for ring in range(1, n_rings + 1)]
-        self.observations = Observations(self.particles, n_rings, self.device)
+        rings = RingPixels.up_to(box, n_rings)
+        source_bytes = self._source().bytes_of_pass()
+        work = Work(len(self.model), len(self.particles), rings, pixel, source_bytes, options.chunk_atoms)
+        self.memory = MemoryPlan.of(work, self.device)
+        self.observations = Observations(self.particles, n_rings, self.device, self.memory.kept)
+        self.observations.tell = folder.say
         at_end.callback(self.observations.close)
         self.backbone = Backbone.of(self.model)
         self.start = torch.as_tensor(self.model.positions, dtype=torch.float32, device=self.device)
@@ -174,13 +190,17 @@ class _Run:
             f"{len(self.particles)} particles, box {box}, {pixel:g} Å/pixel, rings to {box * pixel / n_rings:.2f} Å; "
             f"{len(self.model)} atoms, {len(self.backbone)} residues with a backbone; on {self.device}"
         )
+        folder.say(str(self.memory))
+        self.processes = 1 if processes is None else processes.count
+        if self.memory.is_short:
+            ways = ways_to_lower(options.prediction is not None, self.device, self.processes)
+            folder.say(f"that may not suffice; what lowers it: {ways}")
         if self.particles.scored_rings:
-            rings = ", ".join(str(ring) for ring in self.particles.scored_rings)
-            folder.say(f"rings {rings} are not fitted: by them the particles were chosen")
+            scored = ", ".join(str(ring) for ring in self.particles.scored_rings)
+            folder.say(f"rings {scored} are not fitted: by them the particles were chosen")
         for note in self.model.notes:
             folder.say(f"{options.model}: {note}")
         self._settle_contrast()
-        self.processes = 1 if processes is None else processes.count
         self.comparison: Comparison = (
             Alone(self.observations) if processes is None else processes.comparison(self.observations)
         )
@@ -226,6 +246,7 @@ class _Run:
             self.comparison,
             this.work,
             self.options,
+            self.memory.images_at_once,
         )
 
     def execute(self) -> dict[str, Any]:
@@ -388,6 +409,7 @@ class _Run:
             "seconds": round(time.monotonic() - self.began + placing_seconds + self._given.teacher_seconds, 1),
             "placing_seconds": placing_seconds,
             "teacher_seconds": self._given.teacher_seconds,
+            "expected_memory_gb": round(self.memory.expected / 1e9, 3),
             "peak_memory_gb": round(max(peak_memory_gb(), self._given.teacher_memory_gb), 3),
             "device": str(self.device),
             "threads": torch.get_num_threads(),

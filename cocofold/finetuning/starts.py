@@ -15,7 +15,7 @@ from cocofold.errors import InputError
 from cocofold.finetuning.folder import RunFolder
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.placing import Place, axes_of, check_copies, find_place
-from cocofold.network import ATOM14_NAMES, load_structure_module
+from cocofold.network import ATOM14_NAMES, Pair, load_structure_module, normalise_pair, pair_types
 from cocofold.network.distillation import Target
 from cocofold.network.source import Course, Frozen, Learned, NetworkSource, Placed
 from cocofold.particles import ParticleSet
@@ -122,6 +122,7 @@ class PredictedStart:
     def __init__(self, options: Options, particles: ParticleSet, folder: RunFolder, device: torch.device) -> None:
         self._options, self._particles, self._device = options, particles, device
         self._prediction = Prediction.read(options.prediction or "")
+        self._pair: Pair | None = None
         unplaced, self.plddt = model_of(self._prediction, rebuild(self._prediction))
         self.place = find_place(unplaced, options.model, options, particles, folder, device)
         self._rotations, self._translations = self.place.moves(unplaced)
@@ -142,6 +143,15 @@ class PredictedStart:
             target = Target(backbone, torch.as_tensor(teacher.positions, dtype=torch.float32, device=device))
         start = Start(self.model, self.plddt, lambda: self._source(target, device))
         return start.in_place(self.place, self._particles)
+
+    def _normalised_pair(self) -> Pair:
+        """The pair as the network wants it; the prediction's own, of up to the same size, is let go of."""
+        if self._pair is None:
+            given = self._prediction.pair
+            types = pair_types(self._options.pair_precision, len(self._prediction), self._device)
+            self._pair = normalise_pair(given.to(self._device), *types)
+            self._prediction = replace(self._prediction, pair=given[:0])
+        return self._pair
 
     def _source(self, target: Target | None, device: torch.device) -> AtomSource:
         known, options = self._prediction, self._options
@@ -169,10 +179,10 @@ class PredictedStart:
             options.dropout,
             options.seed,
         )
-        frozen = Frozen(known.single, known.pair, known.aatype, known.mask, known.chain_index)
+        frozen = Frozen(known.single, self._normalised_pair(), known.aatype, known.mask, known.chain_index)
         module = load_structure_module(known.weights)
         course = Course(options.effort, options.epochs)
-        network = NetworkSource(module, frozen, placed, learned, target, course, options.pair_precision, device)
+        network = NetworkSource(module, frozen, placed, learned, target, course, device)
         return FieldOnTop(network, self.model, device) if options.deform else network
 
 

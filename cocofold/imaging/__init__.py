@@ -6,7 +6,13 @@ Knows nothing of where atoms come from.
 from cocofold.imaging.aberrations import antisymmetric_phase, magnified, symmetric_phase
 from cocofold.imaging.correlation import normalise_rings, ring_correlations, ring_sums
 from cocofold.imaging.ctf import Ctf, contrast_transfer, electron_wavelength_angstrom
-from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, Poses, project, rendered_extra_width
+from cocofold.imaging.projection import (
+    REFERENCE_WIDTH_ANGSTROM,
+    Poses,
+    bytes_per_image,
+    project,
+    rendered_extra_width,
+)
 from cocofold.imaging.rings import RingPixels, ring_count
 
 __all__ = [
@@ -15,6 +21,7 @@ __all__ = [
     "Poses",
     "RingPixels",
     "antisymmetric_phase",
+    "bytes_per_image",
     "contrast_transfer",
     "electron_wavelength_angstrom",
     "magnified",

@@ -15,6 +15,7 @@ REFERENCE_WIDTH_ANGSTROM = 3 / (math.sqrt(2) * math.pi)
 _LEAST_EXTRA_WIDTH_PIXELS = 0.6
 _RENDERED_WIDTH_PIXELS = 0.8
 _OVERSAMPLING = 1.3
+_BYTES_PER_PIXEL_OF_ATOM, _BYTES_PER_ATOM, _BYTES_PER_PIXEL = 18.5, 100, 40
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,31 @@ def rendered_extra_width(pixel_size_angstrom: float) -> float:
         _LEAST_EXTRA_WIDTH_PIXELS**2, _RENDERED_WIDTH_PIXELS**2 - (REFERENCE_WIDTH_ANGSTROM / pixel_size_angstrom) ** 2
     )
     return math.sqrt(in_pixels) * pixel_size_angstrom
+
+
+def bytes_per_image(n_atoms: int, rings: RingPixels, pixel_size_angstrom: float, widest_angstrom: float) -> int:
+    """Memory that an image takes while it is projected, compared and its gradient taken.
+
+    Measured for 500 to 40,000 atoms and boxes of 64 to 400: within 15 %.
+
+    Parameters
+    ----------
+    n_atoms : int
+    rings : RingPixels
+    pixel_size_angstrom : float
+        Of the images.
+    widest_angstrom : float
+        Width of the widest atom.
+    """
+    grid = rendering_grid(rings.box, rings.n_rings)
+    spacing = rings.box * pixel_size_angstrom / grid
+    side = 2 * _reach(math.hypot(widest_angstrom, rendered_extra_width(spacing)) / spacing) + 1
+    return int(n_atoms * (_BYTES_PER_PIXEL_OF_ATOM * side**2 + _BYTES_PER_ATOM) + _BYTES_PER_PIXEL * grid**2)
+
+
+def _reach(widest_pixels: float) -> int:
+    """Pixels on each side of an atom's own on which it is drawn."""
+    return math.ceil(CUT_IN_WIDTHS * widest_pixels - 0.5)
 
 
 class _Splat(torch.autograd.Function):
@@ -148,7 +174,7 @@ def project(
     planar = planar / spacing
     variance = widths_angstrom**2
     rendered = (variance + rendered_extra_width(spacing) ** 2) / spacing**2
-    reach = math.ceil(CUT_IN_WIDTHS * math.sqrt(float(rendered.detach().max())) - 0.5)
+    reach = _reach(math.sqrt(float(rendered.detach().max())))
     peak = amplitudes * variance / (rendered * spacing**2)
     images = _Splat.apply(planar[..., 0], planar[..., 1], peak * inside, 0.5 / rendered, grid, reach)
     transforms = torch.fft.rfft2(images).reshape(len(images), -1)

@@ -87,6 +87,10 @@ class Copies:
         others = torch.matmul(first - centre, rotations[1:].mT) + centre
         return torch.cat([first, others.flatten(0, 1)])
 
+    def bytes_of_pass(self) -> int:
+        """See ``AtomSource``; copies are no more than their positions."""
+        return self._subunit.bytes_of_pass()
+
     def confidence(self) -> torch.Tensor | None:
         """The subunit's, for each copy."""
         known = self._subunit.confidence()

@@ -147,6 +147,7 @@ def test_every_particle_comes_once_before_any_comes_again(particles: Path, start
         Alone(observations),
         work,
         options,
+        images_at_once=10,
     )
     seen = torch.cat([loop._batch(step) for step in range(36)]).tolist()
     assert len(seen) == 360

@@ -192,7 +192,7 @@ def test_the_budget_is_a_share_of_available_memory(tmp_path: Path, monkeypatch: 
     facts.write_text("MemTotal: 9000000 kB\nMemAvailable: 8000000 kB\n")
     monkeypatch.setattr(memory, "_MEMORY_FACTS", facts)
     monkeypatch.setattr(memory, "_CONTROL_GROUPS", groups)
-    budget = cocofold.finetuning.observations._budget
+    budget = cocofold.finetuning.observations.cache_budget
     assert memory.available_bytes() == 8_000_000 * 1024
     assert budget(torch.device("cpu")) == 2_000_000 * 1024
     facts.write_text("MemAvailable: 80000000 kB\n")

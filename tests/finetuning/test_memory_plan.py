@@ -1,0 +1,182 @@
+"""What memory a run will take: said before it starts, kept to, and halved where a GPU's is too small."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from running import command, log
+
+from cocofold.errors import InputError
+from cocofold.finetuning import Options, finetune, memory_plan, objective
+from cocofold.finetuning.memory_plan import MemoryPlan, Work
+from cocofold.finetuning.objective import Gaussians, mean_correlation_gradient, score
+from cocofold.finetuning.observations import Observations, bytes_kept
+from cocofold.imaging import RingPixels
+from cocofold.particles import read_particles
+from cocofold.structure import read_model
+
+CPU = torch.device("cpu")
+
+
+def planned(monkeypatch: pytest.MonkeyPatch, available: float, **other: int) -> MemoryPlan:
+    """For 3,000 images of MSP-1's size."""
+    monkeypatch.setattr(memory_plan, "available_bytes", lambda: int(available))
+    monkeypatch.setattr(memory_plan, "cache_budget", lambda device: int(min(0.25 * available, 4 * 2**30)))
+    work = {"atoms": 13_397, "images": 3000, "source_bytes": int(2e9), "atoms_at_once": 24_000, **other}
+    return MemoryPlan.of(Work(rings=RingPixels.up_to(288, 143), pixel_size_angstrom=1.073, **work), CPU)
+
+
+def test_with_enough_memory_all_transforms_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = planned(monkeypatch, 30e9)
+    assert (plan.images_at_once, plan.images_kept, plan.is_short) == (1, 3000, False)
+    assert plan.expected == plan.held + plan.source + plan.at_once + plan.kept
+    assert "3000 of 3000 transforms" in str(plan)
+
+
+def test_with_less_memory_fewer_are_kept_and_then_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    some, none, short = (planned(monkeypatch, available) for available in (2.5e9, 2.1e9, 1e9))
+    assert 0 < some.images_kept < 3000
+    assert some.kept <= 0.25 * 2.5e9
+    assert not some.is_short
+    assert none.images_kept == short.images_kept == 0
+    assert short.is_short
+
+
+def test_fewer_images_are_compared_at_once_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"atoms": 500, "source_bytes": 0}
+    wide, narrow = (planned(monkeypatch, available, **small).images_at_once for available in (30e9, 200e6))
+    assert wide == (1 << 21) // 288**2
+    assert 1 <= narrow < wide
+
+
+MEASURED = """
+import sys, torch
+from pathlib import Path
+from benchmarks.step import Case, Scene
+from cocofold.imaging import *
+torch.set_num_threads(1)
+atoms, box, images = map(int, sys.argv[1:])
+scene = Scene(Case(round(atoms / 7.96), box, 1.2), images)
+rings = RingPixels.up_to(box, box // 2 - 1)
+observed = normalise_rings(torch.randn(images, len(rings), 2), rings)
+poses, leaves = Poses(scene.rotations, scene.origins), scene.leaves()
+leaves[2].data.fill_(0.8**0.5)
+def of(name):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
+Path("/proc/self/clear_refs").write_text("5")
+before, step = of("VmRSS"), 1 / (box * 1.2)
+transfer = contrast_transfer(scene.ctf, rings.kx * step, rings.ky * step)[..., None]
+ring_correlations(project(*leaves, poses, rings, 1.2) * transfer, observed, rings).mean(1).sum().backward()
+print((of("VmHWM") - before) / images / bytes_per_image(scene.case.atoms, rings, 1.2, 0.8**0.5))
+"""
+
+
+@pytest.mark.parametrize(("atoms", "box", "images"), [(20_000, 64, 8), (500, 300, 16), (13_400, 288, 4)])
+def test_an_image_takes_what_the_plan_says(atoms: int, box: int, images: int) -> None:
+    """The kernel's own figure of the peak, in a process of its own."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("only Linux tells the peak of a part of a process")
+    root = Path(__file__).parents[2]
+    arguments = [sys.executable, "-c", MEASURED, *map(str, (atoms, box, images))]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True, cwd=root)
+    assert float(done.stdout) == pytest.approx(1, abs=0.25)
+
+
+def test_a_run_says_its_plan_and_keeps_to_it(particles: Path, start: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = subprocess.run(
+        command(particles, start, out, "--effort", "0.03"), capture_output=True, text=True, check=True
+    )
+    assert "memory: " in done.stdout
+    assert "GB at most are expected" in log(out)
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["peak_memory_gb"] < 1.15 * metrics["expected_memory_gb"]
+    assert metrics["expected_memory_gb"] < 2 * metrics["peak_memory_gb"]
+
+
+class _Gpu:
+    """What runs out of memory for more than so many images at once."""
+
+    def __init__(self, holds: int) -> None:
+        self.holds, self.tried = holds, []
+        self._correlate = objective.correlate
+
+    def __call__(self, positions, gaussians, observations, rows, rings):
+        self.tried.append(len(rows))
+        if len(rows) > self.holds:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return self._correlate(positions, gaussians, observations, rows, rings)
+
+
+@pytest.fixture
+def compared(particles: Path, start: Path) -> tuple:
+    observations = Observations(read_particles(particles), 20)
+    model = read_model(start)
+    positions = torch.as_tensor(model.positions, dtype=torch.float32)
+    gaussians, rings = Gaussians.at_start(model.atomic_numbers), observations.rings(20)
+    return observations, (positions, gaussians, observations, torch.arange(24), rings, 12)
+
+
+def test_out_of_memory_halves_what_is_compared_at_once_and_goes_on(
+    compared: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observations, given = compared
+    expected, scores = mean_correlation_gradient(*given), score(*given)
+    gpu, said = _Gpu(4), []
+    monkeypatch.setattr(objective, "correlate", gpu)
+    observations.tell = said.append
+    found = mean_correlation_gradient(*given)
+    # 12 and 6 are too many; what was learned is kept.
+    assert gpu.tried == [12, 6, 3, 3, 3, 3, 3, 3, 3, 3]
+    assert [line.partition("images")[0].split()[-1] for line in said] == ["12", "6"]
+    assert said[-1].endswith("going on with 3")
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    for ours, known in zip(found[1:], expected[1:]):
+        torch.testing.assert_close(ours, known, rtol=1e-3, atol=1e-7)
+    torch.testing.assert_close(score(*given), scores, rtol=1e-4, atol=1e-6)
+    assert max(gpu.tried[10:]) == 3
+
+
+def test_memory_for_not_even_one_image_is_said(compared: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, given = compared
+    monkeypatch.setattr(objective, "correlate", _Gpu(0))
+    with pytest.raises(InputError, match=r"does not hold one image.*--resolution or --device cpu"):
+        mean_correlation_gradient(*given)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "cpu"])
+def test_a_run_without_memory_ends_in_one_message_and_goes_on(
+    kind: str, particles: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cocofold.deformation import DeformationSource
+
+    error = (
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        if kind == "cuda"
+        else RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+    )
+
+    checkpoints, able = tmp_path / "run" / "checkpoints", DeformationSource.positions
+
+    def positions(self: DeformationSource) -> torch.Tensor:
+        if any(checkpoints.iterdir()):
+            raise error
+        return able(self)
+
+    options = Options(particles=str(particles), model=str(start), effort=0.01, check=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(DeformationSource, "positions", positions)
+        with pytest.raises(InputError, match=r"out of memory; what lowers it: a coarser --resolution.*--resume"):
+            finetune(options, tmp_path / "run")
+    assert "out of memory" in log(tmp_path / "run")
+    assert finetune(options, tmp_path / "run", resume=True)["steps"] > 0
+
+
+def test_transforms_that_are_kept_take_what_the_plan_counts(compared: tuple) -> None:
+    observations, _ = compared
+    assert observations._cache.nbytes == len(observations) * bytes_kept(observations.rings(20))

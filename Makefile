@@ -40,7 +40,11 @@ test-browser: venv
 bench: venv
 	$(BIN)/python -m benchmarks.step --case adk
 	$(BIN)/python -m benchmarks.step --case msp1
+	$(BIN)/python -m benchmarks.step --case cav12
+	$(BIN)/python -m benchmarks.limits
 	$(BIN)/python -m benchmarks.processes
+	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks.protocol bench_runs/msp1
 	$(BIN)/python -m benchmarks.accuracy
 
 clean:

@@ -1,7 +1,8 @@
-"""Speed of several processes against one: ``python -m benchmarks.processes [--processes 2] [--effort 1]``.
+"""Speed of several processes against one: ``python -m benchmarks.processes [--processes 2] [--effort 1] [--box 256]``.
 
-One thread each, on simulated images of the T-cell receptor complex (815 residues, box 64). Prints a table and, last,
-one JSON object. The exit status is 1 if a model differs from that of one process by a single bit.
+One thread each, on simulated images of the T-cell receptor complex (815 residues): those of box 64 that lie with the
+test data, or with ``--box`` some of the same extent made for the purpose. Prints a table and, last, one JSON object.
+The exit status is 1 if a model differs from that of one process by a single bit.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.accuracy import ROOT
+from benchmarks.accuracy import ROOT, cocofold
+
+_EXTENT_A, _COUNT = 160.0, 300
 
 
 def main() -> int:
@@ -24,9 +27,14 @@ def main() -> int:
     parser.add_argument("--effort", type=float, default=1.0)
     parser.add_argument("--particles", type=Path, default=ROOT.parent / "shared/data/tcr/particles.star")
     parser.add_argument("--model", type=Path, default=ROOT.parent / "shared/data/tcr/start_tcr_displaced.cif")
+    parser.add_argument("--box", type=int, help="pixels of images that are simulated")
     options = parser.parse_args()
     runs = {}
     with tempfile.TemporaryDirectory() as folder:
+        if options.box:
+            made = ["--box", options.box, "--pixel-size", _EXTENT_A / options.box, "--count", _COUNT, "--snr", 0.1]
+            cocofold(["simulate", "--model", options.model, "--out", Path(folder) / "images", *made])
+            options.particles = Path(folder) / "images" / "particles.star"
         for count in [1, *options.processes]:
             out = Path(folder) / str(count)
             command = [sys.executable, "-m", "cocofold", "finetune", "--particles", options.particles]

@@ -14,14 +14,19 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
 import torch
 
 from benchmarks import literal
 from cocofold.imaging import (
+    REFERENCE_WIDTH_ANGSTROM,
     Ctf,
     Poses,
     RingPixels,
@@ -29,30 +34,43 @@ from cocofold.imaging import (
     electron_wavelength_angstrom,
     normalise_rings,
     project,
+    rendered_extra_width,
     ring_correlations,
 )
+from cocofold.imaging.projection import drawn_pixels, rendering_grid
 from cocofold.network.module import StructureModule
 
 _PARTICLES, _EPOCHS, _BATCH = 3000, 2, 32
-_ATOMS_PER_RESIDUE = 7.96
 VOLUME_PER_ATOM_A3 = 18.0
 _CHUNK_ATOMS = 24_000
-PARTS = ("image", "literal", "network", "network_pass")
+PARTS = ("image", "literal", "cryojax", "network", "network_pass")
 
 
 @dataclass(frozen=True)
 class Case:
     """Size of a molecule and its images."""
 
-    residues: int
+    residues: float
     box: int
     pixel_size_angstrom: float
     literal: bool = True
+    ATOMS_PER_RESIDUE: ClassVar[float] = 7.96
 
     @property
     def atoms(self) -> int:
         """Heavy atoms."""
-        return round(self.residues * _ATOMS_PER_RESIDUE)
+        return round(self.residues * self.ATOMS_PER_RESIDUE)
+
+    @property
+    def grid(self) -> int:
+        """Side of the grid on which atoms are drawn."""
+        return rendering_grid(self.box, self.box // 2 - 1)
+
+    @property
+    def drawn_pixels(self) -> int:
+        """Side of the square on which an atom is drawn."""
+        spacing = self.box * self.pixel_size_angstrom / self.grid
+        return drawn_pixels(math.hypot(REFERENCE_WIDTH_ANGSTROM, rendered_extra_width(spacing)) / spacing)
 
 
 CASES = {"adk": Case(214, 64, 2.5), "msp1": Case(1683, 288, 1.073), "cav12": Case(2600, 384, 1.0, literal=False)}
@@ -91,8 +109,8 @@ def _matrices(quaternions: torch.Tensor) -> torch.Tensor:
     return torch.stack(rows, dim=1).view(-1, 3, 3)
 
 
-def image_seconds(case: Case) -> dict[str, float]:
-    """Of one image, forward and backward, CTF computed in the step, and its parts."""
+def image_parts(case: Case) -> tuple[int, dict[str, Callable[[], None]]]:
+    """Number of images, and what is done with them: forward and backward, CTF computed in the step, and parts of it."""
     at_once = max(1, min(_BATCH, _CHUNK_ATOMS // case.atoms))
     scene = Scene(case, at_once)
     rings = RingPixels.up_to(case.box, case.box // 2 - 1)
@@ -118,8 +136,62 @@ def image_seconds(case: Case) -> dict[str, float]:
         with torch.no_grad():
             project(*leaves, poses, rings, case.pixel_size_angstrom)
 
-    parts = {"image": whole, "image_forward": forward, "project_forward": drawn, "ctf": lambda: (transfer(), None)[1]}
-    return {name: _timed(part, 5) / at_once for name, part in parts.items()}
+    def drawn_backward() -> None:
+        project(*leaves, poses, rings, case.pixel_size_angstrom).square().sum().backward()
+
+    parts = {
+        "image": whole,
+        "image_forward": forward,
+        "project": drawn_backward,
+        "project_forward": drawn,
+        "ctf": lambda: (transfer(), None)[1],
+    }
+    return at_once, parts
+
+
+def image_seconds(case: Case) -> dict[str, float]:
+    """Of one image and its parts."""
+    at_once, parts = image_parts(case)
+    return {name: timed(part, 5) / at_once for name, part in parts.items()}
+
+
+def cryojax_seconds(case: Case, python: str) -> dict[str, float | str]:
+    """Of one image's projection by cryoJAX, forward and backward, on the same grid and squares; and how it differs.
+
+    ``python`` is of an environment that has cryojax. Atoms are turned before, which ours does as a part of its time.
+    """
+    scene = Scene(case, 1)
+    grid, spacing = case.grid, case.box * case.pixel_size_angstrom / case.grid
+    variances = scene.widths**2 + rendered_extra_width(spacing) ** 2
+    centre = (case.box // 2) * case.pixel_size_angstrom
+    seen = (scene.positions - centre) @ scene.rotations[0].T
+    seen[:, :2] -= scene.origins[0]
+    given = {
+        "positions": seen, "amplitudes": scene.amplitudes, "variances": variances,
+        "weights": torch.randn(grid, grid), "spacing": torch.tensor(spacing),
+        "spread": torch.tensor(case.drawn_pixels),
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        asked, answered = Path(folder) / "given.npz", Path(folder) / "found.npz"
+        np.savez(asked, **{name: values.numpy() for name, values in given.items()})
+        script = Path(__file__).with_name("cryojax_projection.py")
+        done = subprocess.run(
+            [python, str(script), str(asked), str(answered)], check=True, stdout=subprocess.PIPE, text=True
+        )
+        theirs = torch.as_tensor(np.load(answered)["image"])
+    rings = RingPixels.up_to(case.box, case.box // 2 - 1)
+    transforms = torch.fft.rfft2(theirs).reshape(1, -1)[:, rings.positions_in(grid)]
+    ours = project(
+        scene.positions,
+        scene.amplitudes,
+        scene.widths,
+        Poses(scene.rotations, scene.origins),
+        rings,
+        case.pixel_size_angstrom,
+    )
+    alike = torch.view_as_real(transforms.to(torch.complex64))
+    alike = alike * (ours * alike).sum() / alike.square().sum()
+    return {**json.loads(done.stdout), "cryojax_difference": float((alike - ours).norm() / ours.norm())}
 
 
 def literal_seconds(case: Case) -> dict[str, float]:
@@ -134,15 +206,15 @@ def literal_seconds(case: Case) -> dict[str, float]:
     def whole() -> None:
         literal.correlate(*leaves, view, case.pixel_size_angstrom).mean().backward()
 
-    return {"literal": _timed(whole, 1, warm=False)}
+    return {"literal": timed(whole, 1, warm=False)}
 
 
-def network_seconds(case: Case, backward: bool) -> dict[str, float]:
-    """Of the structure module with the adapter: forward alone, or forward and backward with respect to all weights."""
+def network_step(case: Case, backward: bool) -> Callable[[], None]:
+    """The structure module with the adapter: forward alone, or forward and backward with respect to all weights."""
     from cocofold.network.pairs import normalise_pair, pair_types
 
     generator = torch.Generator().manual_seed(0)
-    n = case.residues
+    n = int(case.residues)
     pair = normalise_pair(torch.randn(n, n, 128, generator=generator), *pair_types("auto", n))
     single = torch.randn(n, 384, generator=generator).requires_grad_(backward)
     module = StructureModule().with_adapter()
@@ -154,10 +226,10 @@ def network_seconds(case: Case, backward: bool) -> dict[str, float]:
         if backward:
             atoms.square().mean().backward()
 
-    return {"network" if backward else "network_pass": _timed(whole, 3)}
+    return whole
 
 
-def _timed(part: Callable[[], None], times: int, warm: bool = True) -> float:
+def timed(part: Callable[[], None], times: int, warm: bool = True) -> float:
     """Median seconds."""
     if warm:
         part()
@@ -169,15 +241,24 @@ def _timed(part: Callable[[], None], times: int, warm: bool = True) -> float:
     return statistics.median(seconds)
 
 
-def measure(case: Case, part: str) -> dict[str, float]:
+def peak_gb() -> float:
+    """Most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def measure(case: Case, part: str, cryojax: str | None = None) -> dict[str, float | str]:
     """Seconds of a part, by name, and the peak memory of this process."""
+    found: dict[str, float] | dict[str, float | str]
     if part == "image":
         found = image_seconds(case)
+    elif part == "cryojax":
+        assert cryojax is not None
+        return cryojax_seconds(case, cryojax)
     elif part == "literal":
         found = literal_seconds(case)
     else:
-        found = network_seconds(case, backward=part == "network")
-    return {**found, f"{part}_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
+        found = {part: timed(network_step(case, backward=part == "network"), 3)}
+    return {**found, f"{part}_gb": peak_gb()}
 
 
 def summary(case: Case, found: dict[str, float]) -> dict[str, float | None]:
@@ -194,24 +275,34 @@ def summary(case: Case, found: dict[str, float]) -> dict[str, float | None]:
     }
 
 
+def _shown(name: str, value: float | str) -> str:
+    if isinstance(value, str):
+        return value
+    if name.endswith(("_gb", "_difference")):
+        return f"{value:.2f} GB" if name.endswith("_gb") else f"{value:.1e}"
+    return f"{1000 * value:.1f} ms"
+
+
 def main() -> None:
     """Measure each part in its own process and print a table; with ``--json`` a last line of figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case", choices=list(CASES), default="msp1")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object on the last line")
+    parser.add_argument("--cryojax", metavar="PYTHON", help="of an environment with cryojax, to measure that too")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     case = CASES[options.case]
     if options.part:
-        print(json.dumps(measure(case, options.part)))
+        print(json.dumps(measure(case, options.part, options.cryojax)))
         return
     found: dict[str, float] = {}
     for part in PARTS:
-        if part == "literal" and not case.literal:
+        if (part == "literal" and not case.literal) or (part == "cryojax" and options.cryojax is None):
             continue
         command = [sys.executable, "-m", "benchmarks.step", "--case", options.case, "--threads", str(options.threads)]
+        command += ["--cryojax", options.cryojax] if options.cryojax else []
         result = subprocess.run([*command, "--part", part], check=True, capture_output=True, text=True)
         found.update(json.loads(result.stdout.splitlines()[-1]))
     figures = summary(case, found)
@@ -219,8 +310,8 @@ def main() -> None:
         f"| {options.case}: {case.residues} residues, {case.atoms} atoms, box {case.box}, {options.threads} threads | |"
     )
     print("| --- | --- |")
-    for name, seconds in found.items():
-        print(f"| {name} | {seconds:.2f} GB |" if name.endswith("_gb") else f"| {name} | {1000 * seconds:.1f} ms |")
+    for name, value in found.items():
+        print(f"| {name} | {_shown(name, value)} |")
     for name, value in figures.items():
         print(f"| {name} | {'-' if value is None else format(value, '.2f')} |")
     if options.json:

@@ -15,7 +15,7 @@ from cocofold.memory import available_bytes
 from cocofold.optics import Optics, poses_of, stretched
 from cocofold.particles import ParticleSet
 
-_SHARE_OF_MEMORY, _MOST_CACHE_BYTES = 0.25, 4 * 2**30
+_SHARE_OF_MEMORY, MOST_CACHE_BYTES = 0.25, 4 * 2**30
 BYTES_AHEAD = 128 * 2**20
 
 
@@ -189,4 +189,4 @@ def bytes_kept(rings: RingPixels) -> int:
 def cache_budget(device: torch.device) -> int:
     """Memory that transforms may take: a quarter of what is available, 4 GiB at most."""
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
-    return min(int(_SHARE_OF_MEMORY * free), _MOST_CACHE_BYTES)
+    return min(int(_SHARE_OF_MEMORY * free), MOST_CACHE_BYTES)

@@ -79,13 +79,13 @@ def bytes_per_image(n_atoms: int, rings: RingPixels, pixel_size_angstrom: float,
     """
     grid = rendering_grid(rings.box, rings.n_rings)
     spacing = rings.box * pixel_size_angstrom / grid
-    side = 2 * _reach(math.hypot(widest_angstrom, rendered_extra_width(spacing)) / spacing) + 1
+    side = drawn_pixels(math.hypot(widest_angstrom, rendered_extra_width(spacing)) / spacing)
     return int(n_atoms * (_BYTES_PER_PIXEL_OF_ATOM * side**2 + _BYTES_PER_ATOM) + _BYTES_PER_PIXEL * grid**2)
 
 
-def _reach(widest_pixels: float) -> int:
-    """Pixels on each side of an atom's own on which it is drawn."""
-    return math.ceil(CUT_IN_WIDTHS * widest_pixels - 0.5)
+def drawn_pixels(width_in_pixels: float) -> int:
+    """Side of the square on which an atom of this rendered width is drawn: odd, its own pixel in the middle."""
+    return 2 * math.ceil(CUT_IN_WIDTHS * width_in_pixels - 0.5) + 1
 
 
 class _Splat(torch.autograd.Function):
@@ -174,7 +174,7 @@ def project(
     planar = planar / spacing
     variance = widths_angstrom**2
     rendered = (variance + rendered_extra_width(spacing) ** 2) / spacing**2
-    reach = _reach(math.sqrt(float(rendered.detach().max())))
+    reach = drawn_pixels(math.sqrt(float(rendered.detach().max()))) // 2
     peak = amplitudes * variance / (rendered * spacing**2)
     images = _Splat.apply(planar[..., 0], planar[..., 1], peak * inside, 0.5 / rendered, grid, reach)
     transforms = torch.fft.rfft2(images).reshape(len(images), -1)

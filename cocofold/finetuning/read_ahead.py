@@ -61,7 +61,7 @@ class ReadAhead(Generic[T]):
     def _begin(self, plan: _Plan[T]) -> None:
         while len(plan.begun) < min(plan.most_ahead, len(plan.pieces)):
             if self._thread is None:
-                self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
+                self._thread = _one_thread()
             plan.begun.append(self._thread.submit(self._load, plan.pieces[len(plan.begun)]))
 
     def close(self) -> None:
@@ -71,6 +71,26 @@ class ReadAhead(Generic[T]):
         if self._thread is not None:
             self._thread.shutdown(wait=True)
             self._thread = None
+
+
+def _one_thread() -> ThreadPoolExecutor:
+    """A thread whose tensors are worked on by itself alone.
+
+    With helpers of its own there would be more threads than cores, and OpenMP would let all of them sleep, those of the
+    main thread too, between any two operations: the steps then take a quarter longer.
+    """
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
+    pool.submit(_work_alone).result()
+    # Threads that begin later take the number that was set last, by whichever thread.
+    torch.set_num_threads(threads)
+    return pool
+
+
+def _work_alone() -> None:
+    torch.set_num_threads(1)
+    # A thread settles on its number when it is first asked for it.
+    torch.get_num_threads()
 
 
 def _cancel(plan: _Plan) -> None:

@@ -150,7 +150,7 @@ class PredictedStart:
             given = self._prediction.pair
             types = pair_types(self._options.pair_precision, len(self._prediction), self._device)
             self._pair = normalise_pair(given.to(self._device), *types)
-            self._prediction = replace(self._prediction, pair=given[:0])
+            self._prediction = replace(self._prediction, pair=given.new_empty(0))
         return self._pair
 
     def _source(self, target: Target | None, device: torch.device) -> AtomSource:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -180,7 +181,7 @@ def test_a_run_without_memory_for_images_is_the_same_run(
         effort=0.01,
     )
     finetune(options, tmp_path / "kept")
-    monkeypatch.setattr(cocofold.finetuning.observations, "_MOST_CACHE_BYTES", 100_000)
+    monkeypatch.setattr(cocofold.finetuning.observations, "MOST_CACHE_BYTES", 100_000)
     finetune(options, tmp_path / "streamed")
     kept, streamed = ((tmp_path / name / "models/cycle_09.cif").read_text() for name in ("kept", "streamed"))
     assert streamed == kept
@@ -245,3 +246,20 @@ def test_memory_stays_flat_on_ten_gigabytes(tmp_path: Path) -> None:
     ran = subprocess.run([sys.executable, "-c", PEAK, str(star)], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert float(ran.stdout) < 300  # MiB: 64 of transforms kept, the rest of batches; 800 images are 840
+
+
+def test_the_thread_works_alone_and_leaves_others_their_threads() -> None:
+    """Else there are more threads than cores, and each step of the optimiser waits for threads that sleep."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        ahead = ReadAhead(lambda rows: torch.get_num_threads())
+        rows = torch.arange(2)
+        ahead.announce([rows], 1)
+        assert ahead.take(rows) == 1
+        with ThreadPoolExecutor(1) as another:
+            assert another.submit(torch.get_num_threads).result() == 3
+        assert torch.get_num_threads() == 3
+        ahead.close()
+    finally:
+        torch.set_num_threads(before)

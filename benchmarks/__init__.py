@@ -1,1 +1,6 @@
-"""Benchmarks: each prints one table that the documentation quotes."""
+"""Measurements of speed, memory and accuracy; not part of what is installed."""
+
+# Before torch is loaded, as in the command: it says how threads wait.
+import cocofold
+
+__all__ = ["cocofold"]

@@ -209,8 +209,8 @@ class Processes:
         return every
 
     def own_share(self, rows: torch.Tensor, chunk: int) -> tuple[torch.Tensor, ...]:
-        """The chunks of this process."""
-        return chunks(rows, chunk)[self.rank :: self.count]
+        """The chunks of this process; the first, which has other work too, has the fewest."""
+        return chunks(rows, chunk)[self.count - 1 - self.rank :: self.count]
 
     # The others
 
@@ -279,8 +279,7 @@ class Shared:
         """As ``mean_correlation_gradient``."""
         self._processes.ask(_GRADIENT, positions, gaussians, rows, rings, chunk)
         every = self._processes.collect(self.own_gradients(positions, gaussians, rows, rings, chunk))
-        # Chunk 0 of each process, then chunk 1 of each, as they were dealt out
-        in_order = every.transpose(0, 1).reshape(-1, every.shape[-1])[: len(chunks(rows, chunk))]
+        in_order = _as_dealt_out(every)[: len(chunks(rows, chunk))]
         return added(in_order.to(positions.device), positions)
 
     def score(
@@ -291,8 +290,7 @@ class Shared:
             return score(positions, gaussians, self._observations, rows, rings, chunk)
         self._processes.ask(_SCORE, positions, gaussians, rows, rings, chunk)
         every = self._processes.collect(self.own_scores(positions, gaussians, rows, rings, chunk))
-        in_order = every.transpose(0, 1).reshape(-1, *every.shape[2:])
-        parts = [found[: len(some)] for found, some in zip(in_order, chunks(rows, chunk))]
+        parts = [found[: len(some)] for found, some in zip(_as_dealt_out(every), chunks(rows, chunk))]
         return torch.cat(parts).to(positions.device)
 
     def prefetch(self, rows: torch.Tensor, chunk: int) -> None:
@@ -320,6 +318,11 @@ class Shared:
 
     def _most_chunks(self, rows: torch.Tensor, chunk: int) -> int:
         return -(-len(chunks(rows, chunk)) // self._processes.count)
+
+
+def _as_dealt_out(every: torch.Tensor) -> torch.Tensor:
+    """What chunks gave, in their order, from what each process has, (processes, chunks of each, ...)."""
+    return every.flip(0).transpose(0, 1).flatten(0, 1)
 
 
 @contextlib.contextmanager

@@ -5,8 +5,8 @@ import os
 __version__ = "0.1.0"
 
 # Read when torch is loaded: how long a thread that waits for the others spins before it sleeps. By default that is
-# milliseconds, and where something else needs the cores a run takes five times as long and more; with no spinning at all
-# a run on quiet cores takes 1.5 to 3 times as long. A tenth of a millisecond is near the better of both in either case.
+# milliseconds: where something else needs the cores, a run takes five times as long and more. With no spinning at all a
+# run on quiet cores takes 1.5 to 3 times as long. A tenth of a millisecond is near the better of both in either case.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ.setdefault("GOMP_SPINCOUNT", "4000")

@@ -2,5 +2,8 @@
 
 # Before torch is loaded, as in the command: it says how threads wait.
 import cocofold
+from cocofold.memory import keep_freed_memory
 
 __all__ = ["cocofold"]
+
+keep_freed_memory()

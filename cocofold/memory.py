@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 from pathlib import Path
@@ -9,6 +10,9 @@ from pathlib import Path
 _MEMORY_FACTS = Path("/proc/meminfo")
 _OF_PROCESS = Path("/proc/self/statm")
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
+# glibc's numbers of these settings, and the most that it takes for the second
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_BYTES_KEPT, _LARGEST_KEPT = 256 * 2**20, 32 * 2**20
 _LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 
 
@@ -30,6 +34,18 @@ def resident_bytes() -> int:
         return int(_OF_PROCESS.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep up to 256 MiB that were freed for what is asked for next; with another C library do nothing.
+
+    By default it gives arrays of a few MiB back to the system and asks for them again, page by page, at each step of
+    the optimiser: a fifth of the time of comparing images.
+    """
+    adjust = getattr(ctypes.CDLL(None), "mallopt", None)
+    if adjust is not None:
+        adjust(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
+        adjust(_M_TRIM_THRESHOLD, _BYTES_KEPT)
 
 
 def _of_machine() -> int:

@@ -21,6 +21,7 @@ from cocofold.commands.select import select
 from cocofold.commands.simulate import simulate
 from cocofold.endings import Ended, Endings, end_with_variable, ignore_signals
 from cocofold.errors import InputError
+from cocofold.memory import keep_freed_memory
 
 app = typer.Typer(
     name="cocofold",
@@ -67,6 +68,7 @@ def main() -> None:
         # From here on a signal ends any command with the status that shells expect, and without a traceback.
         with Endings():
             end_with_variable()
+            keep_freed_memory()
             app()
     except Ended as ended:
         _complain(str(ended))

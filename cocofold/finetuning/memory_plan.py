@@ -17,6 +17,7 @@ _ATOMS_AT_ONCE_ON_GPU = 1 << 20
 # Pixels of images compared at once, where atoms are few.
 _PIXELS_AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 24}
 _MOST_SHARE_AT_ONCE = 0.25
+_LEAST_PARTS = 2
 # Left to others and to what is not counted
 _SPARE_SHARE = 0.05
 
@@ -36,6 +37,10 @@ class Work:
         Of a pass through the atoms' source, with its gradient and a step.
     atoms_at_once : int
         Atoms times images compared at once on a CPU.
+    batch_size : int
+        Images of a step.
+    processes : int
+        That share them.
     """
 
     atoms: int
@@ -44,6 +49,19 @@ class Work:
     pixel_size_angstrom: float
     source_bytes: int
     atoms_at_once: int
+    batch_size: int
+    processes: int = 1
+
+    def most_at_once(self, device: torch.device) -> int:
+        """Images that may be compared at once, were there memory for all.
+
+        On a CPU a batch comes in two parts at least, however many processes there are: their number must not change the
+        result. On GPUs, which do not add up in a fixed order anyway, it comes in one part for each process.
+        """
+        atoms = _ATOMS_AT_ONCE_ON_GPU if device.type == "cuda" else self.atoms_at_once
+        parts = self.processes if device.type == "cuda" else _LEAST_PARTS
+        most = min(atoms // self.atoms, _PIXELS_AT_ONCE[device.type] // self.rings.box**2)
+        return max(1, min(most, math.ceil(self.batch_size / parts)))
 
 
 @dataclass(frozen=True)
@@ -75,9 +93,7 @@ class MemoryPlan:
         """Fit a run's work into the memory that there is: images that are kept give way first, then those at once."""
         held, available = _held_and_available(device)
         each = bytes_per_image(work.atoms, work.rings, work.pixel_size_angstrom, math.sqrt(MOST_VARIANCE_A2))
-        most_atoms = _ATOMS_AT_ONCE_ON_GPU if device.type == "cuda" else work.atoms_at_once
-        count = min(most_atoms // work.atoms, _PIXELS_AT_ONCE[device.type] // work.rings.box**2)
-        count = max(1, min(count, int(_MOST_SHARE_AT_ONCE * available) // each))
+        count = max(1, min(work.most_at_once(device), int(_MOST_SHARE_AT_ONCE * available) // each))
         at_once = count * each + BYTES_AHEAD
         left = (1 - _SPARE_SHARE) * available - work.source_bytes - at_once
         kept = min(work.images, max(0, min(cache_budget(device), int(left))) // bytes_kept(work.rings))

@@ -171,9 +171,17 @@ class _Run:
         box, pixel = self.particles.box, self.particles.pixel_size_angstrom
         n_rings = ring_count(box, pixel, options.resolution)
         self.resolutions = [box * pixel / ring for ring in range(1, n_rings + 1)]
-        rings = RingPixels.up_to(box, n_rings)
-        source_bytes = self._source().bytes_of_pass()
-        work = Work(len(self.model), len(self.particles), rings, pixel, source_bytes, options.chunk_atoms)
+        self.processes = 1 if processes is None else processes.count
+        work = Work(
+            atoms=len(self.model),
+            images=len(self.particles),
+            rings=RingPixels.up_to(box, n_rings),
+            pixel_size_angstrom=pixel,
+            source_bytes=self._source().bytes_of_pass(),
+            atoms_at_once=options.chunk_atoms,
+            batch_size=options.batch_size,
+            processes=self.processes,
+        )
         self.memory = MemoryPlan.of(work, self.device)
         self.observations = Observations(self.particles, n_rings, self.device, self.memory.kept)
         self.observations.tell = folder.say
@@ -191,7 +199,6 @@ class _Run:
             f"{len(self.model)} atoms, {len(self.backbone)} residues with a backbone; on {self.device}"
         )
         folder.say(str(self.memory))
-        self.processes = 1 if processes is None else processes.count
         if self.memory.is_short:
             ways = ways_to_lower(options.prediction is not None, self.device, self.processes)
             folder.say(f"that may not suffice; what lowers it: {ways}")

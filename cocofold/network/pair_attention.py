@@ -11,8 +11,8 @@ from typing import Any, Optional, Tuple
 
 import torch
 
-# Logits of a block: what a core's cache holds, and what keeps a GPU busy.
-_BLOCK_NUMBERS = {"cpu": 1 << 19, "cuda": 1 << 26}
+# Logits of a block: what stays in the cache while it is worked on, and what keeps a GPU busy.
+_BLOCK_NUMBERS = {"cpu": 1 << 21, "cuda": 1 << 26}
 
 
 class _Sum:

@@ -27,8 +27,8 @@ def planned(monkeypatch: pytest.MonkeyPatch, available: float, **other: int) -> 
     """For 3,000 images of MSP-1's size."""
     monkeypatch.setattr(memory_plan, "available_bytes", lambda: int(available))
     monkeypatch.setattr(memory_plan, "cache_budget", lambda device: int(min(0.25 * available, 4 * 2**30)))
-    work = {"atoms": 13_397, "images": 3000, "source_bytes": int(2e9), "atoms_at_once": 24_000, **other}
-    return MemoryPlan.of(Work(rings=RingPixels.up_to(288, 143), pixel_size_angstrom=1.073, **work), CPU)
+    work = {"atoms": 13_397, "images": 3000, "source_bytes": int(2e9), "atoms_at_once": 24_000, "batch_size": 32}
+    return MemoryPlan.of(Work(rings=RingPixels.up_to(288, 143), pixel_size_angstrom=1.073, **{**work, **other}), CPU)
 
 
 def test_with_enough_memory_all_transforms_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,10 +48,18 @@ def test_with_less_memory_fewer_are_kept_and_then_none(monkeypatch: pytest.Monke
 
 
 def test_fewer_images_are_compared_at_once_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = {"atoms": 500, "source_bytes": 0}
+    small = {"atoms": 500, "source_bytes": 0, "batch_size": 100}
     wide, narrow = (planned(monkeypatch, available, **small).images_at_once for available in (30e9, 200e6))
     assert wide == (1 << 21) // 288**2
     assert 1 <= narrow < wide
+
+
+@pytest.mark.parametrize(("batch_size", "processes", "on_cpu", "on_gpu"), [(16, 1, 8, 16), (16, 4, 8, 4), (1, 4, 1, 1)])
+def test_a_batch_has_parts_for_several_processes(batch_size: int, processes: int, on_cpu: int, on_gpu: int) -> None:
+    """On a CPU their number changes nothing; each GPU gets a part of its own."""
+    work = Work(1000, 300, RingPixels.up_to(64, 31), 2.0, 0, 27_000, batch_size, processes)
+    assert work.most_at_once(CPU) == on_cpu
+    assert work.most_at_once(torch.device("cuda")) == on_gpu
 
 
 MEASURED = """

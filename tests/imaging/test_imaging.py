@@ -23,7 +23,8 @@ from cocofold.imaging import (
     ring_sums,
 )
 from cocofold.imaging.density import density_map
-from cocofold.imaging.projection import _Splat, rendering_grid
+from cocofold.imaging.projection import rendering_grid
+from cocofold.imaging.splat import Splat
 
 BOX, PIXEL = 64, 1.7
 
@@ -107,7 +108,7 @@ def test_splat_gradient_at_and_beyond_the_borders() -> None:
     x, y = ((torch.rand(2, 6, dtype=torch.float64) * 16 - 3).requires_grad_() for _ in range(2))
     peak = torch.rand(2, 6, dtype=torch.float64).requires_grad_()
     exponent = (0.5 + 0.3 * torch.rand(6, dtype=torch.float64)).requires_grad_()
-    assert torch.autograd.gradcheck(lambda *values: _Splat.apply(*values, 10, 3), (x, y, peak, exponent))
+    assert torch.autograd.gradcheck(lambda *values: Splat.apply(*values, 10, 3), (x, y, peak, exponent))
 
 
 def test_rings_are_nearest_integers_and_cover_the_plane() -> None:

@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CRYOJAX := .venv-cryojax
 
 .PHONY: venv demo test test-gpu test-colabfold test-browser gui bench clean
 
@@ -37,10 +38,16 @@ test-colabfold: venv
 test-browser: venv
 	$(BIN)/python -m pytest -m browser tests/reporting
 
-bench: venv
-	$(BIN)/python -m benchmarks.step --case adk
-	$(BIN)/python -m benchmarks.step --case msp1
-	$(BIN)/python -m benchmarks.step --case cav12
+# For comparison only: it meets nothing of ours but files.
+$(CRYOJAX)/.ready: benchmarks/cryojax.txt
+	$(PYTHON) -m venv $(CRYOJAX)
+	$(CRYOJAX)/bin/pip install --quiet --disable-pip-version-check --requirement benchmarks/cryojax.txt
+	touch $@
+
+bench: venv $(CRYOJAX)/.ready
+	$(BIN)/python -m benchmarks.step --case adk --cryojax $(CRYOJAX)/bin/python
+	$(BIN)/python -m benchmarks.step --case msp1 --cryojax $(CRYOJAX)/bin/python
+	$(BIN)/python -m benchmarks.step --case cav12 --cryojax $(CRYOJAX)/bin/python
 	$(BIN)/python -m benchmarks.limits
 	$(BIN)/python -m benchmarks.processes
 	$(BIN)/python -m benchmarks.growth

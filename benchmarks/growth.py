@@ -3,7 +3,7 @@
 Measures one image (forward and backward) for numbers of atoms and boxes, the structure module for numbers of residues,
 and reading an image for boxes, each size in a process of its own, and fits a sum of terms to each:
 
-- an image: a constant, atoms times the pixels that an atom is drawn on, pixels of the grid;
+- an image: a constant, atoms, pixels of the grid;
 - the module, its time and its memory: a constant, residues, residues squared;
 - reading from memory and transforming: a constant, pixels of the image.
 
@@ -72,8 +72,8 @@ class Terms:
 
 
 def image_terms(case: Case) -> list[float]:
-    """A constant, atoms times their pixels, pixels of the grid."""
-    return [1.0, case.atoms * case.drawn_pixels**2, case.grid**2]
+    """A constant, atoms, pixels of the grid."""
+    return [1.0, case.atoms, case.grid**2]
 
 
 def network_terms(residues: int) -> list[float]:

@@ -17,6 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step import CASES, Case, image_parts, network_step, timed
+from cocofold.imaging.projection import drawn_pixels
 from cocofold.network import pair_types
 from cocofold.network.module import ITERATIONS
 from cocofold.network.sizes import HEADS, PAIR_WIDTH
@@ -77,10 +78,12 @@ def main() -> None:
     image = parts["image"]
     module = network_step(case, backward=True)
     transforms = 2 * 2.5 * case.grid**2 * math.log2(case.grid**2)
-    drawn = case.atoms * case.drawn_pixels**2
-    # Each pixel of an atom: its value into the image and its index there, both read again with the gradient.
+    across = drawn_pixels(case.rendered_width_pixels)
+    # An atom's square is a product, forward, and two, backward; its profiles along x and y are written and read again.
+    operations = transforms + 3 * 2.0 * case.atoms * across**2
+    moved = 4.0 * (2 * case.atoms * 2 * across + 2 * 3 * case.grid**2)
     needed = {
-        "image": (timed(image, 5) / at_once, transforms + 20.0 * drawn, 24.0 * drawn),
+        "image": (timed(image, 5) / at_once, operations, moved),
         "module": (timed(module, 3), operations_of(module), bytes_of_module(int(case.residues))),
     }
     print(

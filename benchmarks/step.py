@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from benchmarks import literal
+from cocofold.finetuning.options import Options
 from cocofold.imaging import (
     REFERENCE_WIDTH_ANGSTROM,
     Ctf,
@@ -37,12 +38,14 @@ from cocofold.imaging import (
     rendered_extra_width,
     ring_correlations,
 )
-from cocofold.imaging.projection import drawn_pixels, rendering_grid
+from cocofold.imaging.projection import rendering_grid
 from cocofold.network.module import StructureModule
 
 _PARTICLES, _EPOCHS, _BATCH = 3000, 2, 32
 VOLUME_PER_ATOM_A3 = 18.0
-_CHUNK_ATOMS = 24_000
+_CHUNK_ATOMS = Options.chunk_atoms
+# Of cryoJAX, whose time goes with their square: the least with which the plain equations are met to 1e-4.
+_CUT_IN_WIDTHS = 4.0
 PARTS = ("image", "literal", "cryojax", "network", "network_pass")
 
 
@@ -67,10 +70,10 @@ class Case:
         return rendering_grid(self.box, self.box // 2 - 1)
 
     @property
-    def drawn_pixels(self) -> int:
-        """Side of the square on which an atom is drawn."""
+    def rendered_width_pixels(self) -> float:
+        """Width with which an atom is drawn, in pixels of the grid."""
         spacing = self.box * self.pixel_size_angstrom / self.grid
-        return drawn_pixels(math.hypot(REFERENCE_WIDTH_ANGSTROM, rendered_extra_width(spacing)) / spacing)
+        return math.hypot(REFERENCE_WIDTH_ANGSTROM, rendered_extra_width(spacing)) / spacing
 
 
 CASES = {"adk": Case(214, 64, 2.5), "msp1": Case(1683, 288, 1.073), "cav12": Case(2600, 384, 1.0, literal=False)}
@@ -156,7 +159,7 @@ def image_seconds(case: Case) -> dict[str, float]:
 
 
 def cryojax_seconds(case: Case, python: str) -> dict[str, float | str]:
-    """Of one image's projection by cryoJAX, forward and backward, on the same grid and squares; and how it differs.
+    """Of one image's projection by cryoJAX, forward and backward, on the same grid; and how it differs.
 
     ``python`` is of an environment that has cryojax. Atoms are turned before, which ours does as a part of its time.
     """
@@ -169,7 +172,7 @@ def cryojax_seconds(case: Case, python: str) -> dict[str, float | str]:
     given = {
         "positions": seen, "amplitudes": scene.amplitudes, "variances": variances,
         "weights": torch.randn(grid, grid), "spacing": torch.tensor(spacing),
-        "spread": torch.tensor(case.drawn_pixels),
+        "spread": torch.tensor(2 * math.ceil(_CUT_IN_WIDTHS * case.rendered_width_pixels - 0.5) + 1),
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = Path(folder) / "given.npz", Path(folder) / "found.npz"

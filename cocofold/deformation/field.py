@@ -111,9 +111,17 @@ def move(
     rotations, origins
         Of the same shapes.
     """
-    weights = nodes.weights[..., None]
-    matrices = roma.rotvec_to_rotmat(turns)
-    arm = origins[:, None] - nodes.centres[nodes.neighbours]
-    displaced = torch.matmul(matrices[nodes.neighbours], arm[..., None])[..., 0] - arm + shifts[nodes.neighbours]
-    mean_turn = (weights * turns[nodes.neighbours]).sum(1)
-    return torch.matmul(roma.rotvec_to_rotmat(mean_turn), rotations), origins + (weights * displaced).sum(1)
+    # Of all that nodes do to residues the weighted mean is taken in one product.
+    around, turned = roma.rotvec_to_rotmat(torch.cat([turns, _mean(nodes, turns)])).split([len(turns), len(origins)])
+    # A node takes x to M (x - centre) + centre + shift, which is x and something linear in (x, 1).
+    matrices = around - torch.eye(3, dtype=turns.dtype, device=turns.device)
+    offsets = shifts - torch.matmul(matrices, nodes.centres[..., None])[..., 0]
+    matrices, offsets = _mean(nodes, torch.cat([matrices.flatten(1), offsets], dim=1)).split([9, 3], dim=1)
+    displaced = torch.matmul(matrices.unflatten(1, (3, 3)), origins[..., None])[..., 0] + offsets
+    return torch.matmul(turned, rotations), origins + displaced
+
+
+def _mean(nodes: Nodes, values: torch.Tensor) -> torch.Tensor:
+    """Weighted mean over each residue's nodes of what the nodes have, (n_nodes, k): (n_residues, k)."""
+    met = values.index_select(0, nodes.neighbours.flatten()).unflatten(0, nodes.neighbours.shape)
+    return torch.bmm(nodes.weights[:, None], met)[:, 0]

@@ -189,16 +189,17 @@ class Processes:
     ) -> None:
         """Send the others what they need for a comparison."""
         self._send_header(what, len(rows), rings.n_rings, chunk, len(positions))
-        atoms = torch.cat([positions, gaussians.amplitudes[:, None], gaussians.widths_angstrom[:, None]], dim=1)
+        atoms = [positions.flatten(), gaussians.amplitudes, gaussians.widths_angstrom]
+        # One message: each is waited for.
+        message = torch.cat([_as_float32(rows), *(part.detach().cpu() for part in atoms)])
         with _together():
-            dist.broadcast(rows.cpu().contiguous(), 0)
-            dist.broadcast(atoms.detach().cpu().contiguous(), 0)
+            dist.broadcast(message, 0)
 
     def announce(self, rows: torch.Tensor, chunk: int) -> None:
         """Send the others the rows that will be asked for."""
         self._send_header(_PREFETCH, len(rows), 0, chunk)
         with _together():
-            dist.broadcast(rows.cpu().contiguous(), 0)
+            dist.broadcast(_as_float32(rows), 0)
 
     def collect(self, mine: torch.Tensor) -> torch.Tensor:
         """What all processes have, (count, ...), in the first; each gives as much."""
@@ -238,17 +239,15 @@ class Processes:
                 observations = self._received(device)
                 continue
             assert observations is not None
-            rows = torch.zeros(n_rows, dtype=torch.int64)
+            message = torch.zeros(2 * n_rows + 5 * n_atoms)
             with _together():
-                dist.broadcast(rows, 0)
+                dist.broadcast(message, 0)
+            rows = message[: 2 * n_rows].view(torch.int64)
             if what == _PREFETCH:
                 observations.prefetch(self.own_share(rows, chunk))
                 continue
-            atoms = torch.zeros(n_atoms, 5)
-            with _together():
-                dist.broadcast(atoms, 0)
-            atoms = atoms.to(device)
-            positions, gaussians = atoms[:, :3].contiguous(), Gaussians(atoms[:, 3].clone(), atoms[:, 4].clone())
+            flat, *others = message[2 * n_rows :].to(device).split([3 * n_atoms, n_atoms, n_atoms])
+            positions, gaussians = flat.view(-1, 3), Gaussians(*others)
             shared, rings = Shared(self, observations), observations.rings(n_rings)
             answer = shared.own_gradients if what == _GRADIENT else shared.own_scores
             self.collect(answer(positions, gaussians, rows, rings, chunk))
@@ -318,6 +317,11 @@ class Shared:
 
     def _most_chunks(self, rows: torch.Tensor, chunk: int) -> int:
         return -(-len(chunks(rows, chunk)) // self._processes.count)
+
+
+def _as_float32(rows: torch.Tensor) -> torch.Tensor:
+    """The same bits, two numbers for each row, so that rows and atoms go in one message."""
+    return rows.cpu().contiguous().view(torch.float32)
 
 
 def _as_dealt_out(every: torch.Tensor) -> torch.Tensor:

@@ -36,7 +36,7 @@ class _Rows:
     slot : (n_images * n_atoms,) int
         Place of each atom in the rows, one row after another.
     x, y : (n_images * n_atoms,) float
-        In pixels of the atom's window.
+        In pixels from the middle of the atom's window.
     pixels : (n_rows, side, side) int
         Of each row's window, in the images one after another.
     """
@@ -59,7 +59,7 @@ class _Rows:
             wrapped = (place + 0.5).remainder(grid)
             tile = (wrapped / width).long().clamp(0, across - 1)
             tiles.append(tile)
-            within.append((wrapped - (tile * width - reach + 0.5)).flatten())
+            within.append((wrapped - (tile * width + (width - 1) / 2 + 0.5)).flatten())
         image = torch.arange(len(x), device=x.device)[:, None]
         key = ((image * across + tiles[1]) * across + tiles[0]).flatten()
         order = _in_order(key)
@@ -83,6 +83,12 @@ def _in_order(key: torch.Tensor) -> torch.Tensor:
         # numpy counts 16-bit numbers where torch compares: seven times as fast.
         return torch.from_numpy(np.argsort(key.numpy().astype(np.uint16), kind="stable"))
     return key.argsort(stable=True)
+
+
+def _powers(side: int, like: torch.Tensor) -> torch.Tensor:
+    """1, p and p^2 of pixels counted from the middle of a window, (3, side)."""
+    pixels = torch.arange(side, dtype=like.dtype, device=like.device) - (side - 1) / 2
+    return torch.stack([torch.ones_like(pixels), pixels, pixels**2])
 
 
 class Splat(torch.autograd.Function):
@@ -116,27 +122,30 @@ class Splat(torch.autograd.Function):
         # What fills the rows up has no peak.
         filled = atoms.new_zeros(len(rows.pixels) * _ATOMS_A_ROW, 4).index_copy_(0, rows.slot, atoms)
         filled = filled.t().contiguous().view(4, len(rows.pixels), _ATOMS_A_ROW, 1)
-        centres, peaks, exponents = filled[:2], filled[2], filled[3]
-        offsets = torch.arange(side, dtype=x.dtype, device=x.device) - centres
-        profiles = offsets.square().mul_(-exponents).clamp_min_(_LEAST_EXPONENT).exp_()
+        centres, peaks, exponents = filled[:2], filled[2], filled[3].expand_as(filled[:2])
+        # -exponent (p - centre)^2 at the pixels p, as a product with their powers; they are counted from the middle.
+        factors = torch.cat([-exponents * centres**2, 2 * exponents * centres, -exponents], dim=3)
+        powers = _powers(side, x)
+        profiles = torch.matmul(factors, powers).clamp_min_(_LEAST_EXPONENT).exp_()
         windows = torch.bmm((profiles[1] * peaks).transpose(1, 2), profiles[0])
         image = x.new_zeros(len(x) * grid * grid).index_add_(0, rows.pixels.flatten(), windows.flatten())
-        ctx.save_for_backward(rows.slot, rows.pixels, peak, exponent, offsets, profiles)
+        ctx.save_for_backward(rows.slot, rows.pixels, peak, exponent, centres, profiles)
         return image.view(-1, grid, grid)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        slot, pixels, peak, exponent, offsets, profiles = ctx.saved_tensors
+        slot, pixels, peak, exponent, centres, profiles = ctx.saved_tensors
         windows = gradients[0].flatten().index_select(0, pixels.flatten()).view(pixels.shape)
         # Along x summed over y, and along y summed over x.
         along = torch.empty_like(profiles)
         torch.bmm(profiles[1], windows, out=along[0])
         torch.bmm(profiles[0], windows.transpose(1, 2), out=along[1])
         along *= profiles
-        plain = along[0].sum(2)
-        sloped = along.mul_(offsets).sum(3)
-        squared = along.mul_(offsets).sum(3).sum(0)
-        moments = torch.stack([sloped[0], sloped[1], plain, squared], dim=2).view(-1, 4).index_select(0, slot)
+        plain, first, second = torch.matmul(along, _powers(pixels.shape[1], along).T).unbind(3)
+        centres = centres[..., 0]
+        sloped = first - centres * plain
+        squared = (second - centres * (first + sloped)).sum(0)
+        moments = torch.stack([sloped[0], sloped[1], plain[0], squared], dim=2).view(-1, 4).index_select(0, slot)
         by_x, by_y, by_peak, radial = moments.view(*peak.shape, 4).unbind(2)
         slope = 2 * exponent * peak
         return slope * by_x, slope * by_y, by_peak, -(peak * radial).sum(0), None, None

@@ -1,7 +1,7 @@
 """Speed of several processes against one: ``python -m benchmarks.processes [--processes 2] [--effort 1] [--box 256]``.
 
 One thread each, on simulated images of the T-cell receptor complex (815 residues): those of box 64 that lie with the
-test data, or with ``--box`` some of the same extent made for the purpose. Prints a table and, last, one JSON object.
+test data, or with ``--box`` some of the same extent made for the purpose; other options go to ``cocofold finetune``. Prints a table and, last, one JSON object.
 The exit status is 1 if a model differs from that of one process by a single bit.
 """
 
@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument("--particles", type=Path, default=ROOT.parent / "shared/data/tcr/particles.star")
     parser.add_argument("--model", type=Path, default=ROOT.parent / "shared/data/tcr/start_tcr_displaced.cif")
     parser.add_argument("--box", type=int, help="pixels of images that are simulated")
-    options = parser.parse_args()
+    options, more = parser.parse_known_args()
     runs = {}
     with tempfile.TemporaryDirectory() as folder:
         if options.box:
@@ -39,7 +39,7 @@ def main() -> int:
             out = Path(folder) / str(count)
             command = [sys.executable, "-m", "cocofold", "finetune", "--particles", options.particles]
             command += ["--model", options.model, "--effort", options.effort, "--no-check", "--device", "cpu"]
-            command += ["--processes", count, "--out", out]
+            command += ["--processes", count, "--out", out, *more]
             environ = {**os.environ, "OMP_NUM_THREADS": "1"}
             subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL, env=environ)
             metrics = json.loads((out / "metrics.json").read_text())

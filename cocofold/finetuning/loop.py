@@ -124,15 +124,22 @@ class Loop:
             group["lr"] = rate * share
         self._optimiser.zero_grad()
         positions = self.source.positions()
-        geometry = self._options.geometry_weight * self.restraints.energy(positions)
-        surrogate = geometry + self.source.prior(positions)
-        correlation = 0.0
+        by_geometry = torch.zeros_like(positions)
+
+        def restrain() -> None:
+            held = positions.detach().requires_grad_()
+            energy = self._options.geometry_weight * self.restraints.energy(held)
+            by_geometry.copy_(torch.autograd.grad(energy, held)[0])
+
+        surrogate, correlation, weight = self.source.prior(positions), 0.0, self._options.data_weight
         if stage.batches:
             correlation, by_position, by_amplitude, by_width = self._comparison.gradient(
-                positions, self.gaussians, self._batch(self.step), self._rings(stage), self._chunk
+                positions, self.gaussians, self._batch(self.step), self._rings(stage), self._chunk, restrain
             )
-            weight = self._options.data_weight
             surrogate = surrogate - weight * (positions * by_position).sum()
+        else:
+            restrain()
+        surrogate = surrogate + (positions * by_geometry).sum()
         if stage.gaussians_free:
             if self._options.penalty:
                 surrogate = surrogate + self.gaussians.penalty(self._counted)

@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Protocol
@@ -36,9 +36,15 @@ class Comparison(Protocol):
     """Compares atoms with images, here or with the help of others; the result is the same, bit by bit."""
 
     def gradient(
-        self, positions: torch.Tensor, gaussians: Gaussians, rows: torch.Tensor, rings: RingPixels, chunk: int
+        self,
+        positions: torch.Tensor,
+        gaussians: Gaussians,
+        rows: torch.Tensor,
+        rings: RingPixels,
+        chunk: int,
+        meanwhile: Callable[[], None],
     ) -> tuple[float, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """As ``mean_correlation_gradient``."""
+        """As ``mean_correlation_gradient``; ``meanwhile`` is called once, where others would be waited for."""
 
     def score(
         self, positions: torch.Tensor, gaussians: Gaussians, rows: torch.Tensor, rings: RingPixels, chunk: int
@@ -56,9 +62,16 @@ class Alone:
         self._observations = observations
 
     def gradient(
-        self, positions: torch.Tensor, gaussians: Gaussians, rows: torch.Tensor, rings: RingPixels, chunk: int
+        self,
+        positions: torch.Tensor,
+        gaussians: Gaussians,
+        rows: torch.Tensor,
+        rings: RingPixels,
+        chunk: int,
+        meanwhile: Callable[[], None],
     ) -> tuple[float, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """As ``mean_correlation_gradient``."""
+        """As ``mean_correlation_gradient``; ``meanwhile`` is called once, where others would be waited for."""
+        meanwhile()
         return mean_correlation_gradient(positions, gaussians, self._observations, rows, rings, chunk)
 
     def score(
@@ -273,11 +286,19 @@ class Shared:
         self._observations = observations
 
     def gradient(
-        self, positions: torch.Tensor, gaussians: Gaussians, rows: torch.Tensor, rings: RingPixels, chunk: int
+        self,
+        positions: torch.Tensor,
+        gaussians: Gaussians,
+        rows: torch.Tensor,
+        rings: RingPixels,
+        chunk: int,
+        meanwhile: Callable[[], None],
     ) -> tuple[float, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """As ``mean_correlation_gradient``."""
+        """As ``mean_correlation_gradient``; ``meanwhile`` is called once, where others would be waited for."""
         self._processes.ask(_GRADIENT, positions, gaussians, rows, rings, chunk)
-        every = self._processes.collect(self.own_gradients(positions, gaussians, rows, rings, chunk))
+        mine = self.own_gradients(positions, gaussians, rows, rings, chunk)
+        meanwhile()
+        every = self._processes.collect(mine)
         in_order = _as_dealt_out(every)[: len(chunks(rows, chunk))]
         return added(in_order.to(positions.device), positions)
 

@@ -1,7 +1,9 @@
 """Speed of several processes against one: ``python -m benchmarks.processes [--processes 2] [--effort 1] [--box 256]``.
 
 One thread each, on simulated images of the T-cell receptor complex (815 residues): those of box 64 that lie with the
-test data, or with ``--box`` some of the same extent made for the purpose; other options go to ``cocofold finetune``. Prints a table and, last, one JSON object.
+test data, or with ``--box`` some of the same extent made for the purpose. Other options go to ``cocofold finetune``.
+Prints a table and, last, one JSON object.
+
 The exit status is 1 if a model differs from that of one process by a single bit.
 """
 

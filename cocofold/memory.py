@@ -12,7 +12,7 @@ _OF_PROCESS = Path("/proc/self/statm")
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 # glibc's numbers of these settings, and the most that it takes for the second
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_BYTES_KEPT, _LARGEST_KEPT = 256 * 2**20, 32 * 2**20
+_BYTES_KEPT, _LARGEST_KEPT = 64 * 2**20, 32 * 2**20
 _LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 
 
@@ -37,7 +37,7 @@ def resident_bytes() -> int:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep up to 256 MiB that were freed for what is asked for next; with another C library do nothing.
+    """Have glibc keep up to 64 MiB that were freed for what is asked for next; with another C library do nothing.
 
     By default it gives arrays of a few MiB back to the system and asks for them again, page by page, at each step of
     the optimiser: a fifth of the time of comparing images.

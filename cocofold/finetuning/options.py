@@ -152,7 +152,7 @@ class Options:
     pair_segments: int = 256
     pair_precision: str = "auto"
     remove_below: float | None = None
-    chunk_atoms: int = 27_000
+    chunk_atoms: int = 30_000
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, in the words of the command line."""

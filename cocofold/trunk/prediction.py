@@ -166,7 +166,11 @@ class Prediction:
             raise InputError(f"{folder}: holds no {FILE_NAME}; give the folder that cocofold predict wrote")
         try:
             with safe_open(str(path), framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                # A file stays in memory as long as a tensor of it does; the pair, nearly all of it, is let go of first.
+                tensors = {
+                    name: file.get_tensor(name) if name == "pair" else file.get_tensor(name).clone()
+                    for name in file.keys()  # noqa: SIM118
+                }
                 facts = json.loads((file.metadata() or {})["facts"])
             if facts["format"] != FORMAT:
                 raise InputError(

@@ -44,7 +44,7 @@ from cocofold.network.module import StructureModule
 _PARTICLES, _EPOCHS, _BATCH = 3000, 2, 32
 VOLUME_PER_ATOM_A3 = 18.0
 _CHUNK_ATOMS = Options.chunk_atoms
-# Of cryoJAX, whose time goes with their square: the least with which the plain equations are met to 1e-4.
+# Of cryoJAX, whose time goes with the square of it; ours is wider.
 _CUT_IN_WIDTHS = 4.0
 PARTS = ("image", "literal", "cryojax", "network", "network_pass")
 

@@ -230,7 +230,7 @@ class NetworkSource:
         self._draws += 1
 
     def bytes_of_pass(self) -> int:
-        """See ``AtomSource``; measured for 100 to 1,700 residues, up to 10 % above, 100 MB more for small ones."""
+        """See ``AtomSource``; measured for 100 to 1,200 residues, within 10 %; 100 MB more for larger blocks."""
         n = len(self._single)
         segments = len(self._added_pair.values) if self._learned.pair_rate else 0
         # Gradient and two moments of each value.

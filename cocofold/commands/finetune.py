@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from pathlib import Path
 from typing import List, Optional
 
 import typer
+
+from cocofold.members import Member
 
 
 def finetune(
@@ -120,53 +123,54 @@ def finetune(
     log.txt and checkpoints/ into the folder --out. On several machines, torchrun --nnodes ... -m cocofold finetune ...
     starts processes that share the images.
     """
-    from cocofold.finetuning import Options, paper
-    from cocofold.finetuning import finetune as run
-    from cocofold.finetuning.processes import Processes
+    # Others are started before anything large is imported, which they do at the same time.
+    with Member.wanted(processes) as member, contextlib.ExitStack() as at_end:
+        from cocofold.finetuning import Options, paper
+        from cocofold.finetuning import finetune as run
+        from cocofold.finetuning.processes import Processes
 
-    given = {
-        "teacher": teacher,
-        "batch_size": batch_size,
-        "adapter_rate": 0.0 if no_adapter else None,
-        "weights_rate": 0.0 if no_weights else None,
-        "single_rate": 0.0 if no_additions else None,
-        "pair_rate": 0.0 if no_additions else None,
-        "penalty": False if no_penalty else None,
-    }
-    settings = paper if preset == "paper" else partial(Options, preset=preset)
-    options = settings(
-        **{name: value for name, value in given.items() if value is not None},
-        particles=str(particles),
-        model=None if model is None else str(model),
-        prediction=None if prediction is None else str(prediction),
-        map=None if map_file is None else str(map_file),
-        map_resolution=map_resolution,
-        bodies=bodies,
-        hand=hand,
-        placement=None if placement is None else str(placement),
-        symmetry=symmetry,
-        deform=deform,
-        pair_precision=pair_precision,
-        remove_below=remove_below,
-        particles_dir=None if particles_dir is None else str(particles_dir),
-        passthrough=[str(path) for path in passthrough],
-        check=check,
-        contrast=contrast,
-        scratch=None if scratch is None else str(scratch),
-        max_particles=max_particles,
-        first=first,
-        heldout=heldout,
-        cycles=cycles,
-        resolution=resolution,
-        effort=effort,
-        seed=seed,
-        device=device,
-    )
-    together = Processes.wanted(processes)
-    if together is None:
-        run(options, out, resume, stop_with)
-    elif together.rank > 0:
-        together.serve(device)
-    else:
-        with together:
-            run(options, out, resume, stop_with, together)
+        together = Processes(member) if member.count > 1 else None
+        if together is not None and member.rank > 0:
+            together.serve(device)
+            return
+        if together is not None:
+            at_end.enter_context(together)
+        given = {
+            "teacher": teacher,
+            "batch_size": batch_size,
+            "adapter_rate": 0.0 if no_adapter else None,
+            "weights_rate": 0.0 if no_weights else None,
+            "single_rate": 0.0 if no_additions else None,
+            "pair_rate": 0.0 if no_additions else None,
+            "penalty": False if no_penalty else None,
+        }
+        settings = paper if preset == "paper" else partial(Options, preset=preset)
+        options = settings(
+            **{name: value for name, value in given.items() if value is not None},
+            particles=str(particles),
+            model=None if model is None else str(model),
+            prediction=None if prediction is None else str(prediction),
+            map=None if map_file is None else str(map_file),
+            map_resolution=map_resolution,
+            bodies=bodies,
+            hand=hand,
+            placement=None if placement is None else str(placement),
+            symmetry=symmetry,
+            deform=deform,
+            pair_precision=pair_precision,
+            remove_below=remove_below,
+            particles_dir=None if particles_dir is None else str(particles_dir),
+            passthrough=[str(path) for path in passthrough],
+            check=check,
+            contrast=contrast,
+            scratch=None if scratch is None else str(scratch),
+            max_particles=max_particles,
+            first=first,
+            heldout=heldout,
+            cycles=cycles,
+            resolution=resolution,
+            effort=effort,
+            seed=seed,
+            device=device,
+        )
+        run(options, out, resume, stop_with, together)

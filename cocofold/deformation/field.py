@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import roma
 import torch
 from scipy.spatial import cKDTree
+
+from cocofold.sparse import WeightedSums
 
 _NEAREST_NODES = 16
 _NODES_PER_RADIUS = 1.5
@@ -33,6 +36,15 @@ class Nodes:
     centres: torch.Tensor
     neighbours: torch.Tensor
     weights: torch.Tensor
+
+    def to(self, device: torch.device | str) -> Nodes:
+        """The same nodes on another device."""
+        return Nodes(self.centres.to(device), self.neighbours.to(device), self.weights.to(device))
+
+    @cached_property
+    def means(self) -> WeightedSums:
+        """From what nodes have to its weighted mean for each residue."""
+        return WeightedSums(self.neighbours, self.weights, len(self.centres))
 
 
 def spread_nodes(positions: np.ndarray, radius_angstrom: float, n_moving: int) -> Nodes:
@@ -112,16 +124,10 @@ def move(
         Of the same shapes.
     """
     # Of all that nodes do to residues the weighted mean is taken in one product.
-    around, turned = roma.rotvec_to_rotmat(torch.cat([turns, _mean(nodes, turns)])).split([len(turns), len(origins)])
+    around, turned = roma.rotvec_to_rotmat(torch.cat([turns, nodes.means(turns)])).split([len(turns), len(origins)])
     # A node takes x to M (x - centre) + centre + shift, which is x and something linear in (x, 1).
     matrices = around - torch.eye(3, dtype=turns.dtype, device=turns.device)
     offsets = shifts - torch.matmul(matrices, nodes.centres[..., None])[..., 0]
-    matrices, offsets = _mean(nodes, torch.cat([matrices.flatten(1), offsets], dim=1)).split([9, 3], dim=1)
+    matrices, offsets = nodes.means(torch.cat([matrices.flatten(1), offsets], dim=1)).split([9, 3], dim=1)
     displaced = torch.matmul(matrices.unflatten(1, (3, 3)), origins[..., None])[..., 0] + offsets
     return torch.matmul(turned, rotations), origins + displaced
-
-
-def _mean(nodes: Nodes, values: torch.Tensor) -> torch.Tensor:
-    """Weighted mean over each residue's nodes of what the nodes have, (n_nodes, k): (n_residues, k)."""
-    met = values.index_select(0, nodes.neighbours.flatten()).unflatten(0, nodes.neighbours.shape)
-    return torch.bmm(nodes.weights[:, None], met)[:, 0]

@@ -75,9 +75,8 @@ class FieldOnTop:
         if self._stages[stage].batches:
             _, radius, rate = next(row for row in _FIELDS if row[0] <= self._stages[stage].resolution_angstrom)
             origins = self._reached["origins"].cpu().double().numpy()
-            nodes = spread_nodes(origins, radius, len(origins))
-            self._nodes = Nodes(*(part.to(self._device) for part in vars(nodes).values()))
-            count = len(nodes.centres)
+            self._nodes = spread_nodes(origins, radius, len(origins)).to(self._device)
+            count = len(self._nodes.centres)
             self._turns = torch.zeros(count, 3, device=self._device, requires_grad=True)
             self._shifts = torch.zeros(count, 3, device=self._device, requires_grad=True)
             groups = [

@@ -9,7 +9,8 @@ import roma
 import torch
 
 from cocofold.atoms import Stage
-from cocofold.deformation.field import BYTES_PER_ATOM, Nodes, body_nodes, move, spread_nodes
+from cocofold.deformation.field import BYTES_PER_ATOM, body_nodes, move, spread_nodes
+from cocofold.sparse import WeightedSums
 from cocofold.structure import Backbone, Model, Torsions, centroids, frames
 
 WHOLE, CHAINS = -1.0, -2.0
@@ -85,9 +86,14 @@ class DeformationSource:
         self._rotations = self._tensor(axes, torch.float32)
         self._origins = self._tensor(origins, torch.float32)
         self._local = self._tensor(local, torch.float32)
+        weights = torch.cat([self._local, torch.ones_like(self._local[:, :1])], dim=1)
+        rows = self._carrier[:, None] * 4 + torch.arange(4, device=device)
+        self._carry = WeightedSums(rows, weights, 4 * len(origins))
         torsions = Torsions.of(model, backbone)
-        self._axes = self._tensor(torsions.axes)
-        self._turned = [(self._tensor(torsion), self._tensor(atom)) for torsion, atom in torsions.turned]
+        self._turned = []
+        for of_atom, atoms in torsions.turned:
+            used, which = np.unique(of_atom, return_inverse=True)
+            self._turned.append(tuple(map(self._tensor, (used, *torsions.axes[used].T.copy(), which, atoms))))
         self._level = self._levels[0]
         self._nodes = body_nodes(origins, np.zeros(len(origins), dtype=int))
         self._turns = torch.zeros(0, 3)
@@ -121,7 +127,7 @@ class DeformationSource:
             nodes = body_nodes(positions, self._chain)
         else:
             nodes = spread_nodes(positions, self._level.radius_angstrom, self._n_moving)
-        self._nodes = Nodes(*(part.to(self._device) for part in (nodes.centres, nodes.neighbours, nodes.weights)))
+        self._nodes = nodes.to(self._device)
 
     def _parameters(self, turns: torch.Tensor, shifts: torch.Tensor, torsions: torch.Tensor) -> list[dict]:
         self._turns = turns.to(self._device).requires_grad_()
@@ -141,21 +147,24 @@ class DeformationSource:
     def positions(self) -> torch.Tensor:
         """Positions of all atoms, (n_atoms, 3) Å, differentiable."""
         rotations, origins = (self._rotations, self._origins) if not len(self._turns) else self._frames()
-        local = self._local
-        if self._torsions.requires_grad or bool(self._torsions.any()):
-            local = self._turn_side_chains(local)
+        if not self._torsions.requires_grad and not bool(self._torsions.any()):
+            # An atom is at the sum of its frame's axes, as far as it lies along each, and its origin.
+            return self._carry(torch.cat([rotations.transpose(1, 2), origins[:, None]], dim=1).flatten(0, 1))
+        local = self._turn_side_chains(self._local)
         carried = torch.matmul(rotations.index_select(0, self._carrier), local[..., None])[..., 0]
         return carried + origins.index_select(0, self._carrier)
 
     def _turn_side_chains(self, local: torch.Tensor) -> torch.Tensor:
         """Turn atoms about the torsions, from the backbone outwards, in the frames of their residues."""
-        for torsion, atom in self._turned:
-            if len(torsion):
-                start, end = local[self._axes[torsion]].unbind(1)
-                axis = torch.nn.functional.normalize(end - start, dim=-1)
-                turn = roma.rotvec_to_rotmat(axis * self._torsions[torsion][:, None])
-                arm = local[atom] - end
-                local = local.index_copy(0, atom, end + torch.matmul(turn, arm[..., None])[..., 0])
+        for torsions, near, far, which, atoms in self._turned:
+            if len(torsions):
+                end = local.index_select(0, far)
+                axis = torch.nn.functional.normalize(end - local.index_select(0, near), dim=-1)
+                turn = roma.rotvec_to_rotmat(axis * self._torsions.index_select(0, torsions)[:, None])
+                end = end.index_select(0, which)
+                arm = local.index_select(0, atoms) - end
+                turned = torch.matmul(turn.index_select(0, which), arm[..., None])[..., 0]
+                local = local.index_copy(0, atoms, end + turned)
         return local
 
     def bytes_of_pass(self) -> int:

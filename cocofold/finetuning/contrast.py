@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cocofold.finetuning.objective import Gaussians, chunks, score
+from cocofold.finetuning.objective import Gaussians, score
 from cocofold.finetuning.observations import Observations
 from cocofold.imaging import ring_count
 
@@ -52,7 +52,6 @@ def find_contrast(positions: torch.Tensor, gaussians: Gaussians, observations: O
     wanted = ring_count(observations.particles.box, observations.pixel_size_angstrom, _RESOLUTION_ANGSTROM)
     rings = observations.rings(min(wanted, observations.finest_rings))
     chunk = max(1, _ATOMS_AT_ONCE // len(positions))
-    observations.prefetch(chunks(rows, chunk))
     of_images = score(positions, gaussians, observations, rows, rings, chunk).mean(1).double()
     error = float(of_images.std(unbiased=True)) / count**0.5 if count > 1 else float("inf")
     return Contrast(float(of_images.mean()), error, count)

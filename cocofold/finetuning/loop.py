@@ -69,6 +69,7 @@ class Loop:
         self.total_steps = sum(stage.steps for stage in self._stages)
         self._optimiser = torch.optim.Adam([torch.zeros(1)])
         self._rates: list[float] = []
+        self._orders: dict[int, torch.Tensor] = {}
 
     def advance(self, to_step: int, on_step: Callable[[float], None]) -> None:
         """Take steps up to ``to_step``; ``on_step`` gets the mean correlation of each batch and may raise."""
@@ -78,7 +79,7 @@ class Loop:
                 self._begin(stage)
             if within % _CONTACTS_EVERY == 0:
                 self.restraints.refresh(self.positions())
-            if self._observations.streams and self.step + 1 < self.total_steps:
+            if self.step + 1 < self.total_steps:
                 coming = self._batch(self.step + 1)
                 if len(coming):
                     self._comparison.prefetch(coming, self._chunk)
@@ -196,11 +197,16 @@ class Loop:
             return self._work[:0]
         rows = []
         for epoch in range(wanted[0] // len(self._work), wanted[-1] // len(self._work) + 1):
-            generator = torch.Generator().manual_seed(self._options.seed * 1_000_003 + epoch)
-            order = torch.randperm(len(self._work), generator=generator)
             first = epoch * len(self._work)
-            rows.append(order[max(0, wanted[0] - first) : wanted[-1] + 1 - first])
+            rows.append(self._order(epoch)[max(0, wanted[0] - first) : wanted[-1] + 1 - first])
         return self._work[torch.cat(rows)]
+
+    def _order(self, epoch: int) -> torch.Tensor:
+        if epoch not in self._orders:
+            generator = torch.Generator().manual_seed(self._options.seed * 1_000_003 + epoch)
+            last = {number: order for number, order in self._orders.items() if number == epoch - 1}
+            self._orders = {**last, epoch: torch.randperm(len(self._work), generator=generator)}
+        return self._orders[epoch]
 
     @torch.no_grad()
     def positions(self) -> torch.Tensor:
@@ -210,7 +216,6 @@ class Loop:
     def score(self, rows: torch.Tensor) -> torch.Tensor:
         """Correlations of the images in ``rows`` on all rings that are asked for, (n, n_rings)."""
         rings = self._observations.rings(self.finest_rings)
-        self._comparison.prefetch(rows, self._chunk)
         return self._comparison.score(self.positions(), self.gaussians, rows, rings, self._chunk)
 
     def state(self) -> dict[str, torch.Tensor]:

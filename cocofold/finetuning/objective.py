@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,7 +98,6 @@ def in_pieces(
     return found
 
 
-@torch.no_grad()
 def score(
     positions: torch.Tensor,
     gaussians: Gaussians,
@@ -108,13 +107,26 @@ def score(
     chunk: int,
 ) -> torch.Tensor:
     """Fourier ring correlations of many images, ``chunk`` at a time at most, (n, n_rings)."""
+    parts = scores_of_chunks(positions, gaussians, observations, chunks(rows, chunk), rings)
+    return torch.cat(parts) if parts else torch.empty(0, rings.n_rings, device=positions.device)
+
+
+@torch.no_grad()
+def scores_of_chunks(
+    positions: torch.Tensor,
+    gaussians: Gaussians,
+    observations: Observations,
+    parts: Sequence[torch.Tensor],
+    rings: RingPixels,
+) -> list[torch.Tensor]:
+    """Fourier ring correlations of the images of each chunk, which are read ahead, all (n, n_rings)."""
     positions = positions.contiguous()
+    observations.prefetch(parts)
 
     def correlations(some: torch.Tensor) -> torch.Tensor:
         return correlate(positions, gaussians, observations, some, rings)
 
-    parts = [part for some in chunks(rows, chunk) for part in in_pieces(correlations, observations, some)]
-    return torch.cat(parts) if parts else torch.empty(0, rings.n_rings, device=positions.device)
+    return [torch.cat(in_pieces(correlations, observations, some)) for some in parts]
 
 
 def mean_correlation_gradient(
@@ -127,7 +139,7 @@ def mean_correlation_gradient(
 ) -> tuple[float, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Mean correlation over fitted rings and images (minus paper eq. 3) and its gradient.
 
-    Chunks are added in a fixed order, so neither memory nor the number of processes changes the result.
+    Chunks are added two halves at a time (``in_halves``), so that the number of processes does not change the result.
 
     Returns
     -------
@@ -135,10 +147,39 @@ def mean_correlation_gradient(
     gradients : three tensors
         With respect to positions, amplitudes and widths, of their shapes.
     """
-    parts = (
-        share_of_gradient(positions, gaussians, observations, some, rings, len(rows)) for some in chunks(rows, chunk)
-    )
-    return added(parts, positions)
+    parts = chunks(rows, chunk)
+
+    def of_chunk(first: int, last: int) -> torch.Tensor | None:
+        if last - first > 1:
+            return None
+        return share_of_gradient(positions, gaussians, observations, parts[first], rings, len(rows))
+
+    if not parts:
+        return taken_apart(positions.new_zeros(5 * len(positions) + 1))
+    return taken_apart(in_halves(0, len(parts), of_chunk))
+
+
+def in_halves(first: int, last: int, known: Callable[[int, int], torch.Tensor | None]) -> torch.Tensor:
+    """Sum of chunks ``first`` to ``last`` - 1: that of their first half and that of their second, each found likewise.
+
+    Whoever adds what, the sum is the same, bit by bit: ``known`` gives the sum of some chunks, at least of single ones,
+    and None where it has to be found.
+    """
+    found = known(first, last)
+    if found is None:
+        middle = (first + last) // 2
+        found = in_halves(first, middle, known) + in_halves(middle, last, known)
+    return found
+
+
+def whole_sums(first: int, last: int, begin: int, end: int) -> list[tuple[int, int]]:
+    """Of what ``in_halves`` adds from ``first`` to ``last`` - 1, the largest sums within ``begin`` to ``end`` - 1."""
+    if begin >= last or end <= first or begin >= end:
+        return []
+    if begin <= first and last <= end:
+        return [(first, last)]
+    middle = (first + last) // 2
+    return whole_sums(first, middle, begin, end) + whole_sums(middle, last, begin, end)
 
 
 def share_of_gradient(
@@ -171,14 +212,8 @@ def share_of_gradient(
     return sum(others, first)
 
 
-def added(
-    parts: Iterable[torch.Tensor], positions: torch.Tensor
-) -> tuple[float, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Shares of a gradient, added in their order; see ``mean_correlation_gradient``."""
-    n = len(positions)
-    total, value = positions.new_zeros(5 * n + 1), 0.0
-    for part in parts:
-        total += part
-        value += float(part[-1])
-    by_position, by_amplitude, by_width = total[:-1].split([3 * n, n, n])
-    return value, by_position.view(n, 3), by_amplitude, by_width
+def taken_apart(share: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What ``share_of_gradient`` has put together, as ``mean_correlation_gradient`` returns it."""
+    n = (len(share) - 1) // 5
+    by_position, by_amplitude, by_width, value = share.split([3 * n, n, n, 1])
+    return float(value), by_position.view(n, 3), by_amplitude, by_width

@@ -85,11 +85,6 @@ class Observations:
         return len(self.particles)
 
     @property
-    def streams(self) -> bool:
-        """Whether some images are still to be read, as they are not in memory."""
-        return not self._filled.all()
-
-    @property
     def finest_rings(self) -> int:
         """Highest ring that can be asked for."""
         return self._finest

@@ -25,6 +25,7 @@ from cocofold.finetuning.folder import RunFolder
 from cocofold.finetuning.inputs import check_together, choose
 from cocofold.finetuning.loop import Loop
 from cocofold.finetuning.memory_plan import MemoryPlan, Work, is_out_of_memory, ways_to_lower
+from cocofold.finetuning.messages import Room
 from cocofold.finetuning.objective import Gaussians
 from cocofold.finetuning.observations import Observations
 from cocofold.finetuning.options import Options
@@ -209,10 +210,14 @@ class _Run:
             folder.say(f"{options.model}: {note}")
         self._settle_contrast()
         self.comparison: Comparison = (
-            Alone(self.observations) if processes is None else processes.comparison(self.observations)
+            Alone(self.observations) if processes is None else processes.comparison(self.observations, self._room())
         )
         if processes is not None:
             folder.say(f"{processes.count} processes compare images")
+
+    def _room(self) -> Room:
+        """For a step: the rows of its batch, and those of the next."""
+        return Room(2 * self.options.batch_size, len(self.model))
 
     def _bytes_to_write(self) -> int:
         """Models of all cycles, the checkpoint and its successor, the density."""

@@ -10,7 +10,7 @@ import torch
 
 from cocofold.errors import InputError
 from cocofold.finetuning.contrast import find_contrast
-from cocofold.finetuning.objective import Gaussians, chunks, score
+from cocofold.finetuning.objective import Gaussians, score
 from cocofold.finetuning.observations import Observations
 from cocofold.imaging import ring_count
 from cocofold.particles import ParticleSet
@@ -88,7 +88,6 @@ def score_images(
         chunk = max(1, _ATOMS_AT_ONCE // len(positions))
         parts = []
         for rows in torch.arange(len(particles)).split(_IMAGES_AT_ONCE):
-            observations.prefetch(chunks(rows, chunk))
             correlations = score(positions, gaussians, observations, rows, observations.rings(rings[-1]), chunk)
             parts.append(correlations[:, [ring - 1 for ring in rings]].double().mean(1).cpu().numpy())
             if progress is not None:

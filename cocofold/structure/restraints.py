@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
+from cocofold.sparse import WeightedSums
 from cocofold.structure.backbone import Backbone
 from cocofold.structure.bonds import covalent_bonds
 from cocofold.structure.model import Model
@@ -57,9 +58,13 @@ class Restraints:
         self._device = device
         self._neighbour_weight = neighbour_weight
         self._is_alpha = np.isin(np.arange(len(model)), backbone.atoms[:, 1])
+        self._is_polar = np.isin(model.atomic_numbers, _POLAR)
         self._n_links = max(int(backbone.linked.sum()), 1)
-        self._links = self._tensors(*_link_distances(model, backbone))
-        self._neighbours = self._tensors(*_neighbour_distances(model, backbone))
+        links, neighbours = _link_distances(model, backbone), _neighbour_distances(model, backbone)
+        self._links = self._tensors(*links)
+        kept, self._kept_distances = self._tensors(*(np.concatenate(both) for both in zip(links, neighbours)))
+        signs = torch.tensor([1.0, -1.0], device=device).expand(kept.shape[1], 2)
+        self._kept_differences = WeightedSums(kept.T, signs, len(model))
         self._contacts = self._tensors(*self._find_contacts(model.positions))
 
     def _tensors(self, pairs: np.ndarray, distances: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -82,14 +87,21 @@ class Restraints:
 
     def energy(self, positions: torch.Tensor) -> torch.Tensor:
         """Weighted sum of the terms at ``positions``, (n_atoms, 3) Å; differentiable."""
-        link = (self._deviations(positions, self._links) ** 2).sum() / self._n_links
-        overlap = torch.relu(-self._deviations(positions, self._contacts))
-        clash = (overlap**2).sum() / len(self._backbone)
-        energy = 3 * link + clash
-        if len(self._neighbours[1]):
-            change = self._deviations(positions, self._neighbours) / _NEIGHBOUR_SLACK_ANGSTROM
-            energy = energy + self._neighbour_weight * torch.log1p(change**2).mean()
+        change = _lengths(self._kept_differences(positions)) - self._kept_distances
+        links, neighbours = change.split([len(self._links[1]), len(change) - len(self._links[1])])
+        energy = 3 * (links**2).sum() / self._n_links
+        energy = energy + (self._overlaps(positions) ** 2).sum() / len(self._backbone)
+        if len(neighbours):
+            loosened = torch.log1p((neighbours / _NEIGHBOUR_SLACK_ANGSTROM) ** 2)
+            energy = energy + self._neighbour_weight * loosened.mean()
         return energy
+
+    def _overlaps(self, positions: torch.Tensor) -> torch.Tensor:
+        """By how much atoms are nearer than they may be, Å; of those alone that are."""
+        pairs, least = self._contacts
+        with torch.no_grad():
+            near = torch.nonzero(self._deviations(positions, (pairs, least)) < 0)[:, 0]
+        return -self._deviations(positions, (pairs.index_select(1, near), least.index_select(0, near)))
 
     def worst_link(self, positions: torch.Tensor) -> float:
         """Largest deviation (Å) of a C-N bond from its ideal length."""
@@ -110,19 +122,26 @@ class Restraints:
     def _deviations(positions: torch.Tensor, pairs: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         (first, second), targets = pairs
         difference = positions.index_select(0, first) - positions.index_select(0, second)
-        return torch.sqrt((difference**2).sum(1) + 1e-8) - targets
+        return _lengths(difference) - targets
 
     def _find_contacts(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pairs of atoms that are near and belong to residues that no link joins, and their least distances."""
-        pairs = cKDTree(positions).query_pairs(_CLASH_SEARCH_ANGSTROM, output_type="ndarray")
-        before, after = np.sort(self._backbone.carrier[pairs], axis=1).T
+        # A tree that is used once need not be balanced.
+        tree = cKDTree(positions, compact_nodes=False, balanced_tree=False)
+        pairs = tree.query_pairs(_CLASH_SEARCH_ANGSTROM, output_type="ndarray")
+        first, second = self._backbone.carrier[pairs].T
+        before, after = np.minimum(first, second), np.maximum(first, second)
         joined = (before == after) | ((after == before + 1) & self._backbone.linked[before])
-        pairs = pairs[~joined & (self._model.atomic_numbers[pairs] > 1).all(1)]
-        least = np.where(
-            np.isin(self._model.atomic_numbers[pairs], _POLAR).all(1), _CLOSEST_POLAR_ANGSTROM, _CLOSEST_ANGSTROM
-        )
+        pairs = pairs[~joined]
+        pairs = pairs[(self._model.atomic_numbers[pairs] > 1).all(1)]
+        least = np.where(self._is_polar[pairs].all(1), _CLOSEST_POLAR_ANGSTROM, _CLOSEST_ANGSTROM)
         least[self._is_alpha[pairs].all(1)] = _CLOSEST_ALPHA_ANGSTROM
         return pairs, np.minimum(least, _distances(self._model, pairs))
+
+
+def _lengths(differences: torch.Tensor) -> torch.Tensor:
+    # A product with ones takes a third of the time of a sum over three numbers.
+    return torch.sqrt(torch.mv(differences**2, differences.new_ones(3)) + 1e-8)
 
 
 def _distances(model: Model, pairs: np.ndarray) -> np.ndarray:

@@ -65,6 +65,10 @@ class AtomSource(Protocol):
         """About the memory that positions, their gradient and a step of the optimiser take beyond what is held."""
         ...
 
+    def is_large(self) -> bool:
+        """Whether a pass is so long that more of a processor's cores shorten it."""
+        ...
+
     def confidence(self) -> torch.Tensor | None:
         """Predicted lDDT-CA of each residue of the model, (n_residues,) from 0 to 100, if the source knows it."""
         ...

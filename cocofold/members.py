@@ -26,6 +26,8 @@ class Member:
     ----------
     rank, count : int
         Its number, from 0, and how many there are.
+    here : int
+        How many are on this machine.
     port : int or None
         Where the first process on this machine is found; None if torchrun tells.
     others : sequence of Popen
@@ -34,6 +36,7 @@ class Member:
 
     rank: int
     count: int
+    here: int = 1
     port: int | None = None
     others: Sequence[subprocess.Popen] = ()
 
@@ -51,12 +54,12 @@ class Member:
         ours = os.environ.get(_MEMBER)
         if ours:
             rank, every, port = map(int, ours.split(":"))
-            return cls(rank, every, port)
+            return cls(rank, every, every, port)
         if _BY_TORCHRUN in os.environ:
             every = int(os.environ["WORLD_SIZE"])
             if count not in (1, every):
                 raise InputError(f"--processes {count}: torchrun has started {every}; leave the option out")
-            return cls(int(os.environ["RANK"]), every)
+            return cls(int(os.environ["RANK"]), every, int(os.environ["LOCAL_WORLD_SIZE"]))
         return cls._starting(count) if count > 1 else cls(0, 1)
 
     @classmethod
@@ -73,7 +76,7 @@ class Member:
             )
             for rank in range(1, count)
         ]
-        return cls(0, count, port, others)
+        return cls(0, count, count, port, others)
 
     def __enter__(self) -> Member:
         return self

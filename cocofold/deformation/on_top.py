@@ -104,6 +104,10 @@ class FieldOnTop:
         """The inner source's and the field's."""
         return self._inner.bytes_of_pass() + BYTES_PER_ATOM * len(self._carrier)
 
+    def is_large(self) -> bool:
+        """If the inner source is."""
+        return self._inner.is_large()
+
     def confidence(self) -> torch.Tensor | None:
         """The inner source's."""
         return self._inner.confidence()

@@ -171,6 +171,10 @@ class DeformationSource:
         """See ``AtomSource``."""
         return BYTES_PER_ATOM * len(self._carrier)
 
+    def is_large(self) -> bool:
+        """Its arrays are small."""
+        return False
+
     def confidence(self) -> None:
         """A moved model has none."""
         return None

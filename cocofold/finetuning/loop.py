@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -124,7 +125,8 @@ class Loop:
         for group, rate in zip(self._optimiser.param_groups, self._rates):
             group["lr"] = rate * share
         self._optimiser.zero_grad()
-        positions = self.source.positions()
+        with self._on_idle_cores():
+            positions = self.source.positions()
         by_geometry = torch.zeros_like(positions)
 
         def restrain() -> None:
@@ -132,21 +134,23 @@ class Loop:
             energy = self._options.geometry_weight * self.restraints.energy(held)
             by_geometry.copy_(torch.autograd.grad(energy, held)[0])
 
-        surrogate, correlation, weight = self.source.prior(positions), 0.0, self._options.data_weight
+        correlation, weight = 0.0, self._options.data_weight
+        toward = torch.zeros_like(positions)
         if stage.batches:
             correlation, by_position, by_amplitude, by_width = self._comparison.gradient(
                 positions, self.gaussians, self._batch(self.step), self._rings(stage), self._chunk, restrain
             )
-            surrogate = surrogate - weight * (positions * by_position).sum()
+            toward = weight * by_position
         else:
             restrain()
-        surrogate = surrogate + (positions * by_geometry).sum()
+        surrogate = self.source.prior(positions) + (positions * (by_geometry - toward)).sum()
         if stage.gaussians_free:
             if self._options.penalty:
                 surrogate = surrogate + self.gaussians.penalty(self._counted)
             surrogate = surrogate - weight * (self.gaussians.amplitudes * by_amplitude).sum()
             surrogate = surrogate - weight * (self.gaussians.widths_angstrom * by_width).sum()
-        surrogate.backward()
+        with self._on_idle_cores():
+            surrogate.backward()
         if stage.longest_gradient:
             learned = [values for group in self._optimiser.param_groups for values in group["params"]]
             torch.nn.utils.clip_grad_norm_(learned, stage.longest_gradient)
@@ -208,10 +212,20 @@ class Loop:
             self._orders = {**last, epoch: torch.randperm(len(self._work), generator=generator)}
         return self._orders[epoch]
 
+    def _on_idle_cores(self) -> contextlib.AbstractContextManager[None]:
+        """For work on the source: other processes wait for it."""
+        return self._comparison.on_idle_cores() if self.source.is_large() else contextlib.nullcontext()
+
     @torch.no_grad()
     def positions(self) -> torch.Tensor:
         """Positions now, (n_atoms, 3) Å."""
-        return self.source.positions()
+        with self._on_idle_cores():
+            return self.source.positions()
+
+    def confidence(self) -> torch.Tensor | None:
+        """The source's, now."""
+        with self._on_idle_cores():
+            return self.source.confidence()
 
     def score(self, rows: torch.Tensor) -> torch.Tensor:
         """Correlations of the images in ``rows`` on all rings that are asked for, (n, n_rings)."""

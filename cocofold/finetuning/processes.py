@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from types import TracebackType
 from typing import Protocol
@@ -63,6 +63,9 @@ class Comparison(Protocol):
     def prefetch(self, rows: torch.Tensor, chunk: int) -> None:
         """Begin to read images for the gradient after the next."""
 
+    def on_idle_cores(self) -> contextlib.AbstractContextManager[None]:
+        """Within this, the first process works by itself, also on the cores of those that wait."""
+
 
 class Alone:
     """Comparison in this process."""
@@ -92,6 +95,10 @@ class Alone:
     def prefetch(self, rows: torch.Tensor, chunk: int) -> None:
         """Begin to read images for the gradient after the next."""
         self._observations.prefetch(chunks(rows, chunk))
+
+    def on_idle_cores(self) -> contextlib.AbstractContextManager[None]:
+        """There are no others."""
+        return contextlib.nullcontext()
 
 
 class Processes:
@@ -174,6 +181,17 @@ class Processes:
         with together():
             dist.broadcast_object_list([observations.particles, observations.finest_rings, observations.sign])
         return Shared(self, observations)
+
+    @contextlib.contextmanager
+    def on_idle_cores(self) -> Iterator[None]:
+        """See ``Comparison``."""
+        threads = torch.get_num_threads()
+        # No more than there are cores, unless there are more already
+        torch.set_num_threads(max(threads, min(threads * self._member.here, len(os.sched_getaffinity(0)))))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
     def share(self, count: int, rank: int) -> tuple[int, int]:
         """Of ``count`` chunks, the first that is a process's and the one after its last.
@@ -273,6 +291,10 @@ class Shared:
         """Begin to read images for the gradient after the next."""
         self._coming = rows
         self.observations.prefetch(self._processes.own_share(rows, chunk))
+
+    def on_idle_cores(self) -> contextlib.AbstractContextManager[None]:
+        """See ``Comparison``."""
+        return self._processes.on_idle_cores()
 
     def answer(self, request: Request) -> torch.Tensor:
         """What another process sends the first."""

@@ -360,7 +360,7 @@ class _Run:
     def _keep(self, number: int, loop: Loop, cycle: Cycle, work: torch.Tensor, heldout: torch.Tensor | None) -> None:
         """Take note of a cycle and write what it gave."""
         this = self.passes[number]
-        reached = Answer(loop.positions(), loop.gaussians.copied(), loop.source.confidence())
+        reached = Answer(loop.positions(), loop.gaussians.copied(), loop.confidence())
         is_answer = this.add(cycle, work, heldout)
         # The second pass has nothing to judge itself by: its answer is its last cycle.
         if is_answer and (this.last_cycle is None or cycle.number == this.last_cycle):

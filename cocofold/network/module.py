@@ -12,6 +12,7 @@ from cocofold.errors import InputError
 from cocofold.network.adapter import ImageAdapter
 from cocofold.network.attention import InvariantPointAttention
 from cocofold.network.heads import AlignedError, ResidueConfidence
+from cocofold.network.layers import LayerNorm, NarrowLinear
 from cocofold.network.pair_attention import SharedBias
 from cocofold.network.pairs import Pair, normalise_pair
 from cocofold.network.residues import UNKNOWN
@@ -79,7 +80,7 @@ class Transition(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(SINGLE_WIDTH, SINGLE_WIDTH) for _ in range(3))
-        self.norm = nn.LayerNorm(SINGLE_WIDTH)
+        self.norm = LayerNorm(SINGLE_WIDTH)
 
     def forward(self, act: torch.Tensor, dropout: float) -> torch.Tensor:
         """New activations, (n, 384)."""
@@ -102,12 +103,12 @@ class StructureModule(nn.Module):
     def __init__(self, options: FoldingOptions = FoldingOptions()) -> None:
         super().__init__()
         self.options = options
-        self.single_norm = nn.LayerNorm(SINGLE_WIDTH)
+        self.single_norm = LayerNorm(SINGLE_WIDTH)
         self.initial = nn.Linear(SINGLE_WIDTH, SINGLE_WIDTH)
         self.attention = InvariantPointAttention()
-        self.attention_norm = nn.LayerNorm(SINGLE_WIDTH)
+        self.attention_norm = LayerNorm(SINGLE_WIDTH)
         self.transition = Transition()
-        self.update = nn.Linear(SINGLE_WIDTH, 6)
+        self.update = NarrowLinear(SINGLE_WIDTH, 6)
         self.torsions = Torsions()
         self.confidence = ResidueConfidence()
         self.aligned_error = AlignedError()

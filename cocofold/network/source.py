@@ -238,6 +238,10 @@ class NetworkSource:
         passed = _BYTES + n * (_BYTES_PER_RESIDUE + segments * _BYTES_PER_RESIDUE_AND_SEGMENT) + n * n * _BYTES_PER_PAIR
         return learned + passed
 
+    def is_large(self) -> bool:
+        """A network is."""
+        return True
+
     def confidence(self) -> torch.Tensor:
         """pLDDT of each residue of the model, by AlphaFold's own head."""
         with torch.no_grad():

@@ -91,6 +91,10 @@ class Copies:
         """See ``AtomSource``; copies are no more than their positions."""
         return self._subunit.bytes_of_pass()
 
+    def is_large(self) -> bool:
+        """If the subunit is."""
+        return self._subunit.is_large()
+
     def confidence(self) -> torch.Tensor | None:
         """The subunit's, for each copy."""
         known = self._subunit.confidence()

@@ -75,7 +75,16 @@ class Endings:
             for number in _SIGNALS:
                 if signal.getsignal(number) != signal.SIG_IGN:
                     self._handlers[number] = signal.signal(number, self._note)
+            self._ask_those_around()
         return self
+
+    def _ask_those_around(self) -> None:
+        """Raise again what was caught since the context around this one: libraries do that while they are imported."""
+        for handler in self._handlers.values():
+            around = getattr(handler, "__self__", None)
+            if isinstance(around, Endings) and around._asked is not None:
+                self.__exit__(None, None, None)
+                around.check()
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None

@@ -183,6 +183,22 @@ def test_a_second_signal_does_not_disturb_the_end() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_signal_that_a_library_kept_to_itself_ends_what_comes_next() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    reached = []
+    with Endings():
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+            reached.append("after the signal")
+        around = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(Ended) as ended, Endings():
+            reached.append("the next step")
+        assert signal.getsignal(signal.SIGTERM) == around
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert reached == []
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_a_run_ends_with_the_process_that_started_it_though_its_output_is_cut(
     options: Options, particles: Path, start: Path, tmp_path: Path
 ) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import gemmi
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from running import command, refused
+from safetensors.torch import load_file
 from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
@@ -18,6 +22,7 @@ from cocofold.errors import InputError
 from cocofold.finetuning import Options, finetune, paper
 from cocofold.finetuning.folder import RunFolder
 from cocofold.finetuning.passes import Cycle, Pass
+from cocofold.finetuning.processes import Alone
 from cocofold.finetuning.starts import PredictedStart, place_on
 from cocofold.network import random_weights
 from cocofold.network.distillation import Target
@@ -367,3 +372,36 @@ def test_a_pair_of_half_the_memory_gives_nearly_the_same_atoms(prediction: Path,
         with torch.no_grad():
             reached.append(start_of(short).taught_by(None).source().positions())
     assert 0 < float((reached[0] - reached[1]).abs().max()) < 0.1
+
+
+def test_several_processes_train_the_network_of_one(
+    prediction: Path, placed: Path, images: Path, tmp_path: Path
+) -> None:
+    """Compared are all numbers that were learned; the first of two processes has both cores while it trains."""
+    learned = []
+    for count in (1, 2):
+        more = ["--prediction", prediction, "--no-teacher", "--processes", count]
+        done = subprocess.run(
+            command(images, placed, tmp_path / str(count), *more),
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            check=False,
+            capture_output=True,
+        )
+        assert done.returncode == 0, done.stderr
+        learned.append(load_file(tmp_path / str(count) / "checkpoints" / "latest.safetensors"))
+    assert len(learned[0]) > 100
+    assert learned[0].keys() == learned[1].keys()
+    assert [name for name, values in learned[0].items() if not torch.equal(values, learned[1][name])] == []
+
+
+def test_idle_cores_are_used_for_a_network_alone(
+    prediction: Path, placed: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[str] = []
+    monkeypatch.setattr(Alone, "on_idle_cores", lambda _: contextlib.nullcontext(used.append("once")))
+    finetune(options(prediction, placed, images, effort=0.01, teacher=False, cycles=1), tmp_path / "network")
+    assert len(used) > 4
+    used.clear()
+    given = Options(particles=str(images), model=str(placed), check=False, effort=0.01, cycles=1)
+    finetune(given, tmp_path / "model")
+    assert not used

@@ -20,6 +20,8 @@ from running import command, log
 from cocofold.assessment import assess
 from cocofold.finetuning.objective import Gaussians, chunks, score, share_of_gradient
 from cocofold.finetuning.observations import Observations
+from cocofold.finetuning.processes import Processes
+from cocofold.members import Member
 from cocofold.particles import read_particles
 from cocofold.structure import read_model
 
@@ -36,6 +38,17 @@ def several(count: int, *arguments: object) -> list[str]:
 
 def run(arguments: list[str]) -> subprocess.CompletedProcess:
     return subprocess.run(arguments, capture_output=True, text=True, env=ONE_THREAD, timeout=300, check=False)
+
+
+def helper_of(process: subprocess.Popen) -> int:
+    """Number of the process that the first one has started, as soon as there is one."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        if found:
+            return int(found[0])
+        time.sleep(0.005)
+    raise AssertionError("no process was started")
 
 
 def by_rank(process: subprocess.Popen) -> dict[int, int]:
@@ -177,9 +190,44 @@ def test_a_killed_helper_is_told_of_in_one_message(particles: Path, start: Path,
     arguments = command(particles, start, out, *SHORT, "--processes", 2)
     process = subprocess.Popen(arguments, env=ONE_THREAD, stderr=subprocess.PIPE, text=True)
     wait_for_cycle(out, "cycle  1", process)
-    (helper,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(helper), signal.SIGKILL)
+    os.kill(helper_of(process), signal.SIGKILL)
     _, complaint = process.communicate(timeout=60)
     assert process.returncode == 2
     assert complaint.startswith("cocofold: another of the processes has ended")
     assert len(complaint.strip().splitlines()) == 1
+
+
+def test_a_helper_that_ends_before_it_is_ready_is_told_of(particles: Path, start: Path, tmp_path: Path) -> None:
+    arguments = command(particles, start, tmp_path / "run", *SHORT, "--processes", 2)
+    process = subprocess.Popen(arguments, env=ONE_THREAD, stderr=subprocess.PIPE, text=True)
+    os.kill(helper_of(process), signal.SIGKILL)
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert complaint.startswith("cocofold: another of the processes has ended before it was ready")
+    assert len(complaint.strip().splitlines()) == 1
+
+
+def test_interrupted_while_they_get_ready_all_end_at_once(particles: Path, start: Path, tmp_path: Path) -> None:
+    arguments = command(particles, start, tmp_path / "run", *SHORT, "--processes", 2)
+    process = subprocess.Popen(arguments, env=ONE_THREAD, stderr=subprocess.PIPE, text=True)
+    helper = helper_of(process)
+    process.send_signal(signal.SIGTERM)
+    _, complaint = process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert complaint.startswith("cocofold: ended by SIGTERM")
+    assert not Path(f"/proc/{helper}").exists()
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(8, 4), (3, 3), (1, 2)])
+def test_the_first_uses_the_cores_of_those_that_wait(cores: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three processes with two threads each one is on another machine."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        first = Processes(Member(0, 3, here=2, others=[None, None]))  # type: ignore[list-item]
+        with first.on_idle_cores():
+            assert torch.get_num_threads() == threads
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

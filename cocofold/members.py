@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from types import TracebackType
 
 from cocofold.errors import InputError
 
-# Tells a process that the first has started its rank, their count and the port
+# Tells a process that the first has started its rank and their count
 _MEMBER = "COCOFOLD_MEMBER"
 # Set by torchrun, of its processes
 _BY_TORCHRUN = "TORCHELASTIC_RUN_ID"
@@ -28,16 +27,16 @@ class Member:
         Its number, from 0, and how many there are.
     here : int
         How many are on this machine.
-    port : int or None
-        Where the first process on this machine is found; None if torchrun tells.
+    by_torchrun : bool
+        Whether torchrun has started all.
     others : sequence of Popen
-        Those that it has started.
+        Those that it has started; they read on their standard input where it is found.
     """
 
     rank: int
     count: int
     here: int = 1
-    port: int | None = None
+    by_torchrun: bool = False
     others: Sequence[subprocess.Popen] = ()
 
     @classmethod
@@ -53,30 +52,29 @@ class Member:
             raise InputError(f"--processes {count}: give 1 or more")
         ours = os.environ.get(_MEMBER)
         if ours:
-            rank, every, port = map(int, ours.split(":"))
-            return cls(rank, every, every, port)
+            rank, every = map(int, ours.split(":"))
+            return cls(rank, every, every)
         if _BY_TORCHRUN in os.environ:
             every = int(os.environ["WORLD_SIZE"])
             if count not in (1, every):
                 raise InputError(f"--processes {count}: torchrun has started {every}; leave the option out")
-            return cls(int(os.environ["RANK"]), every, int(os.environ["LOCAL_WORLD_SIZE"]))
+            return cls(int(os.environ["RANK"]), every, int(os.environ["LOCAL_WORLD_SIZE"]), by_torchrun=True)
         return cls._starting(count) if count > 1 else cls(0, 1)
 
     @classmethod
     def _starting(cls, count: int) -> Member:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
         others = [
             subprocess.Popen(
                 [sys.executable, "-m", "cocofold", *sys.argv[1:]],
-                env={**os.environ, _MEMBER: f"{rank}:{count}:{port}", "LOCAL_RANK": str(rank)},
-                stdin=subprocess.DEVNULL,
+                env={**os.environ, _MEMBER: f"{rank}:{count}", "LOCAL_RANK": str(rank)},
+                stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
+                # Signals of a terminal are for the first, which ends the others.
+                start_new_session=True,
             )
             for rank in range(1, count)
         ]
-        return cls(0, count, count, port, others)
+        return cls(0, count, count, others=others)
 
     def __enter__(self) -> Member:
         return self
@@ -86,4 +84,4 @@ class Member:
     ) -> None:
         for process in self.others:
             process.kill()
-            process.wait()
+            process.communicate()

@@ -24,6 +24,7 @@ class WeightedSums:
     """
 
     def __init__(self, rows: torch.Tensor, weights: torch.Tensor, count: int) -> None:
+        rows, weights = rows.contiguous(), weights.contiguous()
         self._there = (rows, None, weights)
         order = rows.flatten().argsort(stable=True)
         counts = torch.bincount(rows.flatten(), minlength=count)

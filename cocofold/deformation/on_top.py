@@ -97,8 +97,8 @@ class FieldOnTop:
         inner = self._inner.positions()
         base = inner[self._alpha]
         rotations, origins = self._frames(base)
-        arm = inner - base[self._carrier]
-        return torch.matmul(rotations[self._carrier], arm[..., None])[..., 0] + origins[self._carrier]
+        base, rotations, origins = (part.index_select(0, self._carrier) for part in (base, rotations, origins))
+        return torch.matmul(rotations, (inner - base)[..., None])[..., 0] + origins
 
     def bytes_of_pass(self) -> int:
         """The inner source's and the field's."""

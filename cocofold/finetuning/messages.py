@@ -8,8 +8,10 @@ Rows of many images, as in scoring, follow in a message of their own.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import IntEnum
 
 import torch
@@ -18,12 +20,13 @@ import torch.distributed as dist
 from cocofold.errors import InputError
 from cocofold.finetuning.objective import Gaussians
 
+SECONDS_TO_END = 10
 _HEADER = 6
 _ROWS = 1  # tag of rows that follow
 
 
 class Kind(IntEnum):
-    """What the first process asks for."""
+    """What the first process asks for; a message of zeros says stop."""
 
     STOP = 0
     OBSERVE = 1
@@ -133,9 +136,15 @@ class Outbox:
                 self._under_way.pop()[0].wait()
 
     def close(self) -> None:
-        """Tell the others to stop, and hear what they have to say before they do."""
-        self.send(Request(Kind.STOP))
-        self.wait()
+        """Tell the others that are still there to stop, and hear for some seconds what they have to say before."""
+        message, until = self._room.message(), time.monotonic() + SECONDS_TO_END
+        for rank in range(1, self._count):
+            with contextlib.suppress(RuntimeError):
+                self._under_way.append((_begun(dist.isend(message, rank)), message))
+        for work, _ in self._under_way:
+            with contextlib.suppress(RuntimeError):
+                work.wait(timedelta(seconds=max(0.1, until - time.monotonic())))
+        self._under_way.clear()
 
 
 class Inbox:

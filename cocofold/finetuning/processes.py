@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -17,7 +18,7 @@ import torch.distributed as dist
 from cocofold.devices import find_device
 from cocofold.endings import ignore_signals
 from cocofold.errors import InputError
-from cocofold.finetuning.messages import Inbox, Kind, Outbox, Request, Room, together
+from cocofold.finetuning.messages import SECONDS_TO_END, Inbox, Kind, Outbox, Request, Room, together
 from cocofold.finetuning.objective import (
     Gaussians,
     chunks,
@@ -35,8 +36,8 @@ from cocofold.members import Member
 
 # The others wait as long as the first has no images to compare: while it places a model, or a network learns from one.
 _PATIENCE = timedelta(days=30)
-_SECONDS_TO_END = 10
 _SECONDS_BETWEEN_LOOKS = 0.02
+_HERE = "127.0.0.1"
 # Counts those that have started
 _READY = "ready"
 
@@ -105,7 +106,7 @@ class Processes:
     """Processes that compare images together, started by ``torchrun`` or by the first of them.
 
     Each has a run of a batch's chunks and sends their sum, and the first adds what they send as one process would have
-    added it: the result does not depend on how many there are, if all have the same number of threads.
+    added it: the result does not depend on how many there are, on processors of one kind.
     Messages are a few numbers an atom and go through gloo, wherever images are compared. The first process alone has
     the atoms' source, the optimiser and the files.
 
@@ -129,24 +130,28 @@ class Processes:
 
     def _meet(self) -> None:
         try:
-            if self._member.port is None:
+            if self._member.by_torchrun:
                 dist.init_process_group("gloo", timeout=_PATIENCE)
             else:
-                store = self._own_store(self._member.port)
+                store = self._store() if self._member.others else _store_of_first()
                 dist.init_process_group("gloo", store=store, timeout=_PATIENCE, world_size=self.count, rank=self.rank)
         except (RuntimeError, ValueError) as error:
             raise InputError(f"the processes do not find each other ({error})") from error
 
-    def _own_store(self, port: int) -> dist.Store:
-        """Where processes on this machine find each other, once all are there."""
-        store = dist.TCPStore("127.0.0.1", port, self.count, self.rank == 0, _PATIENCE, wait_for_workers=False)
-        if self.rank > 0:
-            store.add(_READY, 1)
-            return store
-        while store.add(_READY, 0) < self.count - 1:
-            if any(process.poll() is not None for process in self._member.others):
-                raise InputError("another of the processes has ended before it was ready; see its message above")
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+    def _store(self) -> dist.Store:
+        """Where those that were started find each other, once all are there."""
+        store = dist.TCPStore(_HERE, 0, None, True, _PATIENCE, wait_for_workers=False)
+        try:
+            for process in self._member.others:
+                assert process.stdin is not None
+                process.stdin.write(f"{store.port}\n".encode())
+                process.stdin.flush()
+            while store.add(_READY, 0) < len(self._member.others):
+                if any(process.poll() is not None for process in self._member.others):
+                    raise BrokenPipeError
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+        except BrokenPipeError as error:
+            raise InputError("another of the processes has ended before it was ready; see its message above") from error
         return store
 
     def __enter__(self) -> Processes:
@@ -158,12 +163,12 @@ class Processes:
         """Let the others end."""
         if not dist.is_initialized():
             return
-        with contextlib.suppress(InputError, RuntimeError):
-            self.outbox.close()
+        self.outbox.close()
+        with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()
         for process in self._member.others:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_SECONDS_TO_END)
+                process.wait(SECONDS_TO_END)
 
     def own_device(self, name: str) -> torch.device:
         """The device of this process: of several GPUs each process on a machine takes its own, in turn."""
@@ -220,6 +225,8 @@ class Processes:
             if request.kind == Kind.OBSERVE:
                 if shared is not None:
                     shared.observations.close()
+                # What it keeps makes room for the next.
+                shared = None
                 shared = Shared(self, self._received(self.own_device(device_name)))
             else:
                 assert shared is not None
@@ -236,6 +243,17 @@ class Processes:
         observations = Observations(particles, n_rings, device)
         observations.sign = sign
         return observations
+
+
+def _store_of_first() -> dist.Store:
+    """That of the process that has started this one and that tells where, or is gone without a word."""
+    ignore_signals()
+    port = sys.stdin.readline()
+    if not port:
+        sys.exit(1)
+    store = dist.TCPStore(_HERE, int(port), None, False, _PATIENCE)
+    store.add(_READY, 1)
+    return store
 
 
 class Shared:

@@ -12,7 +12,7 @@ from cocofold.errors import InputError
 from cocofold.network.adapter import ImageAdapter
 from cocofold.network.attention import InvariantPointAttention
 from cocofold.network.heads import AlignedError, ResidueConfidence
-from cocofold.network.layers import LayerNorm, NarrowLinear
+from cocofold.network.layers import LayerNorm
 from cocofold.network.pair_attention import SharedBias
 from cocofold.network.pairs import Pair, normalise_pair
 from cocofold.network.residues import UNKNOWN
@@ -108,7 +108,7 @@ class StructureModule(nn.Module):
         self.attention = InvariantPointAttention()
         self.attention_norm = LayerNorm(SINGLE_WIDTH)
         self.transition = Transition()
-        self.update = NarrowLinear(SINGLE_WIDTH, 6)
+        self.update = nn.Linear(SINGLE_WIDTH, 6)
         self.torsions = Torsions()
         self.confidence = ResidueConfidence()
         self.aligned_error = AlignedError()

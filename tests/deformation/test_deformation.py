@@ -9,7 +9,7 @@ import pytest
 import roma
 import torch
 
-from cocofold.deformation import DeformationSource
+from cocofold.deformation import DeformationSource, FieldOnTop
 from cocofold.deformation.field import body_nodes, move, spread_nodes
 from cocofold.demonstration import closed_state
 from cocofold.structure import Backbone, Model, read_model
@@ -183,3 +183,21 @@ def test_a_stage_is_taken_back_to_its_beginning(closed: Model) -> None:
     assert (source.positions() - before).abs().max() > 0.1
     source.take_back()
     assert torch.equal(source.positions().detach(), before)
+
+
+def test_gradients_on_top_of_a_source_do_not_depend_on_threads(shared_data: Path) -> None:
+    """A complex large enough that torch divides its work."""
+    model = read_model(shared_data / "tcr/truth.cif")
+    toward = torch.randn(len(model), 3, generator=torch.Generator().manual_seed(0))
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 2, 4):
+        torch.set_num_threads(threads)
+        source = FieldOnTop(DeformationSource(model), model)
+        groups = source.begin(len(source.stages()) - 1)
+        _stir(groups, 1.0)
+        source.positions().backward(toward)
+        found.append([values.grad for group in groups for values in group["params"]])
+    torch.set_num_threads(before)
+    assert all(values.any() for values in found[0])
+    for other in found[1:]:
+        assert all(torch.equal(*pair) for pair in zip(found[0], other))

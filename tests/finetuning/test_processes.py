@@ -18,9 +18,16 @@ import torch
 from running import command, log
 
 from cocofold.assessment import assess
-from cocofold.finetuning.objective import Gaussians, chunks, score, share_of_gradient
+from cocofold.finetuning.messages import Request
+from cocofold.finetuning.objective import (
+    Gaussians,
+    chunks,
+    mean_correlation_gradient,
+    score,
+    share_of_gradient,
+)
 from cocofold.finetuning.observations import Observations
-from cocofold.finetuning.processes import Processes
+from cocofold.finetuning.processes import Processes, Shared
 from cocofold.members import Member
 from cocofold.particles import read_particles
 from cocofold.structure import read_model
@@ -197,6 +204,57 @@ def test_a_killed_helper_is_told_of_in_one_message(particles: Path, start: Path,
     assert len(complaint.strip().splitlines()) == 1
 
 
+def test_all_end_soon_when_one_of_them_is_killed(particles: Path, start: Path, tmp_path: Path) -> None:
+    arguments = command(particles, start, tmp_path / "run", *SHORT, "--processes", 4)
+    process = subprocess.Popen(arguments, env=ONE_THREAD, stderr=subprocess.PIPE, text=True)
+    wait_for_cycle(tmp_path / "run", "cycle  1", process)
+    helpers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(helpers) == 3
+    os.kill(int(helpers[0]), signal.SIGKILL)
+    process.communicate(timeout=12)
+    assert process.returncode == 2
+    assert not any(Path(f"/proc/{number}").exists() for number in helpers)
+
+
+class Transport:
+    """Answers of others, as they would arrive."""
+
+    def __init__(self, others: list[Shared]) -> None:
+        self._others = others
+
+    def send(self, request: Request) -> None:
+        self._sent = request
+
+    def answers(self, shape: tuple[int, ...]) -> torch.Tensor:
+        self._every = torch.full((len(self._others) + 1, *shape), torch.nan)
+        return self._every
+
+    def wait(self) -> None:
+        for row, other in enumerate(self._others, start=1):
+            self._every[row] = other.answer(self._sent)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 7])
+def test_uneven_shares_give_what_one_process_gives(count: int, particles: Path, start: Path) -> None:
+    """Of 20 images in five chunks; the second of three processes sends two sums, the seventh may have none."""
+    observations, model = Observations(read_particles(particles), 20), read_model(start)
+    given = (torch.as_tensor(model.positions, dtype=torch.float32), Gaussians.at_start(model.atomic_numbers))
+    asked = (torch.arange(40, 60), observations.rings(20), 4)
+    shared = [
+        Shared(Processes(Member(rank, count, others=[None])), observations)  # type: ignore[list-item]
+        for rank in range(count)
+    ]
+    shared[0]._processes.outbox = Transport(shared[1:])  # type: ignore[assignment]
+    meanwhile: list[str] = []
+    found = shared[0].gradient(*given, *asked, lambda: meanwhile.append("once"))
+    expected = mean_correlation_gradient(*given, observations, *asked)
+    assert found[0] == expected[0] > 0.1
+    assert all(torch.equal(one, other) and one.any() for one, other in zip(found[1:], expected[1:]))
+    assert torch.equal(shared[0].score(*given, *asked), score(*given, observations, *asked))
+    assert meanwhile == ["once"]
+    observations.close()
+
+
 def test_a_helper_that_ends_before_it_is_ready_is_told_of(particles: Path, start: Path, tmp_path: Path) -> None:
     arguments = command(particles, start, tmp_path / "run", *SHORT, "--processes", 2)
     process = subprocess.Popen(arguments, env=ONE_THREAD, stderr=subprocess.PIPE, text=True)
@@ -216,6 +274,22 @@ def test_interrupted_while_they_get_ready_all_end_at_once(particles: Path, start
     assert process.returncode == 128 + signal.SIGTERM
     assert complaint.startswith("cocofold: ended by SIGTERM")
     assert not Path(f"/proc/{helper}").exists()
+
+
+def test_a_helper_does_not_outlive_a_first_process_that_is_killed_meanwhile(
+    particles: Path, start: Path, tmp_path: Path
+) -> None:
+    arguments = command(particles, start, tmp_path / "run", *SHORT, "--processes", 2)
+    process = subprocess.Popen(arguments, env=ONE_THREAD, stderr=subprocess.PIPE, text=True)
+    helper = helper_of(process)
+    process.kill()
+    # Its end closes the pipe, which the helper shares.
+    _, complaint = process.communicate(timeout=60)
+    assert complaint == ""
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{helper}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(8, 4), (3, 3), (1, 2)])

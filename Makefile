@@ -49,7 +49,9 @@ bench: venv $(CRYOJAX)/.ready
 	$(BIN)/python -m benchmarks.step --case msp1 --cryojax $(CRYOJAX)/bin/python
 	$(BIN)/python -m benchmarks.step --case cav12 --cryojax $(CRYOJAX)/bin/python
 	$(BIN)/python -m benchmarks.limits
-	$(BIN)/python -m benchmarks.processes
+	$(BIN)/python -m benchmarks.processes --case tcr --times 3
+	$(BIN)/python -m benchmarks.processes --case two --effort 0.4 --times 2
+	$(BIN)/python -m benchmarks.processes --case msp1 --folder bench_runs/msp1
 	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.protocol bench_runs/msp1
 	$(BIN)/python -m benchmarks.accuracy

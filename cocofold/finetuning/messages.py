@@ -96,15 +96,13 @@ class Outbox:
         self._room = room
 
     def send(self, request: Request) -> None:
-        """Send a request."""
+        """Send a request to compare atoms."""
         rows = torch.cat([request.rows.cpu(), request.coming.cpu()])
         n_atoms, fit = len(request.positions), len(rows) <= self._room.rows
         counts = [len(request.rows), len(request.coming), request.n_rings, request.chunk, n_atoms]
         message = self._room.message()
-        if n_atoms:
-            gaussians = request.gaussians
-            atoms = [request.positions.flatten(), gaussians.amplitudes, gaussians.widths_angstrom]
-            message[-5 * n_atoms :] = torch.cat([part.detach() for part in atoms])
+        atoms = [request.positions.flatten(), request.gaussians.amplitudes, request.gaussians.widths_angstrom]
+        message[-5 * n_atoms :] = torch.cat([part.detach() for part in atoms])
         self._send(message, [request.kind, *counts, *(rows.tolist() if fit else [])])
         if not fit:
             self._to_all(rows, tag=_ROWS)

@@ -68,7 +68,12 @@ def correlate(
 
 def chunks(rows: torch.Tensor, most: int) -> tuple[torch.Tensor, ...]:
     """Rows in as few chunks of ``most`` at most as it takes, of even sizes: processes then have even shares."""
-    return rows.tensor_split(math.ceil(len(rows) / most)) if len(rows) else ()
+    return rows.tensor_split(chunk_count(rows, most)) if len(rows) else ()
+
+
+def chunk_count(rows: torch.Tensor, most: int) -> int:
+    """How many chunks that makes."""
+    return math.ceil(len(rows) / most)
 
 
 def in_pieces(
@@ -147,6 +152,22 @@ def mean_correlation_gradient(
     gradients : three tensors
         With respect to positions, amplitudes and widths, of their shapes.
     """
+    if not len(rows):
+        return taken_apart(positions.new_zeros(5 * len(positions) + 1))
+    span = (0, chunk_count(rows, chunk))
+    return taken_apart(sum_of_shares(positions, gaussians, observations, rows, rings, chunk, span))
+
+
+def sum_of_shares(
+    positions: torch.Tensor,
+    gaussians: Gaussians,
+    observations: Observations,
+    rows: torch.Tensor,
+    rings: RingPixels,
+    chunk: int,
+    span: tuple[int, int],
+) -> torch.Tensor:
+    """Sum of what some chunks of ``rows`` add, from the first of ``span`` to before its second; see ``in_halves``."""
     parts = chunks(rows, chunk)
 
     def of_chunk(first: int, last: int) -> torch.Tensor | None:
@@ -154,9 +175,7 @@ def mean_correlation_gradient(
             return None
         return share_of_gradient(positions, gaussians, observations, parts[first], rings, len(rows))
 
-    if not parts:
-        return taken_apart(positions.new_zeros(5 * len(positions) + 1))
-    return taken_apart(in_halves(0, len(parts), of_chunk))
+    return in_halves(*span, of_chunk)
 
 
 def in_halves(first: int, last: int, known: Callable[[int, int], torch.Tensor | None]) -> torch.Tensor:

@@ -21,12 +21,13 @@ from cocofold.errors import InputError
 from cocofold.finetuning.messages import SECONDS_TO_END, Inbox, Kind, Outbox, Request, Room, together
 from cocofold.finetuning.objective import (
     Gaussians,
+    chunk_count,
     chunks,
     in_halves,
     mean_correlation_gradient,
     score,
     scores_of_chunks,
-    share_of_gradient,
+    sum_of_shares,
     taken_apart,
     whole_sums,
 )
@@ -287,7 +288,7 @@ class Shared:
             for rank, of_rank in enumerate(every.to(positions.device))
             for span, total in zip(self._sums(rows, chunk, rank), of_rank)
         }
-        return taken_apart(in_halves(0, len(chunks(rows, chunk)), lambda *span: found.get(span)))
+        return taken_apart(in_halves(0, chunk_count(rows, chunk), lambda *span: found.get(span)))
 
     def score(
         self, positions: torch.Tensor, gaussians: Gaussians, rows: torch.Tensor, rings: RingPixels, chunk: int
@@ -328,27 +329,20 @@ class Shared:
         self, positions: torch.Tensor, gaussians: Gaussians, rows: torch.Tensor, rings: RingPixels, chunk: int
     ) -> torch.Tensor:
         """Sums of shares of the gradient by this process's chunks, padded to what any has, (n, n_atoms * 5 + 1)."""
-        parts = chunks(rows, chunk)
-
-        def of_chunk(first: int, last: int) -> torch.Tensor | None:
-            if last - first > 1:
-                return None
-            return share_of_gradient(positions, gaussians, self.observations, parts[first], rings, len(rows))
-
         found = positions.new_zeros(self._most_sums(rows, chunk), 5 * len(positions) + 1)
-        for row, (first, last) in zip(found, self._sums(rows, chunk, self._processes.rank)):
-            row.copy_(in_halves(first, last, of_chunk))
+        for row, span in zip(found, self._sums(rows, chunk, self._processes.rank)):
+            row.copy_(sum_of_shares(positions, gaussians, self.observations, rows, rings, chunk, span))
         return found
 
     def _most_chunks(self, rows: torch.Tensor, chunk: int) -> int:
-        return -(-len(chunks(rows, chunk)) // self._processes.count)
+        return -(-chunk_count(rows, chunk) // self._processes.count)
 
     def _most_sums(self, rows: torch.Tensor, chunk: int) -> int:
         return max(len(self._sums(rows, chunk, rank)) for rank in range(self._processes.count))
 
     def _sums(self, rows: torch.Tensor, chunk: int, rank: int) -> list[tuple[int, int]]:
         """Of which chunks a process sends the sums."""
-        count = len(chunks(rows, chunk))
+        count = chunk_count(rows, chunk)
         return whole_sums(0, count, *self._processes.share(count, rank))
 
     def _own_scores(

@@ -47,6 +47,10 @@ def run(arguments: list[str]) -> subprocess.CompletedProcess:
     return subprocess.run(arguments, capture_output=True, text=True, env=ONE_THREAD, timeout=300, check=False)
 
 
+def began(arguments: list[str]) -> subprocess.Popen:
+    return subprocess.Popen(arguments, env=ONE_THREAD, stderr=subprocess.PIPE, text=True)
+
+
 def helper_of(process: subprocess.Popen) -> int:
     """Number of the process that the first one has started, as soon as there is one."""
     deadline = time.monotonic() + 60
@@ -139,7 +143,7 @@ def test_chunks_are_even_and_keep_the_order(count: int, most: int) -> None:
 
 def test_one_goes_on_where_several_were_stopped(alone: Path, particles: Path, start: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = subprocess.Popen(several(2, particles, start, out), env=ONE_THREAD, stderr=subprocess.PIPE, text=True)
+    process = began(several(2, particles, start, out))
     wait_for_cycle(out, "cycle  2", process)
     process.send_signal(signal.SIGTERM)
     _, complaint = process.communicate(timeout=120)
@@ -154,7 +158,7 @@ def test_a_process_that_is_killed_ends_all_and_loses_nothing(
     alone: Path, particles: Path, start: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    process = subprocess.Popen(several(2, particles, start, out), env=ONE_THREAD, stderr=subprocess.PIPE, text=True)
+    process = began(several(2, particles, start, out))
     wait_for_cycle(out, "cycle  2", process)
     ranks = by_rank(process)
     os.kill(ranks[1], signal.SIGKILL)
@@ -195,7 +199,7 @@ def test_bad_input_is_one_message_of_the_first(particles: Path, start: Path, tmp
 def test_a_killed_helper_is_told_of_in_one_message(particles: Path, start: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = command(particles, start, out, *SHORT, "--processes", 2)
-    process = subprocess.Popen(arguments, env=ONE_THREAD, stderr=subprocess.PIPE, text=True)
+    process = began(arguments)
     wait_for_cycle(out, "cycle  1", process)
     os.kill(helper_of(process), signal.SIGKILL)
     _, complaint = process.communicate(timeout=60)
@@ -206,7 +210,7 @@ def test_a_killed_helper_is_told_of_in_one_message(particles: Path, start: Path,
 
 def test_all_end_soon_when_one_of_them_is_killed(particles: Path, start: Path, tmp_path: Path) -> None:
     arguments = command(particles, start, tmp_path / "run", *SHORT, "--processes", 4)
-    process = subprocess.Popen(arguments, env=ONE_THREAD, stderr=subprocess.PIPE, text=True)
+    process = began(arguments)
     wait_for_cycle(tmp_path / "run", "cycle  1", process)
     helpers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(helpers) == 3
@@ -257,7 +261,7 @@ def test_uneven_shares_give_what_one_process_gives(count: int, particles: Path, 
 
 def test_a_helper_that_ends_before_it_is_ready_is_told_of(particles: Path, start: Path, tmp_path: Path) -> None:
     arguments = command(particles, start, tmp_path / "run", *SHORT, "--processes", 2)
-    process = subprocess.Popen(arguments, env=ONE_THREAD, stderr=subprocess.PIPE, text=True)
+    process = began(arguments)
     os.kill(helper_of(process), signal.SIGKILL)
     _, complaint = process.communicate(timeout=60)
     assert process.returncode == 2
@@ -267,7 +271,7 @@ def test_a_helper_that_ends_before_it_is_ready_is_told_of(particles: Path, start
 
 def test_interrupted_while_they_get_ready_all_end_at_once(particles: Path, start: Path, tmp_path: Path) -> None:
     arguments = command(particles, start, tmp_path / "run", *SHORT, "--processes", 2)
-    process = subprocess.Popen(arguments, env=ONE_THREAD, stderr=subprocess.PIPE, text=True)
+    process = began(arguments)
     helper = helper_of(process)
     process.send_signal(signal.SIGTERM)
     _, complaint = process.communicate(timeout=20)
@@ -280,7 +284,7 @@ def test_a_helper_does_not_outlive_a_first_process_that_is_killed_meanwhile(
     particles: Path, start: Path, tmp_path: Path
 ) -> None:
     arguments = command(particles, start, tmp_path / "run", *SHORT, "--processes", 2)
-    process = subprocess.Popen(arguments, env=ONE_THREAD, stderr=subprocess.PIPE, text=True)
+    process = began(arguments)
     helper = helper_of(process)
     process.kill()
     # Its end closes the pipe, which the helper shares.

@@ -79,7 +79,7 @@ setup(
         "scipion_cocofold": ["protocols.conf", "*.png", "templates/*.json.template"],
     },
     entry_points={
-        "console_scripts": ["cocofold = cocofold.commands.main:main"],
+        "console_scripts": ["cocofold = cocofold.__main__:main"],
         "pyworkflow.plugin": ["scipion_cocofold = scipion_cocofold"],
     },
 )

@@ -2,7 +2,7 @@
 
 # Before torch is loaded, as in the command: it says how threads wait.
 import cocofold
-from cocofold.memory import keep_freed_memory
+from cocofold.system.hardware import keep_freed_memory
 
 __all__ = ["cocofold"]
 

@@ -29,14 +29,10 @@ import torch
 from scipy.optimize import nnls
 
 from benchmarks.step import CASES, Case, image_seconds, network_step, peak_gb, timed
-from cocofold.finetuning.observations import MOST_CACHE_BYTES, bytes_kept
-from cocofold.imaging import (
-    REFERENCE_WIDTH_ANGSTROM,
-    RingPixels,
-    bytes_per_image,
-    normalise_rings,
-)
-from cocofold.particles.stacks import StackReader
+from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, bytes_per_image
+from cocofold.imaging.rings import RingPixels, normalise_rings
+from cocofold.likelihood.observed_images import MOST_CACHE_BYTES, bytes_kept
+from cocofold.particles.mrc import StackReader
 
 _PIXEL_SIZE_A = 1.073
 ATOMS, BOXES, RESIDUES = (1700, 6500, 13_400, 20_700), (64, 128, 288, 384), (214, 500, 1000, 1683, 2600)

@@ -27,8 +27,8 @@ import mrcfile
 from safetensors import SafetensorError, safe_open
 
 from benchmarks.accuracy import cocofold
-from cocofold.demonstration import BOX, PIXEL_SIZE_ANGSTROM, closed_state, open_state
-from cocofold.files import is_partial
+from cocofold.commands.demo import BOX, PIXEL_SIZE_ANGSTROM, closed_state, open_state
+from cocofold.system.atomic_files import is_partial
 
 HEADINGS = (
     "run", "threads", "images in memory", "signal", "at (s)", "after the line", "exit status", "gone after (s)",
@@ -39,9 +39,9 @@ BEFORE_PYTHON_RUNS_S = 0.5  # until then the interpreter starts, which no progra
 START_UP_S = 3.0
 # As the command, on a machine that has no memory left to keep images in: all are read again each time.
 WITHOUT_MEMORY = """
-import cocofold.memory
-cocofold.memory.available_bytes = lambda: 0
-from cocofold.commands.main import main
+import cocofold.system.hardware
+cocofold.system.hardware.available_bytes = lambda: 0
+from cocofold.__main__ import main
 main()
 """
 

@@ -17,10 +17,10 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step import CASES, Case, image_parts, network_step, timed
+from cocofold.alphafold.pair_representation import pair_types
+from cocofold.alphafold.residue_constants import HEADS, PAIR_WIDTH
+from cocofold.alphafold.structure_network import ITERATIONS
 from cocofold.imaging.projection import drawn_pixels
-from cocofold.network import pair_types
-from cocofold.network.module import ITERATIONS
-from cocofold.network.sizes import HEADS, PAIR_WIDTH
 
 _LONG, _MATRIX, _OPERATIONS_SHOWN = 1 << 28, 3000, 9
 

@@ -17,7 +17,9 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from benchmarks.accuracy import ROOT, assess, cocofold
-from cocofold.structure import Model, read_model, write_model
+from cocofold.structure.model import Model
+from cocofold.structure.modelcif import write_model
+from cocofold.structure.read_model import read_model
 
 LARGEST_DEG, LARGEST_ANGSTROM = 12.0, 3.5
 START, SMALL, TRUTH = "adk/start_closed.cif", "adk/start_closed_small.cif", "adk/truth_open.cif"

@@ -20,9 +20,10 @@ from pathlib import Path
 
 import torch
 
+from cocofold.alphafold.pair_representation import SegmentPair, normalise_pair, pair_types, segments_of
+from cocofold.alphafold.structure_network import StructureModule
 from cocofold.finetuning.options import PAIR_PRECISIONS
-from cocofold.network import SegmentPair, StructureModule, normalise_pair, pair_types, segments_of
-from cocofold.network.source import Learned
+from cocofold.sources.structure_module import Learned
 
 SIZES = (200, 500, 1000, 1683)
 HEADINGS = ("residues", "forward (s)", "forward and backward (s)", "peak memory (GB)")

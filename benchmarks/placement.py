@@ -21,12 +21,13 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
-from cocofold.assessment import assess
-from cocofold.imaging import REFERENCE_WIDTH_ANGSTROM
-from cocofold.imaging.density import density_map
-from cocofold.placement import DensityMap, fit, read_map
-from cocofold.placement.resolution import resolution_of_map
-from cocofold.structure import Model, read_model
+from cocofold.assessment.comparison import assess
+from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, density_map
+from cocofold.mapfit.density_map import DensityMap, read_map
+from cocofold.mapfit.fit_model import fit
+from cocofold.mapfit.target_map import resolution_of_map
+from cocofold.structure.model import Model
+from cocofold.structure.read_model import read_model
 
 ROOT = Path(__file__).resolve().parent.parent
 

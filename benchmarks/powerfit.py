@@ -20,10 +20,12 @@ from pathlib import Path
 import gemmi
 
 from benchmarks.placement import CASES, ROOT, Case, correlation, moved_anywhere
-from cocofold.assessment import assess
-from cocofold.placement import read_map
-from cocofold.placement.resolution import resolution_of_map
-from cocofold.structure import Model, read_model, write_model
+from cocofold.assessment.comparison import assess
+from cocofold.mapfit.density_map import read_map
+from cocofold.mapfit.target_map import resolution_of_map
+from cocofold.structure.model import Model
+from cocofold.structure.modelcif import write_model
+from cocofold.structure.read_model import read_model
 
 _UNMIRRORED = [name for name, case in CASES.items() if not case.mirrored]
 FOUND_WITHIN_ANGSTROM = 5.0

@@ -23,14 +23,16 @@ import numpy as np
 import torch
 
 from benchmarks.accuracy import ROOT
-from cocofold.imaging import RingPixels
-from cocofold.optics import Optics
-from cocofold.particles import OpticsGroup, ParticleSet, read_particles
-from cocofold.preflight import Report, Settings, check
-from cocofold.simulation import LIFE_LIKE
-from cocofold.simulation import Settings as Simulation
-from cocofold.simulation.simulate import simulate
-from cocofold.structure import read_model
+from cocofold.imaging.rings import RingPixels
+from cocofold.likelihood.particle_optics import Optics
+from cocofold.particles import read_particles
+from cocofold.particles.particle_set import OpticsGroup, ParticleSet
+from cocofold.preflight.check_inputs import Settings, check
+from cocofold.preflight.check_report import Report
+from cocofold.simulation.particle_simulation import simulate
+from cocofold.simulation.simulation_settings import LIFE_LIKE
+from cocofold.simulation.simulation_settings import Settings as Simulation
+from cocofold.structure.read_model import read_model
 
 QUESTIONS = ("contrast", "poses", "hand", "shifts", "CTF", "pixel size")
 COUNT = 200

@@ -20,10 +20,12 @@ import torch
 
 from benchmarks.accuracy import cocofold
 from benchmarks.step import CASES, VOLUME_PER_ATOM_A3, Case
-from cocofold.network import random_weights
-from cocofold.structure import read_model, write_model
-from cocofold.trunk import Origin, Prediction
-from cocofold.trunk.chains import Chains
+from cocofold.alphafold.chains import Chains
+from cocofold.alphafold.prediction import Origin, Prediction
+from cocofold.alphafold.rebuild import write_prediction
+from cocofold.alphafold.weight_layout import random_weights
+from cocofold.structure.modelcif import write_model
+from cocofold.structure.read_model import read_model
 
 _LETTERS = "ARNDCQEGHILKMFPSTWYV"
 _RIGID = "structure_module/fold_iteration/quat_rigid/rigid//weights"
@@ -31,7 +33,7 @@ _RIGID = "structure_module/fold_iteration/quat_rigid/rigid//weights"
 _RADIUS_AT_SCALE_ONE_A = 28.0
 
 
-def write_prediction(case: Case, folder: Path) -> None:
+def write_random_prediction(case: Case, folder: Path) -> None:
     """A prediction of one chain whose residues are not turned, only moved, to where a protein's would be."""
     residues = case.residues
     protein = math.sqrt(3 / 5) * (case.atoms * VOLUME_PER_ATOM_A3 * 3 / (4 * math.pi)) ** (1 / 3)
@@ -43,7 +45,7 @@ def write_prediction(case: Case, folder: Path) -> None:
     assert len(names) == 1, names
     weights[names[0]][:, :3] = 0
     weights[names[0]][:, 3:] *= protein / _RADIUS_AT_SCALE_ONE_A
-    Prediction(
+    prediction = Prediction(
         single=torch.randn(residues, 384, generator=draw),
         pair=torch.randn(residues, residues, 128, generator=draw),
         aatype=torch.as_tensor(chains.aatype()),
@@ -53,14 +55,15 @@ def write_prediction(case: Case, folder: Path) -> None:
         chains=chains,
         weights=weights,
         origin=Origin(program="none", program_version=None, job="random weights", model_number=1),
-    ).write(folder)
+    )
+    write_prediction(prediction, folder)
 
 
 def prepare(case: Case, particles: int, folder: Path) -> list[str]:
     """Make what is missing in a folder; returns the options of ``cocofold finetune``."""
     prediction, placed, stack = folder / "prediction", folder / "placed.cif", folder / f"particles_{particles}"
     if not prediction.exists():
-        write_prediction(case, prediction)
+        write_random_prediction(case, prediction)
     if not placed.exists():
         model = read_model(prediction / "model.cif")
         middle = case.box / 2 * case.pixel_size_angstrom

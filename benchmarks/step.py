@@ -25,21 +25,11 @@ import numpy as np
 import torch
 
 from benchmarks import literal
+from cocofold.alphafold.structure_network import StructureModule
 from cocofold.finetuning.options import Options
-from cocofold.imaging import (
-    REFERENCE_WIDTH_ANGSTROM,
-    Ctf,
-    Poses,
-    RingPixels,
-    contrast_transfer,
-    electron_wavelength_angstrom,
-    normalise_rings,
-    project,
-    rendered_extra_width,
-    ring_correlations,
-)
-from cocofold.imaging.projection import rendering_grid
-from cocofold.network.module import StructureModule
+from cocofold.imaging.ctf import Ctf, contrast_transfer, electron_wavelength_angstrom
+from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, Poses, project, rendered_extra_width, rendering_grid
+from cocofold.imaging.rings import RingPixels, normalise_rings, ring_correlations
 
 _PARTICLES, _EPOCHS, _BATCH = 3000, 2, 32
 VOLUME_PER_ATOM_A3 = 18.0
@@ -214,7 +204,7 @@ def literal_seconds(case: Case) -> dict[str, float]:
 
 def network_step(case: Case, backward: bool) -> Callable[[], None]:
     """The structure module with the adapter: forward alone, or forward and backward with respect to all weights."""
-    from cocofold.network.pairs import normalise_pair, pair_types
+    from cocofold.alphafold.pair_representation import normalise_pair, pair_types
 
     generator = torch.Generator().manual_seed(0)
     n = int(case.residues)

@@ -19,12 +19,14 @@ from scipy.spatial import cKDTree
 
 from benchmarks.accuracy import ROOT, cocofold
 from benchmarks.placement import moved_anywhere
-from cocofold.assessment import assess
-from cocofold.imaging import REFERENCE_WIDTH_ANGSTROM
-from cocofold.imaging.density import density_map
-from cocofold.placement import DensityMap
-from cocofold.structure import Model, read_model, write_model
-from cocofold.symmetry import assembly_of, copied, rotations_of
+from cocofold.assessment.comparison import assess
+from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, density_map
+from cocofold.mapfit.density_map import DensityMap
+from cocofold.sources.symmetric_copies import assembly_of, copied
+from cocofold.structure.model import Model
+from cocofold.structure.modelcif import write_model
+from cocofold.structure.point_groups import rotations_of
+from cocofold.structure.read_model import read_model
 
 BOX, PIXEL, BLUR_ANGSTROM, MAP_NOISE = 96, 2.5, 2.0, 0.03
 # Where the subunit's centroid lies from the axes, seen from the centre.

@@ -1,5 +1,95 @@
-"""``python -m cocofold`` is the ``cocofold`` command."""
+"""The ``cocofold`` command: its verbs, and how errors reach the user."""
 
-from cocofold.commands.main import main
+from __future__ import annotations
 
-main()
+import atexit
+import contextlib
+import sys
+
+import typer
+
+from cocofold import __version__
+from cocofold.commands.assess import assess
+from cocofold.commands.check import check
+from cocofold.commands.demo import demo
+from cocofold.commands.finetune import finetune
+from cocofold.commands.fit import fit
+from cocofold.commands.predict import predict
+from cocofold.commands.relax import relax
+from cocofold.commands.report import report
+from cocofold.commands.select import select
+from cocofold.commands.simulate import simulate
+from cocofold.system.errors import InputError
+from cocofold.system.hardware import keep_freed_memory
+from cocofold.system.signals import Ended, Endings, end_with_variable, ignore_signals
+
+app = typer.Typer(
+    name="cocofold",
+    help="Move a predicted protein model until it explains raw cryo-EM particle images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cocofold {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Options before the verb."""
+
+
+app.command()(check)
+app.command()(predict)
+app.command()(fit)
+app.command()(select)
+app.command()(finetune)
+app.command()(relax)
+app.command()(assess)
+app.command()(report)
+app.command()(simulate)
+app.command()(demo)
+
+
+def main() -> None:
+    """Run the command line.
+
+    Exits with one message: with 2 for input or files that cannot be used, with 128 and the signal's number if a signal
+    ends it.
+    """
+    try:
+        # From here on a signal ends any command with the status that shells expect, and without a traceback.
+        with Endings():
+            end_with_variable()
+            keep_freed_memory()
+            app()
+    except Ended as ended:
+        _complain(str(ended))
+        raise
+    except InputError as error:
+        _complain(str(error))
+        sys.exit(2)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        _complain(f"{place}{error.strerror or error}")
+        sys.exit(2)
+    finally:
+        # While libraries are taken down nothing is left to end, and the status is settled.
+        atexit.register(ignore_signals)
+
+
+def _complain(message: str) -> None:
+    # Standard error may be a terminal that is gone.
+    with contextlib.suppress(OSError):
+        print(f"cocofold: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

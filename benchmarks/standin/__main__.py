@@ -23,12 +23,11 @@ import torch
 import yaml
 
 from benchmarks.accuracy import ROOT, assess, cocofold
-from cocofold.finetuning import Options
-from cocofold.finetuning.checkpoints import load_checkpoint
-from cocofold.finetuning.folder import RunFolder
-from cocofold.finetuning.starts import PredictedStart
+from cocofold.finetuning.options import Options
+from cocofold.finetuning.run_folder import RunFolder, load_checkpoint
+from cocofold.finetuning.starting_model import PredictedStart
 from cocofold.particles import read_particles
-from cocofold.structure import write_model
+from cocofold.structure.modelcif import write_model
 
 START, TRUTH = "adk/start_closed.cif", "adk/truth_open.cif"
 _PARTICLES = "adk/uniform/particles.star"

@@ -14,20 +14,21 @@ import torch
 
 from benchmarks.accuracy import ROOT
 from benchmarks.standin.representations import Representations
-from cocofold.deformation.field import move, spread_nodes
-from cocofold.network import (
-    ATOM14_NAMES,
-    RESIDUE_NAMES,
-    Folded,
-    load_structure_module,
-    normalise_pair,
-    official_weights,
-    random_weights,
-)
-from cocofold.network.rigid import Rigid
-from cocofold.structure import Backbone, Model, Restraints, frames, read_model
-from cocofold.trunk import Origin, Prediction
-from cocofold.trunk.chains import AMINO_ACIDS, Chains
+from cocofold.alphafold import load_structure_module
+from cocofold.alphafold.chains import AMINO_ACIDS, Chains
+from cocofold.alphafold.pair_representation import normalise_pair
+from cocofold.alphafold.prediction import Origin, Prediction
+from cocofold.alphafold.rebuild import write_prediction
+from cocofold.alphafold.residue_constants import ATOM14_NAMES, RESIDUE_NAMES
+from cocofold.alphafold.residue_frames import Rigid
+from cocofold.alphafold.structure_network import Folded
+from cocofold.alphafold.weight_layout import random_weights
+from cocofold.alphafold.weights import official_weights
+from cocofold.sources.motion_field import move, spread_nodes
+from cocofold.structure.model import Model
+from cocofold.structure.read_model import read_model
+from cocofold.structure.restraints import Restraints
+from cocofold.structure.topology import Backbone, frames
 
 STEPS, RATE, WARM_UP, LAST_RATE = 1000, 4e-4, 50, 0.02
 _DEFORMED_SHARE = 0.25
@@ -188,7 +189,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=STEPS)
     options = parser.parse_args()
-    train(Chain(read_model(options.data / "adk/start_closed.cif")), options.seed, options.steps).write(options.folder)
+    prediction = train(Chain(read_model(options.data / "adk/start_closed.cif")), options.seed, options.steps)
+    write_prediction(prediction, options.folder)
 
 
 if __name__ == "__main__":

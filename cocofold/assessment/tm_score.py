@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from cocofold.assessment.matching import ChainMatch
-from cocofold.assessment.superposition import (
+from cocofold.assessment.matching import ChainMatch, Trace
+from cocofold.structure.geometry import (
     moments,
     rmsd,
     squared_distance_weights,
@@ -20,7 +20,6 @@ from cocofold.assessment.superposition import (
     superpose_moments,
     superposed,
 )
-from cocofold.assessment.traces import Trace
 
 _SHORTEST_FRAGMENT = 4
 _N_FRAGMENT_LENGTHS = 6

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Optional
 import typer
 
 from cocofold import __version__
-from cocofold.commands.written import check_writable
-from cocofold.errors import InputError
+from cocofold.system.atomic_files import check_writable
+from cocofold.system.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from cocofold.assessment import Assessment, GeometryFigures
-    from cocofold.finetuning.agreement import Support
-    from cocofold.structure import Model
+    from cocofold.assessment.backbone_geometry import GeometryFigures
+    from cocofold.assessment.comparison import Assessment
+    from cocofold.likelihood.residue_support import Support
+    from cocofold.structure.model import Model
 
 
 def assess(
@@ -56,10 +57,10 @@ def assess(
     if reference is None and particles is None:
         raise InputError("nothing to compare the model with; give --reference, --particles, or both")
 
-    from cocofold.assessment import assess as compare
-    from cocofold.assessment import geometry_figures
-    from cocofold.files import write_atomically
-    from cocofold.structure import read_model
+    from cocofold.assessment.backbone_geometry import geometry_figures
+    from cocofold.assessment.comparison import assess as compare
+    from cocofold.structure.read_model import read_model
+    from cocofold.system.atomic_files import write_atomically
 
     assessed, before = read_model(model), None if start is None else read_model(start)
     found = None if reference is None else compare(assessed, read_model(reference))
@@ -82,7 +83,7 @@ def assess(
             }
             write_atomically(json_file, json.dumps(content, indent=1) + "\n")
         if plot is not None:
-            from cocofold.assessment.plot import plot_residues
+            from cocofold.assessment.comparison import plot_residues
 
             plot_residues(plot, found, [] if support is None else support.rows(assessed))
     except OSError as error:
@@ -97,8 +98,8 @@ def assess(
 def _support(
     model: Model, path: Path, particles: Path, particles_dir: Optional[Path], most: int, device: str
 ) -> Support:
-    from cocofold.finetuning.agreement import Images
-    from cocofold.structure import read_placed_as
+    from cocofold.likelihood.residue_support import Images
+    from cocofold.structure.read_model import read_placed_as
 
     return Images(model, particles, particles_dir, read_placed_as(path), most, device).support(model)
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, List, Optional
 
 import typer
 
-from cocofold.commands.written import check_writable
-from cocofold.errors import InputError
+from cocofold.system.atomic_files import check_writable
+from cocofold.system.errors import InputError
 
 if TYPE_CHECKING:
-    from cocofold.preflight import Report
+    from cocofold.preflight.check_report import Report
 
 
 def check(
@@ -42,12 +42,13 @@ def check(
         raise InputError(f"--picture {picture}: only PNG is written; give a name that ends in .png")
     import torch
 
-    from cocofold.devices import find_device
+    from cocofold.mapfit.density_map import read_map
+    from cocofold.mapfit.placement_file import MIRRORED
     from cocofold.particles import read_particles
-    from cocofold.placement import MIRRORED, read_map
-    from cocofold.preflight import Settings
-    from cocofold.preflight import check as look
-    from cocofold.structure import read_model, read_placed_as
+    from cocofold.preflight.check_inputs import Settings
+    from cocofold.preflight.check_inputs import check as look
+    from cocofold.structure.read_model import read_model, read_placed_as
+    from cocofold.system.hardware import find_device
 
     settings = Settings(count=count, seed=seed, contrast=contrast)
     chosen_device = find_device(device)
@@ -66,8 +67,8 @@ def check(
 
 
 def _write(report: Report, json_file: Path | None, picture: Path | None, files: dict[str, str]) -> None:
-    from cocofold.files import write_atomically
-    from cocofold.preflight.picture import draw_report
+    from cocofold.preflight.check_report import draw_report
+    from cocofold.system.atomic_files import write_atomically
 
     try:
         if json_file is not None:

@@ -1,24 +1,50 @@
-"""``cocofold demo``: the whole way on a bundled pair of structures."""
+"""``cocofold demo``: the whole way on two bundled states of adenylate kinase.
+
+Protein atoms of chain A of the PDB entries 1AKE (closed; Müller & Schulz 1992) and 4AKE (open; Müller et al. 1996),
+in the public domain (CC0). Both lie in the frame of a box of 64 pixels of 2.5 Å, their CORE domains (residues 1-29,
+68-117, 161-214) superposed; the files themselves say where they come from.
+"""
 
 from __future__ import annotations
 
 import json
 import shlex
 import shutil
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from cocofold import __version__
-from cocofold.errors import InputError
-from cocofold.files import write_atomically
+from cocofold.system.atomic_files import write_atomically
+from cocofold.system.errors import InputError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cocofold.assessment import Assessment, GeometryFigures
-    from cocofold.structure import Model
+    from cocofold.assessment.backbone_geometry import GeometryFigures
+    from cocofold.assessment.comparison import Assessment
+    from cocofold.structure.model import Model
+
+
+BOX = 64
+PIXEL_SIZE_ANGSTROM = 2.5
+
+
+def closed_state() -> Path:
+    """Path of the closed state, 1AKE."""
+    return _bundled("adenylate_kinase_closed.cif")
+
+
+def open_state() -> Path:
+    """Path of the open state, 4AKE."""
+    return _bundled("adenylate_kinase_open.cif")
+
+
+def _bundled(name: str) -> Path:
+    return Path(str(files("cocofold") / "demonstration" / name))
+
 
 SNR = 0.1
 MOST_RELAXING = 2000
@@ -44,13 +70,14 @@ def demo(
     """
     from rich.console import Console
 
-    from cocofold.assessment import assess, geometry_figures
-    from cocofold.demonstration import BOX, PIXEL_SIZE_ANGSTROM, closed_state, open_state
-    from cocofold.finetuning import Options, finetune
-    from cocofold.reporting import write_report
-    from cocofold.simulation import Settings
-    from cocofold.simulation.simulate import simulate
-    from cocofold.structure import read_model
+    from cocofold.assessment.backbone_geometry import geometry_figures
+    from cocofold.assessment.comparison import assess
+    from cocofold.finetuning.options import Options
+    from cocofold.finetuning.run import finetune
+    from cocofold.reporting.run_report import write_report
+    from cocofold.simulation.particle_simulation import simulate
+    from cocofold.simulation.simulation_settings import Settings
+    from cocofold.structure.read_model import read_model
 
     settings = Settings(
         model=str(open_state()), box=BOX, pixel_size=PIXEL_SIZE_ANGSTROM, count=count, snr=SNR, seed=seed, map=data_only
@@ -85,9 +112,9 @@ def demo(
 
 def _relaxed(model: Model, particles: Path, path: Path, device: str) -> Model:
     """Relax a model under the pull of its particles, and write it."""
-    from cocofold.finetuning.agreement import Images
-    from cocofold.relaxation import Settings, relax
-    from cocofold.structure import write_model
+    from cocofold.likelihood.residue_support import Images
+    from cocofold.relaxation.minimization import Settings, relax
+    from cocofold.structure.modelcif import write_model
 
     images = Images(model, particles, None, {}, MOST_RELAXING, device)
     found = relax(model, Settings(device=device), images.gradient)

@@ -9,7 +9,7 @@ from typing import List, Optional
 
 import typer
 
-from cocofold.members import Member
+from cocofold.system.workers import Member
 
 
 def finetune(
@@ -125,9 +125,9 @@ def finetune(
     """
     # Others are started before anything large is imported, which they do at the same time.
     with Member.wanted(processes) as member, contextlib.ExitStack() as at_end:
-        from cocofold.finetuning import Options, paper
-        from cocofold.finetuning import finetune as run
-        from cocofold.finetuning.processes import Processes
+        from cocofold.finetuning.options import Options, paper
+        from cocofold.finetuning.run import finetune as run
+        from cocofold.likelihood.distributed import Processes
 
         together = Processes(member) if member.count > 1 else None
         if together is not None and member.rank > 0:

@@ -7,7 +7,7 @@ from typing import Optional
 
 import typer
 
-from cocofold.errors import InputError
+from cocofold.system.errors import InputError
 
 
 def fit(
@@ -49,11 +49,12 @@ def fit(
         raise InputError(f"--out {out}: is {'a folder with files' if out.is_dir() else 'a file'}; give another folder")
     import torch
 
-    from cocofold.devices import find_device
-    from cocofold.placement import AUTO, bodies_by_error
-    from cocofold.placement.in_files import MapFiles, place_in_map
-    from cocofold.placement.progress import shown
-    from cocofold.structure import read_model
+    from cocofold.mapfit.bodies import bodies_by_error
+    from cocofold.mapfit.fit_model import AUTO
+    from cocofold.mapfit.workflow import MapFiles, place_in_map
+    from cocofold.structure.read_model import read_model
+    from cocofold.system.hardware import find_device
+    from cocofold.system.progress import shown
 
     files = MapFiles(map_file, mask, half1, half2, resolution, pixel_size)
     chosen_device = find_device(device)
@@ -61,8 +62,8 @@ def fit(
     if model is not None:
         read = read_model(model)
     else:
-        from cocofold.trunk import Prediction
-        from cocofold.trunk.rebuilding import aligned_error, model_of, rebuild
+        from cocofold.alphafold.prediction import Prediction
+        from cocofold.alphafold.rebuild import aligned_error, model_of, rebuild
 
         known = Prediction.read(str(prediction))
         read, _ = model_of(known, rebuild(known))

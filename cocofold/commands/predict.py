@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Optional
 
 import typer
 
-from cocofold.errors import InputError, require_within
+from cocofold.system.errors import InputError, require_within
 
 if TYPE_CHECKING:
-    from cocofold.trunk import Found, Origin
+    from cocofold.alphafold.prediction import Origin
+    from cocofold.alphafold.rebuild import Found, write_prediction
 
 
 def predict(
@@ -73,15 +74,11 @@ def predict(
         require_within("--rank", rank, 1, 10_000)
     if model_number is not None:
         require_within("--model-number", model_number, 1, 5)
-    from cocofold.trunk import (
-        ColabFoldSettings,
-        OpenFoldSettings,
-        Request,
-        from_colabfold,
-        from_openfold,
-        make_room,
-        predict_fasta,
-    )
+    from cocofold.alphafold.colabfold import from_colabfold
+    from cocofold.alphafold.from_fasta import Request, predict_fasta
+    from cocofold.alphafold.openfold import from_openfold
+    from cocofold.alphafold.prediction import make_room
+    from cocofold.alphafold.run_programs import ColabFoldSettings, OpenFoldSettings
 
     make_room(out)
     if colabfold is not None:
@@ -103,7 +100,7 @@ def predict(
             openfold=OpenFoldSettings(templates, alignments, model_number or 1, seed, further),
         )
         found = predict_fasta(request, out, typer.echo)
-    found.prediction.write(out, found.atoms)
+    write_prediction(found.prediction, out, found.atoms)
     _print(found, out)
 
 

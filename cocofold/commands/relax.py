@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import typer
 
-from cocofold.commands.written import check_writable
-from cocofold.errors import InputError
+from cocofold.system.atomic_files import check_writable
+from cocofold.system.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from cocofold.assessment import Assessment
-    from cocofold.relaxation import Relaxed
-    from cocofold.structure import Model
+    from cocofold.assessment.comparison import Assessment
+    from cocofold.relaxation.minimization import Relaxed
+    from cocofold.structure.model import Model
 
 
 def relax(
@@ -46,17 +46,18 @@ def relax(
         raise InputError(f"--out {out}: mmCIF is written; give a name that ends in .cif")
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from cocofold.assessment import assess
-    from cocofold.files import write_atomically
-    from cocofold.relaxation import Settings
-    from cocofold.relaxation import relax as run
-    from cocofold.structure import read_model, read_placed_as, write_model
+    from cocofold.assessment.comparison import assess
+    from cocofold.relaxation.minimization import Settings
+    from cocofold.relaxation.minimization import relax as run
+    from cocofold.structure.modelcif import write_model
+    from cocofold.structure.read_model import read_model, read_placed_as
+    from cocofold.system.atomic_files import write_atomically
 
     began = time.monotonic()
     start, placed_as = read_model(model), read_placed_as(model)
     images = None
     if particles is not None:
-        from cocofold.finetuning.agreement import Images
+        from cocofold.likelihood.residue_support import Images
 
         images = Images(start, particles, particles_dir, placed_as, max_particles, device)
     settings = Settings(hydrogens=hydrogens, device=device, threads=threads)
@@ -97,7 +98,7 @@ def _atoms(model: Model) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _geometry(after: Model, before: Model) -> dict[str, Any]:
-    from cocofold.assessment import geometry_figures
+    from cocofold.assessment.backbone_geometry import geometry_figures
 
     found, was = geometry_figures(after, before), geometry_figures(before)
     return {

@@ -25,7 +25,7 @@ def report(
     Writes report.html, with the models in 3D, curves, particles beside projections, orientations, and methods and
     citations to paste; and isolde/open_in_isolde.cxc, which opens the result in ChimeraX for ISOLDE.
     """
-    from cocofold.reporting import write_report
+    from cocofold.reporting.run_report import write_report
 
     written = write_report(run, map_file, particles, particles_dir)
     print(f"{written.page}: open it in any browser; it needs no network")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, List, Optional
 
 import typer
 
-from cocofold.commands.written import check_writable
-from cocofold.errors import InputError
+from cocofold.system.atomic_files import check_writable
+from cocofold.system.errors import InputError
 
 if TYPE_CHECKING:
     from cocofold.selection import Selection
@@ -48,13 +48,14 @@ def select(
         raise InputError(f"--out {out}: a STAR file is written; give a name that ends in .star")
     import torch
 
-    from cocofold.devices import find_device
-    from cocofold.files import write_atomically
-    from cocofold.finetuning.inputs import check_together
-    from cocofold.finetuning.progress import counting
-    from cocofold.particles import read_particles, write_chosen
+    from cocofold.likelihood.observed_images import check_together
+    from cocofold.particles import read_particles
+    from cocofold.particles.star_write import write_chosen
     from cocofold.selection import select as choose
-    from cocofold.structure import read_model
+    from cocofold.structure.read_model import read_model
+    from cocofold.system.atomic_files import write_atomically
+    from cocofold.system.hardware import find_device
+    from cocofold.system.progress import counting
 
     chosen_device = find_device(device)
     torch.set_num_threads(max(1, min(torch.get_num_threads(), 4)))

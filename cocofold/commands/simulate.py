@@ -7,7 +7,7 @@ from typing import Any, Dict, Optional, Tuple
 
 import typer
 
-from cocofold.simulation import LIFE_LIKE, Settings, Views
+from cocofold.simulation.simulation_settings import LIFE_LIKE, Settings, Views
 
 
 def _in_words(settings: Dict[str, Any]) -> str:
@@ -110,7 +110,7 @@ def simulate(
     standard deviation 1; true_poses.star with the poses and defoci that were imaged, truth.cif with the model in the
     frame of the box, and truth.json with the settings and which images are junk.
     """
-    from cocofold.simulation.simulate import simulate as run
+    from cocofold.simulation.particle_simulation import simulate as run
 
     given = {
         "preferred": preferred,

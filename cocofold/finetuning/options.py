@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from cocofold import __version__
-from cocofold.errors import InputError, require_within
-from cocofold.files import write_atomically
+from cocofold.system.atomic_files import write_atomically
+from cocofold.system.errors import InputError, require_within
 
 MOST_CYCLES = 30
 CONTRASTS = ("auto", "white", "dark")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import platform
+import resource
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,32 +14,33 @@ from typing import Any
 import numpy as np
 import torch
 
-from cocofold.devices import find_device
-from cocofold.endings import Ended, Endings
-from cocofold.errors import InputError
-from cocofold.files import write_atomically
-from cocofold.finetuning.answers import Answer
-from cocofold.finetuning.checkpoints import load_checkpoint, save_checkpoint, understanding
-from cocofold.finetuning.checks import check_first
-from cocofold.finetuning.contrast import find_contrast
-from cocofold.finetuning.figures import last_words, peak_memory_gb, versions
-from cocofold.finetuning.folder import RunFolder
-from cocofold.finetuning.inputs import check_together, choose
-from cocofold.finetuning.loop import Loop
-from cocofold.finetuning.memory_plan import MemoryPlan, Work, is_out_of_memory, ways_to_lower
-from cocofold.finetuning.messages import Room
-from cocofold.finetuning.objective import Gaussians
-from cocofold.finetuning.observations import Observations
+from cocofold import __version__
+from cocofold.finetuning.holdout import MOST_ADDED_LINK_RMS_ANGSTROM, Cycle, Pass, split_into_passes, verdict_of
 from cocofold.finetuning.options import Options
-from cocofold.finetuning.passes import MOST_ADDED_LINK_RMS_ANGSTROM, Cycle, Pass, split_into_passes, verdict_of
-from cocofold.finetuning.processes import Alone, Comparison, Processes
-from cocofold.finetuning.progress import Pace, Progress, counting
-from cocofold.finetuning.starts import PredictedStart, Start, start_from_model
-from cocofold.imaging import RingPixels, ring_count
-from cocofold.particles import ParticleSet, read_particles, staged, write_star
-from cocofold.placement import MIRRORED
-from cocofold.placement.in_files import SUBUNIT
-from cocofold.structure import Backbone, Restraints, read_model, write_model
+from cocofold.finetuning.preparation import check_first, choose, staged
+from cocofold.finetuning.run_folder import Answer, RunFolder, load_checkpoint, save_checkpoint, understanding
+from cocofold.finetuning.starting_model import PredictedStart, Start, start_from_model
+from cocofold.finetuning.training_loop import Loop
+from cocofold.imaging.rings import RingPixels, ring_count
+from cocofold.likelihood.distributed import Alone, Comparison, Processes
+from cocofold.likelihood.frc_loss import Gaussians, find_contrast
+from cocofold.likelihood.memory_plan import MemoryPlan, Work, is_out_of_memory, ways_to_lower
+from cocofold.likelihood.observed_images import Observations, check_together
+from cocofold.likelihood.worker_messages import Room
+from cocofold.mapfit.placement_file import MIRRORED
+from cocofold.mapfit.workflow import SUBUNIT
+from cocofold.particles import read_particles
+from cocofold.particles.particle_set import ParticleSet
+from cocofold.particles.star_write import write_star
+from cocofold.structure.modelcif import write_model
+from cocofold.structure.read_model import read_model
+from cocofold.structure.restraints import Restraints
+from cocofold.structure.topology import Backbone
+from cocofold.system.atomic_files import write_atomically
+from cocofold.system.errors import InputError
+from cocofold.system.hardware import find_device
+from cocofold.system.progress import Pace, Progress, counting
+from cocofold.system.signals import Ended, Endings
 
 _SCORED_OF_WORK = 500
 _PATIENCE = 4
@@ -454,3 +457,30 @@ def _cycle_ends(loop: Loop, cycles: int | None) -> list[int]:
     if cycles is None:
         return loop.stage_ends()
     return [round(loop.total_steps * (number + 1) / cycles) for number in range(cycles)]
+
+
+def peak_memory_gb() -> float:
+    """Of this process, or on a GPU of its tensors if that is more."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    if torch.cuda.is_available():
+        peak = max(peak, torch.cuda.max_memory_allocated() / 1e9)
+    return peak
+
+
+def versions() -> dict[str, str]:
+    """Of what computed."""
+    return {
+        "cocofold": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def last_words(metrics: dict[str, Any]) -> str:
+    """The figures of a run in a line."""
+    text = f"verdict: {metrics['verdict']}; "
+    if metrics["frc_heldout"] is not None:
+        text += f"held-out FRC {metrics['frc_heldout_start']:.4f} -> {metrics['frc_heldout']:.4f}, "
+    text += f"moved {metrics['moved_angstrom']:.2f} Å, best cycle {metrics['best_cycle']}, "
+    return text + f"{metrics['seconds']:.0f} s, {metrics['peak_memory_gb']:.2f} GB"

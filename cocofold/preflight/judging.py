@@ -7,13 +7,13 @@ an alternative stands only if it does: clearly better than the model turned at r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cocofold.preflight.hypotheses import Hypothesis
-from cocofold.preflight.scoring import Scorer
+from cocofold.preflight.scoring import GIVEN, MIRRORS, SHIFTS, Hypothesis, Scorer, other_ctfs, radius_of_gyration
 
 CLEAR_IN_ERRORS = 5.0
 AGREES_IN_ERRORS = 4.0
@@ -131,3 +131,54 @@ def above_chance(one: Scores, by_chance: list[Scores]) -> bool:
         fine >= ABOVE_CHANCE * float(other.fine.mean()) and Mean.of(one.fine - other.fine).in_errors >= CLEAR_IN_ERRORS
         for other in by_chance
     )
+
+
+_SAME_IN_ERRORS = 3.0
+
+
+def find_answers(judge: Judge) -> tuple[Hypothesis, Hypothesis]:
+    """What is clearly the case, of all combinations of answers to all questions but the pixel size's.
+
+    Returns
+    -------
+    state : Hypothesis
+        As given but for what is clearly wrong.
+    best : Hypothesis
+        What scores best, whether that means anything or not; of equals the one nearest to what is given.
+    """
+    given = Hypothesis()
+    ctfs = (GIVEN, *other_ctfs(judge.scorer.particles))
+    every = itertools.product((1, -1), (False, True), (None, *MIRRORS), SHIFTS, ctfs)
+    best = max((Hypothesis(*one) for one in every), key=lambda one: float(judge.scores(one).whole.mean()))
+    for name in best.changes():
+        if judge.margin(best, best.without(name)).in_errors < _SAME_IN_ERRORS:
+            best = best.without(name)
+    if best == given or not beats(judge.scores(best), judge.scores(given)) or not judge.stands(best):
+        return (replace(given, contrast=-1) if is_a_dark_blob(judge, given) else given), best
+    state = best
+    for name in best.changes():
+        if not beats(judge.scores(state), judge.scores(state.without(name))):
+            state = state.without(name)
+    return state, best
+
+
+_STEPS_IN_RADII = (1.3, 2.6)
+_OUTSTANDING = 1.5
+
+
+def is_a_dark_blob(judge: Judge, state: Hypothesis) -> bool:
+    """Whether the model, as a blob, lies where the images are dark.
+
+    Beside a white particle images are darker than on average too. But there, moved to the particle, the model finds
+    more white than it finds dark where it is.
+    """
+    here = Mean.of(judge.scores(state).coarse)
+    if here.in_errors > -CLEAR_IN_ERRORS:
+        return False
+    radius = radius_of_gyration(judge.scorer.model)
+    for axis, sign, step in itertools.product(range(3), (1, -1), _STEPS_IN_RADII):
+        move = sign * step * radius * np.eye(3)[axis]
+        there = judge.summed(judge.scorer.correlations(state, move=move)).coarse.mean()
+        if _OUTSTANDING * there > -here.value:
+            return False
+    return True

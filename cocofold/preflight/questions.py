@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from cocofold.particles import ParticleSet
-from cocofold.preflight.hypotheses import (
+import numpy as np
+
+from cocofold.particles.particle_set import ParticleSet
+from cocofold.preflight.check_report import AGREES, UNDECIDED, WRONG, Alternative, Verdict
+from cocofold.preflight.judging import AGREES_IN_ERRORS, Judge, Mean, Scores, above_chance, beats, find_answers
+from cocofold.preflight.scoring import (
     ABSENT,
     FLIPPED,
     GIVEN,
@@ -16,9 +20,9 @@ from cocofold.preflight.hypotheses import (
     UNFLIPPED,
     Hypothesis,
     other_ctfs,
+    with_pixel_size,
 )
-from cocofold.preflight.judging import AGREES_IN_ERRORS, Judge, Mean, Scores
-from cocofold.preflight.report import AGREES, UNDECIDED, WRONG, Alternative, Verdict
+from cocofold.structure.model import Model
 
 CONTRAST, POSES, HAND, SHIFTS, CTF, PIXEL_SIZE = "contrast", "poses", "hand", "shifts", "CTF", "pixel size"
 SMALL_SHIFTS_ANGSTROM = 1.0
@@ -160,3 +164,174 @@ def _flipped_or_absent(judge: Judge, others: dict[str, Hypothesis], found: str) 
         return found
     flipped, absent = (judge.scorer.matched(others[name]) for name in (FLIPPED, ABSENT))
     return FLIPPED if Mean.of(flipped - absent).value > 0 else ABSENT
+
+
+_DEFOCI_ANGSTROM = np.arange(3_000.0, 40_000.0, 750.0)
+_TURNS = 6
+
+
+def other_defoci(judge: Judge, state: Hypothesis, verdict: Verdict) -> Verdict:
+    """The verdict on the CTF, with the defocus that each image shows best as a further alternative.
+
+    An image's defocus is chosen on half of its Fourier pixels and scored on the others, so that it gains nothing from
+    the choice.
+    """
+    state = replace(state, ctf=GIVEN)
+    given = judge.scores(state)
+    scores, defoci = _fitted(judge, state, None)
+    margin = Mean.of(scores.whole - given.whole)
+    row = alternative("defoci as the images show", scores, margin.in_errors)
+    verdict = replace(verdict, alternatives=(*verdict.alternatives, row))
+    if not beats(scores, given):
+        return verdict
+    by_chance = [_fitted(judge, state, turn)[0] for turn in judge.turns[:_TURNS]]
+    if not above_chance(scores, by_chance):
+        return verdict
+    low, middle, high = np.percentile(defoci, (10, 50, 90)) / 1e4
+    stated = np.percentile(judge.scorer.particles.defocus_u_angstrom, 50) / 1e4
+    return replace(
+        verdict,
+        verdict=WRONG,
+        line=(
+            f"the defoci look wrong, {row.score:.2f} with about {middle:.1f} µm ({low:.1f} to {high:.1f}) against "
+            f"{given.whole.mean():.2f} with those of the file ({stated:.2f} µm)"
+        ),
+        advice="give the particles their defoci (rlnDefocusU, rlnDefocusV, in Å), or estimate the CTFs again",
+        figures={"defocus_shown_angstrom": [round(1e4 * float(value)) for value in (low, middle, high)]},
+    )
+
+
+def _fitted(judge: Judge, state: Hypothesis, turn: np.ndarray | None) -> tuple[Scores, np.ndarray]:
+    halves = judge.scorer.correlations_of_defoci(state, _DEFOCI_ANGSTROM, turn)
+    every = np.arange(halves[0].shape[1])
+    chosen, defoci = [], []
+    for half, other in (halves, halves[::-1]):
+        best = judge.summed(half).whole.argmax(0)
+        chosen.append(other[best, every])
+        defoci.append(_DEFOCI_ANGSTROM[best])
+    return judge.summed((chosen[0] + chosen[1]) / 2), np.mean(defoci, 0)
+
+
+_NEAR = (0.9, 0.95, 0.97, 0.985, 1.015, 1.03, 1.05, 1.1)
+_OF_MODEL = (0.9, 0.95, 1.05, 1.1)
+_FAR = (0.5, 2.0)
+_FINER = (-0.01, -0.005, 0.005, 0.01)
+
+
+@dataclass(frozen=True)
+class OtherSize:
+    """A pixel size that explains the images clearly better than the given one.
+
+    Attributes
+    ----------
+    factor : float
+        On the given one.
+    particles : ParticleSet
+        With it.
+    model : Model
+        Which is scaled where all but the model is right in pixels.
+    """
+
+    factor: float
+    particles: ParticleSet
+    model: Model
+
+
+def ask_pixel_size(
+    judge: Judge, states: list[Hypothesis], model: Model, judge_of: Callable[[ParticleSet, Model], Judge], doubt: str
+) -> tuple[Verdict, OtherSize | None]:
+    """The verdict on the pixel size, and the one that explains the images if that is clear.
+
+    Parameters
+    ----------
+    judge : Judge
+    states : list of Hypothesis
+        Under which it is asked: the first is what is held to be right.
+    model : Model
+    judge_of : callable
+        Makes a judge of particles and a model.
+    doubt : str
+        Why a better alternative may mean nothing.
+    """
+    particles = judge.scorer.particles
+    size, held = particles.pixel_size_angstrom, states[0]
+    table = [alternative(f"{size:.4g} Å", judge.scores(held), 0.0)]
+    margins: list[Mean] = []
+    found: tuple[float, Judge, Hypothesis, Alternative] | None = None
+    for far in _FAR:
+        other = judge_of(with_pixel_size(particles, far), model)
+        base = replace(held, pixel_factor=1 / far)
+        # Where nothing agrees with the model, nothing else could be told before the pixels have their size.
+        likely = [*states, find_answers(other)[1]] if doubt else states
+        tried = [replace(state, origins_factor=origins) for state in likely for origins in (1.0, far)]
+        best = _best(other, tried)
+        row, margin = _row(f"{size * far:.4g} Å", other, best, base)
+        table.append(row)
+        margins.append(margin)
+        if _clear(other, best, base):
+            found = (far, other, best, row)
+    near = [replace(state, pixel_factor=factor) for state in states for factor in _NEAR]
+    scaled = [replace(state, model_factor=factor) for state in states for factor in _OF_MODEL]
+    for one in (*near, *scaled):
+        kind = "" if one.model_factor == 1 else ", all else in pixels"
+        row, margin = _row(f"{size * one.pixel_factor * one.model_factor:.4g} Å{kind}", judge, one, held)
+        if one.without("pixel_factor").without("model_factor") == held:
+            table.append(row)
+            margins.append(margin)
+    best = _best(judge, [*near, *scaled])
+    if found is None and _clear(judge, best, held):
+        best = _finer(judge, best)
+        factor = best.pixel_factor * best.model_factor
+        found = (factor, judge, best, _row(f"{size * factor:.4g} Å", judge, best, held)[0])
+    if found is None:
+        return settle(PIXEL_SIZE, tuple(table), margins, doubt), None
+    factor, _, best, row = found
+    if row not in table:
+        table.append(row)
+    return _wrong_pixel_size(size, factor, best, row, table), _other_size(particles, model, factor, best)
+
+
+def _best(judge: Judge, hypotheses: list[Hypothesis]) -> Hypothesis:
+    return max(hypotheses, key=lambda one: float(judge.scores(one).whole.mean()))
+
+
+def _row(name: str, judge: Judge, one: Hypothesis, base: Hypothesis) -> tuple[Alternative, Mean]:
+    margin = judge.margin(base, one)
+    return alternative(name, judge.scores(one), -margin.in_errors), margin
+
+
+def _clear(judge: Judge, best: Hypothesis, base: Hypothesis) -> bool:
+    return beats(judge.scores(best), judge.scores(base)) and judge.stands(best)
+
+
+def _finer(judge: Judge, best: Hypothesis) -> Hypothesis:
+    name = "pixel_factor" if best.model_factor == 1 else "model_factor"
+    around = [replace(best, **{name: getattr(best, name) + step}) for step in _FINER]
+    return _best(judge, [best, *around])
+
+
+def _wrong_pixel_size(
+    size: float, factor: float, best: Hypothesis, row: Alternative, table: list[Alternative]
+) -> Verdict:
+    line = (
+        f"{size:.4g} Å looks wrong by {factor:.3g}, {row.score:.2f} with {size * factor:.4g} Å against "
+        f"{table[0].score:.2f} as given"
+    )
+    advice = f"set rlnImagePixelSize (blob/psize_A) to {size * factor:.4g} Å"
+    if best.origins_factor != 1:
+        advice += f" and multiply the origins in Å by {factor:.3g}"
+    if best.model_factor != 1:
+        advice += (
+            ", scale origins with it and defoci with its square, and place the model in the map at that pixel size"
+        )
+    return Verdict(
+        PIXEL_SIZE, WRONG, line, advice, tuple(table), {"pixel_size_found_angstrom": round(size * factor, 4)}
+    )
+
+
+def _other_size(particles: ParticleSet, model: Model, factor: float, best: Hypothesis) -> OtherSize:
+    if best.model_factor != 1:
+        centroid = np.average(model.positions, axis=0, weights=model.atomic_numbers)
+        return OtherSize(factor, particles, model.moved_to(centroid + (model.positions - centroid) / factor))
+    origins = particles.origins_angstrom * best.origins_factor
+    return OtherSize(factor, replace(with_pixel_size(particles, factor), origins_angstrom=origins), model)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
 
-from cocofold.imaging import Poses
-from cocofold.optics import ctf_of, poses_of
-from cocofold.particles import ParticleSet
-from cocofold.simulation.gaussians import Gaussians, blob, reach_angstrom
-from cocofold.simulation.rendering import Renderer
-from cocofold.simulation.settings import Settings
-from cocofold.simulation.views import draw_rotations
-from cocofold.structure import Model
+from cocofold.imaging.ctf import Ctf, contrast_transfer
+from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, Poses, project, rendered_extra_width, rendering_grid
+from cocofold.imaging.rings import RingPixels, ring_count
+from cocofold.likelihood.particle_optics import ctf_of, poses_of
+from cocofold.particles.particle_set import ParticleSet
+from cocofold.particles.poses import matrices_from_relion
+from cocofold.simulation.simulation_settings import Settings
+from cocofold.structure.model import Model
 
 PARTICLE, EMPTY, BLOB = 0, 1, 2
 
@@ -121,3 +124,223 @@ class Scenes:
             )
             inner = slice(self._margin, self._margin + images.shape[-1])
             images[image - rows[0]] += self._images(self._wide, poses, image)[:, inner, inner]
+
+
+_ATOMS_AT_ONCE = 200_000
+_GRID_PIXELS_AT_ONCE = 20_000_000
+_FINER = 2
+
+
+class Renderer:
+    """Makes images of clouds of Gaussians from poses and CTFs.
+
+    ``project`` draws every Gaussian with an extra width s in common, to which the ring correlation is blind but an
+    image is not. It is taken out again: each Fourier pixel is multiplied by ``exp(2 pi^2 s^2 k^2)``. For this to leave
+    no trace of aliasing, they are drawn on a grid twice as fine as fine-tuning's, which makes s half as wide.
+
+    Fourier rings 1 ... box/2 - 1 are filled; the mean and the corners beyond Nyquist are zero.
+
+    Parameters
+    ----------
+    parts : list of Gaussians
+        Drawn one after the other, so that few wide Gaussians do not slow down many narrow ones.
+    box : int
+        Even.
+    pixel_size_angstrom : float
+    bfactor_a2 : float
+        Of an envelope ``exp(-B k^2 / 4)``.
+    """
+
+    def __init__(self, parts: list[Gaussians], box: int, pixel_size_angstrom: float, bfactor_a2: float = 0.0) -> None:
+        self.box = box
+        self._rings = RingPixels.up_to(box, ring_count(box, pixel_size_angstrom))
+        # The same Fourier pixels, as those of an image of the same extent and finer pixels.
+        self._fine_rings = replace(self._rings, box=_FINER * box, n_rings=_FINER * box // 2 - 1)
+        self._fine_pixel_size = pixel_size_angstrom / _FINER
+        grid = rendering_grid(self._fine_rings.box, self._fine_rings.n_rings)
+        spacing = box * pixel_size_angstrom / grid
+        step = 1 / (box * pixel_size_angstrom)
+        self._kx, self._ky = self._rings.kx * step, self._rings.ky * step
+        widening = 2 * math.pi**2 * rendered_extra_width(spacing) ** 2 * (self._kx**2 + self._ky**2)
+        # A transform sums over pixels: of the fine grid there, of the image here.
+        envelope = torch.exp(-bfactor_a2 * (self._kx**2 + self._ky**2) / 4)
+        self._correction = envelope * torch.exp(widening) * (spacing / pixel_size_angstrom) ** 2
+        self._parts = [
+            (_tensor(part.positions), _tensor(part.amplitudes), _tensor(part.widths_angstrom)) for part in parts
+        ]
+        largest = max(len(part.positions) for part in parts)
+        self.images_at_once = max(1, min(256, _ATOMS_AT_ONCE // largest, _GRID_PIXELS_AT_ONCE // grid**2))
+
+    @torch.no_grad()
+    def images(self, poses: Poses, ctf: Ctf) -> np.ndarray:
+        """Images at these poses and CTFs, (n, box, box) float32; ``images_at_once`` bound the memory."""
+        drawn = [project(*part, poses, self._fine_rings, self._fine_pixel_size) for part in self._parts]
+        planes = torch.stack(drawn).sum(0)
+        planes = planes * (self._correction * contrast_transfer(ctf, self._kx, self._ky))[..., None]
+        filled = torch.zeros(len(planes), self.box * (self.box // 2 + 1), dtype=torch.complex64)
+        filled[:, self._rings.positions_in(self.box)] = torch.view_as_complex(planes.contiguous())
+        images = torch.fft.irfft2(filled.view(len(planes), self.box, -1), s=(self.box, self.box))
+        return images.numpy()
+
+
+def _tensor(values: np.ndarray) -> torch.Tensor:
+    return torch.as_tensor(values, dtype=torch.float32)
+
+
+# Per atom other than hydrogen in a protein of 1.35 g/cm^3, and per water molecule (an oxygen, Z = 8).
+_VOLUME_PER_ATOM_A3 = 16.9
+_WATER_VOLUME_A3 = 29.9
+_OXYGEN = 8.0
+
+_BELT_SPACING_ANGSTROM = 3.0
+_BELT_WIDTH_ANGSTROM = 2.0
+_BELT_THICKNESS_ANGSTROM = 15.0
+_BELT_DENSITY_OF_PROTEIN = 0.4
+_CLOSEST_TO_PROTEIN_ANGSTROM = 3.0
+_MEAN_ATOMIC_NUMBER = 6.7
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """A cloud of Gaussians: ``(n, 3)`` Å, amplitude at the peak and width (Å), both ``(n,)``."""
+
+    positions: np.ndarray
+    amplitudes: np.ndarray
+    widths_angstrom: np.ndarray
+
+
+def atoms_of(model: Model) -> Gaussians:
+    """Atoms as fine-tuning starts with them: the atomic number at the peak, the paper's width."""
+    return _alike(model.positions, model.atomic_numbers.astype(float), REFERENCE_WIDTH_ANGSTROM)
+
+
+def particle(model: Model, settings: Settings) -> list[Gaussians]:
+    """All that turns with the particle: its atoms, the solvent they displace, a detergent belt."""
+    parts = [atoms_of(model)]
+    if settings.solvent:
+        parts.append(_displaced_solvent(model))
+    if settings.belt:
+        parts.append(_belt(model, settings.belt))
+    return parts
+
+
+def blob(model: Model, rng: np.random.Generator) -> Gaussians:
+    """Junk of the particle's mass and size: each atom in a random direction, as far from their centre as it was."""
+    centre = model.positions.mean(0)
+    distance = np.linalg.norm(model.positions - centre, axis=1, keepdims=True)
+    direction = rng.standard_normal((len(model), 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    return _alike(centre + distance * direction, model.atomic_numbers.astype(float), REFERENCE_WIDTH_ANGSTROM)
+
+
+def reach_angstrom(parts: list[Gaussians], centre: float) -> float:
+    """Largest distance of a Gaussian from the centre of the box."""
+    return max(float(np.linalg.norm(part.positions - centre, axis=1).max()) for part in parts)
+
+
+def _alike(positions: np.ndarray, amplitudes: np.ndarray, width: float) -> Gaussians:
+    return Gaussians(positions, amplitudes, np.full(len(positions), width))
+
+
+def _integral(amplitude: float, width: float) -> float:
+    return amplitude * (2 * np.pi) ** 1.5 * width**3
+
+
+def _displaced_solvent(model: Model) -> Gaussians:
+    """Flat solvent, taken out where atoms are (Fraser, MacRae & Suzuki, J. Appl. Cryst. 11, 693, 1978).
+
+    Each atom other than hydrogen displaces water from a Gaussian ``exp(-pi r^2 / V^(2/3))`` of its volume V.
+    """
+    heavy = model.atomic_numbers > 1
+    density = _integral(_OXYGEN, REFERENCE_WIDTH_ANGSTROM) / _WATER_VOLUME_A3
+    width = _VOLUME_PER_ATOM_A3 ** (1 / 3) / np.sqrt(2 * np.pi)
+    return _alike(model.positions[heavy], np.full(int(heavy.sum()), -density), width)
+
+
+def _belt(model: Model, height: float) -> Gaussians:
+    """A belt of detergent about the middle of the model's longest axis, 0.4 times as dense as protein above water."""
+    centre = model.positions.mean(0)
+    axes = np.linalg.svd(model.positions - centre, full_matrices=False)[2]
+    along = (model.positions - centre) @ axes.T
+    inside = np.abs(along[:, 0]) < height / 2
+    half_widths = np.abs(along[inside if inside.any() else slice(None), 1:]).max(0) + _BELT_THICKNESS_ANGSTROM
+    ranges = [np.arange(-half, half + 1e-6, _BELT_SPACING_ANGSTROM) for half in (height / 2, *half_widths)]
+    grid = np.stack(np.meshgrid(*ranges, indexing="ij"), -1).reshape(-1, 3)
+    grid = grid[((grid[:, 1:] / half_widths) ** 2).sum(1) <= 1]
+    positions = centre + grid @ axes
+    positions = positions[cKDTree(model.positions).query(positions)[0] > _CLOSEST_TO_PROTEIN_ANGSTROM]
+    protein = _integral(_MEAN_ATOMIC_NUMBER, REFERENCE_WIDTH_ANGSTROM) / _VOLUME_PER_ATOM_A3
+    water = _integral(_OXYGEN, REFERENCE_WIDTH_ANGSTROM) / _WATER_VOLUME_A3
+    mass = _BELT_DENSITY_OF_PROTEIN * (protein - water) * _BELT_SPACING_ANGSTROM**3
+    peak = mass / _integral(1.0, _BELT_WIDTH_ANGSTROM)
+    return _alike(positions, np.full(len(positions), peak), _BELT_WIDTH_ANGSTROM)
+
+
+def draw_rotations(count: int, missing_cone_deg: float, rng: np.random.Generator) -> np.ndarray:
+    """Rotations spread evenly over all whose view lies outside a cone around the map's z axis.
+
+    The view is the axis along which the map is projected, and the cone takes it from above and from below: RELION's
+    tilt lies between the cone's angle and 180° less that. In the plane of the image every angle is as likely.
+
+    Parameters
+    ----------
+    count : int
+    missing_cone_deg : float
+        0 for all rotations, below 90.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    (count, 3, 3) float64
+        A: ``u = A @ (x - centre)``.
+    """
+    if count == 0:
+        return np.empty((0, 3, 3))
+    highest = np.cos(np.deg2rad(missing_cone_deg))
+    rot, psi = rng.uniform(-180, 180, (2, count))
+    tilt = np.degrees(np.arccos(rng.uniform(-highest, highest, count)))
+    return matrices_from_relion(rot, tilt, psi)
+
+
+def prefer_poles(rotations: np.ndarray, spread_deg: float, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Turn some of the views to the poles, as particles lie that stick to the surface of the ice.
+
+    Parameters
+    ----------
+    rotations : (n, 3, 3) float
+    spread_deg : float
+        Views that are turned lie this far (standard deviation in each of two directions) from the map's z axis, seen
+        from above or below.
+    share : float
+        Of the views that are turned, 0 to 1.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    (n, 3, 3) float64
+    """
+    chosen = rng.uniform(size=len(rotations)) < share
+    rot, psi = rng.uniform(-180, 180, (2, len(rotations)))
+    from_pole = np.hypot(*rng.normal(0, spread_deg, (2, len(rotations))))
+    tilt = np.where(rng.uniform(size=len(rotations)) < 0.5, from_pole, 180 - from_pole)
+    return np.where(chosen[:, None, None], matrices_from_relion(rot, tilt, psi), rotations)
+
+
+def disturb_rotations(rotations: np.ndarray, rms_deg: float, rng: np.random.Generator) -> np.ndarray:
+    """Turn each rotation about an axis of its own, all axes as likely, by a normal angle.
+
+    Parameters
+    ----------
+    rotations : (n, 3, 3) float
+    rms_deg : float
+        Standard deviation of the angle.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    (n, 3, 3) float64
+    """
+    axes = rng.standard_normal((len(rotations), 3))
+    axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+    angles = np.deg2rad(rms_deg) * rng.standard_normal(len(rotations))
+    return Rotation.from_rotvec(axes * angles[:, None]).as_matrix() @ rotations

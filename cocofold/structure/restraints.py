@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
-from cocofold.sparse import WeightedSums
-from cocofold.structure.backbone import Backbone
-from cocofold.structure.bonds import covalent_bonds
 from cocofold.structure.model import Model
+from cocofold.structure.topology import Backbone, covalent_bonds
+from cocofold.structure.weighted_sums import WeightedSums
 
 # Distances (Å) across a trans peptide bond that fix its length, its angles and its plane: from an atom of residue i
 # to one of residue i + 1. Bonds and angles of Engh & Huber (International Tables for Crystallography F, 18.3).

@@ -7,7 +7,8 @@ import gemmi
 import numpy as np
 import pytest
 
-from cocofold.structure import Model, read_model
+from cocofold.structure.model import Model
+from cocofold.structure.read_model import read_model
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cocofold.assessment import assess, geometry_figures
-from cocofold.commands.main import main
-from cocofold.structure import Model, read_model
+from cocofold.__main__ import main
+from cocofold.assessment.backbone_geometry import geometry_figures
+from cocofold.assessment.comparison import assess
+from cocofold.structure.model import Model
+from cocofold.structure.read_model import read_model
 
 
 def _run(*arguments: object) -> subprocess.CompletedProcess:

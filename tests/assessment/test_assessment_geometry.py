@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from cocofold.assessment import geometry_figures
-from cocofold.errors import InputError
-from cocofold.structure import Model
+from cocofold.assessment.backbone_geometry import geometry_figures
+from cocofold.structure.model import Model
+from cocofold.system.errors import InputError
 
 
 def _part(model: Model, chain: str, first: int, last: int) -> np.ndarray:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from cocofold.assessment import match_residues, matched_positions, rmsd, superposed, traces_of
-from cocofold.errors import InputError
-from cocofold.structure import Model
+from cocofold.assessment.matching import match_residues, matched_positions, traces_of
+from cocofold.structure.geometry import rmsd, superposed
+from cocofold.structure.model import Model
+from cocofold.system.errors import InputError
 
 
 def _figures(model: Model, reference: Model) -> tuple:

@@ -4,9 +4,8 @@ import gemmi
 import numpy as np
 import pytest
 
-from cocofold.assessment import geometry_figures
-from cocofold.assessment.ramachandran import judge, kinds_of
-from cocofold.structure import Model
+from cocofold.assessment.backbone_geometry import geometry_figures, judge, kinds_of
+from cocofold.structure.model import Model
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,14 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from cocofold.assessment import rmsd, superpose, superposed
-from cocofold.assessment.superposition import moments, squared_distance_weights, superpose_moments
+from cocofold.structure.geometry import (
+    moments,
+    rmsd,
+    squared_distance_weights,
+    superpose,
+    superpose_moments,
+    superposed,
+)
 
 
 @pytest.fixture

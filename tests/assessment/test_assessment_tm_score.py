@@ -7,9 +7,10 @@ from typing import Callable
 import numpy as np
 import pytest
 
-from cocofold.assessment import StructuralAlignment, align_structures, match_residues, traces_of
-from cocofold.assessment.tm_score import align_by_score, final_scale
-from cocofold.structure import Model, read_model
+from cocofold.assessment.matching import match_residues, traces_of
+from cocofold.assessment.tm_score import StructuralAlignment, align_by_score, align_structures, final_scale
+from cocofold.structure.model import Model
+from cocofold.structure.read_model import read_model
 
 LADDER = ["start_closed", "start_closed_moved", *(f"trajectory/dims_{n:03d}" for n in (0, 8, 17, 26, 35, 44, 61, 97))]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from running import command
 
-from cocofold.demonstration import closed_state, open_state
-from cocofold.simulation import Settings
-from cocofold.simulation.simulate import simulate
+from cocofold.commands.demo import closed_state, open_state
+from cocofold.simulation.particle_simulation import simulate
+from cocofold.simulation.simulation_settings import Settings
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from running import command, log, refused
 
-from cocofold.particles import read_particles, write_star
+from cocofold.particles import read_particles
+from cocofold.particles.star_write import write_star
 
 SHORTER = ("--effort", 0.02, "--cycles", 2)
 

@@ -13,16 +13,18 @@ import pytest
 import torch
 from running import EFFORT, command, refused
 
-from cocofold.assessment import assess
-from cocofold.devices import find_device
-from cocofold.errors import InputError
-from cocofold.finetuning import Options, finetune
-from cocofold.finetuning.objective import Gaussians, mean_correlation_gradient
-from cocofold.finetuning.observations import Observations
-from cocofold.finetuning.passes import Cycle, Pass, split_into_passes, verdict_of
-from cocofold.imaging import REFERENCE_WIDTH_ANGSTROM
+from cocofold.assessment.comparison import assess
+from cocofold.finetuning.holdout import Cycle, Pass, split_into_passes, verdict_of
+from cocofold.finetuning.options import Options
+from cocofold.finetuning.run import finetune
+from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM
+from cocofold.likelihood.frc_loss import Gaussians, mean_correlation_gradient
+from cocofold.likelihood.observed_images import Observations
 from cocofold.particles import read_particles
-from cocofold.structure import Backbone, read_model
+from cocofold.structure.read_model import read_model
+from cocofold.structure.topology import Backbone
+from cocofold.system.errors import InputError
+from cocofold.system.hardware import find_device
 
 
 def test_a_run_comes_closer_and_writes_what_it_should(finished: Path, start: Path, truth: Path) -> None:
@@ -126,10 +128,10 @@ def test_chunks_do_not_change_the_gradient(particles: Path, start: Path) -> None
 
 
 def test_every_particle_comes_once_before_any_comes_again(particles: Path, start: Path, tmp_path: Path) -> None:
-    from cocofold.deformation import DeformationSource
-    from cocofold.finetuning.loop import Loop
-    from cocofold.finetuning.processes import Alone
-    from cocofold.structure import Restraints
+    from cocofold.finetuning.training_loop import Loop
+    from cocofold.likelihood.distributed import Alone
+    from cocofold.sources.deformation import DeformationSource
+    from cocofold.structure.restraints import Restraints
 
     model = read_model(start)
     backbone = Backbone.of(model)

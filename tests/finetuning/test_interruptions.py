@@ -22,11 +22,12 @@ import pytest
 from running import command, log, refused
 from safetensors.torch import load_file, save_file
 
-from cocofold.endings import Ended, Endings
-from cocofold.errors import InputError
-from cocofold.files import write_atomically
-from cocofold.finetuning import Options, finetune
-from cocofold.finetuning.folder import RunFolder
+from cocofold.finetuning.options import Options
+from cocofold.finetuning.run import finetune
+from cocofold.finetuning.run_folder import RunFolder
+from cocofold.system.atomic_files import write_atomically
+from cocofold.system.errors import InputError
+from cocofold.system.signals import Ended, Endings
 
 SHORT = 0.03
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -134,7 +135,7 @@ def test_a_run_ended_before_its_first_step_resumes_from_the_beginning(
 
 ENDED_WHILE_IT_IMPORTS = """
 import os, signal, sys
-from cocofold.commands.main import main
+from cocofold.__main__ import main
 
 class Ending:
     def find_spec(self, name, path=None, target=None):

@@ -11,14 +11,16 @@ import pytest
 import torch
 from running import command, log
 
-from cocofold.errors import InputError
-from cocofold.finetuning import Options, finetune, memory_plan, objective
-from cocofold.finetuning.memory_plan import MemoryPlan, Work
-from cocofold.finetuning.objective import Gaussians, mean_correlation_gradient, score
-from cocofold.finetuning.observations import Observations, bytes_kept
-from cocofold.imaging import RingPixels
+from cocofold.finetuning.options import Options
+from cocofold.finetuning.run import finetune
+from cocofold.imaging.rings import RingPixels
+from cocofold.likelihood import frc_loss, memory_plan
+from cocofold.likelihood.frc_loss import Gaussians, mean_correlation_gradient, score
+from cocofold.likelihood.memory_plan import MemoryPlan, Work
+from cocofold.likelihood.observed_images import Observations, bytes_kept
 from cocofold.particles import read_particles
-from cocofold.structure import read_model
+from cocofold.structure.read_model import read_model
+from cocofold.system.errors import InputError
 
 CPU = torch.device("cpu")
 
@@ -112,7 +114,7 @@ class _Gpu:
 
     def __init__(self, holds: int) -> None:
         self.holds, self.tried = holds, []
-        self._correlate = objective.correlate
+        self._correlate = frc_loss.correlate
 
     def __call__(self, positions, gaussians, observations, rows, rings):
         self.tried.append(len(rows))
@@ -136,7 +138,7 @@ def test_out_of_memory_halves_what_is_compared_at_once_and_goes_on(
     observations, given = compared
     expected, scores = mean_correlation_gradient(*given), score(*given)
     gpu, said = _Gpu(4), []
-    monkeypatch.setattr(objective, "correlate", gpu)
+    monkeypatch.setattr(frc_loss, "correlate", gpu)
     observations.tell = said.append
     found = mean_correlation_gradient(*given)
     # 12 and 6 are too many; what was learned is kept.
@@ -152,7 +154,7 @@ def test_out_of_memory_halves_what_is_compared_at_once_and_goes_on(
 
 def test_memory_for_not_even_one_image_is_said(compared: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     _, given = compared
-    monkeypatch.setattr(objective, "correlate", _Gpu(0))
+    monkeypatch.setattr(frc_loss, "correlate", _Gpu(0))
     with pytest.raises(InputError, match=r"does not hold one image.*--resolution or --device cpu"):
         mean_correlation_gradient(*given)
 
@@ -161,7 +163,7 @@ def test_memory_for_not_even_one_image_is_said(compared: tuple, monkeypatch: pyt
 def test_a_run_without_memory_ends_in_one_message_and_goes_on(
     kind: str, particles: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cocofold.deformation import DeformationSource
+    from cocofold.sources.deformation import DeformationSource
 
     error = (
         torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")

@@ -11,13 +11,16 @@ import pytest
 from running import command, log, refused
 from scipy.spatial.transform import Rotation
 
-from cocofold.assessment import assess
-from cocofold.imaging import REFERENCE_WIDTH_ANGSTROM
-from cocofold.imaging.density import density_map
-from cocofold.particles import read_particles, write_star
-from cocofold.placement import Body, DensityMap, Placement
-from cocofold.structure import read_model, write_model
-from cocofold.symmetry import copied, rotations_of
+from cocofold.assessment.comparison import assess
+from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, density_map
+from cocofold.mapfit.density_map import DensityMap
+from cocofold.mapfit.placement_file import Body, Placement
+from cocofold.particles import read_particles
+from cocofold.particles.star_write import write_star
+from cocofold.sources.symmetric_copies import copied
+from cocofold.structure.modelcif import write_model
+from cocofold.structure.point_groups import rotations_of
+from cocofold.structure.read_model import read_model
 
 TURN, SHIFT = Rotation.from_rotvec([0.3, -1.2, 0.8]).as_matrix(), np.array([12.0, -30.0, 4.5])
 SHORTER = ("--effort", 0.02, "--cycles", 2)
@@ -94,7 +97,7 @@ def test_a_model_in_the_wrong_hand_is_placed_and_the_poses_follow(
 
 
 def _read(path: Path) -> tuple[np.ndarray, float]:
-    from cocofold.placement import read_map
+    from cocofold.mapfit.density_map import read_map
 
     density = read_map(path)
     return density.values, density.pixel_size_angstrom

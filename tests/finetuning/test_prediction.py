@@ -17,21 +17,26 @@ from safetensors.torch import load_file
 from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
-from cocofold.commands.main import app
-from cocofold.errors import InputError
-from cocofold.finetuning import Options, finetune, paper
-from cocofold.finetuning.folder import RunFolder
-from cocofold.finetuning.passes import Cycle, Pass
-from cocofold.finetuning.processes import Alone
-from cocofold.finetuning.starts import PredictedStart, place_on
-from cocofold.network import random_weights
-from cocofold.network.distillation import Target
+from cocofold.__main__ import app
+from cocofold.alphafold.chains import Chains
+from cocofold.alphafold.prediction import Origin, Prediction
+from cocofold.alphafold.rebuild import write_prediction
+from cocofold.alphafold.weight_layout import random_weights
+from cocofold.finetuning.holdout import Cycle, Pass
+from cocofold.finetuning.options import Options, paper
+from cocofold.finetuning.run import finetune
+from cocofold.finetuning.run_folder import RunFolder
+from cocofold.finetuning.starting_model import PredictedStart, place_on
+from cocofold.likelihood.distributed import Alone
 from cocofold.particles import read_particles
-from cocofold.simulation import Settings
-from cocofold.simulation.simulate import simulate
-from cocofold.structure import Backbone, Model, read_model, write_model
-from cocofold.trunk import Origin, Prediction
-from cocofold.trunk.chains import Chains
+from cocofold.simulation.particle_simulation import simulate
+from cocofold.simulation.simulation_settings import Settings
+from cocofold.sources.structure_module import Target
+from cocofold.structure.model import Model
+from cocofold.structure.modelcif import write_model
+from cocofold.structure.read_model import read_model
+from cocofold.structure.topology import Backbone
+from cocofold.system.errors import InputError
 
 TURN = Rotation.from_rotvec([0.3, -0.8, 0.5]).as_matrix()
 
@@ -42,7 +47,7 @@ def prediction(tmp_path_factory: pytest.TempPathFactory) -> Path:
     chains = Chains.of(("ACDEFGHIKLMN", "PQRSTVWY"))
     n, draw = len(chains), torch.Generator().manual_seed(0)
     folder = tmp_path_factory.mktemp("prediction") / "bundle"
-    Prediction(
+    random_prediction = Prediction(
         single=torch.randn(n, 384, generator=draw),
         pair=torch.randn(n, n, 128, generator=draw).half(),
         aatype=torch.as_tensor(chains.aatype()),
@@ -52,7 +57,8 @@ def prediction(tmp_path_factory: pytest.TempPathFactory) -> Path:
         chains=chains,
         weights=random_weights(0),
         origin=Origin(program="none", program_version=None, job="toy", model_number=1),
-    ).write(folder)
+    )
+    write_prediction(random_prediction, folder)
     return folder
 
 
@@ -346,7 +352,7 @@ def test_settings_that_do_not_go_together_are_refused(given: list[str], words: s
 
 def test_switches_of_the_command_reach_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Options] = []
-    monkeypatch.setattr("cocofold.finetuning.finetune", lambda options, *others: seen.append(options))
+    monkeypatch.setattr("cocofold.finetuning.run.finetune", lambda options, *others: seen.append(options))
     line = ["finetune", "--particles", "P.star", "--out", "R", "--prediction", "P"]
     for more in (
         [],

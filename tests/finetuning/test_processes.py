@@ -17,20 +17,14 @@ import pytest
 import torch
 from running import command, log
 
-from cocofold.assessment import assess
-from cocofold.finetuning.messages import Request
-from cocofold.finetuning.objective import (
-    Gaussians,
-    chunks,
-    mean_correlation_gradient,
-    score,
-    share_of_gradient,
-)
-from cocofold.finetuning.observations import Observations
-from cocofold.finetuning.processes import Processes, Shared
-from cocofold.members import Member
+from cocofold.assessment.comparison import assess
+from cocofold.likelihood.distributed import Processes, Shared
+from cocofold.likelihood.frc_loss import Gaussians, chunks, mean_correlation_gradient, score, share_of_gradient
+from cocofold.likelihood.observed_images import Observations
+from cocofold.likelihood.worker_messages import Request
 from cocofold.particles import read_particles
-from cocofold.structure import read_model
+from cocofold.structure.read_model import read_model
+from cocofold.system.workers import Member
 
 SHORT = ("--effort", 0.03)
 # Processes that share one machine's cores; the first finds the port of the others by itself

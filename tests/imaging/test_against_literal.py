@@ -8,19 +8,10 @@ import roma
 import torch
 
 from benchmarks import literal
-from cocofold.imaging import (
-    Ctf,
-    Poses,
-    RingPixels,
-    contrast_transfer,
-    electron_wavelength_angstrom,
-    normalise_rings,
-    project,
-    projection,
-    rendered_extra_width,
-    ring_correlations,
-)
-from cocofold.imaging.projection import rendering_grid
+from cocofold.imaging import projection
+from cocofold.imaging.ctf import Ctf, contrast_transfer, electron_wavelength_angstrom
+from cocofold.imaging.projection import Poses, project, rendered_extra_width, rendering_grid
+from cocofold.imaging.rings import RingPixels, normalise_rings, ring_correlations
 
 BOX, PIXEL = 32, 1.9
 

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from cocofold.finetuning.observations import Observations
-from cocofold.imaging import REFERENCE_WIDTH_ANGSTROM, normalise_rings, project, ring_correlations, ring_sums
-from cocofold.particles import ParticleSet, read_particles
-from cocofold.structure import read_model
+from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, project
+from cocofold.imaging.rings import normalise_rings, ring_correlations, ring_sums
+from cocofold.likelihood.observed_images import Observations
+from cocofold.particles import read_particles
+from cocofold.particles.particle_set import ParticleSet
+from cocofold.structure.read_model import read_model
 
 LEAST = 0.996
 

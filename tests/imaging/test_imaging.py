@@ -9,22 +9,9 @@ import pytest
 import roma
 import torch
 
-from cocofold.imaging import (
-    Ctf,
-    Poses,
-    RingPixels,
-    contrast_transfer,
-    electron_wavelength_angstrom,
-    normalise_rings,
-    project,
-    rendered_extra_width,
-    ring_correlations,
-    ring_count,
-    ring_sums,
-)
-from cocofold.imaging.density import density_map
-from cocofold.imaging.projection import rendering_grid
-from cocofold.imaging.splat import Splat
+from cocofold.imaging.ctf import Ctf, contrast_transfer, electron_wavelength_angstrom
+from cocofold.imaging.projection import Poses, Splat, density_map, project, rendered_extra_width, rendering_grid
+from cocofold.imaging.rings import RingPixels, normalise_rings, ring_correlations, ring_count, ring_sums
 
 BOX, PIXEL = 64, 1.7
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cocofold.imaging import splat
-from cocofold.imaging.splat import Splat, window_side
+from cocofold.imaging import projection
+from cocofold.imaging.projection import Splat, window_side
 
 GRID, REACH = 30, 4
 
@@ -60,14 +60,14 @@ def test_what_is_drawn_does_not_depend_on_other_images_or_the_order_of_atoms() -
 
 def test_the_order_of_rows_is_that_of_torch() -> None:
     key = torch.randint(0, 50, (1000,), generator=torch.Generator().manual_seed(0))
-    assert torch.equal(splat._in_order(key), key.argsort(stable=True))
+    assert torch.equal(projection._in_order(key), key.argsort(stable=True))
     # More than 16 bits hold
     large = key * 5000
-    assert torch.equal(splat._in_order(large), large.argsort(stable=True))
+    assert torch.equal(projection._in_order(large), large.argsort(stable=True))
 
 
 def test_gradients_where_a_tile_fills_several_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splat, "_ATOMS_A_ROW", 2)
+    monkeypatch.setattr(projection, "_ATOMS_A_ROW", 2)
     atoms = [values.requires_grad_() for values in _atoms(7, crowded=True)]
     assert torch.autograd.gradcheck(lambda *values: Splat.apply(*values, GRID, REACH), atoms)
 

@@ -9,7 +9,8 @@ import mrcfile
 import numpy as np
 import pytest
 
-from cocofold.particles import ParticleSet, read_particles
+from cocofold.particles import read_particles
+from cocofold.particles.particle_set import ParticleSet
 
 
 def image_of_atoms(particles: ParticleSet, row: int, positions: np.ndarray, charges: np.ndarray) -> np.ndarray:

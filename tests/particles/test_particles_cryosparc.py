@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from particle_project import Project
 
-from cocofold.errors import InputError
-from cocofold.particles import read_particles, unsupported_aberrations
-from cocofold.particles.cs_table import lz4_block, read_cs_table
+from cocofold.particles import read_particles
+from cocofold.particles.cryosparc import lz4_block, read_cs_table
+from cocofold.particles.particle_set import unsupported_aberrations
+from cocofold.system.errors import InputError
 
 N = 3
 BLOB = {

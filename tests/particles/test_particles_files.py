@@ -8,8 +8,9 @@ import mrcfile
 import numpy as np
 import pytest
 
-from cocofold.errors import InputError
-from cocofold.particles import ParticleSet, read_particles, unsupported_aberrations
+from cocofold.particles import read_particles
+from cocofold.particles.particle_set import ParticleSet, unsupported_aberrations
+from cocofold.system.errors import InputError
 
 READ = {
     "adk/small300/particles.star": (300, 64, 2.5, 1),

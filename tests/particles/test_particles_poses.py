@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from cocofold.imaging import Poses, RingPixels, project
+from cocofold.imaging.projection import Poses, project
+from cocofold.imaging.rings import RingPixels
 from cocofold.particles.poses import (
     matrices_from_cryosparc,
     matrices_from_relion,

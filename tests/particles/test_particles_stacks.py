@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from particle_project import Project, write_stack
 
-from cocofold.errors import InputError
 from cocofold.particles import read_particles
-from cocofold.particles.stacks import StackReader, read_header
+from cocofold.particles.mrc import StackReader, read_header
+from cocofold.system.errors import InputError
 
 
 def small_images(dtype: str) -> np.ndarray:

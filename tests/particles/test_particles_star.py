@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from particle_project import OPTICS, PARTICLES, Project, loop, write_stack
 
-from cocofold.errors import InputError
-from cocofold.particles import read_particles, unsupported_aberrations
+from cocofold.particles import read_particles
+from cocofold.particles.particle_set import unsupported_aberrations
+from cocofold.system.errors import InputError
 
 
 def refusal(project: Project, path: os.PathLike[str], **options: Any) -> str:

@@ -11,8 +11,9 @@ import pytest
 import starfile
 from particle_project import Project, write_stack
 
-from cocofold.errors import InputError
-from cocofold.particles import read_particles, star_writing, write_star
+from cocofold.particles import read_particles, star_write
+from cocofold.particles.star_write import write_star
+from cocofold.system.errors import InputError
 
 OPTICS = {
     "rlnOpticsGroupName": "name with spaces".replace(" ", "_"),
@@ -124,7 +125,7 @@ def test_the_file_appears_whole_or_not_at_all(project: Project, monkeypatch: pyt
         target.write_text("half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(star_writing.starfile, "write", fails)
+    monkeypatch.setattr(star_write.starfile, "write", fails)
     with pytest.raises(OSError, match="disk full"):
         write_star(path, particles)
     assert path.read_text() == "before"

@@ -8,10 +8,12 @@ import pytest
 import torch
 from preflight_sets import simulated
 
-from cocofold.demonstration import closed_state, open_state
-from cocofold.particles import ParticleSet, read_particles
-from cocofold.simulation.simulate import Simulated
-from cocofold.structure import Model, read_model
+from cocofold.commands.demo import closed_state, open_state
+from cocofold.particles import read_particles
+from cocofold.particles.particle_set import ParticleSet
+from cocofold.simulation.particle_simulation import Simulated
+from cocofold.structure.model import Model
+from cocofold.structure.read_model import read_model
 
 
 @pytest.fixture(autouse=True)

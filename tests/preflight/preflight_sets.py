@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cocofold.demonstration import open_state
-from cocofold.simulation import Settings
-from cocofold.simulation.simulate import Simulated, simulate
+from cocofold.commands.demo import open_state
+from cocofold.simulation.particle_simulation import Simulated, simulate
+from cocofold.simulation.simulation_settings import Settings
 
 COUNT = 40
 

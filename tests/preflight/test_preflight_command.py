@@ -12,14 +12,14 @@ import mrcfile
 import numpy as np
 import pytest
 
-from cocofold.commands.main import main
-from cocofold.imaging import REFERENCE_WIDTH_ANGSTROM
-from cocofold.imaging.density import density_map
-from cocofold.particles import ParticleSet, write_star
-from cocofold.placement.motions import Motions
-from cocofold.placement.target import Atoms, Target
-from cocofold.simulation.simulate import Simulated
-from cocofold.structure import Model
+from cocofold.__main__ import main
+from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, density_map
+from cocofold.mapfit.rigid_refinement import Motions
+from cocofold.mapfit.target_map import Atoms, Target
+from cocofold.particles.particle_set import ParticleSet
+from cocofold.particles.star_write import write_star
+from cocofold.simulation.particle_simulation import Simulated
+from cocofold.structure.model import Model
 
 Command = Callable[..., int]
 
@@ -111,7 +111,7 @@ def test_a_mirrored_map(
         asked.append(len(targets))
         return [Motions(np.eye(3)[None], atoms.centroid[None], np.zeros(1))] * 2
 
-    monkeypatch.setattr("cocofold.preflight.maps.find", find)
+    monkeypatch.setattr("cocofold.preflight.check_inputs.find", find)
     path = write_map(truth, tmp_path / "map.mrc", 48, 3.0)
     with mrcfile.open(path, "r+") as file:
         file.set_data(np.roll(np.flip(file.data, 0), 1, 0))

@@ -11,13 +11,15 @@ import pytest
 from preflight_sets import simulated
 from scipy.spatial.transform import Rotation
 
-from cocofold.particles import ParticleSet, read_particles
+from cocofold.particles import read_particles
+from cocofold.particles.particle_set import ParticleSet
 from cocofold.particles.poses import matrices_from_relion, relion_from_matrices
-from cocofold.preflight import Report, check, contrast
-from cocofold.preflight.hypotheses import Hypothesis
+from cocofold.preflight import judging
+from cocofold.preflight.check_inputs import check
+from cocofold.preflight.check_report import Report
 from cocofold.preflight.judging import Judge, Mean
-from cocofold.preflight.scoring import Scorer
-from cocofold.structure import Model
+from cocofold.preflight.scoring import Hypothesis, Scorer
+from cocofold.structure.model import Model
 
 Plant = Callable[[ParticleSet], ParticleSet]
 
@@ -108,12 +110,12 @@ def test_a_model_beside_the_particle_does_not_make_it_dark(
     particles: ParticleSet, truth: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There images are darker than on average, for the CTF surrounds what is white with a dark fringe."""
-    monkeypatch.setattr(contrast, "CLEAR_IN_ERRORS", 3.0)
+    monkeypatch.setattr(judging, "CLEAR_IN_ERRORS", 3.0)
     beside = Judge(Scorer(particles, truth.moved_to(truth.positions - np.array([0, 40, 0])), 7.0))
     assert Mean.of(beside.scores(Hypothesis()).coarse).in_errors < -3
-    assert not contrast.is_a_dark_blob(beside, Hypothesis())
+    assert not judging.is_a_dark_blob(beside, Hypothesis())
     dark = Judge(Scorer(replace(particles, contrast=-particles.contrast), truth, 7.0))
-    assert contrast.is_a_dark_blob(dark, Hypothesis())
+    assert judging.is_a_dark_blob(dark, Hypothesis())
 
 
 def test_noise_is_undecided(truth: Model, tmp_path: Path) -> None:

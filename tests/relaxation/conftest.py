@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cocofold.demonstration import open_state
-from cocofold.structure import Model, read_model
+from cocofold.commands.demo import open_state
+from cocofold.structure.model import Model
+from cocofold.structure.read_model import read_model
 
 
 @pytest.fixture(scope="session")

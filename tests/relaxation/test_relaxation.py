@@ -15,15 +15,17 @@ pytest.importorskip("openmm", reason="OpenMM is not installed (extra 'engine')")
 from openmm import Platform, app
 from typer.testing import CliRunner
 
-from cocofold.assessment import assess, geometry_figures
-from cocofold.commands.main import app as command
-from cocofold.errors import InputError
-from cocofold.relaxation import Settings, relax
-from cocofold.relaxation.figures import figures_of
-from cocofold.relaxation.mechanics import forcefield
-from cocofold.relaxation.parts import parts_of
-from cocofold.relaxation.torsion import dihedral
-from cocofold.structure import Model, read_model, read_placed_as, write_model
+from cocofold.__main__ import app as command
+from cocofold.assessment.backbone_geometry import geometry_figures
+from cocofold.assessment.comparison import assess
+from cocofold.relaxation.clash_figures import figures_of
+from cocofold.relaxation.force_field import forcefield, parts_of
+from cocofold.relaxation.minimization import Settings, relax
+from cocofold.structure.geometry import dihedral
+from cocofold.structure.model import Model
+from cocofold.structure.modelcif import write_model
+from cocofold.structure.read_model import read_model, read_placed_as
+from cocofold.system.errors import InputError
 
 Fragment = Callable[..., Model]
 QUICK = Settings(device="cpu", threads=1)
@@ -217,7 +219,7 @@ def test_images_keep_the_fit(placed: Path, tmp_path: Path) -> None:
         result = CliRunner().invoke(command, words)
         assert result.exit_code == 0, result.output
     facts = json.loads((tmp_path / "images.json").read_text())
-    from cocofold.finetuning.agreement import Images
+    from cocofold.likelihood.residue_support import Images
 
     start = read_model(placed)
     images = Images(start, tmp_path / "images" / "particles.star", None, {}, 60, "cpu")

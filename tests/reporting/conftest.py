@@ -13,11 +13,12 @@ import torch
 import yaml
 from reports import COUNT
 
-from cocofold.commands.main import main
-from cocofold.demonstration import closed_state, open_state
-from cocofold.finetuning import Options, finetune
-from cocofold.simulation import Settings
-from cocofold.simulation.simulate import simulate
+from cocofold.__main__ import main
+from cocofold.commands.demo import closed_state, open_state
+from cocofold.finetuning.options import Options
+from cocofold.finetuning.run import finetune
+from cocofold.simulation.particle_simulation import simulate
+from cocofold.simulation.simulation_settings import Settings
 
 
 @pytest.fixture(autouse=True)

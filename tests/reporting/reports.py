@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from cocofold.reporting.run_files import read_run
-from cocofold.structure import write_model
+from cocofold.reporting.run_contents import read_run
+from cocofold.structure.modelcif import write_model
 
 COUNT = 30
 

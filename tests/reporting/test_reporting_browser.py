@@ -12,7 +12,7 @@ from browser import Page, find_browser, open_browser
 from PIL import Image
 from reports import give_plddt
 
-from cocofold.reporting import write_report
+from cocofold.reporting.run_report import write_report
 
 pytestmark = pytest.mark.browser
 

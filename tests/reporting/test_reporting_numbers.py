@@ -16,25 +16,19 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from cocofold.demonstration import open_state
-from cocofold.finetuning.objective import Gaussians
-from cocofold.imaging import REFERENCE_WIDTH_ANGSTROM, RingPixels
-from cocofold.imaging.density import density_map
-from cocofold.optics import Optics
+from cocofold.commands.demo import open_state
+from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, density_map
+from cocofold.imaging.rings import RingPixels
+from cocofold.likelihood.frc_loss import Gaussians
+from cocofold.likelihood.particle_optics import Optics
 from cocofold.particles import read_particles
 from cocofold.particles.poses import matrices_from_relion, view_directions
-from cocofold.reporting.images import _observed, _predicted, examples, find_particles
-from cocofold.reporting.molecules import contour_level, viewer_density
-from cocofold.reporting.orientations import (
-    compensation_factor,
-    density_on_mollweide,
-    sampling,
-    shell_sampling,
-    smoothing_deg,
-)
-from cocofold.reporting.run_files import map_of, read_run
-from cocofold.structure import read_model
-from cocofold.symmetry import rotations_of
+from cocofold.reporting.example_images import _observed, _predicted, examples, find_particles
+from cocofold.reporting.plots import compensation_factor, density_on_mollweide, sampling, shell_sampling, smoothing_deg
+from cocofold.reporting.run_contents import map_of, read_run
+from cocofold.reporting.viewer_files import contour_level, viewer_density
+from cocofold.structure.point_groups import rotations_of
+from cocofold.structure.read_model import read_model
 
 RANDOM = np.random.default_rng(1)
 

@@ -14,12 +14,12 @@ import pytest
 import yaml
 from reports import COUNT, Page, give_plddt
 
-from cocofold.reporting import write_report
-from cocofold.reporting.changes import changes
 from cocofold.reporting.plots import cycles_plot
-from cocofold.reporting.run_files import FinishedRun, read_run
-from cocofold.reporting.words import citations, methods_paragraph, verdict_of
-from cocofold.structure import read_model, write_model
+from cocofold.reporting.report_text import citations, methods_paragraph, verdict_of
+from cocofold.reporting.run_contents import FinishedRun, changes, read_run
+from cocofold.reporting.run_report import write_report
+from cocofold.structure.modelcif import write_model
+from cocofold.structure.read_model import read_model
 
 MOST_BYTES = 10_000_000
 HOSTILE = "<img src=x onerror=alert(1)>'\"&amp;"

@@ -11,7 +11,8 @@ pytest.importorskip("pwem", reason="scipion-em is not installed (extra 'scipion'
 from pwem.objects import Transform, Volume
 from scipion_cocofold.frames import asMrc, findShift, guessShift, isPlaced, readPositions, writeMoved
 
-from cocofold.structure import read_model, write_model
+from cocofold.structure.modelcif import write_model
+from cocofold.structure.read_model import read_model
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from scipion_cocofold.frames import findShift, originOf
 from scipion_cocofold.protocols import ProtCocofoldCheck, ProtCocofoldFinetune, ProtCocofoldFit
 from scipion_project import finished, import_particles, import_volume, run
 
-from cocofold.assessment import assess, geometry_figures
-from cocofold.structure import read_model
+from cocofold.assessment.backbone_geometry import geometry_figures
+from cocofold.assessment.comparison import assess
+from cocofold.structure.read_model import read_model
 
 
 @pytest.fixture(scope="module")

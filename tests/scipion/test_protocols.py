@@ -204,7 +204,8 @@ def test_selected_particles_keep_those_held_out(by, adk, tmp_path):
 def test_relax(adk, shared_data, tmp_path):
     from scipion_project import import_model
 
-    from cocofold.structure import read_model, write_model
+    from cocofold.structure.modelcif import write_model
+    from cocofold.structure.read_model import read_model
 
     whole = read_model(shared_data / "adk" / "truth_open.cif")
     write_model(tmp_path / "fragment.cif", whole.only(np.arange(len(whole.residues)) < 20))

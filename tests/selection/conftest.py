@@ -7,11 +7,13 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from cocofold.demonstration import open_state
-from cocofold.particles import ParticleSet, read_particles
-from cocofold.simulation import Settings
-from cocofold.simulation.simulate import Simulated, simulate
-from cocofold.structure import Model, read_model
+from cocofold.commands.demo import open_state
+from cocofold.particles import read_particles
+from cocofold.particles.particle_set import ParticleSet
+from cocofold.simulation.particle_simulation import Simulated, simulate
+from cocofold.simulation.simulation_settings import Settings
+from cocofold.structure.model import Model
+from cocofold.structure.read_model import read_model
 
 COUNT = 80
 

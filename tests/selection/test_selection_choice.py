@@ -9,16 +9,13 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from cocofold.errors import InputError
-from cocofold.particles import ParticleSet
-from cocofold.preflight.hypotheses import Hypothesis
-from cocofold.preflight.scoring import Scorer
-from cocofold.reporting.orientations import compensation_factor, shell_sampling
-from cocofold.selection import BY, select
-from cocofold.selection.scores import score_images
-from cocofold.selection.views import bins_of_views, draw_evenly
-from cocofold.simulation.views import draw_rotations, prefer_poles
-from cocofold.structure import Model
+from cocofold.particles.particle_set import ParticleSet
+from cocofold.preflight.scoring import Hypothesis, Scorer
+from cocofold.reporting.plots import compensation_factor, shell_sampling
+from cocofold.selection import BY, bins_of_views, draw_evenly, score_images, select
+from cocofold.simulation.scene import draw_rotations, prefer_poles
+from cocofold.structure.model import Model
+from cocofold.system.errors import InputError
 
 
 def of_views(particles: ParticleSet, rotations: np.ndarray) -> ParticleSet:

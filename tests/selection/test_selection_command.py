@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import starfile
 
-from cocofold.commands.main import main
-from cocofold.particles import ParticleSet, read_particles, write_star
-from cocofold.simulation.simulate import Simulated
+from cocofold.__main__ import main
+from cocofold.particles import read_particles
+from cocofold.particles.particle_set import ParticleSet
+from cocofold.particles.star_write import write_star
+from cocofold.simulation.particle_simulation import Simulated
 
 Command = Callable[..., int]
 

@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from cocofold.errors import InputError
-from cocofold.finetuning import Observations, Options, finetune
-from cocofold.finetuning.inputs import choose
-from cocofold.finetuning.objective import Gaussians, mean_correlation_gradient, score
-from cocofold.finetuning.passes import split_into_passes
-from cocofold.particles import ParticleSet, read_particles, write_star
-from cocofold.structure import Model
+from cocofold.finetuning.holdout import split_into_passes
+from cocofold.finetuning.options import Options
+from cocofold.finetuning.preparation import choose
+from cocofold.finetuning.run import finetune
+from cocofold.likelihood.frc_loss import Gaussians, mean_correlation_gradient, score
+from cocofold.likelihood.observed_images import Observations
+from cocofold.particles import read_particles
+from cocofold.particles.particle_set import ParticleSet
+from cocofold.particles.star_write import write_star
+from cocofold.structure.model import Model
+from cocofold.system.errors import InputError
 
 SCORED = (4, 8, 12)
 

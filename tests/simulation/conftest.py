@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cocofold.commands.main import main
-from cocofold.demonstration import open_state
+from cocofold.__main__ import main
+from cocofold.commands.demo import open_state
 
 Command = Callable[..., int]
 

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from cocofold.demonstration import open_state
-from cocofold.imaging import Ctf
+from cocofold.commands.demo import open_state
+from cocofold.imaging.ctf import Ctf
 from cocofold.particles import read_particles
-from cocofold.simulation import Settings
-from cocofold.simulation.gaussians import atoms_of, particle
-from cocofold.simulation.noise import Noise
-from cocofold.simulation.scene import draw_neighbours
-from cocofold.structure import read_model
+from cocofold.simulation.particle_simulation import Noise
+from cocofold.simulation.scene import atoms_of, draw_neighbours, particle
+from cocofold.simulation.simulation_settings import Settings
+from cocofold.structure.read_model import read_model
 
 FEW = ("--count", 400, "--box", 16, "--pixel-size", 9)
 

@@ -9,9 +9,9 @@ import gemmi
 import numpy as np
 import pytest
 
-from cocofold.assessment import assess
-from cocofold.demonstration import BOX, PIXEL_SIZE_ANGSTROM, closed_state, open_state
-from cocofold.structure import read_model
+from cocofold.assessment.comparison import assess
+from cocofold.commands.demo import BOX, PIXEL_SIZE_ANGSTROM, closed_state, open_state
+from cocofold.structure.read_model import read_model
 
 SEQUENCE = (
     "MRIILLGAPGAGKGTQAQFIMEKYGIPQISTGDMLRAAVKSGSELGKQAKDIMDAGKLVTDELVIALVKERIAQEDCRNGFLLDGFPRTIPQADAMKEAGINVDYVLEF"

@@ -8,13 +8,13 @@ import mrcfile
 import numpy as np
 import pytest
 
-from cocofold.demonstration import open_state
-from cocofold.imaging.density import density_map
+from cocofold.commands.demo import open_state
+from cocofold.imaging.projection import density_map
+from cocofold.likelihood.reconstruction import reconstruct
 from cocofold.particles import read_particles
-from cocofold.simulation import Settings
-from cocofold.simulation.reconstruction import reconstruct
-from cocofold.simulation.simulate import simulate
-from cocofold.structure import read_model
+from cocofold.simulation.particle_simulation import simulate
+from cocofold.simulation.simulation_settings import Settings
+from cocofold.structure.read_model import read_model
 
 BOX, PIXEL = 64, 2.5
 

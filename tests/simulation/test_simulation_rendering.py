@@ -10,11 +10,11 @@ import starfile
 import torch
 from scipy.spatial.transform import Rotation
 
-from cocofold.demonstration import open_state
-from cocofold.imaging import REFERENCE_WIDTH_ANGSTROM, Ctf, Poses
-from cocofold.simulation.gaussians import atoms_of
-from cocofold.simulation.rendering import Renderer
-from cocofold.structure import read_model
+from cocofold.commands.demo import open_state
+from cocofold.imaging.ctf import Ctf
+from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, Poses
+from cocofold.simulation.scene import Renderer, atoms_of
+from cocofold.structure.read_model import read_model
 
 BOX, PIXEL = 48, 3.0
 
@@ -92,7 +92,7 @@ def test_written_images_have_the_poses_and_ctf_of_the_star(simulate) -> None:
 
 
 def test_images_are_like_those_of_relion(shared_data: Path) -> None:
-    from cocofold.imaging import electron_wavelength_angstrom
+    from cocofold.imaging.ctf import electron_wavelength_angstrom
     from cocofold.particles import read_particles
 
     folder = shared_data / "adk" / "small300"

@@ -9,7 +9,7 @@ import gemmi
 import numpy as np
 from scipy.spatial import cKDTree
 
-from cocofold.demonstration import closed_state
+from cocofold.commands.demo import closed_state
 
 Atoms = Sequence[tuple[str, str, Sequence[float]]]
 

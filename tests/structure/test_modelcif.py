@@ -12,7 +12,9 @@ import pytest
 from structure_files import added, bare, protein, residue, saved
 from test_models_as_they_come import EACH_KIND, KINDS, glycan, made, metals, missing_residues, nucleic_acids
 
-from cocofold.structure import Model, read_model, write_model
+from cocofold.structure.model import Model
+from cocofold.structure.modelcif import write_model
+from cocofold.structure.read_model import read_model
 
 CODE, INTEGER, NUMBER = r"[][_,.;:\"&<>()/\{}'`~!@#$%A-Za-z0-9*|+-]*", r"[+-]?[0-9]+", r"[+-]?[0-9.]+"
 

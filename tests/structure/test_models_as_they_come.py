@@ -30,10 +30,13 @@ from structure_files import (
     without,
 )
 
-from cocofold.deformation import DeformationSource
-from cocofold.imaging.density import density_map
-from cocofold.structure import Backbone, Model, Restraints, Torsions, read_model, write_model
-from cocofold.structure.bonds import covalent_bonds
+from cocofold.imaging.projection import density_map
+from cocofold.sources.deformation import DeformationSource
+from cocofold.structure.model import Model
+from cocofold.structure.modelcif import write_model
+from cocofold.structure.read_model import read_model
+from cocofold.structure.restraints import Restraints
+from cocofold.structure.topology import Backbone, Torsions, covalent_bonds
 
 PLAIN = 1656
 GLYCOSYLATED = 138

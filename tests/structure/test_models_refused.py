@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from structure_files import added, bare, nucleotides, protein, residue, saved
 
-from cocofold.errors import InputError
-from cocofold.structure import read_model
+from cocofold.structure.read_model import read_model
+from cocofold.system.errors import InputError
 
 REFLECTIONS = "data_r\nloop_\n_refln.index_h\n_refln.index_k\n_refln.index_l\n_refln.F_meas_au\n1 2 3 4.0\n"
 MONOMER = (

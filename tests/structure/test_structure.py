@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from cocofold.demonstration import closed_state
-from cocofold.errors import InputError
-from cocofold.structure import Backbone, Model, Restraints, Torsions, frames, read_model, write_model
-from cocofold.structure.bonds import covalent_bonds
+from cocofold.commands.demo import closed_state
+from cocofold.structure.model import Model
+from cocofold.structure.modelcif import write_model
+from cocofold.structure.read_model import read_model
+from cocofold.structure.restraints import Restraints
+from cocofold.structure.topology import Backbone, Torsions, covalent_bonds, frames
+from cocofold.system.errors import InputError
 
 CHI = {
     "ARG": 4, "LYS": 4, "MET": 3, "GLU": 3, "GLN": 3, "ASP": 2, "ASN": 2, "ILE": 2, "LEU": 2, "HIS": 2, "TRP": 2,

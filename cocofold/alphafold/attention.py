@@ -1,0 +1,206 @@
+"""Invariant point attention of AlphaFold-Multimer (Jumper et al., alg. 22, with the multimer model's projections)."""
+
+from __future__ import annotations
+
+import math
+from typing import Optional
+
+import torch
+from torch import nn
+
+from cocofold.alphafold.pair_representation import Pair, SharedBias, attend
+from cocofold.alphafold.residue_constants import (
+    CHANNELS,
+    HEADS,
+    MASKED_LOGIT,
+    PAIR_WIDTH,
+    QUERY_POINTS,
+    SINGLE_WIDTH,
+    VALUE_POINTS,
+)
+from cocofold.alphafold.residue_frames import Rigid
+
+# Scalars, points and pairs share the logits in equal parts.
+_SHARE = math.sqrt(1 / 3)
+_POINT_SCALE = math.sqrt(2 / (9 * QUERY_POINTS))
+_LEAST_SQUARED_NORM = 1e-16
+
+
+class InvariantPointAttention(nn.Module):
+    """Attention over residues by features, by points in space and by pairs; the global frame does not matter.
+
+    Features and points go into one matrix product a head. With points q, k and their weight w,
+    -w/2 |q - k|² = w q·k - w/2 |k|² - w/2 |q|²; the last term is common to all keys and cancels in the softmax.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        scalars, query_points, value_points = HEADS * CHANNELS, HEADS * QUERY_POINTS * 3, HEADS * VALUE_POINTS * 3
+        self.pair_norm = nn.LayerNorm(PAIR_WIDTH)
+        self.query = nn.Linear(SINGLE_WIDTH, scalars, bias=False)
+        self.key = nn.Linear(SINGLE_WIDTH, scalars, bias=False)
+        self.value = nn.Linear(SINGLE_WIDTH, scalars, bias=False)
+        self.query_points = nn.Linear(SINGLE_WIDTH, query_points)
+        self.key_points = nn.Linear(SINGLE_WIDTH, query_points)
+        self.value_points = nn.Linear(SINGLE_WIDTH, value_points)
+        self.pair_bias = nn.Linear(PAIR_WIDTH, HEADS)
+        self.point_weights = nn.Parameter(torch.zeros(HEADS))
+        self.output = nn.Linear(HEADS * (CHANNELS + 4 * VALUE_POINTS + PAIR_WIDTH), SINGLE_WIDTH)
+
+    def pair_logits(self, pair: Pair) -> SharedBias:
+        """The pair's part of the logits but for what is the same for all keys, (12, n, n).
+
+        It does not change from iteration to iteration. The scale of the pair's normalisation is folded into the
+        projection, its offset into ``_key_offset``.
+        """
+        return SharedBias(pair.project(_SHARE * self.pair_bias.weight * self.pair_norm.weight))
+
+    def forward(
+        self,
+        act: torch.Tensor,
+        frames: Rigid,
+        mask: torch.Tensor,
+        pair: Pair,
+        pair_logits: SharedBias,
+        adapter: Optional[ImageAdapter] = None,
+    ) -> torch.Tensor:
+        """Update of the activations.
+
+        Parameters
+        ----------
+        act : (n, 384) float
+        frames : Rigid
+            n of them, lengths in units of 20 Å.
+        mask : (n,) float
+            1 for residues that count, else 0.
+        pair : Pair
+            Normalised, without scale and offset.
+        pair_logits : SharedBias
+            Of this pair, from ``pair_logits``.
+        adapter : ImageAdapter, optional
+            Adds to the scalar part.
+
+        Returns
+        -------
+        (n, 384) float
+        """
+        # |k|² loses digits far from the origin.
+        centre = (mask[:, None] * frames.translation).sum(0) / mask.sum().clamp(min=1)
+        centred = Rigid(frames.rotation, frames.translation - centre)
+        query, key = self._query_and_key(act, centred, mask)
+        values = self._values(act, centred)
+        columns = None if pair.added is None else pair.added.columns
+        gathered, pairs, met = attend(query, key, pair_logits, values, pair.values, columns, pair.backward_values)
+        if pair.added is not None:
+            pairs = pairs + pair.added.gathered(met)
+        scalars, points = self._taken_apart(gathered, centred)
+        if adapter is not None:
+            scalars = adapter(act, mask, scalars)
+        norms = (points**2).sum(2).clamp(min=_LEAST_SQUARED_NORM).sqrt()
+        # Attention adds up to one, so the offset of the pair's normalisation passes through it.
+        pairs = pairs * self.pair_norm.weight + self.pair_norm.bias
+        x, y, z = points.unbind(2)
+        return self.output(torch.cat([part.flatten(1) for part in (scalars, x, y, z, norms, pairs)], dim=1))
+
+    def _query_and_key(self, act: torch.Tensor, frames: Rigid, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the logits of features and points are products of, (12, n, 29) each."""
+        weight = _POINT_SCALE * nn.functional.softplus(self.point_weights)[:, None]
+        query_points = _in_space(self.query_points(act), frames).flatten(2)
+        key_points = _in_space(self.key_points(act), frames).flatten(2)
+        offset = self._key_offset() + MASKED_LOGIT * (1 - mask)[:, None] - weight[:, 0] / 2 * (key_points**2).sum(2)
+        one = torch.ones_like(offset)
+        query = torch.cat([_heads(self.query(act)) / math.sqrt(CHANNELS), weight * query_points, one[..., None]], dim=2)
+        key = torch.cat([_heads(self.key(act)), key_points, offset[..., None]], dim=2)
+        return _SHARE * query.transpose(0, 1), key.transpose(0, 1)
+
+    def _key_offset(self) -> torch.Tensor:
+        """What the pair's offset and bias add to all keys alike, (12,); the softmax takes it away again."""
+        return nn.functional.linear(self.pair_norm.bias, self.pair_bias.weight, self.pair_bias.bias)
+
+    def _values(self, act: torch.Tensor, frames: Rigid) -> torch.Tensor:
+        """Scalars and points of each residue, (12, n, 40)."""
+        points = _in_space(self.value_points(act), frames)
+        return torch.cat([_heads(self.value(act)), points.flatten(2)], dim=2).transpose(0, 1)
+
+    def _taken_apart(self, gathered: torch.Tensor, frames: Rigid) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scalars (n, 12, 16), and points (n, 12, 3, 8) in the frame of each residue."""
+        scalars, points = gathered.transpose(0, 1).split([CHANNELS, 3 * VALUE_POINTS], dim=2)
+        arm = points.unflatten(2, (3, VALUE_POINTS)) - frames.translation[:, None, :, None]
+        return scalars, torch.einsum("nba,nhbp->nhap", frames.rotation, arm)
+
+
+def _heads(features: torch.Tensor) -> torch.Tensor:
+    return features.unflatten(1, (HEADS, CHANNELS))
+
+
+def _in_space(features: torch.Tensor, frames: Rigid) -> torch.Tensor:
+    """Points of each residue and head in the global frame, (n, 12, 3, points).
+
+    In the multimer model's layout the last axis of a head is x of all its points, then y, then z.
+    """
+    local = features.unflatten(1, (HEADS, 3, -1))
+    return torch.einsum("nab,nhbp->nhap", frames.rotation, local) + frames.translation[:, None, :, None]
+
+
+_WEIGHT_DEVIATION = 0.1
+_LEAST_VARIANCE = 1e-5
+
+
+class ImageAdapter(nn.Module):
+    """Adds an attention over single activations, without pairs or points, to the scalar part o of the point attention.
+
+    With the attention's input s: Q = s W₀ / √16, K = s W₁, V = s W₂, u = softmax((Q Kᵀ + mask) √(1/3)) V. Each residue
+    and head's u is normalised over its 16 channels and takes on o's standard deviation and mean; o ← o + gate · u.
+
+    Parameters
+    ----------
+    seed : int
+        Of the weights, drawn from N(0, 0.1²).
+    gated : bool
+        Whether u passes a gate, one number a channel, which starts at zero, so that the adapter changes nothing at
+        first. The paper has none.
+    """
+
+    def __init__(self, seed: int = 0, gated: bool = True) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        shape = (SINGLE_WIDTH, HEADS * CHANNELS, 3)
+        self.weight = nn.Parameter(_WEIGHT_DEVIATION * torch.randn(shape, generator=generator))
+        self.gate = nn.Parameter(torch.zeros(HEADS, CHANNELS)) if gated else None
+
+    def forward(self, act: torch.Tensor, mask: torch.Tensor, scalars: torch.Tensor) -> torch.Tensor:
+        """Scalars with the adapter's part.
+
+        Parameters
+        ----------
+        act : (n, 384) float
+            Input of the point attention.
+        mask : (n,) float
+            1 for residues that count, else 0.
+        scalars : (n, 12, 16) float
+            Scalar part of the point attention's result.
+
+        Returns
+        -------
+        (n, 12, 16) float
+        """
+        query, key, value = (
+            torch.matmul(act, self.weight.permute(2, 0, 1)).unflatten(2, (HEADS, CHANNELS)).transpose(1, 2)
+        )
+        share = math.sqrt(1 / 3)
+        attended = nn.functional.scaled_dot_product_attention(
+            query[None],
+            key[None],
+            value[None],
+            attn_mask=(share * MASKED_LOGIT * (1 - mask)).expand(1, 1, len(mask), len(mask)),
+            scale=share / math.sqrt(CHANNELS),
+        )
+        added = _with_moments_of(scalars, attended[0].transpose(0, 1))
+        return scalars + (added if self.gate is None else self.gate * added)
+
+
+def _with_moments_of(model: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Values shifted and scaled to the mean and standard deviation of a model's, over the last axis."""
+    variance, mean = torch.var_mean(model, dim=-1, correction=0, keepdim=True)
+    standard = nn.functional.layer_norm(values, values.shape[-1:], eps=_LEAST_VARIANCE)
+    return standard * (variance + _LEAST_VARIANCE).sqrt() + mean

@@ -1,0 +1,169 @@
+"""Chains of a prediction: their sequences as AlphaFold numbers them, and as FASTA and a3m files write them."""
+
+from __future__ import annotations
+
+import re
+import string
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cocofold.system.errors import InputError
+
+AMINO_ACIDS = "ARNDCQEGHILKMFPSTWYV"
+"""One-letter codes in AlphaFold's order; anything else is number 20, X."""
+
+UNKNOWN = len(AMINO_ACIDS)
+CHAIN_NAMES = string.ascii_uppercase + string.ascii_lowercase + string.digits
+
+
+@dataclass(frozen=True)
+class Chains:
+    """Names and sequences of chains, in the order of the network's residues.
+
+    Attributes
+    ----------
+    names : tuple of str
+    sequences : tuple of str
+        One-letter codes; X for what is not one of the twenty amino acids.
+    """
+
+    names: tuple[str, ...]
+    sequences: tuple[str, ...]
+
+    @classmethod
+    def of(cls, sequences: tuple[str, ...]) -> Chains:
+        """Chains named A, B, C, ... as ColabFold and OpenFold name them."""
+        if len(sequences) > len(CHAIN_NAMES):
+            raise InputError(f"{len(sequences)} chains: at most {len(CHAIN_NAMES)} can be named; leave some out")
+        return cls(tuple(CHAIN_NAMES[: len(sequences)]), sequences)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sequences))
+
+    def aatype(self) -> np.ndarray:
+        """AlphaFold's number of each residue's amino acid, (n_residues,) int64."""
+        number = {letter: index for index, letter in enumerate(AMINO_ACIDS)}
+        return np.array([number.get(letter, UNKNOWN) for letter in "".join(self.sequences)], dtype=np.int64)
+
+    def index(self) -> np.ndarray:
+        """Row of each residue's chain, (n_residues,) int64."""
+        return np.repeat(np.arange(len(self.sequences)), [len(sequence) for sequence in self.sequences])
+
+    def residue_numbers(self) -> np.ndarray:
+        """Number of each residue within its chain, from 1; (n_residues,) int64."""
+        return np.concatenate([np.arange(1, len(sequence) + 1) for sequence in self.sequences])
+
+    def with_copies_together(self) -> Chains:
+        """Copies of a sequence next to each other, as AlphaFold-Multimer orders chains; named anew."""
+        unique = dict.fromkeys(self.sequences)
+        return Chains.of(tuple(copy for sequence in unique for copy in self.sequences if copy == sequence))
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} ({len(sequence)})" for name, sequence in zip(self.names, self.sequences))
+
+
+def read_fasta(path: Path) -> Chains:
+    """Chains of one complex: records of a FASTA file, and within a record what ``:`` separates.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, empty, or holds anything but protein sequences.
+    """
+    records: list[str] = []
+    for line in _lines(path, "--fasta"):
+        if line.startswith(">"):
+            records.append("")
+        elif not records:
+            raise InputError(f"--fasta {path}: starts with {line[:20]!r}; a FASTA record starts with a line '>name'")
+        else:
+            records[-1] += "".join(line.split())
+    if not records:
+        raise InputError(f"--fasta {path}: holds no sequences; give a FASTA file")
+    return Chains.of(tuple(_protein(text, path) for record in records for text in record.split(":")))
+
+
+def read_a3m_chains(path: Path) -> Chains:
+    """Chains of the queries of an a3m file, with ColabFold's first line ``#lengths<tab>copies`` or without it.
+
+    Each record is an alignment of all different chains, one after the other. The first record that has residues of a
+    chain is its query: the first record of all where the alignment is paired, one record a chain where it is not.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, or its first line and its queries do not agree.
+    """
+    lines = _lines(path, "MSA")
+    header = lines.pop(0) if lines and lines[0].startswith("#") else ""
+    if not lines or not lines[0].startswith(">"):
+        raise InputError(f"{path}: not an a3m file; it starts with an optional line '#lengths<tab>copies' and '>name'")
+    records = _records(lines)
+    lengths, copies = _cardinality(header, path) if header else ([len(records[0])], [1])
+    if len(records[0]) != sum(lengths):
+        raise InputError(
+            f"{path}: its first line {header!r} announces {sum(lengths)} residues, but its first sequence has "
+            f"{len(records[0])}; the file is damaged or was edited"
+        )
+    ends = np.cumsum(lengths)
+    queries = [_query(records, end - length, end, path) for end, length in zip(ends, lengths)]
+    return Chains.of(tuple(query for query, count in zip(queries, copies) for _ in range(count)))
+
+
+def has_whole_query(path: Path) -> bool:
+    """Whether the first record of an a3m file has all chains, as ColabFold wants it of an alignment it is given."""
+    return "-" not in _records([line for line in _lines(path, "MSA") if not line.startswith("#")])[0]
+
+
+def _records(lines: list[str]) -> list[str]:
+    """Aligned columns of each record: lower-case letters are insertions."""
+    records: list[list[str]] = []
+    for line in lines:
+        if line.startswith(">"):
+            records.append([])
+        else:
+            records[-1].append(re.sub(r"[a-z\s]", "", line))
+    return ["".join(parts) for parts in records]
+
+
+def _query(records: list[str], start: int, end: int, path: Path) -> str:
+    for record in records:
+        if record[start:end].strip("-"):
+            return _protein(record[start:end], path)
+    raise InputError(f"{path}: no record has residues {start + 1} to {end}; the file is damaged or was edited")
+
+
+def _cardinality(header: str, path: Path) -> tuple[list[int], list[int]]:
+    try:
+        lengths, copies = ([int(text) for text in part.split(",")] for part in header[1:].split("\t"))
+    except ValueError:
+        lengths, copies = [], []
+    if not lengths or len(lengths) != len(copies) or min(lengths + copies) < 1:
+        raise InputError(
+            f"{path}: its first line is {header!r}; needed is '#lengths<tab>copies', such as '#120,85<tab>2,1' for two "
+            "copies of the first chain and one of the second"
+        )
+    return lengths, copies
+
+
+def _lines(path: Path, what: str) -> list[str]:
+    if not path.is_file():
+        raise InputError(f"{what} {path}: no such file")
+    try:
+        text = path.read_text(encoding="utf-8").replace("\x00", "")
+    except (UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{what} {path}: not readable as text ({error})") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _protein(text: str, path: Path) -> str:
+    sequence = text.upper().rstrip("*")
+    foreign = sorted(set(sequence) - set(string.ascii_uppercase))
+    if not sequence or foreign:
+        found = f"the characters {' '.join(foreign)}" if foreign else "an empty sequence"
+        raise InputError(f"{path}: {found} found; each chain must be a protein sequence of one-letter codes")
+    if len(sequence) >= 10 and set(sequence) in (set("ACGU"), set("ACGT")):
+        raise InputError(f"{path}: {sequence[:20]} looks like a nucleic acid; AlphaFold-Multimer takes proteins only")
+    return "".join(letter if letter in AMINO_ACIDS else "X" for letter in sequence)

@@ -1,0 +1,281 @@
+"""Atoms from a prediction: the structure module run on its representations, and the model that they make."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import gemmi
+import numpy as np
+import torch
+from safetensors import SafetensorError
+
+from cocofold.alphafold.chains import AMINO_ACIDS, Chains
+from cocofold.alphafold.prediction import FILE_NAME, MODEL_NAME, Origin, Prediction, make_room
+from cocofold.alphafold.residue_constants import ATOM14_NAMES
+from cocofold.alphafold.weights import load_structure_module, read_weights
+from cocofold.structure.labels import settle_labels
+from cocofold.structure.model import Model
+from cocofold.structure.modelcif import write_model
+from cocofold.structure.read_model import read_model
+from cocofold.system.errors import InputError
+
+
+@dataclass(frozen=True)
+class Atoms:
+    """What the structure module gives.
+
+    Attributes
+    ----------
+    positions : (n, 14, 3) float
+        Å; atoms of each residue in AlphaFold's order, N, CA, C, O, CB, ...
+    plddt : (n,) float
+        Confidence, 0 to 100.
+    """
+
+    positions: np.ndarray
+    plddt: np.ndarray
+
+
+def rebuild(prediction: Prediction) -> Atoms:
+    """Run the structure module with the prediction's own weights.
+
+    Raises
+    ------
+    InputError
+        If weights are missing or of wrong shape.
+    """
+    module = load_structure_module(prediction.weights)
+    with torch.no_grad():
+        out = module(prediction.single, prediction.pair, prediction.aatype, prediction.mask)
+    return Atoms(out.atom14.numpy(), out.plddt.numpy())
+
+
+def aligned_error(prediction: Prediction) -> np.ndarray:
+    """Expected error (Å) of each modelled residue's position where another's frame is superposed, (n, n)."""
+    module = load_structure_module(prediction.weights)
+    with torch.no_grad():
+        error = module.aligned_error(prediction.pair.float()).numpy()
+    kept = [row for row, names in enumerate(atom_names(prediction)) if names]
+    return error[np.ix_(kept, kept)]
+
+
+def model_of(prediction: Prediction, atoms: Atoms) -> tuple[Model, np.ndarray]:
+    """The model that a prediction's atoms make, and the pLDDT of its residues.
+
+    Residues of X, to which AlphaFold gives no atoms, and those that are masked are left out; the sequences have them.
+    """
+    structure = gemmi.Structure()
+    structure.name = prediction.origin.job
+    structure.add_model(gemmi.Model(1))
+    chain_index, numbers = prediction.chain_index.tolist(), prediction.residue_numbers.tolist()
+    kept = []
+    for name in prediction.chains.names:
+        structure[0].add_chain(gemmi.Chain(name))
+    for row, names in enumerate(atom_names(prediction)):
+        if names:
+            residue = gemmi.Residue()
+            residue.name = gemmi.expand_one_letter("".join(prediction.chains.sequences)[row], gemmi.ResidueKind.AA)
+            residue.subchain = prediction.chains.names[chain_index[row]]
+            residue.entity_type = gemmi.EntityType.Polymer
+            residue.seqid = gemmi.SeqId(numbers[row], " ")
+            for name, position in zip(names, atoms.positions[row]):
+                residue.add_atom(_atom(name, position, float(atoms.plddt[row])))
+            structure[0][chain_index[row]].add_residue(residue)
+            kept.append(row)
+    structure.remove_empty_chains()
+    structure.ensure_entities()
+    sequences = dict(zip(prediction.chains.names, prediction.chains.sequences))
+    for entity in structure.entities:
+        entity.polymer_type = gemmi.PolymerType.PeptideL
+        entity.full_sequence = gemmi.expand_one_letter_sequence(sequences[entity.subchains[0]], gemmi.ResidueKind.AA)
+    structure.deduplicate_entities()
+    for number, entity in enumerate(structure.entities, start=1):
+        entity.name = str(number)
+    settle_labels(structure)
+    return Model.of(structure), atoms.plddt[kept]
+
+
+def atom_names(prediction: Prediction) -> list[tuple[str, ...]]:
+    """Names of the atoms of each residue, in the order of ``Atoms.positions``; none for X and masked residues."""
+    mask = prediction.mask.tolist()
+    return [ATOM14_NAMES[kind] if mask[row] else () for row, kind in enumerate(prediction.aatype.tolist())]
+
+
+def _atom(name: str, position: np.ndarray, plddt: float) -> gemmi.Atom:
+    atom = gemmi.Atom()
+    atom.name = name
+    # Atoms of amino acids: the first letter is the element.
+    atom.element = gemmi.Element(name[0])
+    atom.pos = gemmi.Position(*map(float, position))
+    atom.b_iso = plddt
+    return atom
+
+
+def write_atoms(path: Path, prediction: Prediction, atoms: Atoms) -> None:
+    """Write a prediction's atoms as mmCIF, pLDDT in place of B factors."""
+    model, plddt = model_of(prediction, atoms)
+    origin = prediction.origin
+    details = f"Structure module of AlphaFold-Multimer on representations of {origin.program} {origin.job}"
+    write_model(path, model, details=details, plddt=plddt)
+
+
+CA = 1
+
+
+def write_prediction(prediction: Prediction, folder: str | os.PathLike[str], atoms: Atoms | None = None) -> None:
+    """Write ``model.cif`` and the bundle into a folder; both appear, whole, or neither.
+
+    Parameters
+    ----------
+    folder
+        Made if need be; must hold neither file.
+    atoms : Atoms, optional
+        What the prediction gives, if that is known already.
+
+    Raises
+    ------
+    InputError
+        If the folder holds a prediction, or cannot be written to.
+    """
+    folder = Path(folder)
+    make_room(folder)
+    is_new = not folder.exists()
+    model = folder / MODEL_NAME
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atoms(model, prediction, rebuild(prediction) if atoms is None else atoms)
+        prediction.write_bundle(folder / FILE_NAME, mode_of=model)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            model.unlink(missing_ok=True)
+            if is_new:
+                folder.rmdir()
+        if isinstance(error, (OSError, SafetensorError)):
+            raise InputError(f"{folder}: cannot be written ({error}); give another folder") from error
+        raise
+
+
+@dataclass(frozen=True)
+class Found:
+    """A prediction and the atoms that it gives.
+
+    Attributes
+    ----------
+    prediction : Prediction
+    atoms : Atoms
+    """
+
+    prediction: Prediction
+    atoms: Atoms
+
+
+def assemble(
+    chains: Chains,
+    single: torch.Tensor,
+    pair: torch.Tensor,
+    weight_file: Path,
+    origin: Origin,
+    program_ca: np.ndarray,
+    max_deviation_angstrom: float,
+    plddt: torch.Tensor | None = None,
+    pae: torch.Tensor | None = None,
+) -> Found:
+    """Put a prediction together, and refuse it if it does not give the program's own atoms.
+
+    Parameters
+    ----------
+    chains : Chains
+    single : (n, 384) float32
+    pair : (n, n, 128) float
+    weight_file : Path
+    origin : Origin
+    program_ca : (n, 3) float
+        CA atoms as the program wrote them, Å; NaN where it has none.
+    max_deviation_angstrom : float
+        Largest root mean square deviation of CA atoms, in place.
+    plddt : (n,) float, optional
+    pae : (n, n) float, optional
+
+    Raises
+    ------
+    InputError
+        If parts do not fit together, or the weights are not those of the prediction.
+    """
+    prediction = Prediction(
+        single=single,
+        pair=pair,
+        aatype=torch.from_numpy(chains.aatype()),
+        mask=torch.ones(len(chains), dtype=torch.bool),
+        chain_index=torch.from_numpy(chains.index()),
+        residue_numbers=torch.from_numpy(chains.residue_numbers()),
+        chains=chains,
+        weights=read_weights(weight_file),
+        origin=origin,
+        plddt=plddt,
+        pae=pae,
+    )
+    prediction.check(f"{origin.program}'s {origin.job}")
+    if not np.isfinite(program_ca).all(1).any():
+        raise InputError(f"{origin.program}'s {origin.job}: has no CA atoms; a protein is needed")
+    atoms = rebuild(prediction)
+    rmsd, largest = _deviation(atoms.positions[:, CA], program_ca)
+    if not rmsd <= max_deviation_angstrom:
+        raise InputError(
+            f"{weight_file}: the weights are not those of this prediction: they give CA atoms that are {rmsd:.2f} Å "
+            f"(root mean square; at most {largest:.2f} Å) from the {origin.program} model of {origin.job}; up to "
+            f"{max_deviation_angstrom:g} Å is allowed. Give the weight file that {origin.program} used for model "
+            f"{origin.model_number}"
+        )
+    noted = replace(origin, ca_rmsd_to_program=round(rmsd, 4), ca_max_to_program=round(largest, 4))
+    return Found(replace(prediction, origin=noted), atoms)
+
+
+def _deviation(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
+    distance = np.linalg.norm(ours - theirs, axis=1)
+    distance = distance[np.isfinite(theirs).all(1)]
+    return float(np.sqrt((distance**2).mean())), float(distance.max())
+
+
+def ca_of_model(path: Path, chains: Chains) -> np.ndarray:
+    """CA atoms that a program wrote for these chains, by chain name and residue number; (n, 3) Å, NaN where missing.
+
+    Raises
+    ------
+    InputError
+        If the model is of other chains.
+    """
+    model = read_model(path)
+    ca = model.atoms_named("CA")
+    rows = {(key.chain, key.number): row for row, key in enumerate(model.residues)}
+    positions = np.full((len(chains), 3), np.nan)
+    chain_names = np.array(chains.names)[chains.index()].tolist()
+    expected = zip(chain_names, chains.residue_numbers().tolist(), "".join(chains.sequences))
+    for index, (chain, number, letter) in enumerate(expected):
+        row = rows.pop((chain, number), None)
+        # AlphaFold gives no atoms to X.
+        if row is None and letter == "X":
+            continue
+        found = "missing" if row is None else model.residues[row].name
+        if row is None or ca[row] < 0 or (letter != "X" and _letter(found) != letter):
+            raise InputError(f"{path}: residue {number} of chain {chain} is {found}, where the sequence has {letter}")
+        positions[index] = model.positions[ca[row]]
+    if rows:
+        chain, number = next(iter(rows))
+        raise InputError(f"{path}: residue {number} of chain {chain} is in none of the sequences: chains {chains}")
+    return positions
+
+
+def chains_of_model(path: Path) -> Chains:
+    """Chains of a model that a program wrote, every residue of them."""
+    sequences: dict[str, str] = {}
+    for key in read_model(path).residues:
+        sequences[key.chain] = sequences.get(key.chain, "") + _letter(key.name)
+    return Chains.of(tuple(sequences.values()))
+
+
+def _letter(residue_name: str) -> str:
+    letter = gemmi.find_tabulated_residue(residue_name).one_letter_code.upper()
+    return letter if letter in AMINO_ACIDS else "X"

@@ -1,0 +1,215 @@
+"""Ideal geometry of amino acids as AlphaFold has it: a table of numbers.
+
+The numbers are those of Jumper et al., Nature 596, 583 (2021), supplementary information, section 1.8.4, as given in
+``rigid_group_atom_positions`` and ``chi_angles_atoms`` of AlphaFold's ``residue_constants.py`` (Copyright 2021 DeepMind
+Technologies Limited, Apache License 2.0).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Dict, List, Tuple
+
+import numpy as np
+
+TABLE = """
+ALA
+  N 0 -0.525 1.363 0; CA 0 0 0 0; C 0 1.526 0 0; O 3 0.627 1.062 0; CB 0 -0.529 -0.774 -1.205
+ARG CG CD NE CZ
+  N 0 -0.524 1.362 0; CA 0 0 0 0; C 0 1.525 0 0; O 3 0.626 1.062 0; CB 0 -0.524 -0.778 -1.209;
+  CG 4 0.616 1.39 0; CD 5 0.564 1.414 0; NE 6 0.539 1.357 0; CZ 7 0.758 1.093 0; NH1 7 0.206 2.301 0;
+  NH2 7 2.078 0.978 0
+ASN CG OD1
+  N 0 -0.536 1.357 0; CA 0 0 0 0; C 0 1.526 0 0; O 3 0.625 1.062 0; CB 0 -0.531 -0.787 -1.2; CG 4 0.584 1.399 0;
+  OD1 5 0.633 1.059 0; ND2 5 0.593 -1.188 0.001
+ASP CG OD1
+  N 0 -0.525 1.362 0; CA 0 0 0 0; C 0 1.527 0 0; O 3 0.626 1.062 0; CB 0 -0.526 -0.778 -1.208;
+  CG 4 0.593 1.398 0; OD1 5 0.61 1.091 0; OD2 5 0.592 -1.101 -0.003
+CYS SG
+  N 0 -0.522 1.362 0; CA 0 0 0 0; C 0 1.524 0 0; O 3 0.625 1.062 0; CB 0 -0.519 -0.773 -1.212;
+  SG 4 0.728 1.653 0
+GLN CG CD OE1
+  N 0 -0.526 1.361 0; CA 0 0 0 0; C 0 1.526 0 0; O 3 0.626 1.062 0; CB 0 -0.525 -0.779 -1.207;
+  CG 4 0.615 1.393 0; CD 5 0.587 1.399 0; OE1 6 0.634 1.06 0; NE2 6 0.593 -1.189 -0.001
+GLU CG CD OE1
+  N 0 -0.528 1.361 0; CA 0 0 0 0; C 0 1.526 0 0; O 3 0.626 1.062 0; CB 0 -0.526 -0.781 -1.207;
+  CG 4 0.615 1.392 0; CD 5 0.6 1.397 0; OE1 6 0.607 1.095 0; OE2 6 0.589 -1.104 -0.001
+GLY
+  N 0 -0.572 1.337 0; CA 0 0 0 0; C 0 1.517 0 0; O 3 0.626 1.062 0
+HIS CG ND1
+  N 0 -0.527 1.36 0; CA 0 0 0 0; C 0 1.525 0 0; O 3 0.625 1.063 0; CB 0 -0.525 -0.778 -1.208; CG 4 0.6 1.37 0;
+  ND1 5 0.744 1.16 0; CD2 5 0.889 -1.021 0.003; CE1 5 2.03 0.851 0.002; NE2 5 2.145 -0.466 0.004
+ILE CG1 CD1
+  N 0 -0.493 1.373 0; CA 0 0 0 0; C 0 1.527 0 0; O 3 0.627 1.062 0; CB 0 -0.536 -0.793 -1.213;
+  CG1 4 0.534 1.437 0; CG2 4 0.54 -0.785 -1.199; CD1 5 0.619 1.391 0
+LEU CG CD1
+  N 0 -0.52 1.363 0; CA 0 0 0 0; C 0 1.525 0 0; O 3 0.625 1.063 0; CB 0 -0.522 -0.773 -1.214;
+  CG 4 0.678 1.371 0; CD1 5 0.53 1.43 0; CD2 5 0.535 -0.774 1.2
+LYS CG CD CE NZ
+  N 0 -0.526 1.362 0; CA 0 0 0 0; C 0 1.526 0 0; O 3 0.626 1.062 0; CB 0 -0.524 -0.778 -1.208;
+  CG 4 0.619 1.39 0; CD 5 0.559 1.417 0; CE 6 0.56 1.416 0; NZ 7 0.554 1.387 0
+MET CG SD CE
+  N 0 -0.521 1.364 0; CA 0 0 0 0; C 0 1.525 0 0; O 3 0.625 1.062 0; CB 0 -0.523 -0.776 -1.21;
+  CG 4 0.613 1.391 0; SD 5 0.703 1.695 0; CE 6 0.32 1.786 0
+PHE CG CD1
+  N 0 -0.518 1.363 0; CA 0 0 0 0; C 0 1.524 0 0; O 3 0.626 1.062 0; CB 0 -0.525 -0.776 -1.212;
+  CG 4 0.607 1.377 0; CD1 5 0.709 1.195 0; CD2 5 0.706 -1.196 0; CE1 5 2.102 1.198 0; CE2 5 2.098 -1.201 0;
+  CZ 5 2.794 -0.003 -0.001
+PRO CG CD
+  N 0 -0.566 1.351 0; CA 0 0 0 0; C 0 1.527 0 0; O 3 0.621 1.066 0; CB 0 -0.546 -0.611 -1.293;
+  CG 4 0.382 1.445 0; CD 5 0.477 1.424 0
+SER OG
+  N 0 -0.529 1.36 0; CA 0 0 0 0; C 0 1.525 0 0; O 3 0.626 1.062 0; CB 0 -0.518 -0.777 -1.211; OG 4 0.503 1.325 0
+THR OG1
+  N 0 -0.517 1.364 0; CA 0 0 0 0; C 0 1.526 0 0; O 3 0.626 1.062 0; CB 0 -0.516 -0.793 -1.215;
+  OG1 4 0.472 1.353 0; CG2 4 0.55 -0.718 -1.228
+TRP CG CD1
+  N 0 -0.521 1.363 0; CA 0 0 0 0; C 0 1.525 0 0; O 3 0.627 1.062 0; CB 0 -0.523 -0.776 -1.212;
+  CG 4 0.609 1.37 0; CD1 5 0.824 1.091 0; CD2 5 0.854 -1.148 -0.005; NE1 5 2.14 0.69 -0.004;
+  CE2 5 2.186 -0.678 -0.007; CE3 5 0.622 -2.53 -0.007; CZ2 5 3.283 -1.543 -0.011; CZ3 5 1.715 -3.389 -0.011;
+  CH2 5 3.028 -2.89 -0.013
+TYR CG CD1
+  N 0 -0.522 1.362 0; CA 0 0 0 0; C 0 1.524 0 0; O 3 0.627 1.062 0; CB 0 -0.522 -0.776 -1.213;
+  CG 4 0.607 1.382 0; CD1 5 0.716 1.195 0; CD2 5 0.713 -1.194 -0.001; CE1 5 2.107 1.2 -0.002;
+  CE2 5 2.104 -1.201 -0.003; CZ 5 2.791 -0.001 -0.003; OH 5 4.168 -0.002 -0.005
+VAL CG1
+  N 0 -0.494 1.373 0; CA 0 0 0 0; C 0 1.527 0 0; O 3 0.627 1.062 0; CB 0 -0.533 -0.795 -1.213;
+  CG1 4 0.54 1.429 0; CG2 4 0.533 -0.776 1.203
+"""
+"""Residues in AlphaFold's order of amino acids.
+
+A first line has the residue's name and the last atoms of its chi angles: with N, CA and CB before them, each four in a
+row are one angle. The lines below it have the atoms in the order of atom14: name, rigid group (0 backbone, 3 psi,
+4 to 7 chi 1 to 4) and position in the group's frame, Å.
+"""
+
+
+ATOMS_PER_RESIDUE, GROUPS_PER_RESIDUE, TORSIONS_PER_RESIDUE = 14, 8, 7
+BACKBONE_GROUP, PHI_GROUP, PSI_GROUP, CHI1_GROUP = 0, 2, 3, 4
+
+
+@dataclass(frozen=True)
+class AminoAcid:
+    """Ideal geometry of one amino acid.
+
+    Attributes
+    ----------
+    name : str
+        Three letters.
+    chi_atoms : tuple of str
+        N, CA, CB and the atoms that follow: each four in a row are one chi angle.
+    groups : dict of str to int
+        Rigid group of each atom, in the order of atom14.
+    positions : dict of str to (3,) float
+        Å, in the frame of the atom's group.
+    """
+
+    name: str
+    chi_atoms: Tuple[str, ...]
+    groups: Dict[str, int]
+    positions: Dict[str, np.ndarray]
+
+    @classmethod
+    def parse(cls, header: str, atoms: str) -> AminoAcid:
+        """One entry of the table: its first line, and the lines below it."""
+        name, *ends = header.split()
+        groups, positions = {}, {}
+        for atom in atoms.split(";"):
+            label, group, *position = atom.split()
+            groups[label] = int(group)
+            positions[label] = np.array([float(number) for number in position])
+        return cls(name, ("N", "CA", "CB", *ends), groups, positions)
+
+    def group_frames(self) -> np.ndarray:
+        """Each group's frame with its torsion at zero, (8, 3, 4): rotation and origin in that of its parent.
+
+        The parent of chi 2 to 4 is the chi group before, of the others the backbone. The x axis is the bond that
+        turns, the origin its far end. Groups that the residue does not have are the identity.
+        """
+        frames = np.tile(np.eye(3, 4), (GROUPS_PER_RESIDUE, 1, 1))
+        n, ca, c = (self.positions[atom] for atom in ("N", "CA", "C"))
+        frames[PHI_GROUP] = _frame(n - ca, np.array([1.0, 0, 0]), n)
+        frames[PSI_GROUP] = _frame(c - ca, ca - n, c)
+        for chi in range(len(self.chi_atoms) - 3):
+            end = self.positions[self.chi_atoms[chi + 2]]
+            # From chi 2 on the bond starts at the origin of the parent, and what precedes it lies at negative x.
+            frames[CHI1_GROUP + chi] = _frame(end, np.array([-1.0, 0, 0]) if chi else n - ca, end)
+        return frames
+
+
+def _frame(x: np.ndarray, towards: np.ndarray, origin: np.ndarray) -> np.ndarray:
+    """Right-handed axes and origin, (3, 4): x along ``x``, y in the half plane of ``towards``."""
+    x = x / np.linalg.norm(x)
+    y = towards - (towards @ x) * x
+    y /= np.linalg.norm(y)
+    return np.stack([x, y, np.cross(x, y), origin], axis=1)
+
+
+def _parse(table: str) -> Tuple[AminoAcid, ...]:
+    entries: List[List[str]] = []
+    for line in table.strip().splitlines():
+        if line.startswith(" "):
+            entries[-1].append(line)
+        else:
+            entries.append([line])
+    return tuple(AminoAcid.parse(header, "".join(atoms)) for header, *atoms in entries)
+
+
+AMINO_ACIDS = _parse(TABLE)
+"""The twenty, in AlphaFold's order."""
+
+UNKNOWN = len(AMINO_ACIDS)
+"""AlphaFold's number of a residue that is none of the twenty; it has no atoms."""
+
+RESIDUE_NAMES = (*(amino_acid.name for amino_acid in AMINO_ACIDS), "UNK")
+"""Three-letter names by AlphaFold's number."""
+
+ATOM14_NAMES = (*(tuple(amino_acid.groups) for amino_acid in AMINO_ACIDS), ())
+"""Names of the atoms by AlphaFold's number: those of the first columns of atom14, the others stay empty."""
+
+
+@dataclass(frozen=True)
+class ResidueTables:
+    """The amino acids as arrays, by AlphaFold's number of them; row 20 is of the unknown one.
+
+    Attributes
+    ----------
+    exists : (21, 14) bool
+    group : (21, 14) int
+        Rigid group of each atom.
+    position : (21, 14, 3) float64
+        Å, in the frame of the group.
+    frame : (21, 8, 3, 4) float64
+        See ``AminoAcid.group_frames``.
+    """
+
+    exists: np.ndarray
+    group: np.ndarray
+    position: np.ndarray
+    frame: np.ndarray
+
+    @classmethod
+    def build(cls) -> ResidueTables:
+        """Fill the arrays."""
+        count = len(RESIDUE_NAMES)
+        exists = np.zeros((count, ATOMS_PER_RESIDUE), dtype=bool)
+        group = np.zeros((count, ATOMS_PER_RESIDUE), dtype=np.int64)
+        position = np.zeros((count, ATOMS_PER_RESIDUE, 3))
+        frame = np.tile(np.eye(3, 4), (count, GROUPS_PER_RESIDUE, 1, 1))
+        for row, amino_acid in enumerate(AMINO_ACIDS):
+            atoms = len(amino_acid.groups)
+            exists[row, :atoms] = True
+            group[row, :atoms] = list(amino_acid.groups.values())
+            position[row, :atoms] = list(amino_acid.positions.values())
+            frame[row] = amino_acid.group_frames()
+        return cls(exists, group, position, frame)
+
+
+TABLES = ResidueTables.build()
+
+
+SINGLE_WIDTH, PAIR_WIDTH, HIDDEN_WIDTH = 384, 128, 128
+HEADS, CHANNELS, QUERY_POINTS, VALUE_POINTS = 12, 16, 4, 8
+
+MASKED_LOGIT = -1e5
+"""Added to the logits of residues that do not count, before they are scaled."""

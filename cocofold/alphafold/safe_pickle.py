@@ -1,0 +1,109 @@
+"""Pickles read without running code: numpy arrays, numbers, strings and plain containers, nothing else."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cocofold.system.errors import InputError
+
+
+class _Dtype:
+    """Stands for ``numpy.dtype``, whose own reading of a pickled state trusts it."""
+
+    def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
+        if not re.fullmatch(r"[biufcSU]\d+", code):
+            raise pickle.UnpicklingError(f"an array of type {code!r}; numbers and strings are admitted")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array:
+    """Stands for an array whose content follows, as pickles below protocol 5 write them."""
+
+    def __init__(self, kind: str, shape: tuple[int, ...], code: bytes) -> None:
+        self.array = np.empty(0)
+
+    def __setstate__(self, state: tuple) -> None:
+        _version, shape, dtype, by_columns, content = state
+        self.array = _array_of(content, dtype, shape, "F" if by_columns else "C")
+
+
+def _array_of(content: bytes, dtype: _Dtype, shape: tuple[int, ...], order: Any) -> np.ndarray:
+    return np.frombuffer(content, dtype=dtype.dtype).reshape(shape, order=order)
+
+
+def _scalar(dtype: _Dtype, content: bytes) -> Any:
+    return _array_of(content, dtype, (1,), "C")[0]
+
+
+def _bytes_of(text: str, encoding: str) -> bytes:
+    """Bytes, as pickles of protocol 2 write them."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"text encoded as {encoding}")
+    return text.encode("latin1")
+
+
+_ADMITTED: dict[str, Any] = {"numpy.ndarray": "ndarray", "numpy.dtype": _Dtype, "_codecs.encode": _bytes_of}
+for _core in ("numpy.core", "numpy._core"):
+    _ADMITTED[f"{_core}.multiarray._reconstruct"] = _Array
+    _ADMITTED[f"{_core}.multiarray.scalar"] = _scalar
+    _ADMITTED[f"{_core}.numeric._frombuffer"] = _array_of
+
+
+class _NotAdmitted(Exception):
+    """A class or function that a pickle of arrays does not need."""
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if f"{module}.{name}" not in _ADMITTED:
+            raise _NotAdmitted(f"{module}.{name}")
+        return _ADMITTED[f"{module}.{name}"]
+
+
+def load_arrays(path: Path) -> dict[str, Any]:
+    """Read a pickled dictionary of arrays.
+
+    A pickle may name any function of any package, and reading it would call that. Here only the names that arrays need
+    are let through, and these lead to stand-ins that check what they are given.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, no pickle, damaged, names any other class or function, or is no dictionary.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give the pickle that OpenFold's --save_outputs wrote")
+    try:
+        with open(path, "rb") as file:
+            content = _with_arrays(_ArrayUnpickler(file).load())
+    except _NotAdmitted as error:
+        raise InputError(
+            f"{path}: the pickle asks for {error}; only numpy arrays, numbers, strings and plain containers are "
+            "admitted, since a pickle can run code. Give a pickle that OpenFold's --save_outputs wrote"
+        ) from error
+    # A damaged pickle may fail in any way.
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{path}: not a readable pickle ({reason}); copy it again or write it anew") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}; needed is OpenFold's dictionary of outputs")
+    return content
+
+
+def _with_arrays(content: Any) -> Any:
+    """Arrays in place of what stood for them."""
+    if isinstance(content, _Array):
+        return content.array
+    if isinstance(content, dict):
+        return {name: _with_arrays(value) for name, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return type(content)(map(_with_arrays, content))
+    return content

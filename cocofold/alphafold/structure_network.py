@@ -1,0 +1,249 @@
+"""AlphaFold-Multimer's structure module: atoms from the single and pair representations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional, Tuple, Union
+
+import torch
+from torch import nn
+
+from cocofold.alphafold.attention import ImageAdapter, InvariantPointAttention
+from cocofold.alphafold.pair_representation import Pair, SharedBias, normalise_pair
+from cocofold.alphafold.residue_constants import HIDDEN_WIDTH, PAIR_WIDTH, SINGLE_WIDTH, UNKNOWN
+from cocofold.alphafold.residue_frames import Rigid, Torsions, build_atoms
+from cocofold.system.errors import InputError
+
+ITERATIONS = 8
+UNIT_ANGSTROM = 20.0
+
+
+@dataclass(frozen=True)
+class FoldingOptions:
+    """How the structure module is run.
+
+    Attributes
+    ----------
+    rotation_gradient : bool
+        Whether the gradient passes through rotations from one iteration to the one before. AlphaFold stops it.
+    dropout : float
+        Share of activations dropped in each iteration, in training mode; AlphaFold trained with 0.1.
+    """
+
+    rotation_gradient: bool = False
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class Folded:
+    """What the structure module gives for n residues.
+
+    Attributes
+    ----------
+    atom14 : (n, 14, 3) float
+        Å; zero where there is no atom.
+    atom14_mask : (n, 14) bool
+        Atoms that the amino acid has; none of residues that are masked. ``ATOM14_NAMES`` has their names.
+    frames : (n, 3, 4) float
+        Rotation and translation (Å) of each backbone.
+    trajectory : (8, n, 3, 4) float
+        The frames after each iteration.
+    group_frames : (n, 8, 3, 4) float
+        Frames of all rigid groups, Å.
+    torsions : (n, 7, 2) float
+        Sine and cosine of ω, φ, ψ, χ1 to χ4.
+    act : (n, 384) float
+        Activations after the last iteration.
+    plddt : (n,) float
+        From 0 to 100.
+    """
+
+    atom14: torch.Tensor
+    atom14_mask: torch.Tensor
+    frames: torch.Tensor
+    trajectory: torch.Tensor
+    group_frames: torch.Tensor
+    torsions: torch.Tensor
+    act: torch.Tensor
+    plddt: torch.Tensor
+
+
+class Transition(nn.Module):
+    """Three layers with a residual connection, and a normalisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(SINGLE_WIDTH, SINGLE_WIDTH) for _ in range(3))
+        self.norm = LayerNorm(SINGLE_WIDTH)
+
+    def forward(self, act: torch.Tensor, dropout: float) -> torch.Tensor:
+        """New activations, (n, 384)."""
+        first, second, third = self.layers
+        update = third(second(first(act).relu()).relu())
+        return self.norm(nn.functional.dropout(act + update, dropout, training=dropout > 0))
+
+
+class StructureModule(nn.Module):
+    """Eight iterations with the same weights, from single and pair representations to atoms and their confidence.
+
+    Jumper et al., Nature 596, 583 (2021), alg. 20, as in AlphaFold-Multimer v2.3. Weights begin as torch makes
+    them; ``load_structure_module`` gives AlphaFold's.
+
+    Parameters
+    ----------
+    options : FoldingOptions
+    """
+
+    def __init__(self, options: FoldingOptions = FoldingOptions()) -> None:
+        super().__init__()
+        self.options = options
+        self.single_norm = LayerNorm(SINGLE_WIDTH)
+        self.initial = nn.Linear(SINGLE_WIDTH, SINGLE_WIDTH)
+        self.attention = InvariantPointAttention()
+        self.attention_norm = LayerNorm(SINGLE_WIDTH)
+        self.transition = Transition()
+        self.update = nn.Linear(SINGLE_WIDTH, 6)
+        self.torsions = Torsions()
+        self.confidence = ResidueConfidence()
+        self.aligned_error = AlignedError()
+        self.adapter: Optional[ImageAdapter] = None
+
+    def with_adapter(self, seed: int = 0, gated: bool = True) -> StructureModule:
+        """Attach a new image adapter, and return this module.
+
+        Parameters
+        ----------
+        seed : int
+        gated : bool
+            With a gate that starts at zero the module still gives AlphaFold's answer; without it, as in the paper, it
+            does not.
+        """
+        self.adapter = ImageAdapter(seed, gated).to(self.initial.weight)
+        return self
+
+    def forward(
+        self, single: torch.Tensor, pair: Union[torch.Tensor, Pair], aatype: torch.Tensor, mask: torch.Tensor
+    ) -> Folded:
+        """Fold.
+
+        Parameters
+        ----------
+        single : (n, 384) float
+        pair : (n, n, 128) float, or Pair
+            The trunk's pair representation, or what ``normalise_pair`` makes of it once for many calls, with additions
+            if wanted. A tensor gets a gradient only if it asks for one.
+        aatype : (n,) int
+            AlphaFold's numbers of amino acids, 20 for unknown.
+        mask : (n,) float or bool
+            Residues that count. Those that do not are not attended to; what is given for them means nothing.
+
+        Raises
+        ------
+        InputError
+            If shapes do not fit together, or ``aatype`` has other numbers.
+        """
+        _check(single, pair, aatype, mask)
+        weight = self.initial.weight
+        mask, aatype = mask.to(weight.dtype), aatype.long()
+        if isinstance(pair, torch.Tensor):
+            pair = normalise_pair(pair, weight.dtype)
+        initial = self.single_norm(single.to(weight.dtype))
+        act, trajectory = self._iterate(self.initial(initial), mask, pair)
+        frames = trajectory[-1].scaled(UNIT_ANGSTROM)
+        torsions = self.torsions(act, initial)
+        atoms = build_atoms(aatype, frames, torsions)
+        return Folded(
+            atom14=atoms.positions,
+            atom14_mask=atoms.exist & (mask > 0)[:, None],
+            frames=frames.matrix(),
+            trajectory=torch.stack([step.scaled(UNIT_ANGSTROM).matrix() for step in trajectory]),
+            group_frames=atoms.group_frames,
+            torsions=torsions,
+            act=act,
+            plddt=self.confidence(act),
+        )
+
+    def _iterate(self, act: torch.Tensor, mask: torch.Tensor, pair: Pair) -> Tuple[torch.Tensor, list[Rigid]]:
+        """Activations after the last iteration, and frames after each, in units of 20 Å."""
+        pair_logits = self.attention.pair_logits(pair)
+        frames, trajectory = Rigid.identity(act), []
+        for _ in range(ITERATIONS):
+            act, frames = self._iteration(act, frames, mask, pair, pair_logits)
+            trajectory.append(frames)
+            if not self.options.rotation_gradient:
+                frames = frames.with_fixed_rotation()
+        return act, trajectory
+
+    def _iteration(
+        self, act: torch.Tensor, frames: Rigid, mask: torch.Tensor, pair: Pair, pair_logits: SharedBias
+    ) -> Tuple[torch.Tensor, Rigid]:
+        dropout = self.options.dropout if self.training else 0.0
+        attended = self.attention(act, frames, mask, pair, pair_logits, self.adapter)
+        act = self.attention_norm(nn.functional.dropout(act + attended, dropout, training=dropout > 0))
+        act = self.transition(act, dropout)
+        return act, frames.compose(Rigid.from_update(self.update(act)))
+
+
+def _check(single: torch.Tensor, pair: Union[torch.Tensor, Pair], aatype: torch.Tensor, mask: torch.Tensor) -> None:
+    """Refuse inputs that do not fit together.
+
+    Raises
+    ------
+    InputError
+    """
+    n = len(single)
+    needed = {"single": (single, (n, SINGLE_WIDTH)), "aatype": (aatype, (n,)), "mask": (mask, (n,))}
+    if isinstance(pair, torch.Tensor):
+        needed["pair"] = (pair, (n, n, PAIR_WIDTH))
+    for name, (tensor, shape) in needed.items():
+        if tuple(tensor.shape) != shape:
+            raise InputError(f"{name}: its shape is {tuple(tensor.shape)}; for {n} residues it must be {shape}")
+    if n == 0 or int(aatype.min()) < 0 or int(aatype.max()) > UNKNOWN:
+        raise InputError(f"aatype: must be one or more numbers from 0 to {UNKNOWN}, AlphaFold's of amino acids")
+
+
+LDDT_BINS, ERROR_BINS = 50, 64
+LARGEST_ERROR_ANGSTROM = 31.0
+
+_BLOCK_PAIRS = 1 << 16
+
+
+class ResidueConfidence(nn.Module):
+    """Predicted lDDT-Cα (Jumper et al., alg. 29)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(SINGLE_WIDTH)
+        self.first = nn.Linear(SINGLE_WIDTH, HIDDEN_WIDTH)
+        self.second = nn.Linear(HIDDEN_WIDTH, HIDDEN_WIDTH)
+        self.logits = nn.Linear(HIDDEN_WIDTH, LDDT_BINS)
+
+    def forward(self, act: torch.Tensor) -> torch.Tensor:
+        """pLDDT of each residue, (n,), from 0 to 100; ``act`` is (n, 384)."""
+        logits = self.logits(self.second(self.first(self.norm(act)).relu()).relu())
+        centres = (torch.arange(LDDT_BINS, dtype=act.dtype, device=act.device) + 0.5) * (100 / LDDT_BINS)
+        return torch.matmul(logits.softmax(dim=1), centres)
+
+
+class AlignedError(nn.Module):
+    """Error of a residue's position when another's frame is superposed (Jumper et al., suppl. 1.9.7)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = nn.Linear(PAIR_WIDTH, ERROR_BINS)
+
+    def forward(self, pair: torch.Tensor) -> torch.Tensor:
+        """Expected error, (n, n) Å, from the pair representation as it left the trunk, (n, n, 128); row: the frame."""
+        weight = self.logits.weight
+        width = LARGEST_ERROR_ANGSTROM / (ERROR_BINS - 2)
+        centres = (torch.arange(ERROR_BINS, dtype=weight.dtype, device=weight.device) + 0.5) * width
+        rows = pair.split(max(1, _BLOCK_PAIRS // len(pair)))
+        return torch.cat([torch.matmul(self.logits(block.to(weight.dtype)).softmax(dim=2), centres) for block in rows])
+
+
+class LayerNorm(nn.LayerNorm):
+    """A layer normalisation; torch's own adds the gradients of its weights thread by thread."""
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Normalised values, of the same shape."""
+        return nn.functional.layer_norm(values, self.normalized_shape, eps=self.eps) * self.weight + self.bias

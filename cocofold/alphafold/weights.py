@@ -1,0 +1,304 @@
+"""Weights of the structure module, in and out of files, in AlphaFold's names and layout.
+
+A file is AlphaFold's (``.npz``) or a checkpoint of OpenFold's (``.pt``), which has the same numbers under other names.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Dict, List, Sequence, Tuple, Union
+
+import numpy as np
+import torch
+from torch import nn
+
+from cocofold.alphafold.structure_network import FoldingOptions, StructureModule
+from cocofold.alphafold.weight_layout import (
+    MODULE_ARRAYS,
+    MODULE_SCOPES,
+    OPENFOLD_SCOPES,
+    SCOPE,
+    SINGLE_ACTIVATIONS,
+    WeightArray,
+)
+from cocofold.system.atomic_files import appearing_whole
+from cocofold.system.errors import InputError
+
+_NAMED = 4
+_MONOMER = f"{SCOPE}structure_module/fold_iteration/invariant_point_attention/kv_scalar//weights"
+_ADVICE = "give params_model_K_multimer_v3.npz of AlphaFold-Multimer v2.3, as it was downloaded"
+
+
+def load_structure_module(
+    source: Union[str, os.PathLike[str], Mapping[str, torch.Tensor]], options: FoldingOptions = FoldingOptions()
+) -> StructureModule:
+    """The structure module with its heads, float32, from a weight file or from what ``read_weights`` gave.
+
+    Parameters
+    ----------
+    source
+        ``params_model_K_multimer_v3.npz``, a checkpoint of OpenFold's (``.pt``), or arrays in AlphaFold's names and
+        layout.
+    options : FoldingOptions
+
+    Raises
+    ------
+    InputError
+        If the file is missing or damaged, or if arrays, which are named, are missing, unknown, of other shapes or not
+        finite.
+    """
+    if isinstance(source, Mapping):
+        shapes = {array.official: array.shape for array in MODULE_ARRAYS}
+        weights = _checked(source, shapes, MODULE_SCOPES, "weights")
+    else:
+        weights = read_weights(source)
+    # Weights that are about to be replaced shall not use up the caller's random numbers.
+    with torch.random.fork_rng(devices=[]):
+        module = StructureModule(options)
+    module.load_state_dict({array.ours: array.to_torch(weights[array.official]) for array in MODULE_ARRAYS})
+    return module
+
+
+def load_single_activations(path: Union[str, os.PathLike[str]]) -> nn.Linear:
+    """AlphaFold's projection of the first row of the alignment's representation (256) to the single one (384).
+
+    Raises
+    ------
+    InputError
+        As ``load_structure_module``.
+    """
+    weights = _read(Path(path), SINGLE_ACTIVATIONS, scopes=(), openfold_scopes=())
+    weight, bias = (array.to_torch(weights[array.official]) for array in SINGLE_ACTIVATIONS)
+    layer = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0])
+    layer.load_state_dict({"weight": weight, "bias": bias})
+    return layer
+
+
+def read_weights(path: Union[str, os.PathLike[str]]) -> Dict[str, torch.Tensor]:
+    """The 56 arrays of the structure module and its heads, float32, in AlphaFold's names and layout.
+
+    Raises
+    ------
+    InputError
+        As ``load_structure_module``.
+    """
+    return _read(Path(path), MODULE_ARRAYS, MODULE_SCOPES, OPENFOLD_SCOPES)
+
+
+def official_weights(module: StructureModule) -> Dict[str, torch.Tensor]:
+    """Copies of the 56 arrays of a module, float32, in AlphaFold's names and layout, without the adapter."""
+    state = module.state_dict()
+    return {array.official: array.from_torch(state[array.ours]).float().clone() for array in MODULE_ARRAYS}
+
+
+def save_structure_module(module: StructureModule, path: Union[str, os.PathLike[str]]) -> None:
+    """Write the weights of a module as AlphaFold's file has them, without the adapter."""
+    save_weights(official_weights(module), path)
+
+
+def save_weights(weights: Mapping[str, torch.Tensor], path: Union[str, os.PathLike[str]]) -> None:
+    """Write arrays as AlphaFold's file has them; the file appears whole."""
+    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in weights.items()}
+    with appearing_whole(path) as partial, open(partial, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def _read(
+    path: Path, wanted: Sequence[WeightArray], scopes: Tuple[str, ...], openfold_scopes: Tuple[str, ...]
+) -> Dict[str, torch.Tensor]:
+    """The wanted arrays of a file, checked; no others may stand in the scopes."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such weight file; {_ADVICE}")
+    if is_checkpoint(path):
+        shapes = {array.openfold: array.torch_shape for array in wanted}
+        state = _checked(read_checkpoint(path), shapes, openfold_scopes, str(path))
+        return {array.official: array.from_torch(state[array.openfold]) for array in wanted}
+    if path.suffix.lower() != ".npz":
+        raise InputError(f"{path}: a weight file must be .npz (AlphaFold's) or .pt (OpenFold's); {_ADVICE}")
+    shapes = {array.official: array.shape for array in wanted}
+    return _checked(_read_npz(path, (*shapes, *scopes)), shapes, scopes, str(path))
+
+
+def _read_npz(path: Path, beginnings: Tuple[str, ...]) -> Dict[str, torch.Tensor]:
+    """Arrays whose names begin so; the others, of which there are far more, stay in the file."""
+    try:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+            if _MONOMER in file.files:
+                raise InputError(f"{path}: these are weights of an AlphaFold monomer model; {_ADVICE}")
+            return {
+                name: torch.from_numpy(np.asarray(file[name])) for name in file.files if name.startswith(beginnings)
+            }
+    except (OSError, ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path}: damaged, or no file of arrays ({error}); {_ADVICE}") from error
+
+
+def _checked(
+    arrays: Mapping[str, torch.Tensor], shapes: Mapping[str, Tuple[int, ...]], scopes: Tuple[str, ...], where: str
+) -> Dict[str, torch.Tensor]:
+    """Arrays in float32, if all are there, as they must be, and no others in the scopes.
+
+    Raises
+    ------
+    InputError
+        Naming what is wrong.
+    """
+    present = {name: arrays[name] for name in shapes if name in arrays}
+    faults = {
+        "missing": [name for name in shapes if name not in present],
+        "unknown": [name for name in arrays if name not in shapes and name.startswith(scopes)],
+        "of another shape": [
+            f"{name} {tuple(array.shape)}, must be {shapes[name]}"
+            for name, array in present.items()
+            if tuple(array.shape) != shapes[name]
+        ],
+        "not finite": [name for name, array in present.items() if not bool(torch.isfinite(array).all())],
+    }
+    found = [f"{fault}: {_listed(names)}" for fault, names in faults.items() if names]
+    if found:
+        raise InputError(f"{where}: {'; '.join(found)}; {_ADVICE}")
+    return {name: array.detach().float() for name, array in present.items()}
+
+
+def _listed(names: List[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(name.replace(SCOPE, "") for name in names[:_NAMED]) + more
+
+
+_ENDINGS = (".pt", ".pth", ".ckpt")
+_PREFIXES = ("module.", "model.")
+_OPENFOLD_MONOMER = "structure_module.ipa.linear_kv.weight"
+_OPENFOLD_ADVICE = (
+    "give a checkpoint of a model_K_multimer_v3 of OpenFold's, or AlphaFold's params_model_K_multimer_v3.npz"
+)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether the file's name is one of a torch checkpoint."""
+    return path.suffix.lower() in _ENDINGS
+
+
+def read_checkpoint(path: Path) -> Dict[str, torch.Tensor]:
+    """All tensors of a checkpoint by OpenFold's names.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read as tensors alone, or is of a monomer model.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: damaged, or holds more than tensors ({reason}); {_OPENFOLD_ADVICE}") from error
+    state = _state(content)
+    if _OPENFOLD_MONOMER in state:
+        raise InputError(f"{path}: these are weights of a monomer model; {_OPENFOLD_ADVICE}")
+    return state
+
+
+def _state(content: Any) -> Dict[str, torch.Tensor]:
+    """The tensors of a checkpoint by OpenFold's names, wherever training programs keep them."""
+    if isinstance(content, Mapping):
+        # The running average is what OpenFold predicts with; Lightning and DeepSpeed have keys of their own.
+        for path in (("ema", "params"), ("state_dict",), ("module",)):
+            inner: Any = content
+            for key in path:
+                inner = inner.get(key) if isinstance(inner, Mapping) else None
+            if isinstance(inner, Mapping):
+                return _state(inner)
+        return {_bare(str(name)): tensor for name, tensor in content.items() if isinstance(tensor, torch.Tensor)}
+    return {}
+
+
+def _bare(name: str) -> str:
+    for prefix in _PREFIXES:
+        if name.startswith(prefix):
+            return _bare(name[len(prefix) :])
+    return name
+
+
+_OFFICIAL = re.compile(r"params_model_(\d)(\w*)\.npz")
+
+
+def official_name(model_number: int) -> str:
+    """Name of the file in which AlphaFold-Multimer v2.3 comes."""
+    return f"params_model_{model_number}_multimer_v3.npz"
+
+
+def default_folder() -> Path:
+    """Where ColabFold keeps the weights that it downloads."""
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(cache) / "colabfold" / "params"
+
+
+def find_weights(given: Path | None, model_number: int) -> Path:
+    """The weight file of a model.
+
+    Parameters
+    ----------
+    given : Path, optional
+        The file, a folder with it, or a folder whose subfolder ``params`` has it; by default where ColabFold keeps it.
+    model_number : int
+        Which of the five models made the representations.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or its name says that it is of another model.
+    """
+    name = official_name(model_number)
+    if given is None or given.is_dir():
+        folder = given or default_folder()
+        for path in (folder / name, folder / "params" / name):
+            if path.is_file():
+                return path
+        option = f"--weights {given}" if given else f"no --weights given, and {folder}"
+        raise InputError(
+            f"{option}: holds no {name}; the representations are of model {model_number}, give AlphaFold-Multimer's "
+            "weight file of that model (alphafold_params_2022-12-06.tar of DeepMind; ColabFold downloads it too)"
+        )
+    if not given.is_file():
+        raise InputError(f"--weights {given}: no such file; give {name}, or the folder with it")
+    match = _OFFICIAL.fullmatch(given.name)
+    if match is not None and given.name != name:
+        raise InputError(
+            f"--weights {given}: these are of {given.stem.replace('params_', '')}, but the representations are of "
+            f"model_{model_number}_multimer_v3; give {name}"
+        )
+    return given
+
+
+def single_representation(first_row: torch.Tensor, path: Path) -> torch.Tensor:
+    """The single representation, a linear function of the MSA's first row (Jumper et al. 2021, suppl. alg. 6).
+
+    ColabFold computes it in bfloat16 by default. Where the first row is in bfloat16, this rounds as it does: products
+    to bfloat16, then the bias added in float32.
+
+    Parameters
+    ----------
+    first_row : (n, 256) float16 or float32
+    path : Path
+        The weight file.
+
+    Returns
+    -------
+    (n, 384) float32
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or does not have the function's weights.
+    """
+    layer = load_single_activations(path)
+    row = first_row.float()
+    with torch.no_grad():
+        if not torch.equal(row, row.bfloat16().float()):
+            return layer(row)
+        product = row @ layer.weight.bfloat16().float().T
+        return product.bfloat16().float() + layer.bias.bfloat16().float()

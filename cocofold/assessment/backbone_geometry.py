@@ -1,0 +1,290 @@
+"""Figures of a model's backbone geometry: bonds, hands, peptide planes, contacts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from scipy.ndimage import map_coordinates
+from scipy.spatial import cKDTree
+
+from cocofold.structure.model import Model, ResidueKey
+from cocofold.structure.topology import Backbone
+from cocofold.system.errors import InputError
+
+PEPTIDE_BOND_ANGSTROM = 1.33
+BOND_TOLERANCE_ANGSTROM = 0.1
+CIS_BELOW_DEGREES = 30.0
+TRANS_ABOVE_DEGREES = 150.0
+CLOSEST_ALPHA_ANGSTROM = 3.0
+_LEAST_SHARED = 0.5
+
+
+@dataclass(frozen=True)
+class GeometryFigures:
+    """Backbone geometry of a model; residues are named as "chain number name".
+
+    A peptide is a link between two residues that follow each other in a chain. With a start, those that the start
+    joins (C-N below 2.3 Å) are counted, however far they are apart in the model; without one, and for residues that
+    the start does not have, those with consecutive numbers or with C-N below 2.3 Å. So a bond that was torn counts
+    as a bad bond, while a gap in the chain does not.
+
+    Attributes
+    ----------
+    peptides : int
+    bonds_within_tolerance : float
+        Share of peptides with ``|C-N - 1.33 Å| <= 0.1 Å``; 1 if there are none.
+    bond_deviation_rms_angstrom, bond_deviation_worst_angstrom : float
+        Of C-N from 1.33 Å.
+    bad_bonds : tuple of str
+        The residue after each bond out of tolerance.
+    chiral_residues : int
+        Residues with N, CA, C and CB.
+    d_residues : tuple of str
+        Those with ``(N - CA) · ((C - CA) × (CB - CA)) < 0``, the hand of D-amino acids.
+    cis_proline, cis_other : tuple of str
+        The residue after each peptide with ``|omega| < 30°``.
+    twisted : tuple of str
+        The residue after each peptide with ``30° <= |omega| <= 150°``.
+    close_alphas : tuple of str
+        Pairs of CA closer than 3 Å in residues that no peptide joins.
+    ramachandran_residues : int
+        Those with a peptide on both sides.
+    ramachandran_favoured : float
+        Share of these; 1 if there are none.
+    ramachandran_outliers : tuple of str
+        By the contours of Lovell et al. (2003).
+    new_d, new_cis, new_twisted, new_close_alphas, new_ramachandran_outliers : tuple of str, optional
+        Those of the above that are not so in the start; None without a start.
+    """
+
+    peptides: int
+    bonds_within_tolerance: float
+    bond_deviation_rms_angstrom: float
+    bond_deviation_worst_angstrom: float
+    bad_bonds: tuple[str, ...]
+    chiral_residues: int
+    d_residues: tuple[str, ...]
+    cis_proline: tuple[str, ...]
+    cis_other: tuple[str, ...]
+    twisted: tuple[str, ...]
+    close_alphas: tuple[str, ...]
+    ramachandran_residues: int
+    ramachandran_favoured: float
+    ramachandran_outliers: tuple[str, ...]
+    new_d: tuple[str, ...] | None = None
+    new_cis: tuple[str, ...] | None = None
+    new_twisted: tuple[str, ...] | None = None
+    new_close_alphas: tuple[str, ...] | None = None
+    new_ramachandran_outliers: tuple[str, ...] | None = None
+
+    @property
+    def n_cis(self) -> int:
+        """Number of cis peptides."""
+        return len(self.cis_proline) + len(self.cis_other)
+
+
+def geometry_figures(model: Model, start: Model | None = None) -> GeometryFigures:
+    """Figures of a model's geometry, and what is new in it since a start.
+
+    Parameters
+    ----------
+    model : Model
+    start : Model, optional
+        The model before fine-tuning: the same chains, numbers and residue names; it may have more residues.
+
+    Raises
+    ------
+    InputError
+        If less than half of the model's residues are in the start.
+    """
+    backbone = Backbone.of(model)
+    keys = [model.residues[row] for row in backbone.residues]
+    first = _first_of_peptides(model, backbone)
+    if start is not None:
+        origin = Backbone.of(start)
+        place = {start.residues[row]: number for number, row in enumerate(origin.residues)}
+        in_start = np.array([place.get(key, -1) for key in keys])
+        if (in_start >= 0).mean() < _LEAST_SHARED:
+            raise InputError(
+                f"the start shares {int((in_start >= 0).sum())} of the model's {len(keys)} residues (chain, number and "
+                "name); at least half are needed: give the model from which this one was made"
+            )
+        first = _joined_in_start(first, in_start, origin.linked)
+    bond = _bond_lengths(model, backbone, first)
+    omega = np.abs(_omegas(model, backbone, first))
+    cis, twisted = omega < CIS_BELOW_DEGREES, (omega >= CIS_BELOW_DEGREES) & (omega <= TRANS_ABOVE_DEGREES)
+    proline = np.array([key.name == "PRO" for key in keys])[first + 1]
+    hand = _hands(model, backbone)
+    d = np.flatnonzero(hand < 0)
+    close = _close_alphas(model, backbone, first)
+    inner, favoured, outlier = _ramachandran(model, backbone, first)
+    deviation = np.abs(bond - PEPTIDE_BOND_ANGSTROM)
+    bad = deviation > BOND_TOLERANCE_ANGSTROM
+    n_peptides = max(len(first), 1)
+    new: dict[str, tuple[str, ...]] = {}
+    if start is not None:
+        before = np.flatnonzero(origin.linked)
+        omega_before = np.full(len(origin), np.nan)
+        omega_before[before] = np.abs(_omegas(start, origin, before))
+        was = np.where(in_start[first] >= 0, omega_before[in_start[first]], np.nan)
+        was_twisted = (was >= CIS_BELOW_DEGREES) & (was <= TRANS_ABOVE_DEGREES)
+        was_d = (in_start >= 0) & (_hands(start, origin)[in_start] < 0)
+        before_inner, _, before_outlier = _ramachandran(start, origin, before)
+        was_outlier = np.isin(in_start[inner], before_inner[before_outlier])
+        was_close = {tuple(sorted(pair)) for pair in _close_alphas(start, origin, before).tolist()}
+        new = {
+            "new_d": _names(keys, d[~was_d[d]]),
+            "new_cis": _names(keys, first[cis & ~(was < CIS_BELOW_DEGREES)] + 1),
+            "new_twisted": _names(keys, first[twisted & ~was_twisted] + 1),
+            "new_close_alphas": _pair_names(
+                keys, [pair for pair in close.tolist() if tuple(sorted(in_start[pair].tolist())) not in was_close]
+            ),
+            "new_ramachandran_outliers": _names(keys, inner[outlier & ~was_outlier]),
+        }
+    return GeometryFigures(
+        peptides=len(first),
+        bonds_within_tolerance=1 - float(bad.sum()) / n_peptides,
+        bond_deviation_rms_angstrom=float(np.sqrt((deviation**2).sum() / n_peptides)),
+        bond_deviation_worst_angstrom=float(deviation.max(initial=0)),
+        bad_bonds=_names(keys, first[bad] + 1),
+        chiral_residues=int(np.isfinite(hand).sum()),
+        d_residues=_names(keys, d),
+        cis_proline=_names(keys, first[cis & proline] + 1),
+        cis_other=_names(keys, first[cis & ~proline] + 1),
+        twisted=_names(keys, first[twisted] + 1),
+        close_alphas=_pair_names(keys, close.tolist()),
+        ramachandran_residues=len(inner),
+        ramachandran_favoured=float(favoured.mean()) if len(inner) else 1.0,
+        ramachandran_outliers=_names(keys, inner[outlier]),
+        **new,
+    )
+
+
+def _names(keys: list[ResidueKey], rows: np.ndarray) -> tuple[str, ...]:
+    return tuple(f"{keys[row].chain} {keys[row].number}{keys[row].insertion_code} {keys[row].name}" for row in rows)
+
+
+def _pair_names(keys: list[ResidueKey], pairs: list[list[int]]) -> tuple[str, ...]:
+    return tuple(" - ".join(_names(keys, np.array(pair))) for pair in pairs)
+
+
+def _first_of_peptides(model: Model, backbone: Backbone) -> np.ndarray:
+    """The first residue of each peptide, judged by the model alone; (n_peptides,) int."""
+    keys = [model.residues[row] for row in backbone.residues]
+    follows = [
+        one.chain == next_one.chain
+        and (next_one.number == one.number + 1 or (next_one.number == one.number and next_one[:3] != one[:3]))
+        for one, next_one in zip(keys, keys[1:])
+    ]
+    return np.flatnonzero(backbone.linked | np.array([*follows, False]))
+
+
+def _joined_in_start(first: np.ndarray, in_start: np.ndarray, linked: np.ndarray) -> np.ndarray:
+    """Peptides that the start joins, and those with a residue that it does not have."""
+    unknown = (in_start[first] < 0) | (in_start[first + 1] < 0)
+    here = np.flatnonzero((in_start[:-1] >= 0) & (in_start[1:] == in_start[:-1] + 1))
+    return np.union1d(first[unknown], here[linked[in_start[here]]])
+
+
+def _bond_lengths(model: Model, backbone: Backbone, first: np.ndarray) -> np.ndarray:
+    carbon, nitrogen = backbone.atoms[first, 2], backbone.atoms[first + 1, 0]
+    return np.linalg.norm(model.positions[carbon] - model.positions[nitrogen], axis=1)
+
+
+def _omegas(model: Model, backbone: Backbone, first: np.ndarray) -> np.ndarray:
+    """Torsions CA-C-N-CA in degrees, -180 to 180."""
+    atoms = backbone.atoms
+    return _torsions(model, atoms[first, 1], atoms[first, 2], atoms[first + 1, 0], atoms[first + 1, 1])
+
+
+def _ramachandran(model: Model, backbone: Backbone, first: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Frames between two peptides, and which of them are favoured and which are outliers."""
+    inner = np.intersect1d(first, first + 1)
+    atoms, names = backbone.atoms, np.array([model.residues[row].name for row in backbone.residues])
+    phi = _torsions(model, atoms[inner - 1, 2], *atoms[inner].T)
+    psi = _torsions(model, *atoms[inner].T, atoms[inner + 1, 0])
+    return inner, *judge(phi, psi, kinds_of(names[inner], names[inner + 1]))
+
+
+def _torsions(model: Model, *rows: np.ndarray) -> np.ndarray:
+    """Torsions of atoms in four arrays of rows, in degrees from -180 to 180."""
+    one, two, three, four = (model.positions[row] for row in rows)
+    axis = three - two
+    left, right = np.cross(one - two, axis), np.cross(four - three, axis)
+    sine = (np.cross(left, right) * axis).sum(1) / np.maximum(np.linalg.norm(axis, axis=1), 1e-9)
+    return np.degrees(np.arctan2(sine, (left * right).sum(1)))
+
+
+def _hands(model: Model, backbone: Backbone) -> np.ndarray:
+    """Triple product N, C, CB about CA (Å³), positive for L-amino acids; NaN without CB."""
+    beta = model.atoms_named("CB")[backbone.residues]
+    nitrogen, alpha, carbon = model.positions[backbone.atoms].transpose(1, 0, 2)
+    triple = ((nitrogen - alpha) * np.cross(carbon - alpha, model.positions[beta] - alpha)).sum(1)
+    return np.where(beta >= 0, triple, np.nan)
+
+
+def _close_alphas(model: Model, backbone: Backbone, first: np.ndarray) -> np.ndarray:
+    """Pairs of residues with CA closer than 3 Å that no peptide joins, (n_pairs, 2) int, sorted."""
+    tree = cKDTree(model.positions[backbone.atoms[:, 1]])
+    pairs = np.sort(tree.query_pairs(CLOSEST_ALPHA_ANGSTROM, output_type="ndarray"), axis=1)
+    joined = (pairs[:, 1] == pairs[:, 0] + 1) & np.isin(pairs[:, 0], first)
+    pairs = pairs[~joined]
+    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+
+
+FAVOURED_LEVEL = 0.02
+# The general case, and glycine, proline and what precedes proline
+OUTLIER_LEVELS = {"general": 0.0005, "glycine": 0.002, "proline": 0.002, "preproline": 0.002}
+_KINDS = tuple(OUTLIER_LEVELS)
+_BINS, _BIN_DEGREES = 180, 2.0
+
+
+def kinds_of(names: np.ndarray, followers: np.ndarray) -> np.ndarray:
+    """Which of the four plots each residue belongs to, by its name and that of the next one; (n,) str."""
+    kinds = np.where(followers == "PRO", "preproline", "general")
+    kinds = np.where(names == "PRO", "proline", kinds)
+    return np.where(names == "GLY", "glycine", kinds)
+
+
+def judge(phi: np.ndarray, psi: np.ndarray, kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which torsions are favoured and which are outliers; what is neither is allowed.
+
+    Contours of Lovell et al., Proteins 50, 437 (2003): favoured are the 98 % of their 500 structures' residues that lie
+    densest, outliers those beyond 99.95 % (glycine, proline and what precedes proline: 99.8 %). Their tables come with
+    the package pyrama; between bins they are interpolated.
+
+    Parameters
+    ----------
+    phi, psi : (n,) float
+        Degrees.
+    kinds : (n,) str
+        As ``kinds_of`` gives them.
+
+    Returns
+    -------
+    favoured, outlier : (n,) bool
+    """
+    level = np.zeros(len(phi))
+    for kind in _KINDS:
+        rows = kinds == kind
+        place = (np.stack([phi[rows], psi[rows]]) + 180) / _BIN_DEGREES - 0.5
+        level[rows] = map_coordinates(_table(kind), place, order=1, mode="grid-wrap")
+    return level >= FAVOURED_LEVEL, level < np.array([OUTLIER_LEVELS[kind] for kind in kinds.tolist()])
+
+
+@cache
+def _table(kind: str) -> np.ndarray:
+    """Density of bins of 2 degrees by phi and psi, from -179; (180, 180) float."""
+    # Found without importing pyrama, whose import opens matplotlib's graphical backend.
+    spec = find_spec("pyrama")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("the package pyrama, which has the Ramachandran tables, is not installed")
+    rows = np.loadtxt(Path(spec.origin).parent / "data" / f"pref_{kind}.data")
+    table = np.zeros((_BINS, _BINS))
+    place = ((rows[:, :2] + 179) / _BIN_DEGREES).round().astype(int)
+    table[place[:, 0], place[:, 1]] = rows[:, 2]
+    return table

@@ -1,0 +1,335 @@
+"""The folder of a run: its lock, its log and its files, each of which appears whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import fcntl
+import io
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import mrcfile
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from cocofold.finetuning.options import Options
+from cocofold.imaging.projection import density_map
+from cocofold.likelihood.frc_loss import Gaussians
+from cocofold.structure.model import Model
+from cocofold.structure.modelcif import write_model
+from cocofold.system.atomic_files import appearing_whole, is_partial, remove_partial, write_atomically
+from cocofold.system.errors import InputError
+
+_LOCK = ".lock"
+_REMOVED = ("config.yaml", "log.txt", "metrics.csv", "model.cif", "placed.cif", "mirrored.star", "check.json", _LOCK)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class RunFolder:
+    """A run's folder, held by one process at a time.
+
+    Parameters
+    ----------
+    path : Path
+    options : Options
+        Written to ``config.yaml``; on resuming compared with it.
+    resume : bool
+        Go on with what is there; without it a folder that holds anything is refused.
+    """
+
+    def __init__(self, path: Path, options: Options, resume: bool) -> None:
+        self.path = path
+        self.checkpoint = path / "checkpoints" / "latest.safetensors"
+        self._options = options
+        self._resume = resume
+        self._held = contextlib.ExitStack()
+
+    def __enter__(self) -> RunFolder:
+        config = self.path / "config.yaml"
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"--out {self.path}: is a file; give a folder")
+        if not self._resume and self._holds_anything():
+            raise InputError(
+                f"--out {self.path}: the folder is not empty; give another one, or --resume to go on with the run in it"
+            )
+        if self._resume and not config.is_file():
+            raise InputError(f"--resume: {self.path} holds no run (no config.yaml); leave --resume out to start one")
+        try:
+            self._take(config)
+        except BlockingIOError as error:
+            raise InputError(f"--out {self.path}: another run is writing there; wait for it or give another") from error
+        except OSError as error:
+            if not self._resume:
+                self._withdraw()
+            remedy = "make it writable" if self._resume else "give another folder"
+            raise InputError(f"--out {self.path}: cannot be written ({error.strerror}); {remedy}") from error
+        return self
+
+    def _take(self, config: Path) -> None:
+        """Lock the folder and have in it what a run begins with."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as until_taken:
+            lock = until_taken.enter_context(open(self.path / _LOCK, "w"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self._resume:
+                self._options.check_same_as(config)
+            self._mend()
+            if not self._resume:
+                self._options.write(config)
+            for name in ("models", "checkpoints"):
+                (self.path / name).mkdir(exist_ok=True)
+            self._held = until_taken.pop_all()
+
+    def _holds_anything(self) -> bool:
+        """Whether there is more than a run leaves that was killed before it had written its settings."""
+        return self.path.is_dir() and any(path.name != _LOCK and not is_partial(path) for path in self.path.iterdir())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(value, InputError) and not self._resume and not self._can_go_on:
+            self._withdraw()
+        self._held.close()
+
+    def _mend(self) -> None:
+        """Remove what a killed process left half-written."""
+        remove_partial(self.path)
+        log = self.path / "log.txt"
+        if log.is_file():
+            # Cut, not written anew: the disk may be full.
+            os.truncate(log, log.read_bytes().rfind(b"\n") + 1)
+
+    @property
+    def _can_go_on(self) -> bool:
+        """Whether there is a checkpoint, of this run or of a teacher's below it."""
+        return any(self.path.rglob(self.checkpoint.name))
+
+    def require_space(self, n_bytes: int) -> None:
+        """Refuse to begin what the disk cannot hold.
+
+        Parameters
+        ----------
+        n_bytes : int
+            That the whole run takes, with what is there already.
+        """
+        free = shutil.disk_usage(self.path).free
+        needed = n_bytes - sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+        if free < needed:
+            raise InputError(
+                f"--out {self.path}: the run writes up to {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are free "
+                "there; make room, or give another folder"
+            )
+
+    def explain(self, error: OSError) -> str:
+        """What to tell of a file that could not be written in mid-run."""
+        if not self.path.is_dir():
+            return f"--out {self.path}: cannot be written: the folder is gone; start again"
+        again = "go on from the last checkpoint with --resume" if self._can_go_on else "start again"
+        place, reason, remedy = error.filename or self.path, error.strerror or str(error), "make it writable"
+        if error.errno in _FULL:
+            free = shutil.disk_usage(self.path).free
+            reason = f"the disk, a quota or a limit is full ({reason}; {free / 1e6:.1f} MB of the disk are free)"
+            remedy = "make room"
+        return f"{place}: cannot be written: {reason}; {remedy}, then {again}"
+
+    def _withdraw(self) -> None:
+        """Leave nothing behind of a run that could not start."""
+        for folder in ("models", "checkpoints", "placement"):
+            shutil.rmtree(self.path / folder, ignore_errors=True)
+        # What cannot be removed was there before, or the folder is gone.
+        with contextlib.suppress(OSError):
+            for name in _REMOVED:
+                (self.path / name).unlink(missing_ok=True)
+            self.path.rmdir()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return (self.path / "metrics.json").is_file()
+
+    def note(self, line: str) -> None:
+        """Keep a line in log.txt; a folder that cannot take it could not take a checkpoint either."""
+        with open(self.path / "log.txt", "a", encoding="utf-8") as log:
+            log.write(line + "\n")
+
+    def say(self, line: str) -> None:
+        """Keep a line in log.txt and show it, if there is still somebody who looks."""
+        self.note(line)
+        try:
+            print(line, flush=True)
+        except OSError:
+            # A closed pipe, a terminal that hung up: from now on nothing is shown, and nothing fails at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def write_model(self, name: str, written: Written, placed_as: dict[str, str]) -> None:
+        """Write a model with its Gaussians, and how it is placed."""
+        model = written.model
+        details = f"{model.structure.name}, fine-tuned against cryo-EM particle images"
+        amplitudes, widths = written.amplitudes, written.widths_angstrom
+        write_model(self.path / name, model, amplitudes, widths, details, written.plddt, placed_as)
+
+    def write_density(self, written: Written, box: int, pixel_size: float) -> None:
+        """Write the density of the Gaussians as density.mrc."""
+        volume = density_map(written.model.positions, written.amplitudes, written.widths_angstrom, box, pixel_size)
+        with appearing_whole(self.path / "density.mrc") as partial, mrcfile.new(partial) as file:
+            file.set_data(volume)
+            file.voxel_size = pixel_size
+
+    def write_cycles(self, rows: list[dict[str, Any]]) -> None:
+        """Write metrics.csv, one row a cycle."""
+        text = io.StringIO()
+        table = csv.DictWriter(text, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+        write_atomically(self.path / "metrics.csv", text.getvalue())
+
+    def plot_curves(self, resolutions: list[float], curves: dict[str, list[float]]) -> None:
+        """Draw the Fourier ring correlation curves as frc.png."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7, 4.2), layout="constrained")
+        axes = figure.add_subplot()
+        frequency = 1 / np.array(resolutions)
+        for name, curve in sorted(curves.items()):
+            kind, when = name.split(", ")
+            axes.plot(
+                frequency,
+                curve,
+                color="tab:blue" if kind == "work" else "tab:orange",
+                linestyle=":" if when == "start" else "-",
+                label=name,
+            )
+        axes.axhline(0, color="grey", linewidth=0.5)
+        ticks = np.linspace(frequency[0], frequency[-1], 6)
+        axes.set_xticks(ticks, [f"{1 / tick:.1f}" for tick in ticks])
+        axes.set_xlabel("resolution (Å)")
+        axes.set_ylabel("Fourier ring correlation, mean over images")
+        axes.legend(frameon=False)
+        with appearing_whole(self.path / "frc.png") as partial:
+            FigureCanvasAgg(figure).print_figure(str(partial), format="png", dpi=120)
+
+
+_PREFIX = "best."
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Atoms, and how sure a network is of residues.
+
+    Attributes
+    ----------
+    positions : (n_atoms, 3) float
+        Å.
+    gaussians : Gaussians
+    plddt : (n_residues,) float, optional
+    """
+
+    positions: torch.Tensor
+    gaussians: Gaussians
+    plddt: torch.Tensor | None = None
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """For a checkpoint."""
+        known = {
+            "positions": self.positions,
+            "amplitudes": self.gaussians.amplitudes,
+            "widths": self.gaussians.widths_angstrom,
+            "plddt": self.plddt,
+        }
+        return {
+            _PREFIX + name: values.detach().cpu().contiguous() for name, values in known.items() if values is not None
+        }
+
+    @classmethod
+    def taken_from(cls, tensors: dict[str, torch.Tensor], device: torch.device) -> Answer:
+        """From a checkpoint's tensors, out of which it is taken."""
+        known = {
+            name[len(_PREFIX) :]: tensors.pop(name).to(device) for name in list(tensors) if name.startswith(_PREFIX)
+        }
+        return cls(known["positions"], Gaussians(known["amplitudes"], known["widths"]), known.get("plddt"))
+
+    def in_files(self, model: Model) -> Written:
+        """With the model's names, as files have it."""
+        return Written(
+            model.moved_to(self.positions.cpu().double().numpy()),
+            self.gaussians.amplitudes.detach().cpu().numpy(),
+            self.gaussians.widths_angstrom.detach().cpu().numpy(),
+            None if self.plddt is None else self.plddt.cpu().double().numpy(),
+        )
+
+
+@dataclass(frozen=True)
+class Written:
+    """A model, the amplitude and width (Å) of each atom, (n_atoms,), and perhaps pLDDT, (n_residues,)."""
+
+    model: Model
+    amplitudes: np.ndarray
+    widths_angstrom: np.ndarray
+    plddt: np.ndarray | None
+
+    def first_copy(self, subunit: Model) -> Written:
+        """Of an assembly the first of its copies, whose names are a subunit's."""
+        n_atoms, n_residues = len(subunit), len(subunit.residues)
+        return Written(
+            subunit.moved_to(self.model.positions[:n_atoms]),
+            self.amplitudes[:n_atoms],
+            self.widths_angstrom[:n_atoms],
+            None if self.plddt is None else self.plddt[:n_residues],
+        )
+
+    def without_unsure(self, least_plddt: float | None) -> tuple[Written, int]:
+        """Without residues of a pLDDT below a limit, and how many these were."""
+        if self.plddt is None or least_plddt is None:
+            return self, 0
+        kept = self.plddt >= least_plddt
+        if kept.all() or not kept.any():
+            return self, 0
+        atoms = kept[self.model.residue_of_atom]
+        model = self.model.only(kept)
+        return Written(model, self.amplitudes[atoms], self.widths_angstrom[atoms], self.plddt[kept]), int((~kept).sum())
+
+
+def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
+    """Write tensors and JSON facts."""
+    # Written here, not by safetensors, whose errors do not tell a full disk from another fault.
+    content = save(tensors, metadata={"facts": json.dumps(facts)})
+    with appearing_whole(path) as partial:
+        partial.write_bytes(content)
+
+
+@contextlib.contextmanager
+def understanding(path: Path) -> Iterator[None]:
+    """Refuse, with a message, a checkpoint that is damaged or of another version."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error}); make it readable, then go on with --resume") from error
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{path}: not a usable checkpoint ({error}); remove this file, and --resume begins the run anew"
+        ) from error
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read what ``save_checkpoint`` wrote.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged.
+    """
+    with understanding(path), safe_open(str(path), framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors, json.loads(file.metadata()["facts"])

@@ -1,0 +1,366 @@
+"""What a run starts from: a model that is moved, or a prediction whose network is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation
+
+from cocofold.alphafold.pair_representation import Pair, normalise_pair, pair_types
+from cocofold.alphafold.prediction import Prediction
+from cocofold.alphafold.rebuild import model_of, rebuild
+from cocofold.alphafold.residue_constants import ATOM14_NAMES
+from cocofold.alphafold.weights import load_structure_module
+from cocofold.finetuning.options import Options
+from cocofold.finetuning.run_folder import RunFolder
+from cocofold.mapfit.bodies import overlap
+from cocofold.mapfit.fit_model import AUTO, copies_of
+from cocofold.mapfit.placement_file import AS_IS, MIRRORED, Placement, apply_placement, bodies_of_atoms
+from cocofold.mapfit.target_map import Atoms
+from cocofold.mapfit.workflow import PLACEMENT, SUBUNIT, MapFiles, place_in_map
+from cocofold.particles.particle_set import ParticleSet
+from cocofold.sources.base import AtomSource
+from cocofold.sources.deformation import DeformationSource
+from cocofold.sources.motion_field import FieldOnTop
+from cocofold.sources.structure_module import Course, Frozen, Learned, NetworkSource, Placed, Target
+from cocofold.sources.symmetric_copies import Copies, assembly_of
+from cocofold.structure.model import Model
+from cocofold.structure.point_groups import normal_name, rotations_of
+from cocofold.structure.read_model import read_model, read_placed_as
+from cocofold.structure.topology import Backbone
+from cocofold.system.errors import InputError
+from cocofold.system.progress import shown
+
+_FEWEST_IN_COMMON = 4
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run starts.
+
+    Attributes
+    ----------
+    model : Model
+        In the map's frame.
+    plddt : (n_residues,) float, optional
+        Of a prediction.
+    source : callable
+        What gives atoms, made anew for each pass.
+    hand : str
+        Of the map that the model is placed in; the poses follow it.
+    symmetry : str, optional
+        Point group of the model, which is then an assembly.
+    subunit : Model, optional
+        Of an assembly, whose first copy it is.
+    placing_seconds : float
+        Time of the fit into a map.
+    teacher_seconds, teacher_memory_gb : float
+        Time and peak memory of the run that moved a prediction's model first.
+    """
+
+    model: Model
+    plddt: np.ndarray | None
+    source: Callable[[], AtomSource]
+    hand: str = AS_IS
+    symmetry: str | None = None
+    subunit: Model | None = None
+    placing_seconds: float = 0.0
+    teacher_seconds: float = 0.0
+    teacher_memory_gb: float = 0.0
+
+    def posed(self, particles: ParticleSet) -> ParticleSet:
+        """The particles with the poses that they have in this start's hand."""
+        return particles.mirrored() if self.hand == MIRRORED else particles
+
+    @property
+    def placed_as(self) -> dict[str, str]:
+        """What its files say of its place."""
+        return {"hand": self.hand, "symmetry": self.symmetry or "C1"}
+
+    def in_place(self, place: Place, particles: ParticleSet) -> Start:
+        """With the map's hand, and with all copies if the model is one subunit.
+
+        Raises
+        ------
+        InputError
+            If the copies run into each other.
+        """
+        if place.symmetry is None:
+            return replace(self, hand=place.hand, placing_seconds=place.seconds)
+        rotations, centre = axes_of(place.symmetry, particles)
+        check_copies(self.model, place.symmetry, rotations, centre)
+        return replace(
+            self,
+            model=assembly_of(self.model, rotations, centre),
+            plddt=None if self.plddt is None else np.tile(self.plddt, len(rotations)),
+            source=lambda: Copies(self.source(), rotations, centre),
+            hand=place.hand,
+            symmetry=place.symmetry,
+            subunit=self.model,
+            placing_seconds=place.seconds,
+        )
+
+
+def start_from_model(options: Options, particles: ParticleSet, folder: RunFolder, device: torch.device) -> Start:
+    """The model, placed, under a field of motions."""
+    read = read_model(options.model or "")
+    place = find_place(read, options.model, options, particles, folder, device)
+    model = place.put(read)
+    return Start(model, None, lambda: DeformationSource(model, device, options.effort)).in_place(place, particles)
+
+
+class PredictedStart:
+    """A prediction, placed in the map: by a placement, or where a model of it lies.
+
+    Parameters
+    ----------
+    options : Options
+    particles : ParticleSet
+    folder : RunFolder
+    device
+
+    Raises
+    ------
+    InputError
+        If the prediction cannot be read, or the model is not one of it.
+    """
+
+    def __init__(self, options: Options, particles: ParticleSet, folder: RunFolder, device: torch.device) -> None:
+        self._options, self._particles, self._device = options, particles, device
+        self._prediction = Prediction.read(options.prediction or "")
+        self._pair: Pair | None = None
+        unplaced, self.plddt = model_of(self._prediction, rebuild(self._prediction))
+        self.place = find_place(unplaced, options.model, options, particles, folder, device)
+        self._rotations, self._translations = self.place.moves(unplaced)
+        if options.model is not None:
+            moves = place_on(unplaced, read_model(options.model), options.model)
+            order = {name: row for row, name in enumerate(dict.fromkeys(key.chain for key in unplaced.residues))}
+            chain = np.array([order[key.chain] for key in unplaced.residues])[unplaced.residue_of_atom]
+            self._rotations = np.stack([rotation for rotation, _ in moves])[chain]
+            self._translations = np.stack([translation for _, translation in moves])[chain]
+        moved = np.einsum("nij,nj->ni", self._rotations, unplaced.positions) + self._translations
+        self.model = unplaced.moved_to(moved)
+
+    def taught_by(self, teacher: Model | None) -> Start:
+        """The start of a run whose network first learns a teacher's model of the same atoms."""
+        target, device = None, self._device
+        if teacher is not None:
+            backbone = torch.as_tensor(Backbone.of(self.model).atoms, device=device)
+            target = Target(backbone, torch.as_tensor(teacher.positions, dtype=torch.float32, device=device))
+        start = Start(self.model, self.plddt, lambda: self._source(target, device))
+        return start.in_place(self.place, self._particles)
+
+    def _normalised_pair(self) -> Pair:
+        """The pair as the network wants it; the prediction's own, of up to the same size, is let go of."""
+        if self._pair is None:
+            given = self._prediction.pair
+            types = pair_types(self._options.pair_precision, len(self._prediction), self._device)
+            self._pair = normalise_pair(given.to(self._device), *types)
+            self._prediction = replace(self._prediction, pair=given.new_empty(0))
+        return self._pair
+
+    def _source(self, target: Target | None, device: torch.device) -> AtomSource:
+        known, options = self._prediction, self._options
+        residues = np.flatnonzero(known.mask.numpy() & (known.aatype.numpy() < len(ATOM14_NAMES) - 1))
+        row = residues[self.model.residue_of_atom]
+        slots = [
+            ATOM14_NAMES[int(known.aatype[residue])].index(name)
+            for residue, name in zip(row, self.model.atom_names.tolist())
+        ]
+        placed = Placed(
+            torch.as_tensor(row),
+            torch.as_tensor(np.array(slots)),
+            torch.as_tensor(residues),
+            torch.as_tensor(self._rotations, dtype=torch.float32),
+            torch.as_tensor(self._translations, dtype=torch.float32),
+        )
+        learned = Learned(
+            options.weights_rate,
+            options.adapter_rate,
+            options.single_rate,
+            options.pair_rate,
+            options.distil_rate,
+            options.pair_segments,
+            options.adapter_gate,
+            options.dropout,
+            options.seed,
+        )
+        frozen = Frozen(known.single, self._normalised_pair(), known.aatype, known.mask, known.chain_index)
+        module = load_structure_module(known.weights)
+        course = Course(options.effort, options.epochs)
+        network = NetworkSource(module, frozen, placed, learned, target, course, device)
+        return FieldOnTop(network, self.model, device) if options.deform else network
+
+
+def place_on(model: Model, placed: Model, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rotation and translation (Å) of each chain of a model onto a placed one with the same chains and numbers.
+
+    Raises
+    ------
+    InputError
+        If the placed model has other chains or another sequence.
+    """
+    known = {(key.chain, key.number, key.insertion_code): row for row, key in enumerate(placed.residues)}
+    ours, theirs = model.atoms_named("CA"), placed.atoms_named("CA")
+    moves = []
+    for chain in dict.fromkeys(key.chain for key in model.residues):
+        pairs = []
+        for row, key in enumerate(model.residues):
+            other = known.get((key.chain, key.number, key.insertion_code)) if key.chain == chain else None
+            if other is None:
+                continue
+            if placed.residues[other].name != key.name:
+                raise InputError(
+                    f"--model {name}: its sequence is not the prediction's: residue {chain}{key.number} is "
+                    f"{placed.residues[other].name}, in the prediction {key.name}; give a model of this prediction, "
+                    "with its chain names and numbers"
+                )
+            if ours[row] >= 0 and theirs[other] >= 0:
+                pairs.append((ours[row], theirs[other]))
+        if len(pairs) < _FEWEST_IN_COMMON:
+            raise InputError(
+                f"--model {name}: chain {chain} of the prediction has {len(pairs)} residues in common with it; give a "
+                "model of this prediction, with its chain names and numbers"
+            )
+        first, second = np.array(pairs).T
+        here, there = model.positions[first], placed.positions[second]
+        rotation = Rotation.align_vectors(there - there.mean(0), here - here.mean(0))[0].as_matrix()
+        moves.append((rotation, there.mean(0) - rotation @ here.mean(0)))
+    return moves
+
+
+_SAME_CENTRE_PIXELS = 0.05
+_MOST_OVERLAPPING = 0.2
+
+
+@dataclass(frozen=True)
+class Place:
+    """How a model comes into the particles' frame.
+
+    Attributes
+    ----------
+    placement : Placement or None
+        None if it is there already.
+    hand : str
+        ``mirrored`` if the poses are to be mirrored.
+    symmetry : str or None
+        Point group of the assembly of which the model is one subunit.
+    seconds : float
+        That the fit took.
+    """
+
+    placement: Placement | None
+    hand: str
+    symmetry: str | None
+    seconds: float = 0.0
+
+    def put(self, model: Model) -> Model:
+        """The model there."""
+        return model if self.placement is None else apply_placement(model, self.placement)
+
+    def moves(self, model: Model) -> tuple[np.ndarray, np.ndarray]:
+        """Rotation (n_atoms, 3, 3) and translation (n_atoms, 3) Å of each of the model's atoms."""
+        if self.placement is None:
+            return np.tile(np.eye(3), (len(model), 1, 1)), np.zeros((len(model), 3))
+        owner, bodies = bodies_of_atoms(model, self.placement), self.placement.bodies
+        rotations = np.stack([body.rotation for body in bodies])
+        return rotations[owner], np.stack([body.translation_angstrom for body in bodies])[owner]
+
+
+def find_place(
+    model: Model, path: str | None, options: Options, particles: ParticleSet, folder: RunFolder, device: torch.device
+) -> Place:
+    """Read the placement, or fit the model into the map, or take it to be in place.
+
+    Parameters
+    ----------
+    model : Model
+        As it came.
+    path : str, optional
+        Its file.
+    options : Options
+    particles : ParticleSet
+    folder : RunFolder
+        Of the run; a fit goes to ``placement`` in it.
+    device
+
+    Raises
+    ------
+    InputError
+        If it says that it is placed and is to be placed again, or symmetries contradict each other.
+    """
+    placed_as = {} if path is None else read_placed_as(path)
+    option = "--map" if options.map else "--placement" if options.placement else None
+    if placed_as and option is not None:
+        raise InputError(
+            f"--model {path}: says that it is placed in a map already; leave {option} out, or give the model as it was "
+            "before cocofold fit"
+        )
+    symmetry = None if options.symmetry in (None, AUTO) else normal_name(str(options.symmetry))
+    if symmetry is not None and placed_as.get("symmetry", "C1") != "C1":
+        raise InputError(
+            f"--model {path}: holds all copies of its subunit already ({placed_as['symmetry']}); with --symmetry give "
+            f"one subunit, {SUBUNIT} beside it, or leave --symmetry out"
+        )
+    if option is None:
+        return Place(None, placed_as.get("hand", AS_IS), symmetry)
+    placement = _fitted(model, options, folder, device) if options.map else Placement.read(str(options.placement))
+    if symmetry is not None and placement.symmetry not in (None, symmetry):
+        raise InputError(
+            f"--symmetry {options.symmetry}: the placement was made with {placement.symmetry}; give that, or fit anew"
+        )
+    placement = _about_the_particles_centre(placement, particles, folder)
+    symmetry = symmetry or placement.symmetry
+    seconds = float(placement.facts.get("seconds", 0.0)) if options.map else 0.0
+    return Place(placement, placement.hand, None if symmetry == "C1" else symmetry, seconds)
+
+
+def _fitted(model: Model, options: Options, folder: RunFolder, device: torch.device) -> Placement:
+    """The model placed in the map; a run that is resumed finds what it had."""
+    out = folder.path / "placement"
+    if not (out / PLACEMENT).is_file():
+        folder.say(f"placing the model in {options.map}; see {out}")
+        files = MapFiles(Path(str(options.map)), resolution_angstrom=options.map_resolution)
+        with shown() as tell:
+            _, lines = place_in_map(model, files, out, options.bodies, options.hand, options.symmetry, device, tell)
+        for line in lines:
+            folder.say(line)
+    return Placement.read(out / PLACEMENT)
+
+
+def _about_the_particles_centre(placement: Placement, particles: ParticleSet, folder: RunFolder) -> Placement:
+    """The placement in the particles' box, whose centre is the map's, whatever the sizes of the two."""
+    known = placement.facts.get("map")
+    if not isinstance(known, dict) or not {"box", "pixel_size_angstrom"} <= set(known):
+        return placement
+    of_map = np.array([int(n) // 2 for n in known["box"]]) * float(known["pixel_size_angstrom"])
+    shift = particles.box // 2 * particles.pixel_size_angstrom - of_map
+    if np.abs(shift).max() < _SAME_CENTRE_PIXELS * particles.pixel_size_angstrom:
+        return placement
+    x, y, z = shift.round(2).tolist()
+    folder.say(
+        f"map and particles have boxes of different size: the model is shifted by ({x:g}, {y:g}, {z:g}) Å, so that "
+        "their centres meet"
+    )
+    moved = [replace(body, translation_angstrom=body.translation_angstrom + shift) for body in placement.bodies]
+    return replace(placement, bodies=tuple(moved))
+
+
+def axes_of(symmetry: str, particles: ParticleSet) -> tuple[np.ndarray, np.ndarray]:
+    """Rotations (n, 3, 3) of a point group, and the centre (3,) Å about which they turn: that of the particles' box."""
+    return rotations_of(symmetry), np.full(3, particles.box // 2 * particles.pixel_size_angstrom)
+
+
+def check_copies(model: Model, symmetry: str, rotations: np.ndarray, centre: np.ndarray) -> None:
+    """Refuse a subunit whose copies lie on each other."""
+    first, *others = copies_of(Atoms.of(model), rotations, centre)
+    share = overlap(first, others)
+    if share > _MOST_OVERLAPPING:
+        raise InputError(
+            f"--symmetry {symmetry}: {share:.0%} of the subunit's CA atoms lie within 3 Å of a copy's; give one "
+            f"subunit in its place (the axes meet at {centre[0]:g} Å on each axis), or --map to place it"
+        )

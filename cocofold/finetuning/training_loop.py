@@ -1,0 +1,277 @@
+"""The optimiser's loop: one pass through the source a step, images in chunks, coarse to fine."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from cocofold.finetuning.options import Options
+from cocofold.imaging.rings import RingPixels, ring_count
+from cocofold.likelihood.distributed import Comparison
+from cocofold.likelihood.frc_loss import Gaussians
+from cocofold.likelihood.observed_images import Observations
+from cocofold.sources.base import AtomSource, Stage
+from cocofold.structure.restraints import Restraints
+
+_CONTACTS_EVERY = 25
+_LAST_RATE = 0.05
+_JUDGES = 200
+
+
+class Loop:
+    """State of a fine-tuning pass, advanced step by step.
+
+    Parameters
+    ----------
+    source : AtomSource
+    restraints : Restraints
+    gaussians : Gaussians
+        At the start.
+    counted : (n_atoms,) bool
+        Atoms whose Gaussians the penalty of paper eq. 4 concerns.
+    observations : Observations
+    comparison : Comparison
+        Of atoms with these.
+    work : (n_work,) int
+        Rows of the particles that are fitted.
+    options : Options
+    images_at_once : int
+        How many are compared at once; part of the result's rounding.
+    """
+
+    def __init__(
+        self,
+        source: AtomSource,
+        restraints: Restraints,
+        gaussians: Gaussians,
+        counted: torch.Tensor,
+        observations: Observations,
+        comparison: Comparison,
+        work: torch.Tensor,
+        options: Options,
+        images_at_once: int,
+    ) -> None:
+        self.source = source
+        self.restraints = restraints
+        self.gaussians = gaussians
+        self.step = 0
+        self._counted = counted
+        self._observations = observations
+        self._comparison = comparison
+        self._work = work
+        self._options = options
+        self._chunk = images_at_once
+        self._stages = [_counted_in_steps(stage, len(work), options.batch_size) for stage in source.stages()]
+        self._starts = [sum(stage.steps for stage in self._stages[:row]) for row in range(len(self._stages))]
+        self.total_steps = sum(stage.steps for stage in self._stages)
+        self._optimiser = torch.optim.Adam([torch.zeros(1)])
+        self._rates: list[float] = []
+        self._orders: dict[int, torch.Tensor] = {}
+
+    def advance(self, to_step: int, on_step: Callable[[float], None]) -> None:
+        """Take steps up to ``to_step``; ``on_step`` gets the mean correlation of each batch and may raise."""
+        while self.step < to_step:
+            stage, within = self._stage_of(self.step)
+            if within == 0:
+                self._begin(stage)
+            if within % _CONTACTS_EVERY == 0:
+                self.restraints.refresh(self.positions())
+            if self.step + 1 < self.total_steps:
+                coming = self._batch(self.step + 1)
+                if len(coming):
+                    self._comparison.prefetch(coming, self._chunk)
+            correlation = self._take_step(self._stages[stage], within)
+            if self._stages[stage].tentative and within == self._stages[stage].steps - 1:
+                self._keep_if_better(stage)
+            self.step += 1
+            on_step(correlation)
+
+    def _stage_of(self, step: int) -> tuple[int, int]:
+        stage = max(row for row, start in enumerate(self._starts) if start <= step)
+        return stage, step - self._starts[stage]
+
+    def stage_ends(self) -> list[int]:
+        """Step at which each stage ends."""
+        return [start + stage.steps for start, stage in zip(self._starts, self._stages)]
+
+    def stage_name(self) -> str:
+        """Name of the stage of the last step taken."""
+        return self._stages[self._stage_of(max(0, self.step - 1))[0]].name
+
+    def _begin(self, stage: int) -> None:
+        self._optimise(self.source.begin(stage), self._stages[stage])
+
+    def _optimise(self, groups: list[dict], stage: Stage) -> None:
+        """An optimiser for a stage's parameters, and for the Gaussians where they are free."""
+        amplitudes, widths = (
+            values.detach().clone() for values in (self.gaussians.amplitudes, self.gaussians.widths_angstrom)
+        )
+        if stage.gaussians_free:
+            groups = [
+                *groups,
+                {"params": [amplitudes.requires_grad_()], "lr": self._options.amplitude_rate},
+                {"params": [widths.requires_grad_()], "lr": self._options.width_rate},
+            ]
+        self.gaussians = Gaussians(amplitudes, widths)
+        self._rates = [group["lr"] for group in groups]
+        self._optimiser = torch.optim.Adam(groups)
+
+    def _take_step(self, stage: Stage, within: int) -> float:
+        share = _share_of_rate(stage, within)
+        for group, rate in zip(self._optimiser.param_groups, self._rates):
+            group["lr"] = rate * share
+        self._optimiser.zero_grad()
+        with self._on_idle_cores():
+            positions = self.source.positions()
+        by_geometry = torch.zeros_like(positions)
+
+        def restrain() -> None:
+            held = positions.detach().requires_grad_()
+            energy = self._options.geometry_weight * self.restraints.energy(held)
+            by_geometry.copy_(torch.autograd.grad(energy, held)[0])
+
+        correlation, weight = 0.0, self._options.data_weight
+        toward = torch.zeros_like(positions)
+        if stage.batches:
+            correlation, by_position, by_amplitude, by_width = self._comparison.gradient(
+                positions, self.gaussians, self._batch(self.step), self._rings(stage), self._chunk, restrain
+            )
+            toward = weight * by_position
+        else:
+            restrain()
+        surrogate = self.source.prior(positions) + (positions * (by_geometry - toward)).sum()
+        if stage.gaussians_free:
+            if self._options.penalty:
+                surrogate = surrogate + self.gaussians.penalty(self._counted)
+            surrogate = surrogate - weight * (self.gaussians.amplitudes * by_amplitude).sum()
+            surrogate = surrogate - weight * (self.gaussians.widths_angstrom * by_width).sum()
+        with self._on_idle_cores():
+            surrogate.backward()
+        if stage.longest_gradient:
+            learned = [values for group in self._optimiser.param_groups for values in group["params"]]
+            torch.nn.utils.clip_grad_norm_(learned, stage.longest_gradient)
+        self._optimiser.step()
+        return correlation
+
+    def _keep_if_better(self, stage: int) -> None:
+        """Take a stage back unless particles that are fitted are better explained by it, at all rings that are.
+
+        A rigid motion found at low resolution mends a model that is out of place, and displaces one whose place is
+        right and whose shape is not.
+        """
+        judges = self._work[:_JUDGES]
+        reached, after = self.source.state(), float(self._observations.fitted(self.score(judges)).mean())
+        self.source.take_back()
+        if after > float(self._observations.fitted(self.score(judges)).mean()):
+            self._optimise(self.source.restore(stage, reached), self._stages[stage])
+
+    def _rings(self, stage: Stage) -> RingPixels:
+        box, pixel = self._observations.particles.box, self._observations.pixel_size_angstrom
+        limit = self._options.resolution
+        if stage.resolution_angstrom:
+            limit = max(stage.resolution_angstrom, limit or 0.0)
+        return self._observations.rings(max(min(3, self.finest_rings), ring_count(box, pixel, limit)))
+
+    @property
+    def finest_rings(self) -> int:
+        """Number of rings up to the resolution asked for."""
+        return ring_count(
+            self._observations.particles.box, self._observations.pixel_size_angstrom, self._options.resolution
+        )
+
+    @property
+    def images(self) -> int:
+        """How many images have been compared."""
+        return self._images_before(self.step)
+
+    def _images_before(self, step: int) -> int:
+        batches = sum(
+            min(max(step - start, 0), stage.steps) * stage.batches for start, stage in zip(self._starts, self._stages)
+        )
+        return batches * min(self._options.batch_size, len(self._work))
+
+    def _batch(self, step: int) -> torch.Tensor:
+        """Rows of a step's images: every particle once before any comes again."""
+        wanted = range(self._images_before(step), self._images_before(step + 1))
+        if not wanted:
+            return self._work[:0]
+        rows = []
+        for epoch in range(wanted[0] // len(self._work), wanted[-1] // len(self._work) + 1):
+            first = epoch * len(self._work)
+            rows.append(self._order(epoch)[max(0, wanted[0] - first) : wanted[-1] + 1 - first])
+        return self._work[torch.cat(rows)]
+
+    def _order(self, epoch: int) -> torch.Tensor:
+        if epoch not in self._orders:
+            generator = torch.Generator().manual_seed(self._options.seed * 1_000_003 + epoch)
+            last = {number: order for number, order in self._orders.items() if number == epoch - 1}
+            self._orders = {**last, epoch: torch.randperm(len(self._work), generator=generator)}
+        return self._orders[epoch]
+
+    def _on_idle_cores(self) -> contextlib.AbstractContextManager[None]:
+        """For work on the source: other processes wait for it."""
+        return self._comparison.on_idle_cores() if self.source.is_large() else contextlib.nullcontext()
+
+    @torch.no_grad()
+    def positions(self) -> torch.Tensor:
+        """Positions now, (n_atoms, 3) Å."""
+        with self._on_idle_cores():
+            return self.source.positions()
+
+    def confidence(self) -> torch.Tensor | None:
+        """The source's, now."""
+        with self._on_idle_cores():
+            return self.source.confidence()
+
+    def score(self, rows: torch.Tensor) -> torch.Tensor:
+        """Correlations of the images in ``rows`` on all rings that are asked for, (n, n_rings)."""
+        rings = self._observations.rings(self.finest_rings)
+        return self._comparison.score(self.positions(), self.gaussians, rows, rings, self._chunk)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All that ``restore`` needs to go on exactly from here."""
+        state = {f"source.{name}": values for name, values in self.source.state().items()}
+        state.update({f"restraints.{name}": values for name, values in self.restraints.state().items()})
+        state["step"] = torch.tensor(self.step)
+        state["gaussians.amplitudes"] = self.gaussians.amplitudes.detach()
+        state["gaussians.widths"] = self.gaussians.widths_angstrom.detach()
+        for number, moments in self._optimiser.state_dict()["state"].items():
+            state.update({f"adam.{number}.{name}": values for name, values in moments.items()})
+        return {name: values.detach().cpu().contiguous().clone() for name, values in state.items()}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Go back to a state."""
+        device = self.gaussians.amplitudes.device
+        self.step = int(state["step"])
+        self.gaussians = Gaussians(state["gaussians.amplitudes"].to(device), state["gaussians.widths"].to(device))
+        self.restraints.restore(_part(state, "restraints."))
+        stage, _ = self._stage_of(max(0, self.step - 1))
+        self._optimise(self.source.restore(stage, _part(state, "source.")), self._stages[stage])
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for name, values in _part(state, "adam.").items():
+            number, key = name.split(".")
+            moments.setdefault(int(number), {})[key] = values
+        content = self._optimiser.state_dict()
+        content["state"] = moments
+        self._optimiser.load_state_dict(content)
+
+
+def _counted_in_steps(stage: Stage, n_work: int, batch_size: int) -> Stage:
+    """A stage whose length is known in steps."""
+    return replace(stage, steps=math.ceil(stage.epochs * n_work / batch_size)) if stage.epochs else stage
+
+
+def _share_of_rate(stage: Stage, within: int) -> float:
+    """Of the full learning rates, at a step within a stage."""
+    if stage.epochs:
+        return 1.0
+    falling = _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * within / stage.steps))
+    return falling * min(1.0, (within + 1) / stage.warm_up) if stage.warm_up else falling
+
+
+def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name[len(prefix) :]: values for name, values in state.items() if name.startswith(prefix)}

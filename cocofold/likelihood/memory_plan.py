@@ -1,0 +1,145 @@
+"""What memory a run will take, before it starts: how many images it compares at once and keeps, and what to lower."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from cocofold.imaging.projection import bytes_per_image
+from cocofold.imaging.rings import RingPixels
+from cocofold.likelihood.frc_loss import MOST_VARIANCE_A2
+from cocofold.likelihood.observed_images import BYTES_AHEAD, bytes_kept, cache_budget
+from cocofold.system.hardware import available_bytes, resident_bytes
+
+# Atoms times images compared at once on a GPU: what keeps it busy.
+_ATOMS_AT_ONCE_ON_GPU = 1 << 20
+# Pixels of images compared at once, where atoms are few.
+_PIXELS_AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 24}
+_MOST_SHARE_AT_ONCE = 0.25
+_LEAST_PARTS = 2
+# Left to others and to what is not counted
+_SPARE_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run compares.
+
+    Attributes
+    ----------
+    atoms : int
+    images : int
+    rings : RingPixels
+        All that will be asked for.
+    pixel_size_angstrom : float
+    source_bytes : int
+        Of a pass through the atoms' source, with its gradient and a step.
+    atoms_at_once : int
+        Atoms times images compared at once on a CPU.
+    batch_size : int
+        Images of a step.
+    processes : int
+        That share them.
+    """
+
+    atoms: int
+    images: int
+    rings: RingPixels
+    pixel_size_angstrom: float
+    source_bytes: int
+    atoms_at_once: int
+    batch_size: int
+    processes: int = 1
+
+    def most_at_once(self, device: torch.device) -> int:
+        """Images that may be compared at once, were there memory for all.
+
+        On a CPU a batch comes in two parts at least, however many processes there are: their number must not change the
+        result. On GPUs, which do not add up in a fixed order anyway, it comes in one part for each process.
+        """
+        atoms = _ATOMS_AT_ONCE_ON_GPU if device.type == "cuda" else self.atoms_at_once
+        parts = self.processes if device.type == "cuda" else _LEAST_PARTS
+        most = min(atoms // self.atoms, _PIXELS_AT_ONCE[device.type] // self.rings.box**2)
+        return max(1, min(most, math.ceil(self.batch_size / parts)))
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What takes how much memory, in bytes.
+
+    Attributes
+    ----------
+    held : int
+        Before the run: the program, and a prediction's pair.
+    source, at_once, kept : int
+        For the atoms and their gradient, for images while they are compared, for transforms of images that are kept.
+    available : int
+        That could be taken besides what is held.
+    images_at_once, images_kept, images : int
+    """
+
+    held: int
+    source: int
+    at_once: int
+    kept: int
+    available: int
+    images_at_once: int
+    images_kept: int
+    images: int
+
+    @classmethod
+    def of(cls, work: Work, device: torch.device) -> MemoryPlan:
+        """Fit a run's work into the memory that there is: images that are kept give way first, then those at once."""
+        held, available = _held_and_available(device)
+        each = bytes_per_image(work.atoms, work.rings, work.pixel_size_angstrom, math.sqrt(MOST_VARIANCE_A2))
+        count = max(1, min(work.most_at_once(device), int(_MOST_SHARE_AT_ONCE * available) // each))
+        at_once = count * each + BYTES_AHEAD
+        left = (1 - _SPARE_SHARE) * available - work.source_bytes - at_once
+        kept = min(work.images, max(0, min(cache_budget(device), int(left))) // bytes_kept(work.rings))
+        bytes_of_kept = kept * bytes_kept(work.rings)
+        return cls(held, work.source_bytes, at_once, bytes_of_kept, available, count, kept, work.images)
+
+    @property
+    def expected(self) -> int:
+        """Most that the run will hold."""
+        return self.held + self.source + self.at_once + self.kept
+
+    @property
+    def is_short(self) -> bool:
+        """Whether that is more than there is."""
+        return self.expected > self.held + self.available
+
+    def __str__(self) -> str:
+        held, source, at_once, kept, available = (
+            f"{part / 1e9:.1f}" for part in (self.held, self.source, self.at_once, self.kept, self.available)
+        )
+        count = "1 image" if self.images_at_once == 1 else f"{self.images_at_once} images"
+        return (
+            f"memory: {self.expected / 1e9:.1f} GB at most are expected ({held} held already, {source} for atoms and "
+            f"gradient, {at_once} for {count} at once, {kept} to keep {self.images_kept} of {self.images} transforms); "
+            f"{available} GB are available"
+        )
+
+
+def ways_to_lower(is_prediction: bool, device: torch.device, processes: int) -> str:
+    """What a user can do where there is too little memory."""
+    ways = ["--pair-precision float16"] if is_prediction else []
+    ways += ["a coarser --resolution"]
+    ways += ["--device cpu"] if device.type == "cuda" else []
+    ways += ["fewer --processes"] if processes > 1 else []
+    return ", ".join([*ways, "ending other programs"])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU or this machine had no more memory to give."""
+    # torch has no class of its own for a CPU's.
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def _held_and_available(device: torch.device) -> tuple[int, int]:
+    if device.type != "cuda":
+        return resident_bytes(), available_bytes()
+    held = torch.cuda.memory_allocated(device)
+    return held, torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - held

@@ -1,0 +1,296 @@
+"""Particle images as fine-tuning sees them: Fourier rings of unit power, with poses and CTF."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+
+from cocofold.imaging.projection import Poses
+from cocofold.imaging.rings import RingPixels, normalise_rings
+from cocofold.likelihood.particle_optics import Optics, poses_of, stretched
+from cocofold.particles.particle_set import ParticleSet, unsupported_aberrations
+from cocofold.structure.model import Model
+from cocofold.system.errors import InputError
+from cocofold.system.hardware import available_bytes
+
+_SHARE_OF_MEMORY, MOST_CACHE_BYTES = 0.25, 4 * 2**30
+BYTES_AHEAD = 128 * 2**20
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some observed images.
+
+    Attributes
+    ----------
+    poses : Poses
+    transfer : (n, n_pixels, 1) float
+        CTF at the pixels of the rings.
+    transforms : (n, n_pixels, 2) float
+        Real and imaginary parts, protein white, each ring of unit power, without antisymmetric aberrations.
+    """
+
+    poses: Poses
+    transfer: torch.Tensor
+    transforms: torch.Tensor
+
+
+class Observations:
+    """Transforms of particle images up to a ring, kept in memory as far as a budget goes.
+
+    Images are read and transformed when they are first used, or ahead of that by a thread (``prefetch``), and those
+    beyond the budget each time; all ways give the same transforms, bit by bit.
+
+    Parameters
+    ----------
+    particles : ParticleSet
+    n_rings : int
+        Highest ring that will be asked for.
+    device
+        Where tensors go.
+    cache_bytes : int, optional
+        Memory for transforms; by default a quarter of what is available, 4 GiB at most.
+    """
+
+    def __init__(
+        self,
+        particles: ParticleSet,
+        n_rings: int,
+        device: torch.device | str = "cpu",
+        cache_bytes: int | None = None,
+    ) -> None:
+        self.particles = particles
+        self.pixel_size_angstrom = particles.pixel_size_angstrom
+        self.device = torch.device(device)
+        self.sign = 1.0
+        self.most_at_once = len(particles)
+        self.tell: Callable[[str], None] | None = None
+        self._rings = {n_rings: RingPixels.up_to(particles.box, n_rings, self.device)}
+        self._finest = n_rings
+        self._poses = stretched(poses_of(particles), particles).to(self.device)
+        self._optics = Optics(particles, self._rings[n_rings])
+        each = bytes_kept(self._rings[n_rings])
+        kept = min(len(particles), (cache_budget(self.device) if cache_bytes is None else cache_bytes) // each)
+        self._ahead = ReadAhead(self._read)
+        self._bytes_each = each
+        self._cache = torch.empty(kept, each // 8, 2, device=self.device)
+        self._filled = torch.zeros(len(particles), dtype=torch.bool)
+        self._fitted = torch.tensor(
+            [ring not in particles.scored_rings for ring in range(1, n_rings + 1)], device=self.device
+        )
+
+    def __len__(self) -> int:
+        return len(self.particles)
+
+    @property
+    def finest_rings(self) -> int:
+        """Highest ring that can be asked for."""
+        return self._finest
+
+    def flip_contrast(self) -> None:
+        """Take the images for negatives of what they were taken for."""
+        self.sign = -self.sign
+
+    def fitted(self, correlations: torch.Tensor) -> torch.Tensor:
+        """Of correlations, (n, n_rings), those on rings that are fitted: not those by which particles were chosen."""
+        if not self.particles.scored_rings:
+            return correlations
+        return correlations[:, self._fitted[: correlations.shape[1]]]
+
+    def rings(self, n_rings: int) -> RingPixels:
+        """Pixels of rings 1 ... ``n_rings``."""
+        if n_rings not in self._rings:
+            self._rings[n_rings] = RingPixels.up_to(self.particles.box, n_rings, self.device)
+        return self._rings[n_rings]
+
+    def prefetch(self, chunks: Sequence[torch.Tensor]) -> None:
+        """Begin to read images that will be asked for in these chunks of rows, in this order; returns at once."""
+        pieces = [rows for rows in chunks if not self._filled[rows].all()]
+        if pieces:
+            self._ahead.announce(pieces, BYTES_AHEAD // (self._bytes_each * len(pieces[0])))
+
+    def close(self) -> None:
+        """End the thread that reads ahead, if there is one."""
+        self._ahead.close()
+
+    def halve(self, count: int) -> None:
+        """Have fewer images compared at once from now on than so many, for which a GPU's memory was too small.
+
+        Raises
+        ------
+        InputError
+            If that was one image.
+        """
+        if count == 1:
+            raise InputError(
+                f"the memory of {self.device} does not hold one image and its atoms; give a coarser --resolution or "
+                "--device cpu, or end other programs on the GPU"
+            )
+        self.most_at_once = count // 2
+        torch.cuda.empty_cache()
+        if self.tell is not None:
+            self.tell(f"{self.device} is out of memory with {count} images at once: going on with {count // 2}")
+
+    def batch(self, rows: torch.Tensor, rings: RingPixels) -> Batch:
+        """Images of these rows, (n,) int, at the pixels of ``rings``."""
+        on_device = rows.to(self.device)
+        read = self._ahead.take(rows)
+        if read is None and not self._filled[rows].all():
+            read = self._read(rows)
+        if read is None:
+            transforms = self._cache[on_device, : len(rings)]
+        else:
+            transforms = self._with_cached(rows, *read)[:, : len(rings)]
+        if self.sign < 0:
+            transforms = -transforms
+        return Batch(self._poses[on_device], self._optics.transfer(on_device, rings)[..., None], transforms)
+
+    def _read(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which of these rows are not in memory, (n,) bool, and the transforms of those."""
+        missing = ~self._filled[rows]
+        if not missing.any():
+            return missing, self._cache[:0]
+        return missing, self._transform(rows[missing].numpy())
+
+    def _with_cached(self, rows: torch.Tensor, missing: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
+        """Transforms of all rows from those read and those in memory; what was read is kept as far as the budget."""
+        new = rows[missing]
+        kept = new < len(self._cache)
+        self._cache[new[kept].to(self.device)] = read[kept.to(self.device)]
+        self._filled[new[kept]] = True
+        if missing.all():
+            return read
+        transforms = read.new_empty(len(rows), *read.shape[1:])
+        transforms[missing.to(self.device)] = read
+        transforms[~missing.to(self.device)] = self._cache[rows[~missing].to(self.device)]
+        return transforms
+
+    def _transform(self, rows: np.ndarray) -> torch.Tensor:
+        # Pixels are sorted by ring, so fewer rings are the first pixels of more.
+        rings = self._rings[self._finest]
+        images = torch.as_tensor(self.particles.images(rows), device=self.device)
+        planes = torch.fft.rfft2(images).reshape(len(rows), -1)[:, rings.positions_in(self.particles.box)]
+        planes = self._optics.without_antisymmetric_phase(planes, torch.as_tensor(rows, device=self.device))
+        return normalise_rings(torch.view_as_real(planes), rings)
+
+
+def bytes_kept(rings: RingPixels) -> int:
+    """Of an image's transform."""
+    return len(rings) * 2 * 4
+
+
+def cache_budget(device: torch.device) -> int:
+    """Memory that transforms may take: a quarter of what is available, 4 GiB at most."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
+    return min(int(_SHARE_OF_MEMORY * free), MOST_CACHE_BYTES)
+
+
+T = TypeVar("T")
+_PLANS_KEPT = 4
+
+
+class _Plan(Generic[T]):
+    """Pieces in the order of their use; the first ones have been handed to the thread."""
+
+    def __init__(self, pieces: Sequence[torch.Tensor], most_ahead: int) -> None:
+        self.pieces = deque(pieces)
+        self.most_ahead = most_ahead
+        self.begun: deque[Future[T]] = deque()
+
+
+class ReadAhead(Generic[T]):
+    """Loads pieces of rows in a thread, in the order announced, a bounded number ahead of their use.
+
+    An error in the thread is raised where its piece is taken. Of what was announced but never taken, the last four
+    announcements are remembered.
+
+    Parameters
+    ----------
+    load : callable
+        From rows, (n,) int, to their data; called by the thread.
+    """
+
+    def __init__(self, load: Callable[[torch.Tensor], T]) -> None:
+        self._load = load
+        self._plans: deque[_Plan[T]] = deque()
+        self._thread: ThreadPoolExecutor | None = None
+
+    def announce(self, pieces: Sequence[torch.Tensor], most_ahead: int) -> None:
+        """Say which pieces will be taken, in which order; so many are loaded before their use, and one at least."""
+        self._plans.append(_Plan(pieces, max(1, most_ahead)))
+        while len(self._plans) > _PLANS_KEPT:
+            _cancel(self._plans.popleft())
+        self._begin(self._plans[-1])
+
+    def take(self, rows: torch.Tensor) -> T | None:
+        """Data of a piece, None if it was not announced."""
+        for plan in self._plans:
+            if plan.begun and torch.equal(plan.pieces[0], rows):
+                plan.pieces.popleft()
+                future = plan.begun.popleft()
+                self._begin(plan)
+                if not plan.pieces:
+                    self._plans.remove(plan)
+                return future.result()
+        return None
+
+    def _begin(self, plan: _Plan[T]) -> None:
+        while len(plan.begun) < min(plan.most_ahead, len(plan.pieces)):
+            if self._thread is None:
+                self._thread = _one_thread()
+            plan.begun.append(self._thread.submit(self._load, plan.pieces[len(plan.begun)]))
+
+    def close(self) -> None:
+        """Forget what was announced, and wait for the thread to end."""
+        while self._plans:
+            _cancel(self._plans.popleft())
+        if self._thread is not None:
+            self._thread.shutdown(wait=True)
+            self._thread = None
+
+
+def _one_thread() -> ThreadPoolExecutor:
+    """A thread whose tensors are worked on by itself alone.
+
+    With helpers of its own there would be more threads than cores, and OpenMP would let all of them sleep, those of the
+    main thread too, between any two operations: the steps then take a quarter longer.
+    """
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
+    pool.submit(_work_alone).result()
+    # Threads that begin later take the number that was set last, by whichever thread.
+    torch.set_num_threads(threads)
+    return pool
+
+
+def _work_alone() -> None:
+    torch.set_num_threads(1)
+    # A thread settles on its number when it is first asked for it.
+    torch.get_num_threads()
+
+
+def _cancel(plan: _Plan) -> None:
+    for future in plan.begun:
+        future.cancel()
+
+
+def check_together(model: Model, particles: ParticleSet, model_name: str, particles_name: str) -> None:
+    """Refuse what would give a wrong answer in silence."""
+    aberrations = unsupported_aberrations(particles)
+    if aberrations:
+        raise InputError(f"{particles_name}: " + "; ".join(aberrations))
+    extent = particles.box * particles.pixel_size_angstrom
+    outside = ((model.positions < 0) | (model.positions > extent)).any(1).mean()
+    if outside > 0.1:
+        low, high = model.positions.min(0).round(1).tolist(), model.positions.max(0).round(1).tolist()
+        raise InputError(
+            f"{model_name}: {outside:.0%} of the atoms lie outside the particles' box "
+            f"(x, y, z from {low} to {high} Å; the box is 0 to {extent:g} Å on each axis); place the model in the "
+            "map's frame, with voxel (0, 0, 0) at 0 Å"
+        )

@@ -1,0 +1,269 @@
+"""Bodies of a placed model, each moved on its own to where the others leave density."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+from scipy.cluster.hierarchy import average, fcluster
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import squareform
+
+from cocofold.mapfit.rigid_refinement import Motions
+from cocofold.mapfit.search_pipeline import TRUSTED, Standing, find, find_near, in_standard_errors, polish, stand
+from cocofold.mapfit.target_map import Atoms, Target
+from cocofold.structure.model import Model
+from cocofold.system.errors import InputError
+from cocofold.system.progress import Tell
+
+_CLASH_ANGSTROM = 3.0
+MOST_CLASHING = 0.03
+
+
+def place_bodies(
+    bodies: list[Atoms], target: Target, whole: Motions, centroid: np.ndarray, tell: Tell
+) -> list[tuple[Motions, Standing]]:
+    """Place bodies one after the other, each in the density that those before it leave.
+
+    Each is sought within 40° and 12 Å of where the whole model has it; if no place there stands out, everywhere. At the
+    end all are moved uphill again in the density that all others leave.
+
+    Parameters
+    ----------
+    bodies : list of Atoms
+        In the model's frame.
+    target : Target
+    whole : Motions
+        One: the whole model's.
+    centroid : (3,) float
+        Of the whole model, in its own frame.
+    tell
+
+    Returns
+    -------
+    list of (Motions, Standing)
+        For each body one motion of its centred atoms with its correlation in what the others leave, and how it stands
+        against other places.
+    """
+    found: list[Motions] = []
+    placed: list[Atoms] = []
+    for number, body in enumerate(bodies, start=1):
+        tell(f"body {number}", 0.0)
+        centre = whole.rotations[0] @ (body.centroid - centroid) + whole.centres[0]
+        start = Motions(whole.rotations, centre[None], np.zeros(1))
+        best = _sought(body, target, start, placed, tell)
+        found.append(best)
+        placed.append(body.moved(best.rotations[0], best.centres[0]))
+    for number, body in enumerate(bodies):
+        others = placed[:number] + placed[number + 1 :]
+        settled = polish(body, target, found[number][:1], Atoms.joined(others))
+        moved = body.moved(settled.rotations[0], settled.centres[0])
+        if overlap(moved, others) <= max(MOST_CLASHING, overlap(placed[number], others)):
+            placed[number] = moved
+            found[number] = Motions.in_turn([settled, found[number][1:]])
+    return [(motions, stand(body, target, motions)) for body, motions in zip(bodies, found)]
+
+
+def _sought(body: Atoms, target: Target, start: Motions, placed: list[Atoms], tell: Tell) -> Motions:
+    """Where a body goes, then its rivals: near the start if a place there stands out, or else anywhere."""
+    explained = Atoms.joined(placed)
+    near = find_near(body, target, start, explained)
+    free = _free_of(body, near, placed)
+    ranked = Motions.in_turn([near[free], near[~free]])
+    if free.any() and stand(body, target, ranked).trusted:
+        return ranked
+    far = find(body, [target], explained, tell)[0]
+    far_free = _free_of(body, far, placed)
+    rivals = Motions.joined([near, far])
+    if not far_free.any():
+        return Motions.in_turn([near[free][:1] if free.any() else start, rivals])
+    clear = not free.any() or in_standard_errors(body, target, far[far_free].scores[0], near[free].scores[0]) > TRUSTED
+    first = far[far_free][:1] if clear else near[free][:1]
+    return Motions.in_turn([first, rivals])
+
+
+def overlap(body: Atoms, others: list[Atoms]) -> float:
+    """Share of a body's CA atoms that lie within 3 Å of another body's."""
+    if not others:
+        return 0.0
+    tree = cKDTree(np.concatenate([other.alphas for other in others]))
+    return float((tree.query(body.alphas)[0] < _CLASH_ANGSTROM).mean())
+
+
+def _free_of(body: Atoms, motions: Motions, placed: list[Atoms]) -> np.ndarray:
+    """Which motions put the body where no other is, (n,) bool."""
+    moved = [body.moved(turn, centre) for turn, centre in zip(motions.rotations, motions.centres)]
+    return np.array([overlap(one, placed) <= MOST_CLASHING for one in moved], dtype=bool)
+
+
+_PART = re.compile(r"(?P<chain>[^:]+?)(?::(?P<first>-?\d+)-(?P<last>-?\d+))?")
+_SHOWN = 5
+
+
+def all_of(model: Model) -> str:
+    """The selection of a whole model."""
+    return describe(model, np.ones(len(model.residues), dtype=bool))
+
+
+def bodies_of(model: Model, text: str) -> list[str]:
+    """Selections of the bodies that ``--bodies`` names, so that every residue is in one of them.
+
+    Parameters
+    ----------
+    model : Model
+    text : str
+        Bodies separated by ``;``, each of chains (``A``) and ranges of residues (``A:1-120``, both ends included)
+        separated by ``,``; or ``auto``: each chain with a protein's backbone is a body.
+
+    Returns
+    -------
+    list of str
+        Ligands, waters and nucleic acids that are in none follow the body whose atoms are nearest to them.
+
+    Raises
+    ------
+    InputError
+        Of chains that are not there, residues in two bodies, protein residues in none, and bodies without a backbone.
+    """
+    has_backbone = np.zeros(len(model.residues), dtype=bool)
+    has_backbone[model.backbone()[0]] = True
+    chains = _chains(model)
+    if text.strip().lower() == "auto":
+        texts = [chain for chain in dict.fromkeys(chains) if has_backbone[chains == chain].any()]
+    else:
+        texts = [part.strip() for part in text.split(";")]
+    owner = np.full(len(model.residues), -1)
+    for number, part in enumerate(texts):
+        chosen = select(model, part, "--bodies")
+        twice = chosen & (owner >= 0)
+        if twice.any():
+            raise InputError(
+                f"--bodies {text}: {_named(model, twice)} in two bodies, '{texts[owner[twice][0]]}' and '{part}'; give "
+                "each residue to one"
+            )
+        if not (chosen & has_backbone).any():
+            raise InputError(f"--bodies {text}: '{part}' has no residue with a protein's backbone; join it to a body")
+        owner[chosen] = number
+    left = has_backbone & (owner < 0)
+    if left.any():
+        raise InputError(f"--bodies {text}: {_named(model, left)} in no body; add them to one")
+    _follow_nearest(model, owner)
+    return [describe(model, owner == number) for number in range(len(texts))]
+
+
+def select(model: Model, selection: str, what: str = "selection") -> np.ndarray:
+    """Residues of a selection such as ``A:1-120,B``; (n_residues,) bool.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read or selects nothing.
+    """
+    chains = _chains(model)
+    numbers = np.array([residue.number for residue in model.residues])
+    chosen = np.zeros(len(model.residues), dtype=bool)
+    for part in selection.split(","):
+        match = _PART.fullmatch(part.strip())
+        if match is None:
+            raise InputError(f"{what}: '{part.strip()}' is no chain (A) and no range of residues (A:1-120)")
+        of_chain = chains == match["chain"]
+        if not of_chain.any():
+            there = ", ".join(dict.fromkeys(chains))
+            raise InputError(f"{what}: there is no chain {match['chain']} in the model; its chains are {there}")
+        if match["first"] is not None:
+            first, last = int(match["first"]), int(match["last"])
+            inside = of_chain & (numbers >= first) & (numbers <= last)
+            if not inside.any():
+                own = numbers[of_chain]
+                raise InputError(
+                    f"{what}: no residue in {part.strip()}; chain {match['chain']} goes from {own.min()} to {own.max()}"
+                )
+            of_chain = inside
+        chosen |= of_chain
+    return chosen
+
+
+def describe(model: Model, chosen: np.ndarray) -> str:
+    """The selection of some residues, chains as a whole where all of them are in it."""
+    chains = _chains(model)
+    parts = []
+    for chain in dict.fromkeys(chains):
+        of_chain = chains == chain
+        if chosen[of_chain].all():
+            parts.append(chain)
+            continue
+        runs: list[list[int]] = []
+        for number, is_chosen in sorted(
+            {model.residues[row].number: chosen[row] for row in np.flatnonzero(of_chain)}.items()
+        ):
+            if not is_chosen:
+                runs.append([])
+            elif runs and runs[-1]:
+                runs[-1][1] = number
+            else:
+                runs.append([number, number])
+        parts += [f"{chain}:{run[0]}-{run[1]}" for run in runs if run]
+    return ",".join(parts)
+
+
+def _follow_nearest(model: Model, owner: np.ndarray) -> None:
+    """Give residues in no body to the nearest, all of one number in a chain to the same."""
+    of_atom = owner[model.residue_of_atom]
+    free = of_atom < 0
+    if not free.any():
+        return
+    distance, nearest = cKDTree(model.positions[~free]).query(model.positions[free])
+    nearest_owner = of_atom[~free][nearest]
+    keys = [(residue.chain, residue.number) for residue in model.residues]
+    given = {keys[row]: body for row, body in enumerate(owner) if body >= 0}
+    rows = model.residue_of_atom[free]
+    for atom in np.argsort(distance, kind="stable"):
+        given.setdefault(keys[rows[atom]], int(nearest_owner[atom]))
+    owner[:] = [given[key] for key in keys]
+
+
+def _chains(model: Model) -> np.ndarray:
+    return np.array([residue.chain for residue in model.residues])
+
+
+def _named(model: Model, chosen: np.ndarray) -> str:
+    rows = np.flatnonzero(chosen)
+    names = [
+        f"{model.residues[row].name} {model.residues[row].number} of chain {model.residues[row].chain}"
+        for row in rows[:_SHOWN]
+    ]
+    more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
+    return ", ".join(names) + more + (" is" if len(rows) == 1 else " are")
+
+
+_SURE_ANGSTROM = 10.0
+_FEWEST_RESIDUES = 30
+
+
+def bodies_by_error(model: Model, error_angstrom: np.ndarray) -> str:
+    """Bodies for ``bodies_of``, split where the predicted aligned error is large.
+
+    Residues are clustered by average linkage up to a mean error of 10 Å; a cluster of fewer than 30 residues joins the
+    one that it has the least error to.
+
+    Parameters
+    ----------
+    model : Model
+        Of amino acids alone.
+    error_angstrom : (n_residues, n_residues) float
+        Expected error of a residue (column) in the frame of another (row).
+    """
+    error = np.asarray(error_angstrom, dtype=float)
+    error = (error + error.T) / 2
+    np.fill_diagonal(error, 0.0)
+    if len(error) < 2 * _FEWEST_RESIDUES:
+        return describe(model, np.ones(len(error), dtype=bool))
+    of_residue = fcluster(average(squareform(error, checks=False)), _SURE_ANGSTROM, criterion="distance")
+    large = [name for name in np.unique(of_residue) if (of_residue == name).sum() >= _FEWEST_RESIDUES]
+    if not large:
+        return describe(model, np.ones(len(error), dtype=bool))
+    to_each = np.stack([error[:, of_residue == name].mean(1) for name in large], axis=1)
+    nearest = np.array(large)[to_each.argmin(1)]
+    of_residue = np.where(np.isin(of_residue, large), of_residue, nearest)
+    in_order = dict.fromkeys(of_residue.tolist())
+    return ";".join(describe(model, of_residue == name) for name in in_order)

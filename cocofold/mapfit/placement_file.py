@@ -1,0 +1,195 @@
+"""``placement.json``: where a model's bodies go, and in which hand of the map."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cocofold.mapfit.bodies import select
+from cocofold.structure.model import Model
+from cocofold.structure.point_groups import normal_name
+from cocofold.system.atomic_files import write_atomically
+from cocofold.system.errors import InputError
+
+AS_IS, MIRRORED = "as-is", "mirrored"
+_ORTHOGONAL_WITHIN = 1e-4
+
+
+@dataclass(frozen=True)
+class Body:
+    """Where a part of a model goes: ``x_map = rotation @ x_model + translation_angstrom``.
+
+    Attributes
+    ----------
+    selection : str
+        Chains and ranges of residues, such as ``A:1-120,B``.
+    rotation : (3, 3) float64
+    translation_angstrom : (3,) float64
+    correlation : float
+        With the map, at the body's own sample points.
+    runner_up : float or None
+        The best correlation that was found anywhere else.
+    """
+
+    selection: str
+    rotation: np.ndarray
+    translation_angstrom: np.ndarray
+    correlation: float
+    runner_up: float | None = None
+
+    def apply(self, positions: np.ndarray) -> np.ndarray:
+        """Positions (n, 3) Å in the map's frame."""
+        return positions @ self.rotation.T + self.translation_angstrom
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A model's bodies in the frame of the map, or of the map's mirror image.
+
+    Attributes
+    ----------
+    hand : str
+        ``as-is`` or ``mirrored``.
+    hand_scores : dict
+        Correlations of either hand, and ``verdict``: what they say, or ``undecided``.
+    bodies : tuple of Body
+        Every residue of the model is in one of them.
+    facts : dict
+        What else is told: resolution, uncovered density, warnings.
+    symmetry : str, optional
+        Point group of the map; the model is then one subunit of it.
+    """
+
+    hand: str
+    hand_scores: dict[str, Any]
+    bodies: tuple[Body, ...]
+    facts: dict[str, Any] = field(default_factory=dict)
+    symmetry: str | None = None
+
+    @property
+    def mirror_axis(self) -> str | None:
+        """The axis along which the map is mirrored, if it is."""
+        return "z" if self.hand == MIRRORED else None
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write as JSON; the file appears whole or not at all."""
+        bodies = [
+            {
+                **asdict(body),
+                "rotation": body.rotation.tolist(),
+                "translation_angstrom": body.translation_angstrom.tolist(),
+            }
+            for body in self.bodies
+        ]
+        content = {
+            "hand": self.hand,
+            "hand_scores": self.hand_scores,
+            "mirror_axis": self.mirror_axis,
+            "symmetry": self.symmetry,
+            "bodies": bodies,
+            **self.facts,
+        }
+        write_atomically(path, json.dumps(content, indent=1) + "\n")
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Placement:
+        """Read what ``write`` wrote, or what was written by hand in its form.
+
+        Raises
+        ------
+        InputError
+            If the file is missing or anything in it is not as it must be.
+        """
+        name = f"placement {path}"
+        if not Path(path).is_file():
+            raise InputError(f"{name}: no such file; give the placement.json of cocofold fit")
+        try:
+            content = json.loads(Path(path).read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{name}: cannot be read as JSON ({error}); give the placement.json of cocofold fit"
+            ) from error
+        if not isinstance(content, dict):
+            raise InputError(f"{name}: holds no placement; give the placement.json of cocofold fit")
+        hand = content.pop("hand", None)
+        if hand not in (AS_IS, MIRRORED):
+            raise InputError(f"{name}: hand is {hand!r}; it must be '{AS_IS}' or '{MIRRORED}'")
+        axis, needed = content.pop("mirror_axis", None), "z" if hand == MIRRORED else None
+        if axis != needed:
+            raise InputError(f"{name}: mirror_axis is {axis!r}; with hand '{hand}' it must be {needed!r}")
+        scores = content.pop("hand_scores", {})
+        if not isinstance(scores, dict):
+            raise InputError(f"{name}: hand_scores is {scores!r}; it must be an object")
+        symmetry = content.pop("symmetry", None)
+        if symmetry is not None:
+            symmetry = normal_name(str(symmetry))
+        bodies = content.pop("bodies", None)
+        if not isinstance(bodies, list) or not bodies:
+            raise InputError(f"{name}: has no bodies; it must have one at least")
+        read = tuple(_body(body, f"{name}: body {n}") for n, body in enumerate(bodies, 1))
+        return cls(hand, scores, read, content, symmetry)
+
+
+def apply_placement(model: Model, placement: Placement) -> Model:
+    """The model with each body where the placement puts it.
+
+    Raises
+    ------
+    InputError
+        If the bodies are not those of the model: residues in none or in two of them, or chains that it has not.
+    """
+    positions = model.positions.copy()
+    owner = bodies_of_atoms(model, placement)
+    for number, body in enumerate(placement.bodies):
+        positions[owner == number] = body.apply(model.positions[owner == number])
+    return model.moved_to(positions)
+
+
+def bodies_of_atoms(model: Model, placement: Placement) -> np.ndarray:
+    """Row in ``placement.bodies`` of each atom, (n_atoms,) int.
+
+    Raises
+    ------
+    InputError
+        As ``apply_placement``.
+    """
+    chosen = np.stack([select(model, body.selection, "placement") for body in placement.bodies])
+    times = chosen.sum(0)
+    if (times != 1).any():
+        row = int(np.flatnonzero(times != 1)[0])
+        residue, found = model.residues[row], "no body" if times[row] == 0 else "two bodies"
+        raise InputError(
+            f"placement: {residue.name} {residue.number} of chain {residue.chain} is in {found}; the placement must be "
+            "of this model: run cocofold fit with it"
+        )
+    return chosen.argmax(0)[model.residue_of_atom]
+
+
+def _body(content: Any, name: str) -> Body:
+    if not isinstance(content, dict):
+        raise InputError(f"{name}: is {content!r}; it must be an object")
+    if not isinstance(content.get("selection"), str):
+        raise InputError(f"{name}: selection is {content.get('selection')!r}; it must be text such as 'A:1-120,B'")
+    rotation = _numbers(content, "rotation", (3, 3), name)
+    if np.abs(rotation @ rotation.T - np.eye(3)).max() > _ORTHOGONAL_WITHIN or np.linalg.det(rotation) < 0:
+        raise InputError(f"{name}: rotation is no rotation matrix (its rows must be orthonormal, its determinant 1)")
+    shift = _numbers(content, "translation_angstrom", (3,), name)
+    correlation = float(_numbers(content, "correlation", (), name))
+    other = None if content.get("runner_up") is None else float(_numbers(content, "runner_up", (), name))
+    return Body(content["selection"], rotation, shift, correlation, other)
+
+
+def _numbers(content: dict[str, Any], key: str, shape: tuple[int, ...], name: str) -> np.ndarray:
+    try:
+        values = np.array(content[key], dtype=float)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{name}: {key} is missing or holds no numbers") from error
+    if values.shape != shape or not np.isfinite(values).all():
+        wanted = " x ".join(map(str, shape)) or "one"
+        raise InputError(f"{name}: {key} must be {wanted} finite numbers, not {content[key]!r}")
+    return values

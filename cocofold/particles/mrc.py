@@ -1,0 +1,298 @@
+"""Stacks of particle images in MRC files: found on disk, checked by their headers, read slice by slice."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cocofold.system.errors import InputError
+
+HEADER_BYTES = 1024
+LARGEST_BOX = 1 << 15
+MOST_BYTES_READ = 1 << 24  # at once
+DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
+OTHER_MODES = {3: "complex int16", 4: "complex float32", 5: "int8 of an old kind", 7: "int32", 101: "4-bit"}
+COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz"}
+IMOD_STAMP = 1146047817
+
+
+@dataclass(frozen=True)
+class StackHeader:
+    """What the header of an MRC stack says.
+
+    Attributes
+    ----------
+    count, height, width : int
+        Images and their pixels along y and x.
+    dtype : numpy.dtype
+        Of the pixels, with the file's byte order.
+    offset : int
+        Bytes before the first pixel.
+    """
+
+    count: int
+    height: int
+    width: int
+    dtype: np.dtype
+    offset: int
+
+
+def read_header(path: Path) -> StackHeader:
+    """Read and check the header of an MRC stack.
+
+    The header's origin, voxel size and axis order are not used, as in RELION; neither are the MAP string and the
+    machine stamp, which older files lack: the byte order is the one in which the sizes make sense.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, compressed, not MRC, of a pixel type that is not read, or shorter than it says.
+    """
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(HEADER_BYTES)
+        size = path.stat().st_size
+    except OSError as error:
+        raise InputError(f"{path}: cannot be opened ({error.strerror}); check the path and its permissions") from error
+    for magic, program in COMPRESSED.items():
+        if raw.startswith(magic):
+            raise InputError(f"{path}: compressed with {program}; only plain MRC stacks are read, decompress it first")
+    if len(raw) < HEADER_BYTES:
+        raise InputError(f"{path}: {len(raw)} bytes, less than the {HEADER_BYTES} of an MRC header; copy it again")
+    order = _byte_order(path, raw)
+    words = np.frombuffer(raw, dtype=f"{order}i4")
+    width, height, count, mode = (int(word) for word in words[:4])
+    if mode not in DTYPES:
+        raise InputError(
+            f"{path}: pixels of MRC mode {mode} ({OTHER_MODES[mode]}); modes 0 (int8), 1 (int16), 2 (float32), "
+            "6 (uint16) and 12 (float16) are read: convert the stack"
+        )
+    dtype = np.dtype(f"{order}{DTYPES[mode]}")
+    if mode == 0 and words[38] == IMOD_STAMP and not words[39] & 1:
+        dtype = np.dtype("u1")  # IMOD marks bytes that are unsigned
+    header = StackHeader(count, height, width, dtype, HEADER_BYTES + int(words[23]))
+    needed = header.offset + count * height * width * dtype.itemsize
+    if size < needed:
+        raise InputError(
+            f"{path}: {size} bytes, but its header announces {count} images of {width} x {height} pixels "
+            f"({needed} bytes); the file is cut short, copy it again"
+        )
+    return header
+
+
+def _byte_order(path: Path, raw: bytes) -> str:
+    for order in "><" if raw[212] == 0x11 else "<>":
+        words = np.frombuffer(raw, dtype=f"{order}i4")
+        width, height, count, mode = words[:4]
+        sizes_possible = 0 < width <= LARGEST_BOX and 0 < height <= LARGEST_BOX and count > 0 and words[23] >= 0
+        if sizes_possible and (mode in DTYPES or mode in OTHER_MODES):
+            return order
+    raise InputError(f"{path}: not an MRC file (its header has no possible sizes); particle stacks must be .mrcs/.mrc")
+
+
+class _OpenStack:
+    """A stack's file and header; the file is closed when nobody uses it any more."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor, self._close = -1, os.close
+        self.header = read_header(path)
+        self._path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot be opened ({error.strerror}); check the path and its permissions"
+            ) from None
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            self._close(self._descriptor)
+
+    def fill(self, pixels: np.ndarray, first: int) -> None:
+        """Read consecutive images, from ``first``, into an array of the file's type."""
+        bytes_of = pixels.reshape(-1).view(np.uint8)
+        position = self.header.offset + first * pixels[0].nbytes
+        done = 0
+        while done < len(bytes_of):
+            try:
+                part = os.pread(self._descriptor, min(len(bytes_of) - done, MOST_BYTES_READ), position + done)
+            except OSError as error:
+                raise InputError(
+                    f"{self._path}: cannot be read ({error.strerror}); check the disk and that the stack is still there"
+                ) from error
+            if not part:
+                raise InputError(
+                    f"{self._path}: ends before its image {first + done // pixels[0].nbytes + 1}; it became shorter "
+                    "while it was in use: copy it again, and let nothing change it during a run"
+                )
+            bytes_of[done : done + len(part)] = np.frombuffer(part, dtype=np.uint8)
+            done += len(part)
+
+
+class StackReader:
+    """Reads images from many stacks, of which a bounded number is open.
+
+    Files are read, not mapped into memory: what was read does not count as memory of the process, and a stack that is
+    cut short meanwhile ends in a message. A reader may be shared by threads, and copied into other processes (the
+    files are opened there anew).
+
+    Parameters
+    ----------
+    most_open : int
+        Files kept open at a time.
+    """
+
+    def __init__(self, most_open: int = 32) -> None:
+        self.most_open = most_open
+        self._open: OrderedDict[Path, _OpenStack] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[StackReader], tuple[int]]:
+        return StackReader, (self.most_open,)
+
+    def read(self, path: Path, slices: np.ndarray) -> np.ndarray:
+        """Images of one stack.
+
+        Parameters
+        ----------
+        path : Path
+        slices : (k,) int
+            Counted from 0; images that follow each other in the file are read at once.
+
+        Returns
+        -------
+        (k, height, width) float32
+
+        Raises
+        ------
+        InputError
+            If the stack cannot be read or has fewer images.
+        """
+        stack = self._stack(path)
+        header = stack.header
+        if len(slices) and not 0 <= slices.min() <= slices.max() < header.count:
+            raise InputError(
+                f"{path}: image {slices.max() + 1} is asked for, but the stack has {header.count}; "
+                "give the stacks that belong to the particles' file"
+            )
+        pixels = np.empty((len(slices), header.height, header.width), dtype=header.dtype)
+        breaks = np.flatnonzero(np.diff(slices) != 1) + 1
+        for begin, end in zip([0, *breaks], [*breaks, len(slices)]):
+            if end > begin:
+                stack.fill(pixels[begin:end], int(slices[begin]))
+        # Half-precision infinities are kept here; the caller looks for them.
+        return pixels.astype(np.float32, copy=False)
+
+    def _stack(self, path: Path) -> _OpenStack:
+        with self._lock:
+            if path in self._open:
+                self._open.move_to_end(path)
+                return self._open[path]
+        stack = _OpenStack(path)
+        with self._lock:
+            self._open[path] = stack
+            while len(self._open) > self.most_open:
+                self._open.popitem(last=False)
+        return stack
+
+
+def find_stacks(names: Sequence[str], source: Path, particles_dir: Path | None) -> tuple[Path, ...]:
+    """Where the stacks named in a particles' file are.
+
+    Relative names are tried in ``particles_dir`` if given, in the folder of the file and in each of that folder's
+    parents, since RELION and CryoSPARC count paths from the project's folder.
+
+    Parameters
+    ----------
+    names : sequence of str
+        As in the file.
+    source : Path
+        The particles' file.
+    particles_dir : Path or None
+
+    Returns
+    -------
+    tuple of Path
+        Absolute; links are not followed.
+
+    Raises
+    ------
+    InputError
+        If ``particles_dir`` is no folder or a stack is in none of the places.
+    """
+    if particles_dir is not None and not particles_dir.is_dir():
+        raise InputError(f"{particles_dir}: no such folder; give the folder from which the stacks' paths count")
+    beside = [Path(os.path.abspath(source)), source.resolve()]
+    places = ([] if particles_dir is None else [Path(os.path.abspath(particles_dir))]) + [
+        folder for file in beside for folder in file.parents
+    ]
+    places = list(dict.fromkeys(places))
+    found, missing = [], []
+    for name in names:
+        candidates = (os.path.abspath(place / name) for place in places)
+        path = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
+        if path is None:
+            missing.append(name)
+        else:
+            found.append(Path(path))
+    if missing:
+        absolute = os.path.isabs(missing[0])
+        tried = "there" if absolute else "in " + ", ".join(str(place) for place in places)
+        raise InputError(
+            f"{source}: {len(missing)} of {len(names)} stacks not found, the first is {missing[0]}; looked {tried}. "
+            "Give the folder from which the paths in the file count (--particles-dir), or repair the paths"
+        )
+    return tuple(found)
+
+
+def check_stacks(
+    stacks: Sequence[Path], stack_index: np.ndarray, slice_index: np.ndarray, box: int | None, source: Path
+) -> int:
+    """Check every stack's header against the metadata and return the box.
+
+    Parameters
+    ----------
+    stacks : sequence of Path
+    stack_index, slice_index : (n,) int
+        Each particle's stack, and its image there from 0.
+    box : int or None
+        Pixels along a side that the metadata announce; None takes the first stack's.
+    source : Path
+        The particles' file, for messages.
+
+    Raises
+    ------
+    InputError
+        If a stack cannot be read, its images are not square or of another box, or a particle is beyond its end.
+    """
+    if (slice_index < 0).any():
+        raise InputError(f"{source}: row {int((slice_index < 0).argmax()) + 1} names an image before the stack's first")
+    last = np.full(len(stacks), -1)
+    np.maximum.at(last, stack_index, slice_index)
+    for path, highest in zip(stacks, last):
+        header = read_header(path)
+        if header.width != header.height:
+            raise InputError(
+                f"{path}: images of {header.width} x {header.height} pixels; square ones are needed, extract again"
+            )
+        announced = "first stack has" if box is None else "metadata say"
+        box = header.width if box is None else box
+        if header.width != box:
+            raise InputError(
+                f"{path}: images of {header.width} pixels, but the {announced} {box} ({source}); "
+                "give the stacks that belong to the file, all of one box"
+            )
+        if highest >= header.count:
+            raise InputError(
+                f"{source}: image {highest + 1} of {path} is named, but the stack has {header.count}; "
+                "the stack is incomplete or not the file's own"
+            )
+    if box is None:
+        raise InputError(f"{source}: names no stack; particles need rlnImageName or blob/path")
+    return box

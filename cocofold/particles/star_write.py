@@ -1,0 +1,209 @@
+"""Particles written as a STAR file of RELION 3.1 and later."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import starfile
+
+from cocofold.particles.particle_set import IDENTITY, ParticleSet
+from cocofold.particles.poses import relion_from_matrices
+from cocofold.particles.star_read import HELD_OUT, SCORED_RINGS, particles_and_optics
+from cocofold.particles.star_tables import read_blocks
+from cocofold.system.errors import InputError
+
+
+def write_star(path: str | os.PathLike[str], particles: ParticleSet) -> None:
+    """Write the metadata of particles; their images stay where they are.
+
+    Paths of stacks below the STAR's folder are relative to it, others absolute. What RELION has no label for is
+    written under names that it keeps but ignores, and that ``read_particles`` understands: ``cocofoldContrast`` (-1
+    where images are stored dark), ``cocofoldHeldOut`` (1 or 0), ``cocofoldScoredRings`` and
+    ``cocofoldCryosparcAberrations``.
+
+    Parameters
+    ----------
+    path : path
+        File to write; it appears whole or not at all.
+    particles : ParticleSet
+
+    Raises
+    ------
+    InputError
+        If the folder does not exist or there are no particles.
+    """
+    path = Path(path)
+    require_writable(path, particles)
+    write_blocks(path, {"optics": _optics(particles), "particles": _particles(particles, path)})
+
+
+def write_blocks(path: Path, blocks: dict) -> None:
+    """Write the blocks of a STAR file, which appears whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        starfile.write(blocks, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def require_writable(path: Path, particles: ParticleSet) -> None:
+    """Refuse to write no particles, or into no folder.
+
+    Raises
+    ------
+    InputError
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
+    if len(particles) == 0:
+        raise InputError(f"{path}: there are no particles to write; choose at least one")
+
+
+def image_names(particles: ParticleSet, path: Path) -> list[str]:
+    """``rlnImageName`` of each particle in a STAR at ``path``; only stacks below its folder are relative to it."""
+    folder = os.path.abspath(path.parent)
+    stacks = [os.path.abspath(stack) for stack in particles.stacks]
+    names = [os.path.relpath(stack, folder) if stack.startswith(folder + os.sep) else stack for stack in stacks]
+    return [
+        f"{image + 1:06d}@{names[stack]}"
+        for image, stack in zip(particles.slice_index.tolist(), particles.stack_index.tolist())
+    ]
+
+
+def marks(particles: ParticleSet) -> dict[str, np.ndarray]:
+    """Columns of what particles are marked with: those held out, and the rings by which they were chosen."""
+    columns: dict[str, np.ndarray] = {}
+    if particles.held_out is not None:
+        columns[HELD_OUT] = particles.held_out.astype(int)
+    if particles.scored_rings:
+        listed = ",".join(str(ring) for ring in particles.scored_rings)
+        columns[SCORED_RINGS] = np.full(len(particles), f"[{listed}]")
+    return columns
+
+
+def _optics(particles: ParticleSet) -> pd.DataFrame:
+    groups = particles.optics
+    columns: dict[str, list[object]] = {
+        "rlnOpticsGroup": list(range(1, len(groups) + 1)),
+        "rlnOpticsGroupName": ["_".join(group.name.split()) for group in groups],
+        "rlnVoltage": [_exact(group.voltage_kv) for group in groups],
+        "rlnSphericalAberration": [_exact(group.cs_mm) for group in groups],
+        "rlnAmplitudeContrast": [_exact(group.amplitude_contrast) for group in groups],
+        "rlnImagePixelSize": [_exact(group.pixel_size_angstrom) for group in groups],
+        "rlnImageSize": [group.box for group in groups],
+        "rlnImageDimensionality": [2] * len(groups),
+    }
+    if any(group.phase_flipped for group in groups):
+        columns["rlnCtfDataArePhaseFlipped"] = [int(group.phase_flipped) for group in groups]
+    if any(group.ctf_premultiplied for group in groups):
+        columns["rlnCtfDataAreCtfPremultiplied"] = [int(group.ctf_premultiplied) for group in groups]
+    if any(any(group.beam_tilt_mrad) for group in groups):
+        for axis, label in enumerate(("rlnBeamTiltX", "rlnBeamTiltY")):
+            columns[label] = [_exact(group.beam_tilt_mrad[axis]) for group in groups]
+    for label, terms in (
+        ("rlnOddZernike", [group.odd_zernike for group in groups]),
+        ("rlnEvenZernike", [group.even_zernike for group in groups]),
+    ):
+        longest = max(len(values) for values in terms)
+        if longest:
+            padded = [values + (0.0,) * (longest - len(values)) for values in terms]
+            columns[label] = ["[" + ",".join(_exact(value) for value in values) + "]" for values in padded]
+    if any(group.magnification_matrix != IDENTITY for group in groups):
+        for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            label = f"rlnMagMat{row}{column}"
+            columns[label] = [_exact(group.magnification_matrix[row][column]) for group in groups]
+    if any(group.cryosparc_aberrations for group in groups):
+        columns["cocofoldCryosparcAberrations"] = [
+            repr(group.cryosparc_aberrations).replace(" ", "").replace("'", '"')
+            if group.cryosparc_aberrations
+            else "none"
+            for group in groups
+        ]
+    return pd.DataFrame(columns)
+
+
+def _particles(particles: ParticleSet, path: Path) -> pd.DataFrame:
+    angles = relion_from_matrices(particles.rotations)
+    columns = {
+        "rlnImageName": image_names(particles, path),
+        "rlnOpticsGroup": particles.optics_index + 1,
+        "rlnAngleRot": angles[:, 0],
+        "rlnAngleTilt": angles[:, 1],
+        "rlnAnglePsi": angles[:, 2],
+        "rlnOriginXAngst": particles.origins_angstrom[:, 0],
+        "rlnOriginYAngst": particles.origins_angstrom[:, 1],
+        "rlnDefocusU": particles.defocus_u_angstrom,
+        "rlnDefocusV": particles.defocus_v_angstrom,
+        "rlnDefocusAngle": particles.defocus_angle_deg,
+        "rlnPhaseShift": particles.phase_shift_deg,
+        "rlnCtfBfactor": particles.ctf_bfactor_a2,
+        "rlnCtfScalefactor": particles.ctf_scale,
+    }
+    if particles.half_set is not None:
+        columns["rlnRandomSubset"] = particles.half_set
+    if (np.asarray(particles.contrast) < 0).any():
+        columns["cocofoldContrast"] = particles.contrast.astype(int)
+    return pd.DataFrame({**columns, **marks(particles)})
+
+
+def _exact(value: float) -> str:
+    """A number with the digits that single precision holds."""
+    return f"{value:.9g}"
+
+
+_LABEL = re.compile(r"^[ \t]*_(\S+)", re.MULTILINE)
+
+
+def write_chosen(path: Path, particles: ParticleSet, source: Path, rows: np.ndarray) -> None:
+    """Write a STAR of the rows of a particles' file that were chosen; images stay where they are.
+
+    Of a STAR file all blocks and columns are kept, digit by digit, but for ``rlnImageName``, which leads to the images
+    from where the STAR is written, and what ``particles`` are marked with. Of a .cs file it is what ``write_star``
+    writes.
+
+    Parameters
+    ----------
+    path : Path
+        File to write; it appears whole or not at all.
+    particles : ParticleSet
+        Those chosen, in the order of ``rows``.
+    source : Path
+        File from which all were read.
+    rows : (n,) int
+        Of the particles in ``source``, from 0.
+
+    Raises
+    ------
+    InputError
+        If the folder does not exist or there are no particles.
+    """
+    if source.suffix.lower() != ".star":
+        write_star(path, particles)
+        return
+    require_writable(path, particles)
+    blocks = _as_text(source)
+    name = next(title for title in blocks if title.split("#")[0].strip() == _name_of_particles(source))
+    # A block of one row may be written without a loop, and then it is a mapping.
+    table = blocks[name] if isinstance(blocks[name], pd.DataFrame) else pd.DataFrame([blocks[name]])
+    blocks[name] = table.iloc[rows].assign(rlnImageName=image_names(particles, path), **marks(particles))
+    write_blocks(path, blocks)
+
+
+def _name_of_particles(source: Path) -> str:
+    return particles_and_optics(source, read_blocks(source))[0].name
+
+
+def _as_text(source: Path) -> dict:
+    """All blocks of a STAR file with every value as it is written."""
+    labels = list(dict.fromkeys(_LABEL.findall(source.read_text(encoding="utf-8"))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pd.errors.DtypeWarning)
+        blocks = starfile.read(source, always_dict=True, parse_as_string=labels)
+    # The parser takes "nan" for a missing value whatever the column is.
+    return {name: block.fillna("nan") if isinstance(block, pd.DataFrame) else block for name, block in blocks.items()}

@@ -1,0 +1,294 @@
+"""The check: particles and a model, asked whether they belong together before anything is fitted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation
+
+from cocofold.mapfit.density_map import DensityMap
+from cocofold.mapfit.rigid_refinement import Motions, correlations
+from cocofold.mapfit.search_pipeline import TRUSTED, find, in_standard_errors, polish
+from cocofold.mapfit.target_map import Atoms, Target, make_template, resolution_of_map
+from cocofold.particles.particle_set import ParticleSet, unsupported_aberrations
+from cocofold.preflight.check_report import AGREES, UNDECIDED, WRONG, Alternative, Report, Verdict
+from cocofold.preflight.judging import CLEAR_IN_ERRORS, Judge, Mean, find_answers
+from cocofold.preflight.questions import (
+    CONTRAST,
+    CTF,
+    SMALL_SHIFTS_ANGSTROM,
+    answer,
+    ask_pixel_size,
+    other_defoci,
+    questions_of,
+)
+from cocofold.preflight.questions import SHIFTS as OF_SHIFTS
+from cocofold.preflight.scoring import Hypothesis, Scorer, radius_of_gyration
+from cocofold.structure.model import Model
+from cocofold.system.errors import InputError, require_within
+
+RESOLUTION_ANGSTROM = 7.0
+COUNT = 200
+# The larger the model, the farther its rim moves with what may be wrong.
+_RESOLUTION_PER_RADIUS = 0.2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to check.
+
+    Attributes
+    ----------
+    count : int
+        Particles that are drawn.
+    seed : int
+        Of the draw.
+    resolution_angstrom : float
+        Finer rings are not looked at, nor those finer than a fifth of the radius of gyration of a large model.
+    contrast : str
+        What protein is said to be in the images: white, dark, or auto, where either is fine.
+    """
+
+    count: int = COUNT
+    seed: int = 0
+    resolution_angstrom: float = RESOLUTION_ANGSTROM
+    contrast: str = "white"
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, in the words of the command line."""
+        require_within("--count", self.count, 10, 100_000)
+        require_within("--resolution", self.resolution_angstrom, 1, 30)
+        if self.contrast not in ("white", "dark", "auto"):
+            raise InputError(f"--contrast {self.contrast}: give white, dark or auto")
+
+
+def check(
+    particles: ParticleSet,
+    model: Model,
+    settings: Settings | None = None,
+    density: DensityMap | None = None,
+    device: torch.device | str = "cpu",
+) -> Report:
+    """Ask of some particles whether contrast, poses, hand, shifts, CTF and pixel size agree with a model in place.
+
+    Each alternative is scored with everything else as it was found, so that one fault does not hide another.
+
+    Parameters
+    ----------
+    particles : ParticleSet
+        Of them ``settings.count`` are read.
+    model : Model
+        In the map's frame.
+    settings : Settings, optional
+    density : DensityMap, optional
+        The particles' map: whether model and particles go with it is asked too.
+    device
+
+    Raises
+    ------
+    InputError
+        If images cannot be read, or their optics cannot be applied.
+    """
+    settings = settings or Settings()
+    aberrations = unsupported_aberrations(particles)
+    if aberrations:
+        raise InputError("; ".join(aberrations))
+    if len(particles) == 0:
+        raise InputError("there are no particles; give a file that lists some")
+    drawn = _draw(particles, settings)
+
+    resolution = max(settings.resolution_angstrom, _RESOLUTION_PER_RADIUS * radius_of_gyration(model))
+
+    def judge_of(some: ParticleSet, placed: Model) -> Judge:
+        return Judge(Scorer(some, placed, resolution, device), settings.seed)
+
+    judge = judge_of(drawn, model)
+    state, hunch = find_answers(judge)
+    doubt = _doubt(judge, state)
+    states = [state] if hunch == state else [state, hunch]
+    pixel_size, other = ask_pixel_size(judge, states, model, judge_of, doubt)
+    if other is not None:
+        judge = judge_of(other.particles, other.model)
+        state, _ = find_answers(judge)
+        doubt = _doubt(judge, state)
+    verdicts = []
+    for question in questions_of(drawn):
+        verdict = answer(question, judge, state, doubt)
+        if question.name == CONTRAST:
+            verdict = _as_said(verdict, settings.contrast)
+        elif question.name == OF_SHIFTS:
+            verdict = _if_large_enough(verdict, judge)
+        elif question.name == CTF and verdict.verdict == UNDECIDED:
+            verdict = other_defoci(judge, state, verdict)
+        verdicts.append(verdict)
+    facts = {
+        "particles": len(drawn),
+        "of_particles": len(particles),
+        "seed": settings.seed,
+        "resolution_angstrom": round(float(judge.scorer.resolutions_angstrom[-1]), 3),
+        "fine_below_angstrom": round(judge.fine_angstrom, 3),
+        "model_explains_fine_rings": not doubt,
+    }
+    of_map = [] if density is None else ask_of_map(drawn, model, density, device, settings.seed)
+    return Report((*verdicts, pixel_size, *of_map), facts)
+
+
+def _draw(particles: ParticleSet, settings: Settings) -> ParticleSet:
+    if settings.contrast == "dark":
+        particles = replace(particles, contrast=-particles.contrast)
+    if len(particles) <= settings.count:
+        return particles
+    rows = np.random.default_rng(settings.seed).choice(len(particles), settings.count, replace=False)
+    return particles.subset(np.sort(rows))
+
+
+def _doubt(judge: Judge, state: Hypothesis) -> str:
+    """Why a better alternative may mean nothing; empty if there is no reason."""
+    coarse = Mean.of(judge.scores(state).coarse)
+    if abs(coarse.in_errors) < CLEAR_IN_ERRORS:
+        return "the images show nothing of the model"
+    if not judge.stands(state):
+        return f"the model explains nothing finer than {judge.fine_angstrom:.0f} Å where it is"
+    return ""
+
+
+def _as_said(verdict: Verdict, said: str) -> Verdict:
+    """The verdict on the contrast; where nobody said what it is, either is fine."""
+    if verdict.verdict != WRONG:
+        return verdict
+    if said == "auto":
+        return replace(verdict, verdict=AGREES, line=verdict.line.replace("looks", "is"), advice="")
+    if said == "dark":
+        line = verdict.line.replace("dark", "white")
+        return replace(verdict, line=line, advice=verdict.advice.replace("--contrast dark", "--contrast white"))
+    return verdict
+
+
+def _if_large_enough(verdict: Verdict, judge: Judge) -> Verdict:
+    spread = float(np.sqrt((judge.scorer.particles.origins_angstrom**2).mean()))
+    if spread >= SMALL_SHIFTS_ANGSTROM or verdict.verdict != UNDECIDED:
+        return verdict
+    return replace(verdict, line=f"undecided, they are too small to tell ({spread:.1f} Å on average)")
+
+
+MAP, PLACE, MAP_HAND = "map", "model in map", "hand of map"
+_SAME_SIZE = 0.005
+_SAME_PLACE_ANGSTROM = 0.5
+_TURNS = 24
+_SEARCHED_ANGSTROM = 12.0
+_OTHER_RESOLUTION_IN_PIXELS = 3.0
+# Half turns about the principal axes, by which a mirror image's orientation is known from the model's.
+_HALF_TURNS = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], dtype=float)
+_FIT = "cocofold fit --map places it"
+
+
+def ask_of_map(
+    particles: ParticleSet, model: Model, density: DensityMap, device: torch.device | str, seed: int
+) -> list[Verdict]:
+    """Verdicts on the map's grid, on the model's place in it, and on its hand."""
+    resolution = resolution_of_map(density) or _OTHER_RESOLUTION_IN_PIXELS * density.pixel_size_angstrom
+    target = Target(density, resolution, torch.device(device))
+    place, here, atoms = _ask_place(model, target, seed)
+    return [_ask_grid(particles, density), place, _ask_hand(atoms, target, here)]
+
+
+def _ask_grid(particles: ParticleSet, density: DensityMap) -> Verdict:
+    """Whether the map's rotation centre, and so the model's frame, is that of the particles."""
+    size, pixel = particles.pixel_size_angstrom, density.pixel_size_angstrom
+    sides = " x ".join(map(str, density.values.shape[::-1]))
+    line = f"{sides} voxels of {pixel:.4g} Å, particles {particles.box} pixels of {size:.4g} Å"
+    centre = (particles.box // 2) * size
+    away = np.abs(density.centre_angstrom - centre).max()
+    if away < _SAME_PLACE_ANGSTROM:
+        return Verdict(MAP, AGREES, f"has the particles' frame, {line}")
+    if abs(pixel / size - 1) > _SAME_SIZE:
+        advice = "give the map that was reconstructed from these particles, or repair the pixel size that is wrong"
+    else:
+        advice = (
+            f"the map was cut or padded: a model placed in it lies {away:.1f} Å off in the particles' frame; place the "
+            "model in a map of the particles' box"
+        )
+    return Verdict(MAP, WRONG, f"its rotation centre is not the particles', {line}", advice)
+
+
+def _ask_place(model: Model, target: Target, seed: int) -> tuple[Verdict, Motions, Atoms]:
+    atoms = Atoms.of(model)
+    resolution = target.resolution_angstrom
+    template = make_template(atoms.positions - atoms.centroid, atoms.atomic_numbers, resolution, target.device)
+    grid = target.grid(resolution)
+    origin = np.array(target.density.header_origin_angstrom)
+    turns = np.concatenate([np.eye(3)[None], np.eye(3)[None], Rotation.random(_TURNS, random_state=seed).as_matrix()])
+    centres = np.repeat(atoms.centroid[None], len(turns), 0)
+    centres[1] -= origin
+    scores = correlations(grid, template, Motions(turns, centres, np.zeros(len(turns))))
+    here, less_origin, by_chance = float(scores[0]), float(scores[1]), float(scores[2:].max())
+    points = torch.as_tensor(atoms.positions, dtype=torch.float32, device=target.device)
+    density = float((grid.at(points).mean() - grid.values.mean()) / grid.values.std())
+    table = (
+        Alternative("in place", here, 0.0, here, 0.0),
+        Alternative("less the header's origin", less_origin, 0.0, less_origin, 0.0),
+        Alternative("turned at random, best", by_chance, 0.0, by_chance, 0.0),
+    )
+    figures = {"density_at_atoms_sigma": round(density, 3), "compared_at_angstrom": round(resolution, 3)}
+    said = f"correlation {here:.2f} at {resolution:.1f} Å, density at atoms {density:.1f} sigma"
+    motions = Motions(np.eye(3)[None], atoms.centroid[None], scores[:1])
+    if in_standard_errors(atoms, target, here, by_chance) >= TRUSTED:
+        return Verdict(PLACE, AGREES, f"it lies in the map, {said}", "", table, figures), motions, atoms
+    if target.density.has_origin and in_standard_errors(atoms, target, less_origin, max(here, by_chance)) >= TRUSTED:
+        x, y, z = origin
+        line = f"it lies at the header's origin, correlation {less_origin:.2f} there against {here:.2f}"
+        advice = f"take ({x:g}, {y:g}, {z:g}) Å off its coordinates: particles' poses do without that origin"
+        return Verdict(PLACE, WRONG, line, advice, table, figures), motions, atoms
+    line = f"undecided, {said}, {by_chance:.2f} turned at random"
+    return Verdict(PLACE, UNDECIDED, line, f"if it is not placed yet, {_FIT}", table, figures), motions, atoms
+
+
+def _ask_hand(atoms: Atoms, target: Target, here: Motions) -> Verdict:
+    """Whether the model fits better into the map's mirror image, near where it lies."""
+    mirror = Target(target.density.mirrored(), target.resolution_angstrom, target.device)
+    beyond = np.array([0, 0, 2 * target.density.centre_angstrom[2]])
+    centre = here.centres[0]
+    as_it_lies = _about_axes(atoms, centre)
+    # It may have been placed in the map as it is, or in its mirror image.
+    across = _about_axes(atoms, centre * np.array([1, 1, -1]) + beyond, mirrored=True)
+    as_is = float(polish(atoms, target, as_it_lies).scores.max())
+    mirrored = float(polish(atoms, mirror, Motions.in_turn([as_it_lies, across])).scores.max())
+    margin = in_standard_errors(atoms, target, as_is, mirrored)
+    if margin <= -TRUSTED:
+        # A model that lies elsewhere may come nearer to the mirror image by chance: only a search everywhere tells.
+        searched = zip((target, mirror), _found_anywhere(atoms, target))
+        anywhere = [float(polish(atoms, one, motions).scores.max()) for one, motions in searched]
+        as_is, mirrored = max(as_is, anywhere[0]), max(mirrored, anywhere[1])
+        margin = in_standard_errors(atoms, target, as_is, mirrored)
+    against = f"correlation {as_is:.2f} against {mirrored:.2f} with its mirror image"
+    table = (Alternative("as is", as_is, 0.0, as_is, 0.0), Alternative("mirrored", mirrored, 0.0, mirrored, -margin))
+    if margin >= TRUSTED:
+        return Verdict(MAP_HAND, AGREES, f"agrees with the model, {against}", "", table)
+    if margin <= -TRUSTED:
+        advice = "run cocofold fit --map: it mirrors the map, and fine-tuning then transforms the poses"
+        return Verdict(MAP_HAND, WRONG, f"the map looks mirrored, {against}", advice, table)
+    why = f"{abs(margin):.1f} standard errors apart at {target.resolution_angstrom:.1f} Å, {TRUSTED:g} are trusted"
+    return Verdict(MAP_HAND, UNDECIDED, f"undecided, {against}, {why}", "", table)
+
+
+def _found_anywhere(atoms: Atoms, target: Target) -> list[Motions]:
+    """Placements in the map and in its mirror image, by a search at low resolution."""
+    resolution = max(_SEARCHED_ANGSTROM, target.resolution_angstrom)
+    maps = (target.density, target.density.mirrored())
+    return find(atoms, [Target(one, resolution, target.device) for one in maps])
+
+
+def _about_axes(atoms: Atoms, centre: np.ndarray, mirrored: bool = False) -> Motions:
+    """The model as it lies, turned by half about its principal axes; or the same of its mirror image along z.
+
+    A mirror image is superposed best by a rotation that mirrors it once more along one of its principal axes.
+    """
+    axes = np.linalg.svd(atoms.positions - atoms.centroid, full_matrices=False)[2]
+    if mirrored:
+        flips = np.concatenate([-_HALF_TURNS[1:], -_HALF_TURNS[:1]])
+        turns = np.diag([1.0, 1.0, -1.0]) @ np.einsum("ji,mj,jk->mik", axes, flips, axes)
+    else:
+        turns = np.einsum("ji,mj,jk->mik", axes, _HALF_TURNS, axes)
+    return Motions(turns, np.repeat(centre[None], len(turns), 0), np.zeros(len(turns)))

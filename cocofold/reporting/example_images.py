@@ -1,0 +1,207 @@
+"""Example particles beside what start and result predict of them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from cocofold.finetuning.holdout import split_into_passes
+from cocofold.finetuning.preparation import choose
+from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, project, rendered_extra_width, rendering_grid
+from cocofold.imaging.rings import RingPixels, ring_count
+from cocofold.likelihood.frc_loss import Gaussians, find_contrast, score
+from cocofold.likelihood.observed_images import Observations
+from cocofold.likelihood.particle_optics import Optics, poses_of, stretched
+from cocofold.mapfit.placement_file import MIRRORED
+from cocofold.particles import read_particles
+from cocofold.particles.particle_set import ParticleSet
+from cocofold.particles.poses import view_directions
+from cocofold.reporting.run_contents import FinishedRun
+from cocofold.system.errors import InputError
+
+LOW_PASS_ANGSTROM = 15.0
+_EXAMPLES = 6
+_SIDE_PIXELS = 144
+_SOFT_EDGE = 0.4
+_NOISE_WIDTHS = 2.5
+_ATOMS_AT_ONCE = 24_000
+
+
+@dataclass(frozen=True)
+class Example:
+    """One particle; pictures are data URIs of PNGs.
+
+    Attributes
+    ----------
+    number : int
+        Place among the particles that the run used, from 1.
+    image, start, result : str
+        The particle; CTF times the projection of start and result; all low-passed alike.
+    frc_start, frc_result : float
+        Mean ring correlation with the image, on all rings of the run.
+    """
+
+    number: int
+    image: str
+    start: str
+    result: str
+    frc_start: float
+    frc_result: float
+
+
+@dataclass(frozen=True)
+class RunParticles:
+    """The particles of a run.
+
+    Attributes
+    ----------
+    used : ParticleSet
+    heldout : (n,) int
+        Rows in ``used`` of those that were held out at first; empty if none were.
+    """
+
+    used: ParticleSet
+    heldout: np.ndarray
+
+
+def find_particles(run: FinishedRun, elsewhere: Path | None = None, folder: Path | None = None) -> RunParticles:
+    """Read the particles of a run, from where they were or from ``elsewhere``.
+
+    Raises
+    ------
+    InputError
+        If they cannot be read any more, or are others.
+    """
+    options = run.options
+    path = elsewhere or _as_given(options.particles, run.path)
+    stacks = folder or (None if options.particles_dir is None else _as_given(options.particles_dir, run.path))
+    passthrough = [_as_given(name, run.path) for name in options.passthrough]
+    used = choose(read_particles(path, stacks, passthrough), options)
+    if run.metrics.get("hand") == MIRRORED:
+        used = used.mirrored()
+    if len(used) != run.metrics["particles"]:
+        raise InputError(f"{path}: gives {len(used)} particles, the run used {run.metrics['particles']}")
+    passes = split_into_passes(len(used), options.seed, options.heldout, marked=used.held_out)
+    return RunParticles(used, passes[0].heldout.numpy())
+
+
+def _as_given(name: str, run: Path) -> Path:
+    """A path as the run was given it; if relative, from here or from the folder in which the run is."""
+    path = Path(name)
+    beside = run.absolute().parent / path
+    return beside if not path.exists() and beside.exists() else path
+
+
+def examples(run: FinishedRun, particles: RunParticles) -> list[Example]:
+    """Up to six particles seen from directions far apart; of those that the answer was not fitted to, if there are."""
+    used = particles.used
+    sign = _contrast(run, used)
+    pool = np.arange(len(used)) if run.second_pass or not len(particles.heldout) else particles.heldout
+    rows = pool[_far_apart(view_directions(used.rotations[pool]), _EXAMPLES)]
+    chosen = used.subset(rows)
+    rings = RingPixels.up_to(used.box, ring_count(used.box, used.pixel_size_angstrom, LOW_PASS_ANGSTROM))
+    optics = Optics(chosen, rings)
+    observed = sign * _observed(chosen, optics, rings)
+    before, after = (_predicted(*atoms, chosen, optics, rings) for atoms in (_of_start(run), _of_result(run)))
+    values = _ring_means(run, chosen)
+    found = []
+    for place, row in enumerate(rows):
+        brightest = max(np.abs(before[place]).max(), np.abs(after[place]).max())
+        spread = _NOISE_WIDTHS * observed[place].std()
+        found.append(
+            Example(
+                int(row) + 1,
+                _png(observed[place], spread),
+                _png(before[place], brightest),
+                _png(after[place], brightest),
+                sign * values[0][place],
+                sign * values[1][place],
+            )
+        )
+    return found
+
+
+def _of_start(run: FinishedRun) -> tuple[torch.Tensor, Gaussians]:
+    amplitudes = torch.as_tensor(run.start.atomic_numbers, dtype=torch.float32)
+    positions = torch.as_tensor(run.start.positions, dtype=torch.float32)
+    return positions, Gaussians(amplitudes, torch.full_like(amplitudes, REFERENCE_WIDTH_ANGSTROM))
+
+
+def _of_result(run: FinishedRun) -> tuple[torch.Tensor, Gaussians]:
+    values = (torch.as_tensor(some, dtype=torch.float32) for some in (run.amplitudes, run.widths_angstrom))
+    return torch.as_tensor(run.answer.positions, dtype=torch.float32), Gaussians(*values)
+
+
+def _contrast(run: FinishedRun, particles: ParticleSet) -> float:
+    """1 if protein was taken for white in the images, -1 for dark."""
+    contrast = run.options.contrast
+    if contrast == "auto":
+        few = ring_count(particles.box, particles.pixel_size_angstrom, LOW_PASS_ANGSTROM)
+        contrast = find_contrast(*_of_start(run), Observations(particles, few)).found
+    return -1.0 if contrast == "dark" else 1.0
+
+
+def _ring_means(run: FinishedRun, chosen: ParticleSet) -> list[list[float]]:
+    n_rings = len(run.metrics["frc_curves"]["resolution_angstrom"])
+    observations = Observations(chosen, n_rings)
+    rows = torch.arange(len(chosen))
+    chunk = max(1, _ATOMS_AT_ONCE // len(run.start))
+    pair = (_of_start(run), _of_result(run))
+    return [score(*atoms, observations, rows, observations.rings(n_rings), chunk).mean(1).tolist() for atoms in pair]
+
+
+def _far_apart(directions: np.ndarray, count: int) -> np.ndarray:
+    """Rows of directions each of which is as far from those before as can be, (count,); opposite ones are alike."""
+    chosen = [0]
+    nearest = np.abs(directions @ directions[0])
+    while len(chosen) < min(count, len(directions)):
+        chosen.append(int(nearest.argmin()))
+        nearest = np.maximum(nearest, np.abs(directions @ directions[chosen[-1]]))
+    return np.array(chosen)
+
+
+def _observed(particles: ParticleSet, optics: Optics, rings: RingPixels) -> np.ndarray:
+    images = torch.as_tensor(particles.images(np.arange(len(particles))))
+    planes = torch.fft.rfft2(images).reshape(len(images), -1)[:, rings.positions_in(particles.box)]
+    rows = torch.arange(len(images))
+    # Taking out the phase is done for all pixels of the rings of ``optics``, which are these.
+    return _pictures(optics.without_antisymmetric_phase(planes, rows), rings)
+
+
+def _predicted(
+    positions: torch.Tensor, gaussians: Gaussians, particles: ParticleSet, optics: Optics, rings: RingPixels
+) -> np.ndarray:
+    pixel = particles.pixel_size_angstrom
+    poses = stretched(poses_of(particles), particles)
+    transforms = project(positions, gaussians.amplitudes, gaussians.widths_angstrom, poses, rings, pixel)
+    transfer = optics.transfer(torch.arange(len(particles)), rings)
+    # Undo the width that rendering adds, to have the molecule's own fall-off.
+    frequency = (rings.ring + 1) / (rings.box * pixel)
+    width = rendered_extra_width(rings.box * pixel / rendering_grid(rings.box, rings.n_rings))
+    sharper = torch.exp(2 * (math.pi * width * frequency) ** 2)
+    return _pictures(torch.view_as_complex(transforms) * transfer * sharper, rings)
+
+
+def _pictures(transforms: torch.Tensor, rings: RingPixels) -> np.ndarray:
+    """Real images, (n, side, side), of transforms at the pixels of the rings; the last rings fade out."""
+    share = (rings.ring + 1) / (rings.n_rings + 1)
+    fade = torch.cos(math.pi / 2 * ((share - 1 + _SOFT_EDGE) / _SOFT_EDGE).clamp(0, 1)) ** 2
+    side = max(_SIDE_PIXELS, 2 * (rings.n_rings + 1))
+    plane = torch.zeros(len(transforms), side * (side // 2 + 1), dtype=torch.complex64)
+    plane[:, rings.positions_in(side)] = transforms * fade
+    return torch.fft.irfft2(plane.reshape(-1, side, side // 2 + 1), s=(side, side)).numpy()
+
+
+def _png(picture: np.ndarray, brightest: float) -> str:
+    """A data URI; grey is zero, white ``brightest``."""
+    grey = 127.5 * (1 + np.clip(picture / (brightest or 1.0), -1, 1))
+    file = io.BytesIO()
+    Image.fromarray(grey.round().astype(np.uint8), mode="L").save(file, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")

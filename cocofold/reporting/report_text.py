@@ -1,0 +1,233 @@
+"""What a report says in words: the verdict, the methods paragraph, the citations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cocofold.finetuning.options import Options
+from cocofold.reporting.run_contents import Changes, FinishedRun
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the particles say of the change: a word for its colour, a headline and an explanation."""
+
+    kind: str
+    headline: str
+    explanation: str
+
+
+def verdict_of(run: FinishedRun, changed: Changes) -> Verdict:
+    """The verdict of a run in plain words."""
+    metrics = run.metrics
+    moved = f"CA atoms lie {changed.rms_in_place:.2f} Å (root mean square) from where they started"
+    lost = _lost_folds(metrics)
+    if not metrics["heldout_particles"]:
+        return Verdict(
+            "undecided",
+            "Nothing checks this model: no particles were held out.",
+            f"It is the model after cycle {metrics['best_cycle']}; {moved}.{lost} Whether the particles support "
+            "the change cannot be said. "
+            "To know, run again with held-out particles (the default from 20 particles on).",
+        )
+    before, after = metrics["frc_heldout_start"], metrics["frc_heldout"]
+    count = metrics["heldout_particles"]
+    if metrics["verdict"] == "supported":
+        better = (
+            f"mean Fourier ring correlation rose from {before:.3f} to {after:.3f}, by more than three standard errors"
+        )
+        kept_out = f"{count} particles were kept out of the fit, and the model"
+        explanation = (
+            f"In a first pass, {kept_out} came to predict them better than the start does: their {better}. This model "
+            f"comes from a second pass, which fitted all particles up to the same cycle. {moved}."
+            if run.second_pass
+            else f"{kept_out} predicts them better than the start does: their {better}. {moved}."
+        )
+        return Verdict("supported", "The particles support the new model.", explanation + lost)
+    if metrics["verdict"] == "undecided":
+        return Verdict(
+            "undecided",
+            "The particles do not decide: the model is the start.",
+            f"Some cycle predicted the {count} held-out particles a little better than the start, by one to three "
+            "standard errors, which is a hint and no more. model.cif is therefore the start, unchanged. More "
+            f"particles, or better poses, may decide.{lost}",
+        )
+    return Verdict(
+        "not-supported",
+        "The particles do not support a change: the model is the start.",
+        f"No cycle predicted the {count} held-out particles better than the start did by more than one standard error. "
+        "Either the start is right already, or the particles (number, poses, noise) do not tell. model.cif is the "
+        f"start, unchanged.{lost}",
+    )
+
+
+def _lost_folds(metrics: dict[str, Any]) -> str:
+    """A sentence on cycles that were no answer for their geometry, if there were any."""
+    count = metrics.get("cycles_that_lost_the_fold", 0)
+    return f" Cycles that were left out because they had lost the fold (C–N bonds): {count}." if count else ""
+
+
+def _network_settings(options: Options) -> str:
+    """How a prediction's network was trained."""
+    if options.preset == "paper":
+        return "Settings were those of the paper: all rings, constant learning rates, no restraints on geometry. "
+    taught = (
+        "The model of the prediction was first moved by a field of rigid motions from coarse to fine, and the network "
+        "learned the result before it was trained on the images. "
+        if options.teacher
+        else ""
+    )
+    moved = "A field of rigid motions moved the network's atoms further. " if options.deform else ""
+    return f"{taught}Rings were added from low to high resolution, with restraints on geometry. {moved}"
+
+
+def methods_paragraph(run: FinishedRun) -> str:
+    """A paragraph for the methods section of a paper."""
+    options, metrics = run.options, run.metrics
+    finest = metrics["frc_curves"]["resolution_angstrom"][-1]
+    version = metrics["versions"].get("cocofold", "")
+    if options.prediction is not None:
+        what = (
+            "The structure module of AlphaFold-Multimer was fine-tuned with CoCoFold"
+            f" {version} against {metrics['particles']:,} particle images"
+        )
+        how = _network_settings(options)
+    else:
+        what = (
+            f"The model was refined with CoCoFold {version} directly against {metrics['particles']:,} particle images"
+        )
+        how = (
+            "Residues moved as rigid bodies under a field of rotations and translations whose range was shortened "
+            "stage by stage, with restraints on the geometry of the backbone, on clashes and on neighbourhoods in the "
+            "start; side chains turned about their torsions at the last stage. "
+        )
+    judged = (
+        f"{metrics['heldout_particles']:,} particles were held out, and the model that predicts them best was "
+        "taken if it did so better than the start by more than three standard errors. "
+        f"Their mean ring correlation changed from {metrics['frc_heldout_start']:.3f} to {metrics['frc_heldout']:.3f} "
+        f"(verdict: {metrics['verdict']})."
+        if metrics["heldout_particles"]
+        else "No particles were held out."
+    )
+    second = (
+        " The model is that of a second pass, which fitted all particles up to the cycle that the first had found best."
+        if run.second_pass
+        else ""
+    )
+    return (
+        f"{what}, with the poses and CTF parameters of the reconstruction. Atoms were Gaussians, projected at each "
+        f"particle's pose, multiplied by its CTF and compared with the image by Fourier ring correlation to "
+        f"{finest:.1f} Å (Adam, {options.batch_size} images a step, {metrics.get('steps', 0):,} steps, "
+        f"{metrics.get('images', 0):,} images compared in all). {how}{judged}{second}"
+    )
+
+
+@dataclass(frozen=True)
+class Citation:
+    """A work to cite: why, as text, and as BibTeX."""
+
+    reason: str
+    text: str
+    bibtex: str
+
+
+def citations(run: FinishedRun) -> list[Citation]:
+    """Works whose methods the run or its report used."""
+    found = [_PAPER]
+    if run.options.prediction is not None:
+        found += [_ALPHAFOLD, _MULTIMER]
+    return [*found, _SAMPLING, _SAMPLING_TOOLS, _ISOLDE, _VIEWER]
+
+
+def _article(key: str, reason: str, text: str, **fields: str) -> Citation:
+    lines = ",\n".join(f"  {name} = {{{value}}}" for name, value in fields.items())
+    return Citation(reason, text, f"@article{{{key},\n{lines}\n}}")
+
+
+_PAPER = _article(
+    "cocofold2026",
+    "The method",
+    "Fine-tuning AlphaFold with limited cryo-EM observations. Communications Chemistry (2026). "
+    "doi:10.1038/s42004-026-01899-7",
+    title="Fine-tuning {AlphaFold} with limited cryo-{EM} observations",
+    journal="Communications Chemistry",
+    year="2026",
+    doi="10.1038/s42004-026-01899-7",
+)
+_ALPHAFOLD = _article(
+    "jumper2021",
+    "The network",
+    "Jumper, J. et al. Highly accurate protein structure prediction with AlphaFold. Nature 596, 583–589 (2021). "
+    "doi:10.1038/s41586-021-03819-2",
+    title="Highly accurate protein structure prediction with {AlphaFold}",
+    author="Jumper, John and others",
+    journal="Nature",
+    volume="596",
+    pages="583--589",
+    year="2021",
+    doi="10.1038/s41586-021-03819-2",
+)
+_MULTIMER = _article(
+    "evans2021",
+    "The network",
+    "Evans, R. et al. Protein complex prediction with AlphaFold-Multimer. bioRxiv (2021). "
+    "doi:10.1101/2021.10.04.463034",
+    title="Protein complex prediction with {AlphaFold-Multimer}",
+    author="Evans, Richard and others",
+    journal="bioRxiv",
+    year="2021",
+    doi="10.1101/2021.10.04.463034",
+)
+_SAMPLING = _article(
+    "baldwin2020",
+    "The sampling compensation factor",
+    "Baldwin, P. R. & Lyumkis, D. Non-uniformity of projection distributions attenuates resolution in cryo-EM. "
+    "Prog. Biophys. Mol. Biol. 150, 160–183 (2020). doi:10.1016/j.pbiomolbio.2019.09.002",
+    title="Non-uniformity of projection distributions attenuates resolution in cryo-{EM}",
+    author="Baldwin, Philip R. and Lyumkis, Dmitry",
+    journal="Progress in Biophysics and Molecular Biology",
+    volume="150",
+    pages="160--183",
+    year="2020",
+    doi="10.1016/j.pbiomolbio.2019.09.002",
+)
+_SAMPLING_TOOLS = _article(
+    "baldwin2021",
+    "SCF*, its value where views are missing",
+    "Baldwin, P. R. & Lyumkis, D. Tools for visualizing and analyzing Fourier space sampling in cryo-EM. "
+    "Prog. Biophys. Mol. Biol. 160, 53–65 (2021). doi:10.1016/j.pbiomolbio.2020.06.003",
+    title="Tools for visualizing and analyzing {Fourier} space sampling in cryo-{EM}",
+    author="Baldwin, Philip R. and Lyumkis, Dmitry",
+    journal="Progress in Biophysics and Molecular Biology",
+    volume="160",
+    pages="53--65",
+    year="2021",
+    doi="10.1016/j.pbiomolbio.2020.06.003",
+)
+_ISOLDE = _article(
+    "croll2018",
+    "ISOLDE, if you go on with it",
+    "Croll, T. I. ISOLDE: a physically realistic environment for model building into low-resolution electron-density "
+    "maps. Acta Cryst. D74, 519–530 (2018). doi:10.1107/S2059798318002425",
+    title="{ISOLDE}: a physically realistic environment for model building into low-resolution electron-density maps",
+    author="Croll, Tristan Ian",
+    journal="Acta Crystallographica Section D",
+    volume="74",
+    pages="519--530",
+    year="2018",
+    doi="10.1107/S2059798318002425",
+)
+_VIEWER = _article(
+    "rego2015",
+    "3Dmol.js, the viewer of this page",
+    "Rego, N. & Koes, D. 3Dmol.js: molecular visualization with WebGL. Bioinformatics 31, 1322–1324 (2015). "
+    "doi:10.1093/bioinformatics/btu829",
+    title="3Dmol.js: molecular visualization with {WebGL}",
+    author="Rego, Nicholas and Koes, David",
+    journal="Bioinformatics",
+    volume="31",
+    pages="1322--1324",
+    year="2015",
+    doi="10.1093/bioinformatics/btu829",
+)

@@ -1,0 +1,278 @@
+"""What the folder of a finished run holds, read for its report."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import gemmi
+import mrcfile
+import numpy as np
+import yaml
+
+from cocofold.finetuning.options import Options
+from cocofold.mapfit.placement_file import MIRRORED
+from cocofold.mapfit.workflow import MIRRORED_MAP
+from cocofold.structure.geometry import superpose
+from cocofold.structure.model import Model
+from cocofold.structure.read_model import read_model
+from cocofold.system.errors import InputError
+
+_ANSWER, _START, _DENSITY = Path("model.cif"), Path("models") / "cycle_00.cif", Path("density.mrc")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that came to its end.
+
+    Attributes
+    ----------
+    path : Path
+    options : Options
+    metrics : dict
+        Content of ``metrics.json``.
+    cycles : list of dict
+        Rows of ``metrics.csv``: numbers, ``stage`` as text, None where there is no value.
+    start, answer : Model
+        Both in the map's frame; the answer may lack residues.
+    amplitudes, widths_angstrom : (n_atoms,) float
+        Gaussians of the answer.
+    plddt : (n_residues,) float or None
+        Of the answer's residues, NaN where none is stated.
+    """
+
+    path: Path
+    options: Options
+    metrics: dict[str, Any]
+    cycles: list[dict[str, Any]]
+    start: Model
+    answer: Model
+    amplitudes: np.ndarray
+    widths_angstrom: np.ndarray
+    plddt: np.ndarray | None
+
+    @property
+    def answer_file(self) -> Path:
+        """The model that is the answer."""
+        return self.path / _ANSWER
+
+    @property
+    def start_file(self) -> Path:
+        """The model from which the run went, in the map's frame."""
+        return self.path / _START
+
+    @property
+    def density_file(self) -> Path:
+        """The density of the answer's Gaussians."""
+        return self.path / _DENSITY
+
+    @property
+    def cycles_fit_all(self) -> bool:
+        """Whether the cycles are those of a pass that fitted all particles, after one that held some out."""
+        return self.metrics["heldout_particles"] > 0 and all(row["frc_heldout"] is None for row in self.cycles)
+
+    @property
+    def answer_row(self) -> int | None:
+        """Which of the cycles is the answer; None if it is of a pass before theirs."""
+        best = (self.metrics["best_cycle"], self.metrics["frc_work"])
+        return next((row for row, one in enumerate(self.cycles) if (one["number"], one["frc_work"]) == best), None)
+
+    @property
+    def second_pass(self) -> bool:
+        """Whether the answer is of a pass that fitted all particles."""
+        return self.cycles_fit_all and self.answer_row is not None
+
+    @property
+    def start_name(self) -> str:
+        """What the run started from, as it was given."""
+        return self.options.prediction or self.options.model or ""
+
+
+def read_run(path: Path) -> FinishedRun:
+    """Read the folder of a finished run.
+
+    Raises
+    ------
+    InputError
+        If there is no run, it is not finished, or a file of it is missing or damaged.
+    """
+    if not (path / "config.yaml").is_file():
+        raise InputError(f"{path}: holds no run (no config.yaml); give the folder that cocofold finetune wrote")
+    if not (path / "metrics.json").is_file():
+        raise InputError(
+            f"{path}: the run in it is not finished (no metrics.json); let it end, or go on with it by the same "
+            "cocofold finetune command and --resume, then report"
+        )
+    try:
+        options = _options(path / "config.yaml")
+        metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
+        cycles = _cycles(path / "metrics.csv")
+        _require(metrics)
+    except InputError:
+        raise
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: a file of the run cannot be read ({error}); run it anew") from error
+    answer_file = path / _ANSWER
+    answer = read_model(answer_file)
+    amplitudes, widths = _gaussians(answer_file, len(answer))
+    start = read_model(path / _START)
+    return FinishedRun(
+        path, options, metrics, cycles, start, answer, amplitudes, widths, _stated_plddt(answer_file, answer)
+    )
+
+
+def read_density(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """A map's values, (z, y, x) float32, and its voxel size as (x, y, z) in Å; voxel (0, 0, 0) lies at 0 Å.
+
+    Raises
+    ------
+    InputError
+    """
+    try:
+        with mrcfile.open(path, permissive=False) as file:
+            values = np.array(file.data, dtype=np.float32)
+            voxel = np.array([float(file.voxel_size[axis]) for axis in "xyz"])
+            in_order = (int(file.header.mapc), int(file.header.mapr), int(file.header.maps)) == (1, 2, 3)
+    except (OSError, ValueError) as error:
+        raise InputError(f"map {path}: cannot be read ({error}); give a map in MRC or CCP4 format") from error
+    if values.ndim != 3 or not in_order or not (voxel > 0).all() or not np.isfinite(values).all():
+        raise InputError(
+            f"map {path}: is not one volume of finite numbers with axes x, y, z and a voxel size; convert it first"
+        )
+    return values, voxel
+
+
+def map_of(run: FinishedRun) -> Path | None:
+    """The map in which the run placed its model, mirrored if its hand was wrong; None if it is not there as it was.
+
+    A map whose voxels are not those of the particles lies elsewhere than the model, and is not taken.
+    """
+    mirrored = run.path / "placement" / MIRRORED_MAP
+    found = mirrored if mirrored.is_file() else Path(run.options.map or "")
+    if not found.is_file() or (found != mirrored and run.metrics.get("hand") == MIRRORED):
+        return None
+    (values, voxel), (own, own_voxel) = read_density(found), read_density(run.density_file)
+    return found if values.shape == own.shape and np.allclose(voxel, own_voxel, rtol=1e-3) else None
+
+
+def _options(config: Path) -> Options:
+    stored = yaml.safe_load(config.read_text(encoding="utf-8"))
+    if not isinstance(stored, dict) or "particles" not in stored:
+        raise InputError(f"{config}: holds no settings of a run; give the folder that cocofold finetune wrote")
+    known = {option.name for option in fields(Options)}
+    return Options(**{name: value for name, value in stored.items() if name in known})
+
+
+def _require(metrics: dict[str, Any]) -> None:
+    needed = ("verdict", "best_cycle", "frc_work", "frc_curves", "particles", "heldout_particles", "versions")
+    missing = [name for name in needed if name not in metrics]
+    if missing:
+        raise ValueError(f"metrics.json lacks {', '.join(missing)}")
+
+
+def _cycles(table: Path) -> list[dict[str, Any]]:
+    with open(table, newline="", encoding="utf-8") as file:
+        return [
+            {name: value if name == "stage" else _number(value) for name, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def _gaussians(path: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
+    block = gemmi.cif.read(str(path)).sole_block()
+    table = block.find("_cocofold_gaussian.", ["amplitude", "width_angstrom"])
+    if len(table) != count:
+        raise InputError(f"{path}: holds Gaussians of {len(table)} atoms and {count} atoms; run it anew")
+    values = np.array([[float(cell) for cell in row] for row in table])
+    return values[:, 0], values[:, 1]
+
+
+def _stated_plddt(path: Path, model: Model) -> np.ndarray | None:
+    """What an mmCIF states as pLDDT of residues; B factors alone do not say what they are."""
+    block = gemmi.cif.read(str(path)).sole_block()
+    kinds = {row[0] for row in block.find("_ma_qa_metric.", ["id", "type"]) if gemmi.cif.as_string(row[1]) == "pLDDT"}
+    items = ["label_asym_id", "label_seq_id", "metric_id", "metric_value"]
+    stated = {
+        (gemmi.cif.as_string(row[0]), row[1]): float(row[3])
+        for row in block.find("_ma_qa_metric_local.", items)
+        if row[2] in kinds
+    }
+    if not stated:
+        return None
+    residues = (residue for chain in model.structure[0] for residue in chain)
+    return np.array([stated.get((residue.subchain, str(residue.label_seq)), np.nan) for residue in residues])
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Residues of the result, with where they were in the start.
+
+    Attributes
+    ----------
+    start_row : (n,) int
+        Row in the start's residues of each of the result's.
+    in_place, superposed : (n,) float
+        Distance (Å) of CA from start to result as they lie, and after one superposition of all; NaN without CA.
+    places : (n_start,) int
+        Numbers of the start's residues that rise by one where the author's do, and by two elsewhere.
+    """
+
+    start_row: np.ndarray
+    in_place: np.ndarray
+    superposed: np.ndarray
+    places: np.ndarray
+
+    @property
+    def rms_in_place(self) -> float:
+        """Root mean square displacement (Å) of CA as they lie."""
+        return _root_mean_square(self.in_place)
+
+    @property
+    def rms_superposed(self) -> float:
+        """CA RMSD (Å) of the result from the start."""
+        return _root_mean_square(self.superposed)
+
+
+def changes(start: Model, answer: Model) -> Changes:
+    """Compare a result with its start, of which it has all residues or some.
+
+    Raises
+    ------
+    InputError
+        If the result has residues that the start has not.
+    """
+    known = {key: row for row, key in enumerate(start.residues)}
+    unknown = [key for key in answer.residues if key not in known]
+    if unknown:
+        key = unknown[0]
+        raise InputError(f"the result has residue {key.name} {key.chain}{key.number}, which its start has not")
+    rows = np.array([known[key] for key in answer.residues])
+    alpha = answer.atoms_named("CA")
+    has_alpha = np.zeros(len(rows), bool)
+    has_alpha[answer.backbone()[0]] = True
+    in_place, superposed = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
+    there = answer.positions[alpha[has_alpha]]
+    here = start.positions[start.atoms_named("CA")[rows[has_alpha]]]
+    in_place[has_alpha] = np.linalg.norm(there - here, axis=1)
+    rotation, translation = superpose(there, here)
+    superposed[has_alpha] = np.linalg.norm(there @ rotation.T + translation - here, axis=1)
+    return Changes(rows, in_place, superposed, _places(start))
+
+
+def _places(model: Model) -> np.ndarray:
+    steps = [
+        1 if after.chain == before.chain and after.number - before.number in (0, 1) else 2
+        for before, after in zip(model.residues, model.residues[1:])
+    ]
+    return np.cumsum([0, *steps])
+
+
+def _root_mean_square(values: np.ndarray) -> float:
+    return float(np.sqrt(np.nanmean(values**2)))

@@ -1,0 +1,268 @@
+"""A report of a finished run: ``report.html`` and ``isolde/`` in its folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs, get_plotlyjs_version
+
+from cocofold import __version__
+from cocofold.particles.poses import view_directions
+from cocofold.reporting.example_images import LOW_PASS_ANGSTROM, Example, examples, find_particles
+from cocofold.reporting.plots import (
+    Sampling,
+    correlation_plot,
+    cycles_plot,
+    displacement_plots,
+    orientation_plot,
+    sampling,
+    smoothing_deg,
+)
+from cocofold.reporting.report_text import citations, methods_paragraph, verdict_of
+from cocofold.reporting.run_contents import Changes, FinishedRun, changes, map_of, read_density, read_run
+from cocofold.reporting.viewer_files import SCRIPT, isolde_script, viewer_density, viewer_model
+from cocofold.structure.point_groups import rotations_of
+from cocofold.system.atomic_files import write_atomically
+from cocofold.system.errors import InputError
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written; ``missing`` says why sections that show particles are empty, if they are."""
+
+    page: Path
+    script: Path
+    missing: str | None
+
+
+def write_report(
+    path: Path, map_file: Path | None = None, particles: Path | None = None, particles_dir: Path | None = None
+) -> Report:
+    """Write ``report.html`` and ``isolde/open_in_isolde.cxc`` into the folder of a finished run.
+
+    Parameters
+    ----------
+    path : Path
+        The run's folder.
+    map_file : Path, optional
+        The reconstruction, to be contoured and for ISOLDE to fit into; by default the map in which the run placed its
+        model, if there is one.
+    particles, particles_dir : Path, optional
+        Where the particles and their stacks are now, if not where they were.
+
+    Raises
+    ------
+    InputError
+        If the run is not finished or cannot be read, and for files that were given and cannot be used.
+    """
+    run = read_run(path)
+    map_file = map_file or map_of(run)
+    commands = isolde_script(run, map_file)
+    changed = changes(run.start, run.answer)
+    seen = look_at_particles(run, particles, particles_dir)
+    text = render_page(run, changed, seen, map_file)
+    page, script = path / "report.html", path / SCRIPT
+    try:
+        script.parent.mkdir(exist_ok=True)
+        write_atomically(script, commands)
+        write_atomically(page, text)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or page}: not written ({error.strerror}); make room, or make the folder writable"
+        ) from error
+    return Report(page, script, seen.missing)
+
+
+# build/3Dmol-min.js of npm's 3dmol, as published; py3Dmol does not contain it.
+_VIEWER_VERSION = "2.5.5"
+_LEAST_SCALE_ANGSTROM = 1.0
+
+
+@dataclass(frozen=True)
+class FromImages:
+    """What of a report needs the particles; ``missing`` says why they could not be read."""
+
+    examples: list[Example]
+    directions: np.ndarray | None
+    missing: str | None
+
+
+def look_at_particles(run: FinishedRun, elsewhere: Path | None, folder: Path | None) -> FromImages:
+    """Example particles and directions of view, or why there are none."""
+    try:
+        particles = find_particles(run, elsewhere, folder)
+        return FromImages(examples(run, particles), view_directions(particles.used.rotations), None)
+    except InputError as error:
+        if elsewhere is not None or folder is not None:
+            raise
+        return FromImages([], None, f"the particles could not be read: {error}")
+
+
+def render_page(run: FinishedRun, changed: Changes, seen: FromImages, map_file: Path | None) -> str:
+    """The HTML text of a report.
+
+    Parameters
+    ----------
+    run : FinishedRun
+    changed : Changes
+    seen : FromImages
+    map_file : Path, optional
+        A map to contour in place of the density of the answer.
+    """
+    moved = displacement_plots(run, changed)
+    symmetry = run.metrics.get("symmetry", "C1")
+    sampled = None if seen.directions is None else sampling(seen.directions, rotations_of(symmetry))
+    plots = {"correlation": correlation_plot(run), "cycles": cycles_plot(run)}
+    plots.update((f"chain-{order}", figure) for order, (_, figure) in enumerate(moved))
+    if seen.directions is not None:
+        plots["orientations"] = orientation_plot(seen.directions)
+    versions = {
+        **run.metrics["versions"], "report": __version__,
+        "plotly_js": get_plotlyjs_version(), "viewer": _VIEWER_VERSION,
+    }  # fmt: skip
+    cited = citations(run)
+    return _template().render(
+        title=_title(run),
+        style=Markup(_own("page.css")),
+        script=Markup(_own("page.js")),
+        plotly_js=_embedded(get_plotlyjs()),
+        viewer_js=_embedded(f"/*\n{_own('3Dmol-LICENSE.txt')}*/\n{_own('3Dmol-min.js')}"),
+        metrics=run.metrics,
+        second_pass=run.second_pass,
+        cycles_fit_all=run.cycles_fit_all,
+        versions=versions,
+        particles_name=Path(run.options.particles).name,
+        start_name=Path(run.start_name).name,
+        verdict=verdict_of(run, changed),
+        figures=_figures(run, changed, sampled),
+        has_plddt=run.plddt is not None,
+        has_density=True,
+        density_name=(map_file or run.density_file).name,
+        chains=_chains(run, changed, [name for name, _ in moved]),
+        removed=len(run.start.residues) - len(run.answer.residues),
+        examples=[asdict(example) for example in seen.examples],
+        low_pass=f"{LOW_PASS_ANGSTROM:g}",
+        sampling=sampled,
+        symmetry=symmetry,
+        smoothing=None if seen.directions is None else smoothing_deg(len(seen.directions)),
+        particles_missing=seen.missing,
+        methods=methods_paragraph(run),
+        citations=cited,
+        bibtex="\n\n".join(citation.bibtex for citation in cited),
+        settings=_settings(run),
+        facts=_facts(run, versions),
+        plots=plots,
+        molecules=_molecules(run, changed, map_file),
+    )
+
+
+def _template() -> Any:
+    environment = Environment(
+        loader=PackageLoader("cocofold.reporting", "page"), autoescape=True, undefined=StrictUndefined
+    )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    return environment.get_template("page.html")
+
+
+def _own(name: str) -> str:
+    return (files("cocofold.reporting") / "page" / name).read_text(encoding="utf-8")
+
+
+def _embedded(script: str) -> Markup:
+    """A library's script, which must not end the element that holds it."""
+    return Markup(script.replace("</script", "<\\/script"))
+
+
+def _title(run: FinishedRun) -> str:
+    name = run.start.structure.name
+    return name if name.strip() else Path(run.start_name).name
+
+
+def _figures(run: FinishedRun, changed: Changes, sampled: Sampling | None) -> list[dict[str, str]]:
+    """The numbers at the top: each with a key, a name, its value and what it is."""
+    metrics = run.metrics
+    finest = metrics["frc_curves"]["resolution_angstrom"][-1]
+    held_out = f"{metrics['heldout_particles']:,} held out" + (" at first" if run.second_pass else "")
+    rows = [
+        ("frc_heldout", "Held-out FRC", _arrow(metrics, "frc_heldout"), "mean, start → result"),
+        ("frc_work", "Fitted FRC", _arrow(metrics, "frc_work"), f"rings to {finest:.1f} Å"),
+        ("moved_angstrom", "CA moved", f"{changed.rms_in_place:.2f} Å", f"{changed.rms_superposed:.2f} Å superposed"),
+        ("worst_link_angstrom", "C–N bonds", f"{metrics['worst_link_angstrom']:.3f} Å", "largest deviation"),
+        ("particles", "Particles", f"{metrics['particles']:,}", held_out),
+        ("seconds", "Time", _duration(metrics["seconds"]), f"{metrics['peak_memory_gb']:.1f} GB, {metrics['device']}"),
+    ]
+    if sampled is not None:
+        rows.insert(5, ("scf_short", "Views", f"{sampled.scf:.2f}", f"SCF*; random {sampled.scf_of_random_views:.2f}"))
+    return [dict(zip(("key", "name", "value", "note"), row)) for row in rows]
+
+
+def _arrow(metrics: dict[str, Any], name: str) -> str:
+    before, after = metrics[f"{name}_start"], metrics[name]
+    return "none held out" if before is None or after is None else f"{before:.3f} → {after:.3f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _chains(run: FinishedRun, changed: Changes, names: list[str]) -> list[dict[str, Any]]:
+    owner = np.array([key.chain for key in run.answer.residues])
+    rows = []
+    for order, name in enumerate(names):
+        values = changed.in_place[(owner == name) & np.isfinite(changed.in_place)]
+        rms = f"{np.sqrt((values**2).mean()):.2f}"
+        rows.append({"name": name, "plot": f"chain-{order}", "residues": len(values), "rms": rms})
+    return rows
+
+
+def _settings(run: FinishedRun) -> list[tuple[str, str]]:
+    return [(name, "" if value is None else str(value)) for name, value in asdict(run.options).items()]
+
+
+def _facts(run: FinishedRun, versions: dict[str, str]) -> list[tuple[str, str]]:
+    ended = datetime.fromtimestamp((run.path / "metrics.json").stat().st_mtime, timezone.utc)
+    shown = {name: value for name, value in run.metrics.items() if name not in ("frc_curves", "versions")}
+    return [
+        ("run", str(run.path.absolute())),
+        ("ended", f"{ended:%Y-%m-%d %H:%M} UTC"),
+        *((name, value if isinstance(value, str) else json.dumps(value)) for name, value in shown.items()),
+        *((f"version of {name}", str(value)) for name, value in versions.items()),
+    ]
+
+
+def _molecules(run: FinishedRun, changed: Changes, map_file: Path | None) -> dict[str, Any]:
+    places = changed.places[changed.start_row]
+    chains = list(dict.fromkeys(key.chain for key in run.answer.residues))
+    known = changed.in_place[np.isfinite(changed.in_place)]
+    residues = [
+        {
+            "place": int(places[row]),
+            "chain": chains.index(key.chain),
+            "name": f"{key.name} {key.number}{key.insertion_code}",
+            "moved": _number(changed.in_place[row]),
+            "plddt": None if run.plddt is None else _number(run.plddt[row]),
+        }
+        for row, key in enumerate(run.answer.residues)
+    ]
+    return {
+        "start": viewer_model(run.start, changed.places),
+        "result": viewer_model(run.answer, places),
+        "chains": chains,
+        "residues": residues,
+        "most_moved": round(max(_LEAST_SCALE_ANGSTROM, float(np.quantile(known, 0.98))), 1),
+        "density": viewer_density(*read_density(map_file or run.density_file), run.answer),
+    }
+
+
+def _number(value: float) -> float | None:
+    return round(float(value), 2) if np.isfinite(value) else None

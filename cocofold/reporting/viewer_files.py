@@ -1,0 +1,180 @@
+"""A script by which ChimeraX opens a run for ISOLDE: model, start, map, contour and restraints."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import gemmi
+import numpy as np
+
+from cocofold.reporting.run_contents import FinishedRun, read_density
+from cocofold.structure.model import Model
+from cocofold.system.errors import InputError
+
+SCRIPT = Path("isolde") / "open_in_isolde.cxc"
+# ChimeraX expands these in names of files, or ends the name there.
+_UNSAFE = re.compile(r'["\\*?\[\]\x00-\x1f\x7f]')
+
+
+def isolde_script(run: FinishedRun, map_file: Path | None = None) -> str:
+    """Commands of ``isolde/open_in_isolde.cxc`` in the folder of a run.
+
+    Paths in it are relative: ChimeraX runs a script in the script's own folder. Commands are those of ISOLDE's
+    documentation for its versions 1.4 and later.
+
+    Parameters
+    ----------
+    run : FinishedRun
+    map_file : Path, optional
+        The reconstruction. Without it the density of the model itself is what ISOLDE pulls atoms into, which holds the
+        model where it is and says nothing new.
+
+    Raises
+    ------
+    InputError
+        If the map cannot be read, or its name cannot be given to ChimeraX.
+    """
+    folder = (run.path / SCRIPT).parent
+    density = map_file or run.density_file
+    opened = [_quoted(path, folder) for path in (run.answer_file, density, run.start_file)]
+    values, voxel = read_density(density)
+    level = contour_level(values, float(voxel.prod()), run.answer)
+    note = (
+        "The map that was given."
+        if map_file is not None
+        else "The density of the model's own Gaussians: give cocofold report --map the reconstruction to fit into it."
+    )
+    lines = [
+        "# Opens a CoCoFold result for ISOLDE, in ChimeraX with the ISOLDE bundle (Tools > More Tools).",
+        "close session",
+        f"open {opened[0]} name result",
+        f"# {note}",
+        f"open {opened[1]} name density",
+        "# Models lie in the frame in which the map's first voxel is at 0 Å, whatever its header says.",
+        "volume #2 origin 0,0,0",
+        f"volume #2 level {level:.6g} style surface color #6b8fb580",
+        f"open {opened[2]} name start",
+        "color #3 #8f959d",
+        "hide #3 models",
+        "view #1",
+        "# ISOLDE simulates all atoms, hydrogens too.",
+        "addh #1",
+        "isolde start",
+        "isolde select #1",
+        "clipper associate #2 toModel #1",
+        "# Adaptive restraints to the result as it is; they give way where the map says otherwise.",
+        "isolde restrain distances #1 perChain false",
+        "isolde restrain torsions #1 adjustForConfidence false",
+        "# To begin: select atoms and press play, or: isolde sim start #1",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(path: Path, folder: Path) -> str:
+    """A path relative to the script's folder, in quotes."""
+    relative = Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix()
+    if _UNSAFE.search(relative):
+        raise InputError(
+            f"{path}: has characters in its name that ChimeraX's open command does not take as they are; rename it, "
+            "or give a link with a plain name"
+        )
+    return f'"{relative}"'
+
+
+_HYDROGEN = 1
+_MOST_ATOMS = 40_000
+_MOST_VOXELS = 80**3
+_MARGIN_ANGSTROM = 8.0
+_CUBIC_ANGSTROM_PER_DALTON = 1.21
+_BACKBONE = ("N", "CA", "C", "O")
+_STRANGE = re.compile(r"[^A-Za-z0-9'*+-]")
+_ITEMS = "group_PDB id type_symbol label_atom_id label_comp_id auth_asym_id auth_seq_id Cartn_x Cartn_y Cartn_z"
+
+
+def viewer_model(model: Model, places: np.ndarray) -> str:
+    """Atoms as a small mmCIF: chains are called by their order and residues by their place, so that no name can harm.
+
+    Parameters
+    ----------
+    model : Model
+    places : (n_residues,) int
+        Numbers that are consecutive where the chain is.
+    """
+    chains = {name: f"c{order}" for order, name in enumerate(dict.fromkeys(key.chain for key in model.residues))}
+    residues = [residue for chain in model.structure[0] for residue in chain]
+    polymer = np.array([residue.entity_type == gemmi.EntityType.Polymer for residue in residues])
+    # A model without entities may yet have residues with a backbone.
+    polymer[model.backbone()[0]] = True
+    kept = model.atomic_numbers != _HYDROGEN
+    if kept.sum() > _MOST_ATOMS:
+        kept &= np.isin(model.atom_names, _BACKBONE) | ~polymer[model.residue_of_atom]
+    lines = ["data_model", "loop_", *(f"_atom_site.{item}" for item in _ITEMS.split())]
+    for row in np.flatnonzero(kept):
+        owner = model.residue_of_atom[row]
+        key = model.residues[owner]
+        x, y, z = model.positions[row]
+        name = _plain(str(model.atom_names[row]))
+        lines.append(
+            f"{'ATOM' if polymer[owner] else 'HETATM'} {row + 1} {gemmi.Element(int(model.atomic_numbers[row])).name} "
+            f'"{name}" {_plain(key.name)} {chains[key.chain]} {places[owner]} {x:.2f} {y:.2f} {z:.2f}'
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _plain(name: str) -> str:
+    return _STRANGE.sub("_", name) or "X"
+
+
+def contour_level(values: np.ndarray, voxel_volume: float, model: Model) -> float:
+    """Level at which a map encloses a model's volume, at 1.21 Å³ a dalton of it."""
+    masses = np.array([gemmi.Element(int(number)).weight for number in model.atomic_numbers])
+    wanted = _CUBIC_ANGSTROM_PER_DALTON * masses.sum() / voxel_volume
+    count = int(np.clip(round(wanted), 1, values.size - 1))
+    return float(np.partition(values.reshape(-1), values.size - count)[values.size - count])
+
+
+def viewer_density(values: np.ndarray, voxel: np.ndarray, model: Model) -> dict[str, Any]:
+    """The part of a map around a model as bytes from 0 to 255 with a level; coarser if it is large.
+
+    Parameters
+    ----------
+    values : (nz, ny, nx) float
+    voxel : (3,) float
+        Å, of x, y and z; voxel (0, 0, 0) lies at 0 Å.
+    model : Model
+    """
+    level = contour_level(values, float(np.prod(voxel)), model)
+    low = np.floor((model.positions.min(0) - _MARGIN_ANGSTROM) / voxel).astype(int)
+    high = np.ceil((model.positions.max(0) + _MARGIN_ANGSTROM) / voxel).astype(int) + 1
+    size = np.array(values.shape[::-1])
+    low, high = np.clip(low, 0, size - 1), np.clip(high, 1, size)
+    part = values[low[2] : high[2], low[1] : high[1], low[0] : high[0]]
+    step = 1
+    while part.size / step**3 > _MOST_VOXELS:
+        step += 1
+    part = _averaged(part, step)
+    least, most = float(part.min()), float(part.max())
+    scale = 255 / ((most - least) or 1.0)
+    return {
+        "bytes": base64.b64encode(
+            np.round((part.transpose(2, 1, 0) - least) * scale).astype(np.uint8).tobytes()
+        ).decode("ascii"),
+        "size": list(part.shape[::-1]),
+        "origin": [round(float(value), 3) for value in (low + (step - 1) / 2) * voxel],
+        "voxel": [round(float(value), 5) for value in voxel * step],
+        "level": round((level - least) * scale, 2),
+    }
+
+
+def _averaged(values: np.ndarray, step: int) -> np.ndarray:
+    """Means over blocks of ``step`` voxels along each axis; what is left over at the end is dropped."""
+    if step == 1:
+        return values
+    counts = [length // step for length in values.shape]
+    cut = values[tuple(slice(0, count * step) for count in counts)]
+    shape = [number for count in counts for number in (count, step)]
+    return cut.reshape(shape).mean(axis=(1, 3, 5))

@@ -1,0 +1,330 @@
+"""Which particles are taken: those held out first, then those to be fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cocofold.finetuning.holdout import heldout_count
+from cocofold.imaging.rings import ring_count
+from cocofold.likelihood.frc_loss import Gaussians, find_contrast, score
+from cocofold.likelihood.observed_images import Observations
+from cocofold.particles.particle_set import ParticleSet
+from cocofold.particles.poses import view_directions
+from cocofold.structure.model import Model
+from cocofold.system.errors import InputError, require_within
+
+BY = ("random", "frc", "views")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Particles that were selected from a set.
+
+    Attributes
+    ----------
+    by : str
+        random, frc or views.
+    selected, held_out : (n,) int
+        Rows of the set from 0, ascending: particles to be fitted, and particles that are to judge the fit.
+    scored_rings : tuple of int
+        Fourier rings by which particles were selected, now or before.
+    statistics : dict
+        What is known of those selected and of all from which they were.
+    """
+
+    by: str
+    selected: np.ndarray
+    held_out: np.ndarray
+    scored_rings: tuple[int, ...]
+    statistics: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it goes to JSON."""
+        return {
+            "by": self.by,
+            "count": len(self.rows),
+            "scored_rings": list(self.scored_rings),
+            "statistics": self.statistics,
+            "selected": self.selected.tolist(),
+            "held_out": self.held_out.tolist(),
+        }
+
+    @property
+    def rows(self) -> np.ndarray:
+        """All that are taken, in the set's order, (count,) int."""
+        return np.sort(np.concatenate([self.selected, self.held_out]))
+
+    def of(self, particles: ParticleSet) -> ParticleSet:
+        """Those of the set that are taken, marked."""
+        marks = np.isin(self.rows, self.held_out) if len(self.held_out) else None
+        return replace(particles.subset(self.rows), held_out=marks, scored_rings=self.scored_rings)
+
+
+def select(
+    particles: ParticleSet,
+    count: int,
+    by: str,
+    seed: int = 0,
+    model: Model | None = None,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> Selection:
+    """Select particles, of which some are held out.
+
+    As many as fine-tuning holds out of ``count`` are drawn first, at random from all, so that no choice touches them.
+    The others are selected from what is left. Where the particles are marked already, those to hold out are drawn from
+    the ones marked, and the others from the rest. What is selected depends on the images and the seed, not on the order
+    in which the particles stand.
+
+    Parameters
+    ----------
+    particles : ParticleSet
+    count : int
+        Particles that are taken, those held out included.
+    by : str
+        random; frc: those whose images agree best with the model; views: evenly from all directions of view.
+    seed : int
+    model : Model, optional
+        In the map's frame; for frc.
+    device
+    progress : callable, optional
+        Called with the number of images scored, and of all.
+
+    Raises
+    ------
+    InputError
+        If there are too few particles, or images cannot be read.
+    """
+    if by not in BY:
+        raise InputError(f"--by {by}: give {', '.join(BY[:-1])} or {BY[-1]}")
+    if not 1 <= count <= len(particles):
+        raise InputError(f"--count {count}: must be from 1 to {len(particles)}, as many as there are particles")
+    require_within("--seed", seed, 0, 2**63 - 1)
+    random = np.random.default_rng([seed, 2])
+    held_out, candidates = _set_aside(particles, count, random)
+    some, wanted = particles.subset(candidates), count - len(held_out)
+    if by == "random":
+        found = _Found(random.permutation(len(some))[:wanted])
+    elif by == "views":
+        found = _by_views(some, wanted, random)
+    elif model is None:
+        raise InputError("--by frc: images are compared with a model; add --model FILE")
+    else:
+        found = _by_agreement(some, wanted, score_images(some, model, device, progress))
+    return Selection(
+        by,
+        np.sort(candidates[found.rows]),
+        np.sort(held_out),
+        tuple(sorted({*particles.scored_rings, *found.rings})),
+        found.statistics,
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Rows of the candidates that are selected, the rings that told, and figures."""
+
+    rows: np.ndarray
+    rings: tuple[int, ...] = ()
+    statistics: dict[str, Any] = field(default_factory=dict)
+
+
+def _set_aside(particles: ParticleSet, count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the particles that are held out, and of those from which the others are selected."""
+    order = _order_of_images(particles)
+    marked = np.zeros(len(particles), dtype=bool) if particles.held_out is None else particles.held_out
+    reserved = order[marked[order]] if marked.any() else order
+    held_out = random.permutation(reserved)[: heldout_count(count)]
+    candidates = order[~marked[order] & ~np.isin(order, held_out)]
+    if count - len(held_out) > len(candidates):
+        raise InputError(
+            f"--count {count}: {len(held_out)} are held out and {len(candidates)} are left to select from, as "
+            f"{marked.sum()} of {len(particles)} particles are marked as held out already; select at most "
+            f"{len(candidates) + len(held_out)}, or give the set from which these were selected"
+        )
+    return held_out, candidates
+
+
+def _by_views(particles: ParticleSet, count: int, random: np.random.Generator) -> _Found:
+    n_bins = bin_count(count)
+    bins = bins_of_views(particles.rotations, n_bins)
+    rows = draw_evenly(bins, count, random)
+    seen = np.unique(bins)
+    figures = {"all": _spread(bins, seen), "selected": _spread(bins[rows], seen)}
+    return _Found(rows, (), {"bins": n_bins, "empty_bins": n_bins - len(seen), **figures})
+
+
+def _by_agreement(particles: ParticleSet, count: int, scores: Scores) -> _Found:
+    rows = np.argsort(-scores.values, kind="stable")[:count]
+    extent = particles.box * particles.pixel_size_angstrom
+    statistics = {
+        "rings": list(scores.rings),
+        "resolutions_angstrom": [round(extent / ring, 3) for ring in scores.rings],
+        "contrast": scores.contrast,
+        "all": _figures(scores.values),
+        "selected": _figures(scores.values[rows]),
+    }
+    return _Found(rows, scores.rings, statistics)
+
+
+def _order_of_images(particles: ParticleSet) -> np.ndarray:
+    """Rows by the names of the stacks and the images' places therein, (n,) int."""
+    rank = np.argsort(np.argsort([str(stack) for stack in particles.stacks]))
+    return np.lexsort((particles.slice_index, rank[particles.stack_index]))
+
+
+def _spread(bins: np.ndarray, seen: np.ndarray) -> dict[str, int]:
+    """How many particles are in each of the bins that some of all particles are in."""
+    counts = np.bincount(bins, minlength=seen[-1] + 1)[seen]
+    return {"fewest": int(counts.min()), "most": int(counts.max())}
+
+
+def _figures(scores: np.ndarray) -> dict[str, float]:
+    figures = {
+        "least": scores.min(),
+        "mean": scores.mean(),
+        "median": np.median(scores),
+        "most": scores.max(),
+        "standard_deviation": scores.std(),
+    }
+    return {name: round(float(figure), 5) for name, figure in figures.items()}
+
+
+RESOLUTION_ANGSTROM = 10.0
+EVERY_RING = 4
+_ATOMS_AT_ONCE = 24_000
+_IMAGES_AT_ONCE = 500
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Agreement of images with a model.
+
+    Attributes
+    ----------
+    values : (n,) float64
+        Mean Fourier ring correlation with the model's projection at each image's pose and CTF.
+    rings : tuple of int
+        Over which the mean is taken.
+    contrast : str
+        white, dark or undecided: how protein appears in the images.
+    """
+
+    values: np.ndarray
+    rings: tuple[int, ...]
+    contrast: str
+
+
+def scored_rings(particles: ParticleSet) -> tuple[int, ...]:
+    """Every fourth ring up to 10 Å: enough to tell images apart, and few enough for a fit to do without.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    box, pixel = particles.box, particles.pixel_size_angstrom
+    rings = tuple(range(EVERY_RING, ring_count(box, pixel, RESOLUTION_ANGSTROM) + 1, EVERY_RING))
+    if not rings:
+        raise InputError(
+            f"--by frc: images of {box} pixels of {pixel:g} Å have fewer than {EVERY_RING} Fourier rings up to "
+            f"{RESOLUTION_ANGSTROM:g} Å; select by random or views"
+        )
+    return rings
+
+
+def score_images(
+    particles: ParticleSet,
+    model: Model,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """Score each image by its agreement with a model, as fine-tuning scores them.
+
+    Parameters
+    ----------
+    particles : ParticleSet
+    model : Model
+        In the map's frame.
+    device
+    progress : callable, optional
+        Called with the number of images scored, and of all.
+    """
+    rings = scored_rings(particles)
+    # Each image is seen once, so none is kept.
+    observations = Observations(particles, rings[-1], device, cache_bytes=0)
+    positions = torch.as_tensor(model.positions, dtype=torch.float32, device=device)
+    gaussians = Gaussians.at_start(model.atomic_numbers, device)
+    try:
+        contrast = find_contrast(positions, gaussians, observations).found
+        if contrast == "dark":
+            observations.flip_contrast()
+        chunk = max(1, _ATOMS_AT_ONCE // len(positions))
+        parts = []
+        for rows in torch.arange(len(particles)).split(_IMAGES_AT_ONCE):
+            correlations = score(positions, gaussians, observations, rows, observations.rings(rings[-1]), chunk)
+            parts.append(correlations[:, [ring - 1 for ring in rings]].double().mean(1).cpu().numpy())
+            if progress is not None:
+                progress(int(rows[-1]) + 1, len(particles))
+    finally:
+        observations.close()
+    return Scores(np.concatenate(parts), rings, contrast)
+
+
+_VIEWS_PER_BIN = 10
+_MOST_BINS = 1000
+
+
+def bin_count(count: int) -> int:
+    """Bins for so many particles: ten of them in each on average, 1,000 bins at most."""
+    return min(max(1, count // _VIEWS_PER_BIN), _MOST_BINS)
+
+
+def bins_of_views(rotations: np.ndarray, n_bins: int) -> np.ndarray:
+    """Bin of each particle's view, (n,) int from 0: cells of equal area on half the sphere, about as high as wide.
+
+    Bands run around the map's z axis from the pole to the equator; each is cut into as many cells as it has of the
+    area.
+
+    Parameters
+    ----------
+    rotations : (n, 3, 3) float
+        Matrices A: from the map's frame to the image's.
+    n_bins : int
+    """
+    axes = view_directions(rotations)
+    axes = np.where(axes[:, 2:] < 0, -axes, axes)
+    # A cell of area 2 pi / n_bins has sides of its root, of which pi / 2 from pole to equator holds so many.
+    n_bands = max(1, round(np.sqrt(np.pi * n_bins / 8)))
+    first = np.round(n_bins * (1 - np.cos(np.linspace(0, np.pi / 2, n_bands + 1)))).astype(int)
+    area = n_bins * (1 - np.clip(axes[:, 2], 0, 1))
+    band = np.clip(np.searchsorted(first, area, side="right") - 1, 0, n_bands - 1)
+    cells = np.diff(first)[band]
+    around = np.arctan2(axes[:, 1], axes[:, 0]) / (2 * np.pi) % 1
+    return first[band] + np.minimum((cells * around).astype(int), cells - 1)
+
+
+def draw_evenly(bins: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """Draw one particle from each bin, then a second one, and so on; bins that are exhausted are left out.
+
+    Parameters
+    ----------
+    bins : (n,) int
+    count : int
+        At most n.
+    random : numpy.random.Generator
+
+    Returns
+    -------
+    (count,) int
+        Rows of ``bins``.
+    """
+    shuffled = random.permutation(len(bins))
+    turn = pd.Series(bins[shuffled]).groupby(bins[shuffled]).cumcount().to_numpy()
+    return shuffled[np.argsort(turn, kind="stable")[:count]]

@@ -1,0 +1,341 @@
+"""A folder of simulated particles: stack, STAR, and the truth about them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from cocofold import __version__
+from cocofold.imaging.ctf import Ctf, contrast_transfer
+from cocofold.likelihood.reconstruction import write_reconstruction
+from cocofold.particles.particle_set import OpticsGroup, ParticleSet
+from cocofold.particles.star_write import write_star
+from cocofold.simulation.scene import (
+    PARTICLE,
+    Gaussians,
+    Scenes,
+    disturb_rotations,
+    draw_rotations,
+    particle,
+    prefer_poles,
+    reach_angstrom,
+    shown,
+)
+from cocofold.simulation.simulation_settings import Settings
+from cocofold.structure.model import Model
+from cocofold.structure.modelcif import write_model
+from cocofold.structure.read_model import read_model
+from cocofold.system.atomic_files import appearing_whole, write_atomically
+from cocofold.system.errors import InputError
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """What was written.
+
+    Attributes
+    ----------
+    star, stack : Path
+        The particles, with disturbed poses and defoci if that was asked for.
+    true_star : Path
+        The same stack with the poses and defoci that were imaged.
+    model : Path
+        The model that was imaged, in the map's frame.
+    clean : Path or None
+        Stack of noise-free images.
+    map : Path or None
+        Reconstruction from the particles.
+    signal_variance : float
+        Of the noise-free images of the particle, in units of the noise's variance: the SNR.
+    """
+
+    star: Path
+    stack: Path
+    true_star: Path
+    model: Path
+    clean: Path | None
+    map: Path | None
+    signal_variance: float
+
+
+def simulate(settings: Settings, out: Path) -> Simulated:
+    """Simulate particles of a model; noise of standard deviation 1.
+
+    Files appear whole or not at all, ``particles.star`` last. The same settings give the same stacks, bit by bit.
+
+    Raises
+    ------
+    InputError
+        For input that cannot be used, before anything is written.
+    """
+    _check_folder(out, settings)
+    model = _placed(read_model(settings.model), settings)
+    truth = _draw_particles(settings, out / "particles.mrcs")
+    parts = particle(model, settings)
+    _check_inside(model, parts, truth, settings)
+    _, _, _, _, _, of_neighbours, of_junk, _, _ = _streams(settings.seed)
+    shows = shown(settings, of_junk)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from error
+    scenes = Scenes(model, parts, truth, shows, settings, of_neighbours, of_junk)
+    written = Simulated(
+        star=out / "particles.star",
+        stack=out / "particles.mrcs",
+        true_star=out / "true_poses.star",
+        model=out / "truth.cif",
+        clean=out / "clean.mrcs" if settings.clean else None,
+        map=out / "map.mrc" if settings.map else None,
+        signal_variance=_write_stacks(scenes, settings, out),
+    )
+    write_model(written.model, model, details="model of simulated particles, in the frame of their box")
+    content = {
+        "cocofold_version": __version__,
+        "settings": {**asdict(settings), "defocus": list(settings.defocus)},
+        "noise_variance": 1.0,
+        "signal_variance": written.signal_variance,
+        "junk": np.flatnonzero(shows != PARTICLE).tolist(),
+    }
+    write_atomically(out / "truth.json", json.dumps(content, indent=1) + "\n")
+    write_star(written.true_star, truth)
+    disturbed = _disturbed(truth, settings)
+    if written.map is not None:
+        write_reconstruction(written.map, disturbed)
+    write_star(written.star, disturbed)
+    return written
+
+
+def _streams(seed: int) -> list[np.random.Generator]:
+    """Independent generators, so that one setting leaves the others' draws alone.
+
+    Of poses, defoci, errors of poses, noise of counting, preferred views, neighbours, junk, noise of the ice, and
+    errors of defoci.
+    """
+    return [np.random.default_rng([seed, stream]) for stream in range(9)]
+
+
+def _placed(model: Model, settings: Settings) -> Model:
+    if not settings.centre:
+        return model
+    centre = (settings.box // 2) * settings.pixel_size
+    return model.moved_to(model.positions - model.positions.mean(0) + centre)
+
+
+def _draw_particles(settings: Settings, stack: Path) -> ParticleSet:
+    count = settings.count
+    poses, defoci, *_ = _streams(settings.seed)
+    mean = defoci.uniform(*settings.defocus, count)
+    half = defoci.uniform(0, settings.astigmatism, count) / 2
+    rotations = draw_rotations(count, settings.cone_deg, poses)
+    if settings.preferred is not None:
+        preferred = _streams(settings.seed)[4]
+        rotations = prefer_poles(rotations, settings.preferred, settings.preferred_share, preferred)
+    group = OpticsGroup(
+        name="simulated",
+        voltage_kv=settings.voltage,
+        cs_mm=settings.cs,
+        amplitude_contrast=settings.amplitude_contrast,
+        pixel_size_angstrom=settings.pixel_size,
+        box=settings.box,
+    )
+    return ParticleSet(
+        optics=(group,),
+        optics_index=np.zeros(count, dtype=int),
+        rotations=rotations,
+        origins_angstrom=poses.normal(0, settings.shift_spread, (count, 2)),
+        defocus_u_angstrom=mean + half,
+        defocus_v_angstrom=mean - half,
+        defocus_angle_deg=defoci.uniform(0, 180, count),
+        phase_shift_deg=np.full(count, settings.phase_shift),
+        ctf_bfactor_a2=np.zeros(count),
+        ctf_scale=np.ones(count),
+        half_set=np.arange(count) % 2 + 1,
+        stacks=(stack,),
+        stack_index=np.zeros(count, dtype=int),
+        slice_index=np.arange(count),
+        contrast=np.ones(count),
+    )
+
+
+def _disturbed(truth: ParticleSet, settings: Settings) -> ParticleSet:
+    errors, of_defoci = _streams(settings.seed)[2], _streams(settings.seed)[8]
+    return replace(
+        truth,
+        rotations=disturb_rotations(truth.rotations, settings.pose_noise, errors),
+        origins_angstrom=truth.origins_angstrom + errors.normal(0, settings.shift_noise, (len(truth), 2)),
+        defocus_u_angstrom=truth.defocus_u_angstrom + of_defoci.normal(0, settings.defocus_noise, len(truth)),
+        defocus_v_angstrom=truth.defocus_v_angstrom + of_defoci.normal(0, settings.defocus_noise, len(truth)),
+    )
+
+
+def _check_inside(model: Model, parts: list[Gaussians], truth: ParticleSet, settings: Settings) -> None:
+    """Refuse a model that leaves the images in some view."""
+    centre = (settings.box // 2) * settings.pixel_size
+    reach = reach_angstrom(parts, centre)
+    shift = float(np.abs(truth.origins_angstrom).max())
+    room = settings.extent_angstrom / 2 - settings.pixel_size
+    if reach + shift <= room:
+        return
+    needed = 2 * (int((reach + shift) / settings.pixel_size) + 2)
+    radius = max(float(np.linalg.norm(part.positions - model.positions.mean(0), axis=1).max()) for part in parts)
+    if not settings.centre and radius + shift <= room:
+        remedy = "add --centre to move it to the centre of the box"
+    else:
+        remedy = f"give --box {needed} or more" + (", or a smaller --shift-spread" if reach <= room else "")
+    low, high = model.positions.min(0).round(1).tolist(), model.positions.max(0).round(1).tolist()
+    what = "atoms and the belt" if settings.belt else "atoms"
+    raise InputError(
+        f"{settings.model}: {what} reach {reach:.1f} Å from the centre of the box and particles are shifted by up to "
+        f"{shift:.1f} Å, but the images hold {room:.1f} Å (x, y, z from {low} to {high} Å; the box is 0 to "
+        f"{settings.extent_angstrom:g} Å on each axis, its centre at {centre:g} Å); {remedy}"
+    )
+
+
+def _check_folder(out: Path, settings: Settings) -> None:
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: is a file; give a folder")
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError(f"--out {out}: the folder is not empty; give another one, or empty it")
+    needed = settings.count * settings.box**2 * 4 * (2 if settings.clean else 1)
+    existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise InputError(
+            f"--out {out}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free there; "
+            "give a smaller --count or another folder"
+        )
+
+
+def _write_stacks(scenes: Scenes, settings: Settings, out: Path) -> float:
+    """Write the noise-free images, learn the particle's variance, then scale them and add noise in place."""
+    chunks = [
+        np.arange(start, min(start + scenes.at_once, settings.count))
+        for start in range(0, settings.count, scenes.at_once)
+    ]
+    _, _, _, counting, _, _, _, of_ice, _ = _streams(settings.seed)
+    noise = Noise(settings.box, settings.pixel_size, settings.ice, settings.bfactor, counting, of_ice)
+    with contextlib.ExitStack() as files:
+        stack = files.enter_context(_new_stack(out / "particles.mrcs", settings))
+        clean = files.enter_context(_new_stack(out / "clean.mrcs", settings)) if settings.clean else None
+        variance = 0.0
+        for rows in _shown("images", chunks):
+            images = scenes.particle(rows)
+            variance += float(images.var(axis=(1, 2), dtype=np.float64).sum()) / settings.count
+            scenes.add_surroundings(images, rows)
+            stack.data[rows] = images
+        if not variance > 0:
+            raise InputError(f"{settings.model}: its images are empty; give a model with atoms heavier than none")
+        scale = np.float32(np.sqrt(settings.snr / variance))
+        for rows in _shown("noise", chunks):
+            images = stack.data[rows] * scale
+            if clean is not None:
+                clean.data[rows] = images
+            stack.data[rows] = images + noise.images(scenes.ctf[torch.as_tensor(rows)])
+        for file in (stack, clean):
+            if file is not None:
+                _complete_header(file, chunks)
+    return variance * float(scale) ** 2
+
+
+@contextlib.contextmanager
+def _new_stack(path: Path, settings: Settings) -> Iterator[mrcfile.mrcmemmap.MrcMemmap]:
+    shape = (settings.count, settings.box, settings.box)
+    with appearing_whole(path) as partial, mrcfile.new_mmap(partial, shape, mrc_mode=2, overwrite=True) as file:
+        file.set_image_stack()
+        file.voxel_size = settings.pixel_size
+        yield file
+
+
+def _complete_header(file: mrcfile.mrcmemmap.MrcMemmap, chunks: list[np.ndarray]) -> None:
+    """Statistics, gathered in chunks, and a label without the time of day."""
+    sums = (
+        np.array(
+            [
+                [file.data[rows].sum(dtype=np.float64), np.square(file.data[rows]).sum(dtype=np.float64)]
+                for rows in chunks
+            ]
+        ).sum(0)
+        / file.data.size
+    )
+    file.header.dmin = min(file.data[rows].min() for rows in chunks)
+    file.header.dmax = max(file.data[rows].max() for rows in chunks)
+    file.header.dmean = sums[0]
+    file.header.rms = np.sqrt(max(0.0, sums[1] - sums[0] ** 2))
+    file.header.label[:] = b""
+    file.header.label[0] = f"Simulated by cocofold {__version__}"
+    file.header.nlabl = 1
+
+
+def _shown(what: str, chunks: list[np.ndarray]) -> Iterable[np.ndarray]:
+    """The chunks, with a bar on standard error if that is a terminal."""
+    console = Console(stderr=True)
+    return track(chunks, what, console=console, disable=not console.is_terminal, transient=True)
+
+
+_ICE_CORRELATION_ANGSTROM = 10.0
+
+
+class Noise:
+    """Noise of standard deviation 1, a share of which has passed the microscope.
+
+    The ice is a random potential whose power falls as ``1 / (1 + (10 Å k)^2)``; like the particle it is seen through
+    the image's CTF and envelope. The rest, from counting, is white.
+
+    Parameters
+    ----------
+    box : int
+    pixel_size_angstrom : float
+    ice : float
+        Share of the variance that comes from the ice, 0 to 1.
+    bfactor_a2 : float
+        Of the envelope ``exp(-B k^2 / 4)``.
+    counting, structural : numpy.random.Generator
+    """
+
+    def __init__(
+        self,
+        box: int,
+        pixel_size_angstrom: float,
+        ice: float,
+        bfactor_a2: float,
+        counting: np.random.Generator,
+        structural: np.random.Generator,
+    ) -> None:
+        self._box = box
+        self._ice = np.float32(ice)
+        self._counting, self._structural = counting, structural
+        ky = torch.fft.fftfreq(box, pixel_size_angstrom)
+        kx = torch.fft.rfftfreq(box, pixel_size_angstrom)
+        self._ky, self._kx = (axis.reshape(-1) for axis in torch.meshgrid(ky, kx, indexing="ij"))
+        k2 = self._kx**2 + self._ky**2
+        self._colour = torch.exp(-bfactor_a2 * k2 / 4) / torch.sqrt(1 + k2 * _ICE_CORRELATION_ANGSTROM**2)
+        # Columns other than the first and the last stand for their Friedel mates too.
+        weight = torch.full((box // 2 + 1,), 2.0)
+        weight[0] = weight[-1] = 1.0
+        self._weight = weight.repeat(box)
+
+    def images(self, ctf: Ctf) -> np.ndarray:
+        """Noise of the next images, (n, box, box) float32, whose CTFs are these."""
+        count = len(ctf.scale)
+        white = self._counting.standard_normal((count, self._box, self._box), dtype=np.float32)
+        if not self._ice:
+            return white
+        return np.sqrt(1 - self._ice) * white + np.sqrt(self._ice) * self._of_ice(ctf, count)
+
+    def _of_ice(self, ctf: Ctf, count: int) -> np.ndarray:
+        seen = contrast_transfer(ctf, self._kx, self._ky) * self._colour
+        variance = (seen**2 * self._weight).sum(1, keepdim=True) / self._box**2
+        white = torch.as_tensor(self._structural.standard_normal((count, self._box, self._box), dtype=np.float32))
+        planes = torch.fft.rfft2(white) * (seen / variance.sqrt()).view(count, self._box, -1)
+        return torch.fft.irfft2(planes, s=(self._box, self._box)).numpy()

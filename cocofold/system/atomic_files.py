@@ -1,0 +1,78 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from cocofold.system.errors import InputError
+
+
+@contextlib.contextmanager
+def appearing_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary path beside ``path``, renamed to it at the end; removed if anything goes wrong.
+
+    What is renamed is on the disk, so that also the machine may fail at any moment. An ``OSError`` while writing, of a
+    full disk for example, leaves with the name of ``path``.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield partial
+        _flush(partial)
+        os.replace(partial, path)
+    except OSError as error:
+        if error.filename in (None, str(partial), partial):
+            error.filename = str(path)
+        raise
+    finally:
+        # In a folder that has become read-only it stays, and must not hide why.
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_partial(path: Path) -> bool:
+    """Whether a file is one that a process left which was killed while writing."""
+    return path.name.startswith(".") and path.name.endswith(".part")
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove temporary files below a folder that a process left which was killed while writing."""
+    for path in folder.rglob(".*.part"):
+        if is_partial(path):
+            path.unlink(missing_ok=True)
+
+
+def write_atomically(path: str | os.PathLike[str], content: str) -> None:
+    """Write a text file that appears whole or not at all."""
+    with appearing_whole(path) as partial:
+        partial.write_text(content, encoding="utf-8")
+
+
+def check_writable(option: str, path: Path | None) -> None:
+    """Refuse a file that could not be written; None is none.
+
+    Raises
+    ------
+    InputError
+        In the words of the command line.
+    """
+    if path is None:
+        return
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise InputError(f"{option} {path}: is a folder; give the name of a file")
+    if not folder.is_dir():
+        raise InputError(f"{option} {path}: there is no folder {folder}; make it, or give a file elsewhere")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{option} {path}: the folder {folder} may not be written to; give a file elsewhere")

@@ -1,0 +1,137 @@
+"""Progress bars of long work on a terminal, with the time left."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+# Told what is being done, and what share of it is done, from 0 to 1
+Tell = Callable[[str, float], None]
+
+_SMOOTHED = 0.05
+
+
+class Pace:
+    """Time left, from the steps taken since ``first_step``; a second pass is as long as the first at most."""
+
+    def __init__(self, first_step: int, last_step: int, passes_left: int) -> None:
+        self._began = time.monotonic()
+        self._first = first_step
+        self._last = last_step
+        self._later = (passes_left - 1) * last_step
+
+    def seconds_left(self, step: int) -> float:
+        """At most so long; 0 before the first step."""
+        taken = step - self._first
+        each = (time.monotonic() - self._began) / taken if taken else 0.0
+        return each * (self._last - step + self._later)
+
+
+class Progress:
+    """A bar on standard error, shown on terminals only.
+
+    Parameters
+    ----------
+    total, done : int
+        Steps of the pass, and those taken already.
+    """
+
+    def __init__(self, total: int, done: int) -> None:
+        console = Console(stderr=True)
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task("FRC", total=total, completed=done)
+        self._correlation: float | None = None
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _stop(self._bar)
+
+    def step(self, correlation: float) -> None:
+        """Count a step with the mean correlation of its batch."""
+        before = correlation if self._correlation is None else self._correlation
+        self._correlation = (1 - _SMOOTHED) * before + _SMOOTHED * correlation
+        self._bar.update(self._task, advance=1, description=f"FRC {self._correlation:.3f}")
+
+
+@contextlib.contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for what is done image by image, told the number done and of all; it goes when all are."""
+    console = Console(stderr=True)
+    bar = Bar(
+        TextColumn(what),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+    task = bar.add_task(what, total=None)
+
+    def report(done: int, total: int) -> None:
+        if not bar.live.is_started and done < total:
+            bar.start()
+        bar.update(task, completed=done, total=total)
+        if done == total:
+            bar.stop()
+
+    try:
+        yield report
+    finally:
+        _stop(bar)
+
+
+def _stop(bar: Bar) -> None:
+    # The terminal may be gone, which must not hide why the run ends.
+    with contextlib.suppress(OSError):
+        bar.stop()
+
+
+@contextlib.contextmanager
+def shown() -> Iterator[Tell]:
+    """A bar on standard error, shown on terminals only, told what is done and how much of it."""
+    console = Console(stderr=True)
+    bar = Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+    task = bar.add_task("placing", total=1.0)
+    current = ""
+
+    def tell(what: str, done: float) -> None:
+        nonlocal current
+        if what != current:
+            bar.reset(task, description=what)
+            current = what
+        bar.update(task, completed=done)
+
+    with bar:
+        yield tell

@@ -1,0 +1,174 @@
+"""The end of a process by a signal, or with the program that started it, at a moment when its state is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from types import TracebackType
+
+from cocofold.system.errors import InputError
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_UNDISTURBED_S = 10.0
+STOP_WITH = "COCOFOLD_STOP_WITH"
+
+
+class Ended(SystemExit):
+    """The process was asked to end; its exit status is that of a shell: 128 and the signal's number.
+
+    Parameters
+    ----------
+    why : str
+        For the user.
+    number : int
+        Of the signal.
+
+    Attributes
+    ----------
+    advice : str
+        What the user may do now, if anything.
+    """
+
+    def __init__(self, why: str, number: int) -> None:
+        super().__init__(128 + number)
+        self.why = why
+        self.advice = ""
+
+    def __str__(self) -> str:
+        return f"ended by {self.why}" + (f"; {self.advice}" if self.advice else "")
+
+
+class Endings:
+    """Turns signals that would end the process, and the end of another process, into the exception ``Ended``.
+
+    SIGTERM, SIGINT and SIGHUP raise it at once, or within ``deferred`` at the next ``check``, in the main thread; those
+    that are ignored stay so. For 10 s further signals do not disturb what is done at the end. Other threads leave
+    signals alone.
+
+    Parameters
+    ----------
+    stop_with : int, optional
+        Number of a process; when it is gone, that counts as a SIGTERM. Looked at by ``check``.
+
+    Raises
+    ------
+    InputError
+        If there is no such process, or the system cannot watch one.
+    """
+
+    def __init__(self, stop_with: int | None = None) -> None:
+        self._asked: int | None = None
+        self._deferring = False
+        self._raised_at = float("-inf")
+        self._handlers: dict[int, object] = {}
+        self._stop_with = stop_with
+        self._watched = None if stop_with is None else _open_process(stop_with)
+
+    def __enter__(self) -> Endings:
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._handlers[number] = signal.signal(number, self._note)
+            self._ask_those_around()
+        return self
+
+    def _ask_those_around(self) -> None:
+        """Raise again what was caught since the context around this one: libraries do that while they are imported."""
+        for handler in self._handlers.values():
+            around = getattr(handler, "__self__", None)
+            if isinstance(around, Endings) and around._asked is not None:
+                self.__exit__(None, None, None)
+                around.check()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        if self._watched is not None:
+            os.close(self._watched)
+
+    def _note(self, number: int, frame: object) -> None:
+        self._asked = number
+        if not self._deferring and time.monotonic() - self._raised_at >= _UNDISTURBED_S:
+            self.check()
+
+    def check(self) -> None:
+        """Raise ``Ended`` if the process was asked to end, or the watched one is gone."""
+        if self._asked is not None:
+            self._raised_at = time.monotonic()
+            raise Ended(signal.Signals(self._asked).name, self._asked)
+        if self._watched is not None and _is_gone(self._watched):
+            self._raised_at = time.monotonic()
+            raise Ended(f"the end of process {self._stop_with}", signal.SIGTERM)
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Let signals wait for ``check``, or for the end of the block."""
+        self._deferring = True
+        try:
+            yield
+        finally:
+            self._deferring = False
+        self.check()
+
+
+def end_with_variable() -> None:
+    """End this process by SIGTERM when the process that ``COCOFOLD_STOP_WITH`` names, if it is set, is gone.
+
+    For programs that start commands: their own end, even by SIGKILL, then leaves none behind.
+
+    Raises
+    ------
+    InputError
+        If the variable is not the number of a process that runs.
+    """
+    number = os.environ.get(STOP_WITH)
+    if not number:
+        return
+    if not number.isdigit():
+        raise InputError(f"{STOP_WITH} is {number!r}; it must be the number of a process, or unset")
+    watched = _open_process(int(number))
+
+    def wait() -> None:
+        select.select([watched], [], [])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def ignore_signals() -> None:
+    """Let no signal that ``Endings`` knows end the process any more."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _open_process(number: int) -> int:
+    try:
+        watched = os.pidfd_open(number)
+    except AttributeError as error:
+        raise InputError("--stop-with: needs Linux and Python 3.9 or later; leave it out") from error
+    except (OSError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSYS, errno.EPERM):
+            raise InputError(
+                "--stop-with: processes cannot be watched here (Linux 5.3 or later can); leave it out"
+            ) from error
+        raise InputError(
+            f"--stop-with {number}: no such process; give the number of the process that started this one"
+        ) from error
+    if _is_gone(watched):
+        os.close(watched)
+        raise InputError(f"--stop-with {number}: this process has ended already; give one that runs")
+    return watched
+
+
+def _is_gone(watched: int) -> bool:
+    poll = select.poll()
+    poll.register(watched, select.POLLIN)
+    return bool(poll.poll(0))

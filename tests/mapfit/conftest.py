@@ -1,0 +1,32 @@
+"""Adenylate kinase, its density drawn by another part of the project, and both together."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from drawn_maps import BOX, PIXEL_SIZE, drawn
+
+import cocofold.commands.demo
+from cocofold.mapfit.density_map import DensityMap
+from cocofold.structure.model import Model
+from cocofold.structure.read_model import read_model
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def kinase() -> Model:
+    """In the middle of the box, but for a few Å."""
+    model = read_model(Path(cocofold.commands.demo.__file__).parent / "adenylate_kinase_open.cif")
+    shift = BOX // 2 * PIXEL_SIZE + np.array([3.0, -2.0, 4.0]) - model.positions.mean(0)
+    return model.moved_to(model.positions + shift)
+
+
+@pytest.fixture(scope="session")
+def kinase_map(kinase: Model) -> DensityMap:
+    """The model's density with noise as strong as it."""
+    return drawn(kinase, 1.0)

@@ -1,0 +1,107 @@
+"""Maps as they come, and maps that cannot be used."""
+
+import gzip
+import warnings
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+
+from cocofold.mapfit.density_map import DensityMap, read_map, same_grid
+from cocofold.system.errors import InputError
+
+_VALUES = np.random.default_rng(0).standard_normal((10, 12, 14)).astype(np.float32)
+
+
+def _written(path: Path, values: np.ndarray = _VALUES, pixel_size: float = 2.0, **header: object) -> Path:
+    with warnings.catch_warnings(), mrcfile.new(path, overwrite=True) as file:
+        warnings.simplefilter("ignore", RuntimeWarning)  # of NaN
+        file.set_data(values)
+        file.voxel_size = pixel_size
+        for name, value in header.items():
+            setattr(file.header, name, value)
+    return path
+
+
+def test_any_box_compressed_or_not(tmp_path: Path) -> None:
+    path = _written(tmp_path / "map.mrc")
+    packed = tmp_path / "map.mrc.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    for one in (read_map(path), read_map(packed)):
+        assert np.array_equal(one.values, _VALUES)
+        assert one.pixel_size_angstrom == pytest.approx(2.0)
+        assert one.extent_angstrom == pytest.approx([28, 24, 20])
+        assert not one.has_origin
+    assert not same_grid(read_map(path), read_map(path, 2.1))
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 2, 1), (2, 3, 1), (3, 1, 2), (2, 1, 3)])
+def test_axes_are_put_in_order_with_their_starts(tmp_path: Path, order: tuple) -> None:
+    starts = {1: 4, 2: -3, 3: 7}  # of x, y, z
+    # Columns, rows and sections hold the axes of ``order``; an array's axes are sections, rows, columns.
+    stored = _VALUES.transpose([3 - order[2 - place] for place in range(3)])
+    names = ("nxstart", "nystart", "nzstart")
+    header = {name: starts[axis] for name, axis in zip(names, order)}
+    found = read_map(
+        _written(tmp_path / "map.mrc", stored, mapc=order[0], mapr=order[1], maps=order[2], **header),
+        pixel_size_angstrom=2,
+    )
+    assert np.array_equal(found.values, _VALUES)
+    assert found.header_origin_angstrom == pytest.approx((8, -6, 14))
+    assert found.has_origin
+
+
+def test_the_mirror_image_leaves_the_rotation_centre(tmp_path: Path) -> None:
+    found = DensityMap(_VALUES, 2.0).mirrored()
+    assert np.array_equal(found.values, np.roll(np.flip(_VALUES, 0), 1, 0))
+    odd = DensityMap(_VALUES[:9], 2.0)
+    assert np.array_equal(odd.mirrored().values[9 // 2], odd.values[9 // 2])
+    found.write(tmp_path / "mirrored.mrc")
+    assert np.array_equal(read_map(tmp_path / "mirrored.mrc").mirrored().values, _VALUES)
+
+
+def _with(value: float, where: tuple = (slice(None),)) -> np.ndarray:
+    values = _VALUES.copy()
+    values[where] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (_with(0), "is empty"),
+        (_with(3), "is constant"),
+        (_with(np.nan, (1, 2, 3)), "1 of 1680 voxels are not finite"),
+        (_VALUES[0], "14 x 12 pixels, no volume"),
+        (_VALUES.astype(np.complex64), "holds no real numbers"),
+    ],
+)
+def test_maps_that_hold_nothing_are_refused(tmp_path: Path, values: np.ndarray, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        read_map(_written(tmp_path / "map.mrc", values))
+
+
+def test_pixel_sizes_that_cannot_be(tmp_path: Path) -> None:
+    path = _written(tmp_path / "map.mrc", pixel_size=0)
+    with pytest.raises(InputError, match=r"no pixel size.*--pixel-size"):
+        read_map(path)
+    assert read_map(path, 1.5).pixel_size_angstrom == 1.5
+    with pytest.raises(InputError, match="must be cubes"):
+        read_map(_written(tmp_path / "oblong.mrc", pixel_size=(1.0, 1.0, 2.0)))
+
+
+def test_files_that_are_no_maps(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        read_map(tmp_path / "missing.mrc")
+    other = tmp_path / "model.cif"
+    other.write_text("data_x\n" * 100)
+    with pytest.raises(InputError, match="no MRC or CCP4 map"):
+        read_map(other)
+    whole = _written(tmp_path / "map.mrc").read_bytes()
+    (tmp_path / "cut.mrc").write_bytes(whole[:-1000])
+    with pytest.raises(InputError, match="cut short"):
+        read_map(tmp_path / "cut.mrc")
+    (tmp_path / "cut.mrc.gz").write_bytes(gzip.compress(whole)[:-200])
+    with pytest.raises(InputError, match="cut short"):
+        read_map(tmp_path / "cut.mrc.gz")

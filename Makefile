@@ -8,7 +8,8 @@ CRYOJAX := .venv-cryojax
 
 venv: $(VENV)/.ready
 
-$(VENV)/.ready: requirements.txt setup.py
+# The version of an editable install is that of the day on which it was made
+$(VENV)/.ready: requirements.txt setup.py cocofold/__init__.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .

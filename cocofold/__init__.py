@@ -1,8 +1,23 @@
-"""Engine of CoCoFold: move a predicted protein model until it explains raw cryo-EM particle images."""
+"""Engine of CoCoFold: move a predicted protein model until it explains raw cryo-EM particle images.
+
+The distribution ``scipion-em-cocofold`` holds this package and the Scipion plugin ``scipion_cocofold``. Each of them
+imports the other, for one purpose each:
+
+- The plugin imports ``__version__`` and `PYTHON_NEEDED` from here, and nothing else.
+- ``scipion installp`` takes the first package of a distribution for the plugin and asks it for the class ``Plugin``.
+  That package is ``cocofold`` here, so `__getattr__` imports the plugin when it is asked for that name.
+
+Scipion installs the distribution into its own Python, which may be 3.8. There this module can be imported, and so can
+the plugin; every other module of the engine needs `PYTHON_NEEDED` and says so. This file keeps to the syntax of 3.8.
+"""
 
 import os
+import sys
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
+
+PYTHON_NEEDED = (3, 9)
+"""Oldest Python that runs the engine."""
 
 # Read when torch is loaded: how long a thread that waits for the others spins before it sleeps. By default that is
 # milliseconds: where something else needs the cores, a run takes five times as long and more. With no spinning at all a
@@ -15,12 +30,30 @@ if "OMP_WAIT_POLICY" not in os.environ:
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 
+class _EngineRefused:
+    """Finder that refuses the engine's modules where Python is too old, before one of them fails for another reason."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        if name.startswith("cocofold."):
+            needed, found = (".".join(map(str, version[:2])) for version in (PYTHON_NEEDED, sys.version_info))
+            raise ImportError(
+                f"the engine of CoCoFold needs Python {needed} or newer, and {sys.executable} is Python {found}: "
+                "install scipion-em-cocofold[engine] into an environment with a newer Python (in Scipion "
+                "'scipion3 installb cocofold' makes one)",
+                name=name,
+            )
+
+
+if sys.version_info < PYTHON_NEEDED:
+    sys.meta_path.insert(0, _EngineRefused)
+
+
 def __getattr__(name: str) -> object:
-    """Give Scipion its plugin class when it takes this package for the plugin (``scipion installp --devel``)."""
+    """Give Scipion's installer the class of the plugin."""
     if name != "Plugin":
         raise AttributeError(f"module 'cocofold' has no attribute {name!r}")
     import importlib.util
-    import sys
     from pathlib import Path
 
     # Right after an editable install the running process does not know the plugin's folder yet.

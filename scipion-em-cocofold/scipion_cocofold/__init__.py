@@ -14,7 +14,7 @@ import pwem
 from pyworkflow import VarTypes
 from pyworkflow.utils import Environ
 
-from cocofold import __version__
+from cocofold import PYTHON_NEEDED, __version__
 
 from .constants import (
     COCOFOLD,
@@ -243,7 +243,8 @@ class Plugin(pwem.Plugin):
     @staticmethod
     def _engineSharesInterpreter():
         """Return whether Scipion's own Python can run the engine; looks for the modules without importing them."""
-        return all(importlib.util.find_spec(name) is not None for name in ENGINE_MODULES)
+        found = all(importlib.util.find_spec(name) is not None for name in ENGINE_MODULES)
+        return found and sys.version_info >= PYTHON_NEEDED
 
     @staticmethod
     def _engineInPath():

@@ -1,5 +1,7 @@
 """How long fine-tuning takes and how much memory, before it starts: from measurements on two processor cores."""
 
+from __future__ import annotations
+
 # Steps of a whole run, and images of each
 _STEPS, _BATCH = 1790, 16
 # Of one thread for an image with its share of a step: 1.1 ms for 1,656 atoms in a box of 64, 8 ms for 13,400 in 288.
@@ -13,7 +15,7 @@ _GB_OF_PROGRAM, _GB_PER_PAIR, _MOST_CACHE_GB = 0.5, 1.3e-6, 4.3
 _SHARE_OF_THREADS, _SHARE_IN_MODULE = 0.2, 0.8
 
 
-def expectation(particles, box, residues, effort, threads, network):
+def expectation(particles: int, box: int, residues: int, effort: float, threads: int, network: bool) -> str:
     """Return a sentence on expected time and memory, on a processor.
 
     Parameters

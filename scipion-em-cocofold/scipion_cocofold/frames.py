@@ -5,6 +5,8 @@ shows volumes and models with voxel 0 at the volume's origin, by default -N/2 vo
 may lie in either frame, so that the density decides.
 """
 
+from __future__ import annotations
+
 import os
 
 import numpy as np
@@ -12,23 +14,24 @@ from Bio.PDB.MMCIF2Dict import MMCIF2Dict
 from Bio.PDB.mmcifio import MMCIFIO
 from pwem.convert.headers import Ccp4Header
 from pwem.emlib.image import ImageHandler
+from pwem.objects import Volume
 
 MAP_ENDINGS = (".mrc", ".map", ".ccp4")
 _AXES = ("_atom_site.Cartn_x", "_atom_site.Cartn_y", "_atom_site.Cartn_z")
 _PLACED = "_cocofold_placement."
 
 
-def originOf(volume):
+def originOf(volume: Volume) -> np.ndarray:
     """Return the position (Å) of a volume's voxel 0 in Scipion's frame, shape (3,)."""
     return np.array(volume.getOrigin(force=True).getShifts(), dtype=float)
 
 
-def centredOrigin(box, sampling):
+def centredOrigin(box: int, sampling: float) -> np.ndarray:
     """Return the origin (Å) that Scipion gives to volumes that have none, shape (3,)."""
     return np.full(3, -0.5 * box * sampling)
 
 
-def readPositions(path):
+def readPositions(path: str) -> np.ndarray:
     """Return the positions (Å) of a model's atoms, shape (n, 3)."""
     if isMmcif(path):
         content = MMCIF2Dict(path)
@@ -37,7 +40,7 @@ def readPositions(path):
         return np.array([_pdbPosition(line) for line in lines if line.startswith(("ATOM", "HETATM"))])
 
 
-def writeMoved(source, target, shift):
+def writeMoved(source: str, target: str, shift: np.ndarray) -> None:
     """Write a model with all atoms moved by a vector; everything else in the file is kept.
 
     Parameters
@@ -70,12 +73,12 @@ def writeMoved(source, target, shift):
     os.replace(partial, target)
 
 
-def isMmcif(path):
+def isMmcif(path: str) -> bool:
     """Return whether a model's file name is that of an mmCIF."""
     return os.path.splitext(path)[1].lower() in (".cif", ".mmcif")
 
 
-def isPlaced(path):
+def isPlaced(path: str) -> bool:
     """Return whether the engine wrote this model in its place in a map."""
     if not isMmcif(path):
         return False
@@ -83,7 +86,7 @@ def isPlaced(path):
         return any(line.startswith(_PLACED) for line in lines)
 
 
-def findShift(path, volume):
+def findShift(path: str, volume: Volume) -> tuple[np.ndarray, tuple[float, float]]:
     """Find the vector that takes a model, placed in a volume, from its own frame to the box's.
 
     Parameters
@@ -106,7 +109,7 @@ def findShift(path, volume):
     return candidates[best], (found[best], found[1 - best])
 
 
-def guessShift(path, box, sampling):
+def guessShift(path: str, box: int, sampling: float) -> np.ndarray:
     """Return the vector (Å) to the box's frame for a model without a volume: that which brings it nearer the centre."""
     middle = readPositions(path).mean(axis=0)
     shift = -centredOrigin(box, sampling)
@@ -114,9 +117,9 @@ def guessShift(path, box, sampling):
     return min(candidates, key=lambda move: np.linalg.norm(middle + move - shift))
 
 
-def asMrc(volume, folder):
+def asMrc(volume: Volume, folder: str) -> str:
     """Return the path of a volume as an MRC file, converted into a folder if it is in another format."""
-    path = volume.getFileName().split(":")[0]
+    path: str = volume.getFileName().split(":")[0]
     if os.path.splitext(path)[1].lower() in MAP_ENDINGS:
         return path
     target = os.path.join(folder, os.path.splitext(os.path.basename(path))[0] + ".mrc")
@@ -125,7 +128,7 @@ def asMrc(volume, folder):
     return target
 
 
-def _meanDensity(volume, positions):
+def _meanDensity(volume: Volume, positions: np.ndarray) -> float:
     """Return the mean density at positions in the box's frame, less the map's mean, in standard deviations."""
     values = np.squeeze(ImageHandler().read(volume).getData())
     sampling = volume.getSamplingRate()
@@ -135,17 +138,17 @@ def _meanDensity(volume, positions):
     return float((found.mean() - values.mean()) / max(values.std(), 1e-12))
 
 
-def _moved(value, move):
+def _moved(value: str, move: float) -> str:
     """Return a coordinate's text moved, with the digits that it has, three behind the point at least."""
     digits = max(3, len(value.partition(".")[2]))
     return f"{float(value) + move:.{digits}f}"
 
 
-def _pdbPosition(line):
+def _pdbPosition(line: str) -> list[float]:
     return [float(line[start : start + 8]) for start in (30, 38, 46)]
 
 
-def _movedPdbLine(line, shift):
+def _movedPdbLine(line: str, shift: np.ndarray) -> str:
     if not line.startswith(("ATOM", "HETATM")):
         return line
     numbers = "".join(f"{value + move:8.3f}" for value, move in zip(_pdbPosition(line), shift))

@@ -1,32 +1,34 @@
 """What viewers and wizards ask of models: chains, and figures of each residue."""
 
+from __future__ import annotations
+
 import numpy as np
 from Bio.PDB.MMCIF2Dict import MMCIF2Dict
 
 from .frames import isMmcif
 
 
-def chainsOf(path):
+def chainsOf(path: str) -> dict[str, int]:
     """Return the numbers of protein residues of each chain of a model, by its name, in order."""
-    lengths = {}
+    lengths: dict[str, int] = {}
     for chain, _ in _alphaCarbons(path):
         lengths[chain] = lengths.get(chain, 0) + 1
     return lengths
 
 
-def displacements(start, result):
+def displacements(start: str, result: str) -> dict[tuple[str, str], float]:
     """Return how far (Å) the CA atoms of two models of one protein lie apart, by (chain, number)."""
     before, after = _alphaCarbons(start), _alphaCarbons(result)
     return {key: float(np.linalg.norm(after[key] - before[key])) for key in after if key in before}
 
 
-def widths(path):
+def widths(path: str) -> np.ndarray:
     """Return the learned widths (Å) of the Gaussians of a model's atoms, shape (n,); empty if the file has none."""
     content = MMCIF2Dict(path)
     return np.array(content.get("_cocofold_gaussian.width_angstrom", []), dtype=float)
 
 
-def _alphaCarbons(path):
+def _alphaCarbons(path: str) -> dict[tuple[str, str], np.ndarray]:
     """Position (Å) of each CA atom by (chain, number with insertion code)."""
     if isMmcif(path):
         content = MMCIF2Dict(path)

@@ -221,6 +221,12 @@ def test_weights_on_request(software, tmp_path, monkeypatch):
     assert Plugin.getWeights() == str(folder)
 
 
+def test_engine_does_not_share_a_python_that_is_too_old(monkeypatch):
+    assert Plugin._engineSharesInterpreter()
+    monkeypatch.setattr(scipion_cocofold, "PYTHON_NEEDED", (sys.version_info[0], sys.version_info[1] + 1))
+    assert not Plugin._engineSharesInterpreter()
+
+
 def test_environment_of_the_engine(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/packages/of/scipion")
     environ = Plugin.getEnviron()

@@ -134,7 +134,7 @@ def addSeed(form):
 
 def _given(words):
     """Leave out options whose value is None or empty."""
-    kept = []
+    kept: list = []
     for word in words:
         if word is None or word == "":
             kept.pop()

@@ -107,8 +107,8 @@ def _writeBoxed(protocol, particles, structure, volume):
         line = f"No volume: model taken to lie {'about 0 Å' if shift.any() else 'in the box (voxel 0 at 0 Å)'}."
     name = "start" + os.path.splitext(source)[1].lower()
     writeMoved(source, protocol._getExtraPath(name), shift)
-    with open(protocol._getExtraPath(_FRAME), "w", encoding="utf-8") as frame:
-        json.dump({"model": name, "shift_angstrom": shift.tolist(), "line": line}, frame)
+    with open(protocol._getExtraPath(_FRAME), "w", encoding="utf-8") as written:
+        json.dump({"model": name, "shift_angstrom": shift.tolist(), "line": line}, written)
 
 
 def _betweenCentres(volume, particles):

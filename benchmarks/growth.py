@@ -31,7 +31,7 @@ from scipy.optimize import nnls
 from benchmarks.step import CASES, Case, image_seconds, network_step, peak_gb, timed
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, bytes_per_image
 from cocofold.imaging.rings import RingPixels, normalise_rings
-from cocofold.likelihood.observed_images import MOST_CACHE_BYTES, bytes_kept
+from cocofold.likelihood.observed_images import MOST_CACHE_BYTES, bytes_per_transform
 from cocofold.particles.mrc import StackReader
 
 _PIXEL_SIZE_A = 1.073
@@ -88,7 +88,7 @@ def read_seconds(box: int) -> dict[str, float]:
         def whole() -> None:
             for start in range(0, count, 8):
                 images = torch.as_tensor(reader.read(stack, np.arange(start, start + 8)))
-                planes = torch.fft.rfft2(images).reshape(8, -1)[:, rings.positions_in(box)]
+                planes = torch.fft.rfft2(images).reshape(8, -1)[:, rings.flat_indices_in(box)]
                 normalise_rings(torch.view_as_real(planes), rings)
 
         return {"seconds": timed(whole, 5) / count}
@@ -134,13 +134,13 @@ class Growth:
 
     def kept(self, case: Case) -> int:
         """Most images whose transforms are kept."""
-        return MOST_CACHE_BYTES // bytes_kept(RingPixels.up_to(case.box, case.box // 2 - 1))
+        return MOST_CACHE_BYTES // bytes_per_transform(RingPixels.up_to(case.box, case.box // 2 - 1))
 
     def gigabytes(self, case: Case, particles: int) -> float:
         """Peak of the whole."""
         rings = RingPixels.up_to(case.box, case.box // 2 - 1)
         image = bytes_per_image(case.atoms, rings, case.pixel_size_angstrom, REFERENCE_WIDTH_ANGSTROM)
-        kept = min(particles, self.kept(case)) * bytes_kept(rings)
+        kept = min(particles, self.kept(case)) * bytes_per_transform(rings)
         return self.network_gb.of(network_terms(case.residues)) + (image + kept) / 1e9
 
 

@@ -27,7 +27,7 @@ import mrcfile
 from safetensors import SafetensorError, safe_open
 
 from benchmarks.accuracy import cocofold
-from cocofold.commands.demo import BOX, PIXEL_SIZE_ANGSTROM, closed_state, open_state
+from cocofold.commands.demo import DEMO_BOX, DEMO_PIXEL_SIZE_ANGSTROM, closed_state, open_state
 from cocofold.system.atomic_files import is_partial
 
 HEADINGS = (
@@ -188,7 +188,16 @@ def main() -> None:
     table = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        simulated = ["--model", open_state(), "--box", BOX, "--pixel-size", PIXEL_SIZE_ANGSTROM, "--count", 80]
+        simulated = [
+            "--model",
+            open_state(),
+            "--box",
+            DEMO_BOX,
+            "--pixel-size",
+            DEMO_PIXEL_SIZE_ANGSTROM,
+            "--count",
+            80,
+        ]
         cocofold(["simulate", *simulated, "--snr", 0.3, "--seed", 3, "--out", folder / "particles"])
         finish(folder, folder / "whole", Setting())
         n_lines = len(lines_of(folder / "whole"))

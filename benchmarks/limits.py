@@ -17,10 +17,10 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step import CASES, Case, image_parts, network_step, timed
-from cocofold.alphafold.pair_representation import pair_types
-from cocofold.alphafold.residue_constants import HEADS, PAIR_WIDTH
+from cocofold.alphafold.pair_representation import choose_pair_dtypes
+from cocofold.alphafold.residue_constants import ATTENTION_HEADS, PAIR_WIDTH
 from cocofold.alphafold.structure_network import ITERATIONS
-from cocofold.imaging.projection import drawn_pixels
+from cocofold.imaging.projection import atom_window_pixels
 
 _LONG, _MATRIX, _OPERATIONS_SHOWN = 1 << 28, 3000, 9
 
@@ -46,9 +46,9 @@ def operations_of(part: Callable[[], None]) -> float:
 
 def bytes_of_module(residues: int) -> float:
     """Least that forward and backward read and write: the pair, and the bias with its gradient."""
-    forward, backward = (torch.empty(0, dtype=kind).element_size() for kind in pair_types("auto", residues))
+    forward, backward = (torch.empty(0, dtype=kind).element_size() for kind in choose_pair_dtypes("auto", residues))
     pair = residues**2 * PAIR_WIDTH * (ITERATIONS * (forward + backward) + 2 * forward)
-    bias = residues**2 * HEADS * 4 * ITERATIONS * (2 + 2)
+    bias = residues**2 * ATTENTION_HEADS * 4 * ITERATIONS * (2 + 2)
     return float(pair + bias)
 
 
@@ -78,7 +78,7 @@ def main() -> None:
     image = parts["image"]
     module = network_step(case, backward=True)
     transforms = 2 * 2.5 * case.grid**2 * math.log2(case.grid**2)
-    across = drawn_pixels(case.rendered_width_pixels)
+    across = atom_window_pixels(case.rendered_width_pixels)
     # An atom's square is a product, forward, and two, backward; its profiles along x and y are written and read again.
     operations = transforms + 3 * 2.0 * case.atoms * across**2
     moved = 4.0 * (2 * case.atoms * 2 * across + 2 * 3 * case.grid**2)

@@ -20,10 +20,15 @@ from pathlib import Path
 
 import torch
 
-from cocofold.alphafold.pair_representation import SegmentPair, normalise_pair, pair_types, segments_of
+from cocofold.alphafold.pair_representation import (
+    SegmentPairAddition,
+    choose_pair_dtypes,
+    normalise_pair,
+    split_into_segments,
+)
 from cocofold.alphafold.structure_network import StructureModule
 from cocofold.finetuning.options import PAIR_PRECISIONS
-from cocofold.sources.structure_module import Learned
+from cocofold.sources.structure_module import TrainingRates
 
 SIZES = (200, 500, 1000, 1683)
 HEADINGS = ("residues", "forward (s)", "forward and backward (s)", "peak memory (GB)")
@@ -34,9 +39,11 @@ def measure(residues: int, precision: str, times: int) -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)
     pair = normalise_pair(
         torch.randn(residues, residues, 128, generator=generator, dtype=torch.float32),
-        *pair_types(precision, residues),
+        *choose_pair_dtypes(precision, residues),
     )
-    added = SegmentPair(segments_of(torch.zeros(residues, dtype=torch.long), Learned().pair_segments))
+    added = SegmentPairAddition(
+        split_into_segments(torch.zeros(residues, dtype=torch.long), TrainingRates().pair_segments)
+    )
     pair = replace(pair, added=added)
     single = torch.randn(residues, 384, generator=generator).requires_grad_()
     aatype, mask = torch.randint(0, 20, (residues,), generator=generator), torch.ones(residues)

@@ -22,10 +22,10 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from cocofold.assessment.comparison import assess
-from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, density_map
+from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, render_density
 from cocofold.mapfit.density_map import DensityMap, read_map
-from cocofold.mapfit.fit_model import fit
-from cocofold.mapfit.target_map import resolution_of_map
+from cocofold.mapfit.fit_model import fit_in_map
+from cocofold.mapfit.target_map import resolution_from_noise
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
 
@@ -74,8 +74,8 @@ def run_case(case: Case, data: Path, seed: int) -> dict:
     start = moved_anywhere(model, seed)
     given = density.mirrored() if case.mirrored else density
     began, used = time.perf_counter(), time.process_time()
-    found = fit(
-        start, given, case.resolution or resolution_of_map(given) or 2.1 * given.pixel_size_angstrom, case.bodies
+    found = fit_in_map(
+        start, given, case.resolution or resolution_from_noise(given) or 2.1 * given.pixel_size_angstrom, case.bodies
     )
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - used
     rmsd = assess(found.placed, truth).ca_rmsd_in_place
@@ -105,7 +105,7 @@ def correlation(model: Model, density: DensityMap) -> float:
     """Real-space correlation over the whole box, with the density that fine-tuning draws."""
     widths = np.full(len(model), REFERENCE_WIDTH_ANGSTROM)
     box, pixel_size = len(density.values), density.pixel_size_angstrom
-    drawn = density_map(model.positions, model.atomic_numbers.astype(float), widths, box, pixel_size)
+    drawn = render_density(model.positions, model.atomic_numbers.astype(float), widths, box, pixel_size)
     return float(np.corrcoef(drawn.ravel(), density.values.ravel())[0, 1])
 
 

@@ -22,7 +22,7 @@ import gemmi
 from benchmarks.placement import CASES, ROOT, Case, correlation, moved_anywhere
 from cocofold.assessment.comparison import assess
 from cocofold.mapfit.density_map import read_map
-from cocofold.mapfit.target_map import resolution_of_map
+from cocofold.mapfit.target_map import resolution_from_noise
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
@@ -43,7 +43,7 @@ def run_case(program: str, case: Case, data: Path, seed: int, threads: int) -> d
     """Place from one random start; its figures."""
     model, truth, density = read_model(data / case.model), read_model(data / case.truth), read_map(data / case.density)
     start = moved_anywhere(model, seed)
-    resolution = case.resolution or resolution_of_map(density) or 2.1 * density.pixel_size_angstrom
+    resolution = case.resolution or resolution_from_noise(density) or 2.1 * density.pixel_size_angstrom
     began, used = time.perf_counter(), _cpu_seconds()
     placed = start
     with tempfile.TemporaryDirectory() as folder:

@@ -24,14 +24,14 @@ import torch
 
 from benchmarks.accuracy import ROOT
 from cocofold.imaging.rings import RingPixels
-from cocofold.likelihood.particle_optics import Optics
+from cocofold.likelihood.particle_optics import ParticleOptics
 from cocofold.particles import read_particles
 from cocofold.particles.particle_set import OpticsGroup, ParticleSet
-from cocofold.preflight.check_inputs import Settings, check
-from cocofold.preflight.check_report import Report
+from cocofold.preflight.check_inputs import CheckSettings, check
+from cocofold.preflight.check_report import CheckReport
 from cocofold.simulation.particle_simulation import simulate
 from cocofold.simulation.simulation_settings import LIFE_LIKE
-from cocofold.simulation.simulation_settings import Settings as Simulation
+from cocofold.simulation.simulation_settings import SimulationSettings as Simulation
 from cocofold.structure.read_model import read_model
 
 QUESTIONS = ("contrast", "poses", "hand", "shifts", "CTF", "pixel size")
@@ -101,10 +101,10 @@ def _defoci(factor: float) -> Plant:
 def _flipped_images(particles: ParticleSet, folder: Path) -> ParticleSet:
     """Phases of the images flipped by the sign of the CTF, which the metadata keep to themselves."""
     rings = RingPixels.up_to(particles.box, particles.box // 2 - 1)
-    transfer = Optics(particles, rings).transfer(torch.arange(len(particles)), rings)
+    transfer = ParticleOptics(particles, rings).transfer(torch.arange(len(particles)), rings)
     planes = torch.fft.rfft2(torch.as_tensor(particles.images(np.arange(len(particles)))))
     flat = planes.view(len(particles), -1)
-    flat[:, rings.positions_in(particles.box)] *= transfer.sign()
+    flat[:, rings.flat_indices_in(particles.box)] *= transfer.sign()
     return _restacked(particles, torch.fft.irfft2(planes).numpy(), folder)
 
 
@@ -232,24 +232,24 @@ class Sets:
         return simulate(settings, self._folder / name.replace(" ", "_").replace(",", "")).star
 
 
-def run(case: Case, sets: Sets, data: Path, folder: Path) -> tuple[Report, float]:
+def run(case: Case, sets: Sets, data: Path, folder: Path) -> tuple[CheckReport, float]:
     """Plant and check; the report, and the seconds that the check took."""
     particles = sets[case.particles]
     if case.fault:
         particles = FAULTS[case.fault][0](particles.subset(np.arange(min(COUNT, len(particles)))), folder)
     model = read_model(data / case.model)
     began = time.process_time()
-    report = check(particles, model, Settings(count=COUNT))
+    report = check(particles, model, CheckSettings(count=COUNT))
     return report, time.process_time() - began
 
 
-def judge(case: Case, report: Report) -> bool:
+def judge(case: Case, report: CheckReport) -> bool:
     """Whether what is claimed is what was planted."""
     claimed = {verdict.question for verdict in report.verdicts if verdict.verdict == "wrong"}
     return claimed == set(case.wrong) if case.must_be_found else claimed <= set(case.wrong)
 
 
-def row_of(case: Case, report: Report, seconds: float, passed: bool) -> str:
+def row_of(case: Case, report: CheckReport, seconds: float, passed: bool) -> str:
     """A row of the table."""
     cells = [case.fault or "none", case.particles.replace(".star", ""), Path(case.model).stem]
     for name in QUESTIONS:

@@ -21,7 +21,7 @@ import torch
 from benchmarks.accuracy import cocofold
 from benchmarks.step import CASES, VOLUME_PER_ATOM_A3, Case
 from cocofold.alphafold.chains import Chains
-from cocofold.alphafold.prediction import Origin, Prediction
+from cocofold.alphafold.prediction import Prediction, Provenance
 from cocofold.alphafold.rebuild import write_prediction
 from cocofold.alphafold.weight_layout import random_weights
 from cocofold.structure.modelcif import write_model
@@ -54,7 +54,7 @@ def write_random_prediction(case: Case, folder: Path) -> None:
         residue_numbers=torch.as_tensor(chains.residue_numbers()),
         chains=chains,
         weights=weights,
-        origin=Origin(program="none", program_version=None, job="random weights", model_number=1),
+        origin=Provenance(program="none", program_version=None, job="random weights", model_number=1),
     )
     write_prediction(prediction, folder)
 

@@ -28,7 +28,7 @@ from benchmarks import literal
 from cocofold.alphafold.structure_network import StructureModule
 from cocofold.finetuning.options import Options
 from cocofold.imaging.ctf import Ctf, contrast_transfer, electron_wavelength_angstrom
-from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, Poses, project, rendered_extra_width, rendering_grid
+from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, Poses, added_width_angstrom, project, rendering_grid
 from cocofold.imaging.rings import RingPixels, normalise_rings, ring_correlations
 
 _PARTICLES, _EPOCHS, _BATCH = 3000, 2, 32
@@ -63,7 +63,7 @@ class Case:
     def rendered_width_pixels(self) -> float:
         """Width with which an atom is drawn, in pixels of the grid."""
         spacing = self.box * self.pixel_size_angstrom / self.grid
-        return math.hypot(REFERENCE_WIDTH_ANGSTROM, rendered_extra_width(spacing)) / spacing
+        return math.hypot(REFERENCE_WIDTH_ANGSTROM, added_width_angstrom(spacing)) / spacing
 
 
 CASES = {"adk": Case(214, 64, 2.5), "msp1": Case(1683, 288, 1.073), "cav12": Case(2600, 384, 1.0, literal=False)}
@@ -108,7 +108,7 @@ def image_parts(case: Case) -> tuple[int, dict[str, Callable[[], None]]]:
     scene = Scene(case, at_once)
     rings = RingPixels.up_to(case.box, case.box // 2 - 1)
     step = 1 / (case.box * case.pixel_size_angstrom)
-    planes = torch.fft.rfft2(scene.noise).reshape(at_once, -1)[:, rings.positions_in(case.box)]
+    planes = torch.fft.rfft2(scene.noise).reshape(at_once, -1)[:, rings.flat_indices_in(case.box)]
     observed = normalise_rings(torch.view_as_real(planes), rings)
     poses = Poses(scene.rotations, scene.origins)
     leaves = scene.leaves()
@@ -155,7 +155,7 @@ def cryojax_seconds(case: Case, python: str) -> dict[str, float | str]:
     """
     scene = Scene(case, 1)
     grid, spacing = case.grid, case.box * case.pixel_size_angstrom / case.grid
-    variances = scene.widths**2 + rendered_extra_width(spacing) ** 2
+    variances = scene.widths**2 + added_width_angstrom(spacing) ** 2
     centre = (case.box // 2) * case.pixel_size_angstrom
     seen = (scene.positions - centre) @ scene.rotations[0].T
     seen[:, :2] -= scene.origins[0]
@@ -173,7 +173,7 @@ def cryojax_seconds(case: Case, python: str) -> dict[str, float | str]:
         )
         theirs = torch.as_tensor(np.load(answered)["image"])
     rings = RingPixels.up_to(case.box, case.box // 2 - 1)
-    transforms = torch.fft.rfft2(theirs).reshape(1, -1)[:, rings.positions_in(grid)]
+    transforms = torch.fft.rfft2(theirs).reshape(1, -1)[:, rings.flat_indices_in(grid)]
     ours = project(
         scene.positions,
         scene.amplitudes,
@@ -204,11 +204,11 @@ def literal_seconds(case: Case) -> dict[str, float]:
 
 def network_step(case: Case, backward: bool) -> Callable[[], None]:
     """The structure module with the adapter: forward alone, or forward and backward with respect to all weights."""
-    from cocofold.alphafold.pair_representation import normalise_pair, pair_types
+    from cocofold.alphafold.pair_representation import choose_pair_dtypes, normalise_pair
 
     generator = torch.Generator().manual_seed(0)
     n = int(case.residues)
-    pair = normalise_pair(torch.randn(n, n, 128, generator=generator), *pair_types("auto", n))
+    pair = normalise_pair(torch.randn(n, n, 128, generator=generator), *choose_pair_dtypes("auto", n))
     single = torch.randn(n, 384, generator=generator).requires_grad_(backward)
     module = StructureModule().with_adapter()
     aatype, mask = torch.randint(0, 20, (n,), generator=generator), torch.ones(n)

@@ -20,12 +20,12 @@ from scipy.spatial import cKDTree
 from benchmarks.accuracy import ROOT, cocofold
 from benchmarks.placement import moved_anywhere
 from cocofold.assessment.comparison import assess
-from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, density_map
+from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, render_density
 from cocofold.mapfit.density_map import DensityMap
-from cocofold.sources.symmetric_copies import assembly_of, copied
+from cocofold.sources.symmetric_copies import build_assembly, copy_positions
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
-from cocofold.structure.point_groups import rotations_of
+from cocofold.structure.point_groups import point_group_rotations
 from cocofold.structure.read_model import read_model
 
 BOX, PIXEL, BLUR_ANGSTROM, MAP_NOISE = 96, 2.5, 2.0, 0.03
@@ -47,21 +47,21 @@ HEADINGS = (
 
 def assembled(open_state: Model, group: str) -> tuple[Model, Model]:
     """The open state as a subunit in its place, and all its copies."""
-    centre, rotations = np.full(3, BOX // 2 * PIXEL), rotations_of(group)
+    centre, rotations = np.full(3, BOX // 2 * PIXEL), point_group_rotations(group)
     direction = np.array(DIRECTIONS[group]) / np.linalg.norm(DIRECTIONS[group])
     centred = open_state.positions - open_state.positions.mean(0)
     for distance in np.arange(5.0, 100.0, 1.0):
         subunit = open_state.moved_to(centred + centre + distance * direction)
-        everyone = copied(subunit.positions, rotations, centre)
+        everyone = copy_positions(subunit.positions, rotations, centre)
         if cKDTree(everyone[len(subunit) :]).query(subunit.positions)[0].min() > _APART_ANGSTROM:
             break
-    return subunit, assembly_of(subunit, rotations, centre)
+    return subunit, build_assembly(subunit, rotations, centre)
 
 
 def write_map(path: Path, assembly: Model, seed: int) -> None:
     """A blurred, noisy map of an assembly."""
     widths = np.full(len(assembly), REFERENCE_WIDTH_ANGSTROM)
-    values = density_map(assembly.positions, assembly.atomic_numbers.astype(float), widths, BOX, PIXEL)
+    values = render_density(assembly.positions, assembly.atomic_numbers.astype(float), widths, BOX, PIXEL)
     values = ndimage.gaussian_filter(values, BLUR_ANGSTROM / PIXEL)
     noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=values.shape), 0.7)
     noise *= MAP_NOISE * values.max() / noise.std()
@@ -81,11 +81,11 @@ def run_case(group: str, symmetry: str, count: int, effort: float, seed: int, da
     cocofold(["finetune", *given, *start, "--out", folder / "run"])
     metrics = json.loads((folder / "run" / "metrics.json").read_text())
     found, answer = read_model(folder / "run" / "subunit.cif"), read_model(folder / "run" / "model.cif")
-    rotations, centre = rotations_of(group), np.full(3, BOX // 2 * PIXEL)
+    rotations, centre = point_group_rotations(group), np.full(3, BOX // 2 * PIXEL)
     alphas = found.positions[found.backbone()[1][:, 1]]
-    places = copied(subunit.positions[subunit.backbone()[1][:, 1]], rotations, centre)
+    places = copy_positions(subunit.positions[subunit.backbone()[1][:, 1]], rotations, centre)
     in_place = np.sqrt(((places.reshape(len(rotations), -1, 3) - alphas) ** 2).sum(2).mean(1)).min()
-    differ = np.abs(answer.positions - copied(found.positions, rotations, centre)).max()
+    differ = np.abs(answer.positions - copy_positions(found.positions, rotations, centre)).max()
     cells = [
         group if symmetry == group else f"{group}, {symmetry}",
         str(count),

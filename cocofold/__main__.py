@@ -21,7 +21,7 @@ from cocofold.commands.select import select
 from cocofold.commands.simulate import simulate
 from cocofold.system.errors import InputError
 from cocofold.system.hardware import keep_freed_memory
-from cocofold.system.signals import Ended, Endings, end_with_variable, ignore_signals
+from cocofold.system.signals import Interrupted, SignalHandler, ignore_signals, watch_process_of_environment
 
 app = typer.Typer(
     name="cocofold",
@@ -40,7 +40,7 @@ def _print_version(wanted: bool) -> None:
 
 
 @app.callback()
-def _options(
+def _version_option(
     version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
 ) -> None:
     """Options before the verb."""
@@ -66,26 +66,26 @@ def main() -> None:
     """
     try:
         # From here on a signal ends any command with the status that shells expect, and without a traceback.
-        with Endings():
-            end_with_variable()
+        with SignalHandler():
+            watch_process_of_environment()
             keep_freed_memory()
             app()
-    except Ended as ended:
-        _complain(str(ended))
+    except Interrupted as ended:
+        _print_error(str(ended))
         raise
     except InputError as error:
-        _complain(str(error))
+        _print_error(str(error))
         sys.exit(2)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        _complain(f"{place}{error.strerror or error}")
+        _print_error(f"{place}{error.strerror or error}")
         sys.exit(2)
     finally:
         # While libraries are taken down nothing is left to end, and the status is settled.
         atexit.register(ignore_signals)
 
 
-def _complain(message: str) -> None:
+def _print_error(message: str) -> None:
     # Standard error may be a terminal that is gone.
     with contextlib.suppress(OSError):
         print(f"cocofold: {message}", file=sys.stderr)

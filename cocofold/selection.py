@@ -12,18 +12,18 @@ import torch
 
 from cocofold.finetuning.holdout import heldout_count
 from cocofold.imaging.rings import ring_count
-from cocofold.likelihood.frc_loss import Gaussians, find_contrast, score
+from cocofold.likelihood.frc_loss import AtomGaussians, correlate_in_chunks, find_contrast
 from cocofold.likelihood.observed_images import Observations
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.particles.poses import view_directions
 from cocofold.structure.model import Model
 from cocofold.system.errors import InputError, require_within
 
-BY = ("random", "frc", "views")
+CRITERIA = ("random", "frc", "views")
 
 
 @dataclass(frozen=True)
-class Selection:
+class ParticleSelection:
     """Particles that were selected from a set.
 
     Attributes
@@ -66,7 +66,7 @@ class Selection:
         return replace(particles.subset(self.rows), held_out=marks, scored_rings=self.scored_rings)
 
 
-def select(
+def select_particles(
     particles: ParticleSet,
     count: int,
     by: str,
@@ -74,7 +74,7 @@ def select(
     model: Model | None = None,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
-) -> Selection:
+) -> ParticleSelection:
     """Select particles, of which some are held out.
 
     As many as fine-tuning holds out of ``count`` are drawn first, at random from all, so that no choice touches them.
@@ -101,23 +101,23 @@ def select(
     InputError
         If there are too few particles, or images cannot be read.
     """
-    if by not in BY:
-        raise InputError(f"--by {by}: give {', '.join(BY[:-1])} or {BY[-1]}")
+    if by not in CRITERIA:
+        raise InputError(f"--by {by}: give {', '.join(CRITERIA[:-1])} or {CRITERIA[-1]}")
     if not 1 <= count <= len(particles):
         raise InputError(f"--count {count}: must be from 1 to {len(particles)}, as many as there are particles")
     require_within("--seed", seed, 0, 2**63 - 1)
     random = np.random.default_rng([seed, 2])
-    held_out, candidates = _set_aside(particles, count, random)
+    held_out, candidates = _draw_held_out(particles, count, random)
     some, wanted = particles.subset(candidates), count - len(held_out)
     if by == "random":
-        found = _Found(random.permutation(len(some))[:wanted])
+        found = _ChosenRows(random.permutation(len(some))[:wanted])
     elif by == "views":
-        found = _by_views(some, wanted, random)
+        found = _choose_by_views(some, wanted, random)
     elif model is None:
         raise InputError("--by frc: images are compared with a model; add --model FILE")
     else:
-        found = _by_agreement(some, wanted, score_images(some, model, device, progress))
-    return Selection(
+        found = _choose_by_agreement(some, wanted, score_images(some, model, device, progress))
+    return ParticleSelection(
         by,
         np.sort(candidates[found.rows]),
         np.sort(held_out),
@@ -127,7 +127,7 @@ def select(
 
 
 @dataclass(frozen=True)
-class _Found:
+class _ChosenRows:
     """Rows of the candidates that are selected, the rings that told, and figures."""
 
     rows: np.ndarray
@@ -135,7 +135,7 @@ class _Found:
     statistics: dict[str, Any] = field(default_factory=dict)
 
 
-def _set_aside(particles: ParticleSet, count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _draw_held_out(particles: ParticleSet, count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the particles that are held out, and of those from which the others are selected."""
     order = _order_of_images(particles)
     marked = np.zeros(len(particles), dtype=bool) if particles.held_out is None else particles.held_out
@@ -151,26 +151,26 @@ def _set_aside(particles: ParticleSet, count: int, random: np.random.Generator) 
     return held_out, candidates
 
 
-def _by_views(particles: ParticleSet, count: int, random: np.random.Generator) -> _Found:
+def _choose_by_views(particles: ParticleSet, count: int, random: np.random.Generator) -> _ChosenRows:
     n_bins = bin_count(count)
     bins = bins_of_views(particles.rotations, n_bins)
     rows = draw_evenly(bins, count, random)
     seen = np.unique(bins)
-    figures = {"all": _spread(bins, seen), "selected": _spread(bins[rows], seen)}
-    return _Found(rows, (), {"bins": n_bins, "empty_bins": n_bins - len(seen), **figures})
+    figures = {"all": _particles_per_bin(bins, seen), "selected": _particles_per_bin(bins[rows], seen)}
+    return _ChosenRows(rows, (), {"bins": n_bins, "empty_bins": n_bins - len(seen), **figures})
 
 
-def _by_agreement(particles: ParticleSet, count: int, scores: Scores) -> _Found:
+def _choose_by_agreement(particles: ParticleSet, count: int, scores: ImageScores) -> _ChosenRows:
     rows = np.argsort(-scores.values, kind="stable")[:count]
     extent = particles.box * particles.pixel_size_angstrom
     statistics = {
         "rings": list(scores.rings),
         "resolutions_angstrom": [round(extent / ring, 3) for ring in scores.rings],
         "contrast": scores.contrast,
-        "all": _figures(scores.values),
-        "selected": _figures(scores.values[rows]),
+        "all": _score_statistics(scores.values),
+        "selected": _score_statistics(scores.values[rows]),
     }
-    return _Found(rows, scores.rings, statistics)
+    return _ChosenRows(rows, scores.rings, statistics)
 
 
 def _order_of_images(particles: ParticleSet) -> np.ndarray:
@@ -179,13 +179,13 @@ def _order_of_images(particles: ParticleSet) -> np.ndarray:
     return np.lexsort((particles.slice_index, rank[particles.stack_index]))
 
 
-def _spread(bins: np.ndarray, seen: np.ndarray) -> dict[str, int]:
+def _particles_per_bin(bins: np.ndarray, seen: np.ndarray) -> dict[str, int]:
     """How many particles are in each of the bins that some of all particles are in."""
     counts = np.bincount(bins, minlength=seen[-1] + 1)[seen]
     return {"fewest": int(counts.min()), "most": int(counts.max())}
 
 
-def _figures(scores: np.ndarray) -> dict[str, float]:
+def _score_statistics(scores: np.ndarray) -> dict[str, float]:
     figures = {
         "least": scores.min(),
         "mean": scores.mean(),
@@ -196,14 +196,14 @@ def _figures(scores: np.ndarray) -> dict[str, float]:
     return {name: round(float(figure), 5) for name, figure in figures.items()}
 
 
-RESOLUTION_ANGSTROM = 10.0
-EVERY_RING = 4
+SCORING_RESOLUTION_ANGSTROM = 10.0
+SCORED_RING_INTERVAL = 4
 _ATOMS_AT_ONCE = 24_000
 _IMAGES_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
-class Scores:
+class ImageScores:
     """Agreement of images with a model.
 
     Attributes
@@ -230,11 +230,14 @@ def scored_rings(particles: ParticleSet) -> tuple[int, ...]:
         If there is none.
     """
     box, pixel = particles.box, particles.pixel_size_angstrom
-    rings = tuple(range(EVERY_RING, ring_count(box, pixel, RESOLUTION_ANGSTROM) + 1, EVERY_RING))
+    rings = tuple(
+        range(SCORED_RING_INTERVAL, ring_count(box, pixel, SCORING_RESOLUTION_ANGSTROM) + 1, SCORED_RING_INTERVAL)
+    )
     if not rings:
         raise InputError(
-            f"--by frc: images of {box} pixels of {pixel:g} Å have fewer than {EVERY_RING} Fourier rings up to "
-            f"{RESOLUTION_ANGSTROM:g} Å; select by random or views"
+            f"--by frc: images of {box} pixels of {pixel:g} Å have fewer than {SCORED_RING_INTERVAL} Fourier "
+            "rings up to "
+            f"{SCORING_RESOLUTION_ANGSTROM:g} Å; select by random or views"
         )
     return rings
 
@@ -244,7 +247,7 @@ def score_images(
     model: Model,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
-) -> Scores:
+) -> ImageScores:
     """Score each image by its agreement with a model, as fine-tuning scores them.
 
     Parameters
@@ -260,7 +263,7 @@ def score_images(
     # Each image is seen once, so none is kept.
     observations = Observations(particles, rings[-1], device, cache_bytes=0)
     positions = torch.as_tensor(model.positions, dtype=torch.float32, device=device)
-    gaussians = Gaussians.at_start(model.atomic_numbers, device)
+    gaussians = AtomGaussians.from_elements(model.atomic_numbers, device)
     try:
         contrast = find_contrast(positions, gaussians, observations).found
         if contrast == "dark":
@@ -268,13 +271,15 @@ def score_images(
         chunk = max(1, _ATOMS_AT_ONCE // len(positions))
         parts = []
         for rows in torch.arange(len(particles)).split(_IMAGES_AT_ONCE):
-            correlations = score(positions, gaussians, observations, rows, observations.rings(rings[-1]), chunk)
+            correlations = correlate_in_chunks(
+                positions, gaussians, observations, rows, observations.rings(rings[-1]), chunk
+            )
             parts.append(correlations[:, [ring - 1 for ring in rings]].double().mean(1).cpu().numpy())
             if progress is not None:
                 progress(int(rows[-1]) + 1, len(particles))
     finally:
         observations.close()
-    return Scores(np.concatenate(parts), rings, contrast)
+    return ImageScores(np.concatenate(parts), rings, contrast)
 
 
 _VIEWS_PER_BIN = 10

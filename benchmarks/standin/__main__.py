@@ -102,7 +102,7 @@ def _network_alone(run: Path) -> Path:
     del settings["cocofold_version"]
     options = Options(**{**settings, "deform": False})
     particles, folder = read_particles(options.particles), RunFolder(run, options, resume=True)
-    start = PredictedStart(options, particles, folder, torch.device("cpu")).taught_by(None)
+    start = PredictedStart(options, particles, folder, torch.device("cpu")).with_teacher(None)
     source = start.source()
     tensors, _ = load_checkpoint(run / "checkpoints" / "latest.safetensors")
     inner = "source.inner."

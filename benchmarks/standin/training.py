@@ -15,20 +15,20 @@ import torch
 from benchmarks.accuracy import ROOT
 from benchmarks.standin.representations import Representations
 from cocofold.alphafold import load_structure_module
-from cocofold.alphafold.chains import AMINO_ACIDS, Chains
+from cocofold.alphafold.chains import ONE_LETTER_CODES, Chains
 from cocofold.alphafold.pair_representation import normalise_pair
-from cocofold.alphafold.prediction import Origin, Prediction
+from cocofold.alphafold.prediction import Prediction, Provenance
 from cocofold.alphafold.rebuild import write_prediction
 from cocofold.alphafold.residue_constants import ATOM14_NAMES, RESIDUE_NAMES
 from cocofold.alphafold.residue_frames import Rigid
-from cocofold.alphafold.structure_network import Folded
+from cocofold.alphafold.structure_network import StructureModuleOutput
 from cocofold.alphafold.weight_layout import random_weights
 from cocofold.alphafold.weights import official_weights
-from cocofold.sources.motion_field import move, spread_nodes
+from cocofold.sources.motion_field import move_frames, spread_nodes
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
 from cocofold.structure.restraints import Restraints
-from cocofold.structure.topology import Backbone, frames
+from cocofold.structure.topology import Backbone, residue_frames
 
 STEPS, RATE, WARM_UP, LAST_RATE = 1000, 4e-4, 50, 0.02
 _DEFORMED_SHARE = 0.25
@@ -68,7 +68,7 @@ class Chain:
     def __init__(self, model: Model) -> None:
         backbone = Backbone.of(model)
         kinds = [RESIDUE_NAMES.index(model.residues[row].name) for row in backbone.residues]
-        sequence = "".join(AMINO_ACIDS[kind] for kind in kinds)
+        sequence = "".join(ONE_LETTER_CODES[kind] for kind in kinds)
         self.chains = Chains(names=(model.residues[0].chain,), sequences=(sequence,))
         self.numbers = torch.tensor([model.residues[row].number for row in backbone.residues])
         self.aatype = torch.as_tensor(self.chains.aatype())
@@ -78,7 +78,7 @@ class Chain:
         self.residue = torch.as_tensor(model.residue_of_atom[known])
         self.slot = torch.tensor([names[model.residue_of_atom[row]].index(model.atom_names[row]) for row in known])
         self.rows = torch.tensor(known)
-        axes = torch.as_tensor(frames(model.positions[backbone.atoms]), dtype=torch.float32)
+        axes = torch.as_tensor(residue_frames(model.positions[backbone.atoms]), dtype=torch.float32)
         positions = torch.as_tensor(model.positions, dtype=torch.float32)
         origins = positions[backbone.atoms[:, 1]]
         self.shape = Shape(Rigid(axes, origins), positions[known])
@@ -92,15 +92,15 @@ class Chain:
             torch.as_tensor(size * generator.standard_normal((len(nodes.centres), 3)), dtype=torch.float32)
             for size in (_TURN, _SHIFT_ANGSTROM)
         )
-        rotations, origins = move(nodes, turns, shifts, self.shape.frames.rotation, origins)
+        rotations, origins = move_frames(nodes, turns, shifts, self.shape.frames.rotation, origins)
         atoms = torch.einsum("nij,nj->ni", rotations[self.residue], self._local) + origins[self.residue]
         return Shape(Rigid(rotations, origins), atoms)
 
-    def places(self, folded: Folded) -> torch.Tensor:
+    def places(self, folded: StructureModuleOutput) -> torch.Tensor:
         """The module's positions of the chain's atoms, (n_atoms, 3) Å."""
         return folded.atom14[self.residue, self.slot]
 
-    def in_model(self, folded: Folded) -> torch.Tensor:
+    def in_model(self, folded: StructureModuleOutput) -> torch.Tensor:
         """The same in the model's rows; atoms that the module does not make are at the origin."""
         return torch.zeros(len(self.model), 3).index_copy(0, self.rows, self.places(folded))
 
@@ -116,7 +116,7 @@ def _seen(frames: Rigid, atoms: torch.Tensor) -> torch.Tensor:
     return torch.matmul(atoms[None] - frames.translation[:, None], frames.rotation)
 
 
-def loss_of(folded: Folded, chain: Chain, wanted: Shape) -> torch.Tensor:
+def loss_of(folded: StructureModuleOutput, chain: Chain, wanted: Shape) -> torch.Tensor:
     """Error of the backbone after each iteration, and of all atoms after the last."""
     steps = [Rigid(*step.split([3, 1], dim=2)) for step in folded.trajectory]
     steps = [Rigid(step.rotation, step.translation[..., 0]) for step in steps]
@@ -170,7 +170,7 @@ def train(chain: Chain, seed: int, steps: int) -> Prediction:
         residue_numbers=chain.numbers,
         chains=chain.chains,
         weights=official_weights(module),
-        origin=Origin("stand-in", None, job=chain.model.structure.name, model_number=1, seed=seed),
+        origin=Provenance("stand-in", None, job=chain.model.structure.name, model_number=1, seed=seed),
     )
 
 

@@ -8,10 +8,10 @@ from typing import Optional
 import torch
 from torch import nn
 
-from cocofold.alphafold.pair_representation import Pair, SharedBias, attend
+from cocofold.alphafold.pair_representation import PairRepresentation, SharedBias, attend_with_pair
 from cocofold.alphafold.residue_constants import (
-    CHANNELS,
-    HEADS,
+    ATTENTION_HEADS,
+    HEAD_CHANNELS,
     MASKED_LOGIT,
     PAIR_WIDTH,
     QUERY_POINTS,
@@ -21,7 +21,7 @@ from cocofold.alphafold.residue_constants import (
 from cocofold.alphafold.residue_frames import Rigid
 
 # Scalars, points and pairs share the logits in equal parts.
-_SHARE = math.sqrt(1 / 3)
+_LOGIT_SHARE = math.sqrt(1 / 3)
 _POINT_SCALE = math.sqrt(2 / (9 * QUERY_POINTS))
 _LEAST_SQUARED_NORM = 1e-16
 
@@ -35,7 +35,11 @@ class InvariantPointAttention(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        scalars, query_points, value_points = HEADS * CHANNELS, HEADS * QUERY_POINTS * 3, HEADS * VALUE_POINTS * 3
+        scalars, query_points, value_points = (
+            ATTENTION_HEADS * HEAD_CHANNELS,
+            ATTENTION_HEADS * QUERY_POINTS * 3,
+            ATTENTION_HEADS * VALUE_POINTS * 3,
+        )
         self.pair_norm = nn.LayerNorm(PAIR_WIDTH)
         self.query = nn.Linear(SINGLE_WIDTH, scalars, bias=False)
         self.key = nn.Linear(SINGLE_WIDTH, scalars, bias=False)
@@ -43,24 +47,24 @@ class InvariantPointAttention(nn.Module):
         self.query_points = nn.Linear(SINGLE_WIDTH, query_points)
         self.key_points = nn.Linear(SINGLE_WIDTH, query_points)
         self.value_points = nn.Linear(SINGLE_WIDTH, value_points)
-        self.pair_bias = nn.Linear(PAIR_WIDTH, HEADS)
-        self.point_weights = nn.Parameter(torch.zeros(HEADS))
-        self.output = nn.Linear(HEADS * (CHANNELS + 4 * VALUE_POINTS + PAIR_WIDTH), SINGLE_WIDTH)
+        self.pair_bias = nn.Linear(PAIR_WIDTH, ATTENTION_HEADS)
+        self.point_weights = nn.Parameter(torch.zeros(ATTENTION_HEADS))
+        self.output = nn.Linear(ATTENTION_HEADS * (HEAD_CHANNELS + 4 * VALUE_POINTS + PAIR_WIDTH), SINGLE_WIDTH)
 
-    def pair_logits(self, pair: Pair) -> SharedBias:
+    def pair_logits(self, pair: PairRepresentation) -> SharedBias:
         """The pair's part of the logits but for what is the same for all keys, (12, n, n).
 
         It does not change from iteration to iteration. The scale of the pair's normalisation is folded into the
         projection, its offset into ``_key_offset``.
         """
-        return SharedBias(pair.project(_SHARE * self.pair_bias.weight * self.pair_norm.weight))
+        return SharedBias(pair.project(_LOGIT_SHARE * self.pair_bias.weight * self.pair_norm.weight))
 
     def forward(
         self,
         act: torch.Tensor,
         frames: Rigid,
         mask: torch.Tensor,
-        pair: Pair,
+        pair: PairRepresentation,
         pair_logits: SharedBias,
         adapter: Optional[ImageAdapter] = None,
     ) -> torch.Tensor:
@@ -73,7 +77,7 @@ class InvariantPointAttention(nn.Module):
             n of them, lengths in units of 20 Å.
         mask : (n,) float
             1 for residues that count, else 0.
-        pair : Pair
+        pair : PairRepresentation
             Normalised, without scale and offset.
         pair_logits : SharedBias
             Of this pair, from ``pair_logits``.
@@ -90,10 +94,12 @@ class InvariantPointAttention(nn.Module):
         query, key = self._query_and_key(act, centred, mask)
         values = self._values(act, centred)
         columns = None if pair.added is None else pair.added.columns
-        gathered, pairs, met = attend(query, key, pair_logits, values, pair.values, columns, pair.backward_values)
+        gathered, pairs, met = attend_with_pair(
+            query, key, pair_logits, values, pair.values, columns, pair.backward_values
+        )
         if pair.added is not None:
             pairs = pairs + pair.added.gathered(met)
-        scalars, points = self._taken_apart(gathered, centred)
+        scalars, points = self._split_result(gathered, centred)
         if adapter is not None:
             scalars = adapter(act, mask, scalars)
         norms = (points**2).sum(2).clamp(min=_LEAST_SQUARED_NORM).sqrt()
@@ -105,13 +111,15 @@ class InvariantPointAttention(nn.Module):
     def _query_and_key(self, act: torch.Tensor, frames: Rigid, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What the logits of features and points are products of, (12, n, 29) each."""
         weight = _POINT_SCALE * nn.functional.softplus(self.point_weights)[:, None]
-        query_points = _in_space(self.query_points(act), frames).flatten(2)
-        key_points = _in_space(self.key_points(act), frames).flatten(2)
+        query_points = _global_points(self.query_points(act), frames).flatten(2)
+        key_points = _global_points(self.key_points(act), frames).flatten(2)
         offset = self._key_offset() + MASKED_LOGIT * (1 - mask)[:, None] - weight[:, 0] / 2 * (key_points**2).sum(2)
         one = torch.ones_like(offset)
-        query = torch.cat([_heads(self.query(act)) / math.sqrt(CHANNELS), weight * query_points, one[..., None]], dim=2)
-        key = torch.cat([_heads(self.key(act)), key_points, offset[..., None]], dim=2)
-        return _SHARE * query.transpose(0, 1), key.transpose(0, 1)
+        query = torch.cat(
+            [_split_heads(self.query(act)) / math.sqrt(HEAD_CHANNELS), weight * query_points, one[..., None]], dim=2
+        )
+        key = torch.cat([_split_heads(self.key(act)), key_points, offset[..., None]], dim=2)
+        return _LOGIT_SHARE * query.transpose(0, 1), key.transpose(0, 1)
 
     def _key_offset(self) -> torch.Tensor:
         """What the pair's offset and bias add to all keys alike, (12,); the softmax takes it away again."""
@@ -119,26 +127,26 @@ class InvariantPointAttention(nn.Module):
 
     def _values(self, act: torch.Tensor, frames: Rigid) -> torch.Tensor:
         """Scalars and points of each residue, (12, n, 40)."""
-        points = _in_space(self.value_points(act), frames)
-        return torch.cat([_heads(self.value(act)), points.flatten(2)], dim=2).transpose(0, 1)
+        points = _global_points(self.value_points(act), frames)
+        return torch.cat([_split_heads(self.value(act)), points.flatten(2)], dim=2).transpose(0, 1)
 
-    def _taken_apart(self, gathered: torch.Tensor, frames: Rigid) -> tuple[torch.Tensor, torch.Tensor]:
+    def _split_result(self, gathered: torch.Tensor, frames: Rigid) -> tuple[torch.Tensor, torch.Tensor]:
         """Scalars (n, 12, 16), and points (n, 12, 3, 8) in the frame of each residue."""
-        scalars, points = gathered.transpose(0, 1).split([CHANNELS, 3 * VALUE_POINTS], dim=2)
+        scalars, points = gathered.transpose(0, 1).split([HEAD_CHANNELS, 3 * VALUE_POINTS], dim=2)
         arm = points.unflatten(2, (3, VALUE_POINTS)) - frames.translation[:, None, :, None]
         return scalars, torch.einsum("nba,nhbp->nhap", frames.rotation, arm)
 
 
-def _heads(features: torch.Tensor) -> torch.Tensor:
-    return features.unflatten(1, (HEADS, CHANNELS))
+def _split_heads(features: torch.Tensor) -> torch.Tensor:
+    return features.unflatten(1, (ATTENTION_HEADS, HEAD_CHANNELS))
 
 
-def _in_space(features: torch.Tensor, frames: Rigid) -> torch.Tensor:
+def _global_points(features: torch.Tensor, frames: Rigid) -> torch.Tensor:
     """Points of each residue and head in the global frame, (n, 12, 3, points).
 
     In the multimer model's layout the last axis of a head is x of all its points, then y, then z.
     """
-    local = features.unflatten(1, (HEADS, 3, -1))
+    local = features.unflatten(1, (ATTENTION_HEADS, 3, -1))
     return torch.einsum("nab,nhbp->nhap", frames.rotation, local) + frames.translation[:, None, :, None]
 
 
@@ -164,9 +172,9 @@ class ImageAdapter(nn.Module):
     def __init__(self, seed: int = 0, gated: bool = True) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        shape = (SINGLE_WIDTH, HEADS * CHANNELS, 3)
+        shape = (SINGLE_WIDTH, ATTENTION_HEADS * HEAD_CHANNELS, 3)
         self.weight = nn.Parameter(_WEIGHT_DEVIATION * torch.randn(shape, generator=generator))
-        self.gate = nn.Parameter(torch.zeros(HEADS, CHANNELS)) if gated else None
+        self.gate = nn.Parameter(torch.zeros(ATTENTION_HEADS, HEAD_CHANNELS)) if gated else None
 
     def forward(self, act: torch.Tensor, mask: torch.Tensor, scalars: torch.Tensor) -> torch.Tensor:
         """Scalars with the adapter's part.
@@ -185,7 +193,9 @@ class ImageAdapter(nn.Module):
         (n, 12, 16) float
         """
         query, key, value = (
-            torch.matmul(act, self.weight.permute(2, 0, 1)).unflatten(2, (HEADS, CHANNELS)).transpose(1, 2)
+            torch.matmul(act, self.weight.permute(2, 0, 1))
+            .unflatten(2, (ATTENTION_HEADS, HEAD_CHANNELS))
+            .transpose(1, 2)
         )
         share = math.sqrt(1 / 3)
         attended = nn.functional.scaled_dot_product_attention(
@@ -193,7 +203,7 @@ class ImageAdapter(nn.Module):
             key[None],
             value[None],
             attn_mask=(share * MASKED_LOGIT * (1 - mask)).expand(1, 1, len(mask), len(mask)),
-            scale=share / math.sqrt(CHANNELS),
+            scale=share / math.sqrt(HEAD_CHANNELS),
         )
         added = _with_moments_of(scalars, attended[0].transpose(0, 1))
         return scalars + (added if self.gate is None else self.gate * added)

@@ -11,10 +11,10 @@ import numpy as np
 
 from cocofold.system.errors import InputError
 
-AMINO_ACIDS = "ARNDCQEGHILKMFPSTWYV"
+ONE_LETTER_CODES = "ARNDCQEGHILKMFPSTWYV"
 """One-letter codes in AlphaFold's order; anything else is number 20, X."""
 
-UNKNOWN = len(AMINO_ACIDS)
+UNKNOWN_RESIDUE = len(ONE_LETTER_CODES)
 CHAIN_NAMES = string.ascii_uppercase + string.ascii_lowercase + string.digits
 
 
@@ -44,8 +44,8 @@ class Chains:
 
     def aatype(self) -> np.ndarray:
         """AlphaFold's number of each residue's amino acid, (n_residues,) int64."""
-        number = {letter: index for index, letter in enumerate(AMINO_ACIDS)}
-        return np.array([number.get(letter, UNKNOWN) for letter in "".join(self.sequences)], dtype=np.int64)
+        number = {letter: index for index, letter in enumerate(ONE_LETTER_CODES)}
+        return np.array([number.get(letter, UNKNOWN_RESIDUE) for letter in "".join(self.sequences)], dtype=np.int64)
 
     def index(self) -> np.ndarray:
         """Row of each residue's chain, (n_residues,) int64."""
@@ -73,7 +73,7 @@ def read_fasta(path: Path) -> Chains:
         If the file is missing, empty, or holds anything but protein sequences.
     """
     records: list[str] = []
-    for line in _lines(path, "--fasta"):
+    for line in _read_lines(path, "--fasta"):
         if line.startswith(">"):
             records.append("")
         elif not records:
@@ -82,7 +82,7 @@ def read_fasta(path: Path) -> Chains:
             records[-1] += "".join(line.split())
     if not records:
         raise InputError(f"--fasta {path}: holds no sequences; give a FASTA file")
-    return Chains.of(tuple(_protein(text, path) for record in records for text in record.split(":")))
+    return Chains.of(tuple(_require_protein(text, path) for record in records for text in record.split(":")))
 
 
 def read_a3m_chains(path: Path) -> Chains:
@@ -96,28 +96,28 @@ def read_a3m_chains(path: Path) -> Chains:
     InputError
         If the file is missing, or its first line and its queries do not agree.
     """
-    lines = _lines(path, "MSA")
+    lines = _read_lines(path, "MSA")
     header = lines.pop(0) if lines and lines[0].startswith("#") else ""
     if not lines or not lines[0].startswith(">"):
         raise InputError(f"{path}: not an a3m file; it starts with an optional line '#lengths<tab>copies' and '>name'")
-    records = _records(lines)
-    lengths, copies = _cardinality(header, path) if header else ([len(records[0])], [1])
+    records = _aligned_records(lines)
+    lengths, copies = _lengths_and_copies(header, path) if header else ([len(records[0])], [1])
     if len(records[0]) != sum(lengths):
         raise InputError(
             f"{path}: its first line {header!r} announces {sum(lengths)} residues, but its first sequence has "
             f"{len(records[0])}; the file is damaged or was edited"
         )
     ends = np.cumsum(lengths)
-    queries = [_query(records, end - length, end, path) for end, length in zip(ends, lengths)]
+    queries = [_query_of_chain(records, end - length, end, path) for end, length in zip(ends, lengths)]
     return Chains.of(tuple(query for query, count in zip(queries, copies) for _ in range(count)))
 
 
-def has_whole_query(path: Path) -> bool:
+def first_record_covers_all_chains(path: Path) -> bool:
     """Whether the first record of an a3m file has all chains, as ColabFold wants it of an alignment it is given."""
-    return "-" not in _records([line for line in _lines(path, "MSA") if not line.startswith("#")])[0]
+    return "-" not in _aligned_records([line for line in _read_lines(path, "MSA") if not line.startswith("#")])[0]
 
 
-def _records(lines: list[str]) -> list[str]:
+def _aligned_records(lines: list[str]) -> list[str]:
     """Aligned columns of each record: lower-case letters are insertions."""
     records: list[list[str]] = []
     for line in lines:
@@ -128,14 +128,14 @@ def _records(lines: list[str]) -> list[str]:
     return ["".join(parts) for parts in records]
 
 
-def _query(records: list[str], start: int, end: int, path: Path) -> str:
+def _query_of_chain(records: list[str], start: int, end: int, path: Path) -> str:
     for record in records:
         if record[start:end].strip("-"):
-            return _protein(record[start:end], path)
+            return _require_protein(record[start:end], path)
     raise InputError(f"{path}: no record has residues {start + 1} to {end}; the file is damaged or was edited")
 
 
-def _cardinality(header: str, path: Path) -> tuple[list[int], list[int]]:
+def _lengths_and_copies(header: str, path: Path) -> tuple[list[int], list[int]]:
     try:
         lengths, copies = ([int(text) for text in part.split(",")] for part in header[1:].split("\t"))
     except ValueError:
@@ -148,7 +148,7 @@ def _cardinality(header: str, path: Path) -> tuple[list[int], list[int]]:
     return lengths, copies
 
 
-def _lines(path: Path, what: str) -> list[str]:
+def _read_lines(path: Path, what: str) -> list[str]:
     if not path.is_file():
         raise InputError(f"{what} {path}: no such file")
     try:
@@ -158,7 +158,7 @@ def _lines(path: Path, what: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _protein(text: str, path: Path) -> str:
+def _require_protein(text: str, path: Path) -> str:
     sequence = text.upper().rstrip("*")
     foreign = sorted(set(sequence) - set(string.ascii_uppercase))
     if not sequence or foreign:
@@ -166,4 +166,4 @@ def _protein(text: str, path: Path) -> str:
         raise InputError(f"{path}: {found} found; each chain must be a protein sequence of one-letter codes")
     if len(sequence) >= 10 and set(sequence) in (set("ACGU"), set("ACGT")):
         raise InputError(f"{path}: {sequence[:20]} looks like a nucleic acid; AlphaFold-Multimer takes proteins only")
-    return "".join(letter if letter in AMINO_ACIDS else "X" for letter in sequence)
+    return "".join(letter if letter in ONE_LETTER_CODES else "X" for letter in sequence)

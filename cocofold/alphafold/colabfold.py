@@ -13,23 +13,23 @@ import numpy as np
 import torch
 
 from cocofold.alphafold.chains import read_a3m_chains
-from cocofold.alphafold.prediction import PAIR_WIDTH, Origin, advice_on_folder
-from cocofold.alphafold.rebuild import Found, assemble, ca_of_model
-from cocofold.alphafold.safe_pickle import load_arrays
-from cocofold.alphafold.weights import find_weights, single_representation
+from cocofold.alphafold.prediction import PAIR_WIDTH, Provenance, advice_on_folder
+from cocofold.alphafold.rebuild import VerifiedPrediction, build_verified_prediction, read_ca_positions
+from cocofold.alphafold.safe_pickle import load_pickled_arrays
+from cocofold.alphafold.weights import find_weights, project_single_representation
 from cocofold.system.errors import InputError
 
 MSA_WIDTH = 256
 
 
-def from_colabfold(
+def read_colabfold_prediction(
     folder: Path,
     weights: Path | None = None,
     job: str | None = None,
     rank: int | None = None,
     model_number: int | None = None,
     max_deviation_angstrom: float = 0.5,
-) -> Found:
+) -> VerifiedPrediction:
     """Read one model of a ColabFold run and make sure that the weights give its atoms again.
 
     Parameters
@@ -50,29 +50,29 @@ def from_colabfold(
     InputError
         If files are missing, damaged or of different runs, or the atoms are not those of the folder's PDB.
     """
-    files = choose_model(folder, job, rank, model_number)
+    files = choose_model_files(folder, job, rank, model_number)
     _require_complete(files)
     weight_file = find_weights(weights, files.model_number)
     chains = read_a3m_chains(files.msa)
-    first_row, pair = _representations(files, len(chains))
-    plddt, pae = _scores(files, len(chains))
-    origin = Origin(
+    first_row, pair = _read_representations(files, len(chains))
+    plddt, pae = _read_scores(files, len(chains))
+    origin = Provenance(
         program="ColabFold",
-        program_version=_config(folder).get("version"),
+        program_version=_read_config(folder).get("version"),
         job=files.job,
         model_number=files.model_number,
         rank=files.rank,
         seed=files.seed,
-        recycles=_recycles(files),
+        recycles=_read_recycles(files),
         files={"folder": str(folder), "weights": str(weight_file), "model": files.paths["unrelaxed"].name},
     )
-    return assemble(
+    return build_verified_prediction(
         chains,
-        single_representation(first_row, weight_file),
+        project_single_representation(first_row, weight_file),
         pair,
         weight_file,
         origin,
-        ca_of_model(files.paths["unrelaxed"], chains),
+        read_ca_positions(files.paths["unrelaxed"], chains),
         max_deviation_angstrom,
         plddt,
         pae,
@@ -84,7 +84,7 @@ def _require_complete(files: ModelFiles) -> None:
     if missing and "all" not in files.paths:
         raise InputError(
             f"--colabfold {files.folder}: rank {files.rank} of {files.job} has no {' and no '.join(missing)} file; "
-            f"run colabfold_batch again with {FLAGS}"
+            f"run colabfold_batch again with {COLABFOLD_FLAGS}"
         )
     if "unrelaxed" not in files.paths:
         raise InputError(
@@ -97,14 +97,14 @@ def _require_complete(files: ModelFiles) -> None:
         )
 
 
-def _representations(files: ModelFiles, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _read_representations(files: ModelFiles, n: int) -> tuple[torch.Tensor, torch.Tensor]:
     """First row of the MSA, (n, 256), and pair, (n, n, 128); ColabFold leaves padding at the end."""
     if {"single_repr", "pair_repr"} <= set(files.paths):
-        single, pair = (_load(files.paths[kind]) for kind in ("single_repr", "pair_repr"))
+        single, pair = (_load_npy(files.paths[kind]) for kind in ("single_repr", "pair_repr"))
         source = files.paths["pair_repr"]
     else:
         source = files.paths["all"]
-        kept = load_arrays(source).get("representations", {})
+        kept = load_pickled_arrays(source).get("representations", {})
         single, pair = (np.asarray(kept.get(name, ())) for name in ("single", "pair"))
     if single.ndim != 2 or single.shape[1] != MSA_WIDTH or len(single) < n:
         raise InputError(
@@ -119,7 +119,7 @@ def _representations(files: ModelFiles, n: int) -> tuple[torch.Tensor, torch.Ten
     return torch.from_numpy(np.array(single[:n])), torch.from_numpy(np.array(pair[:n, :n]))
 
 
-def _load(path: Path) -> np.ndarray:
+def _load_npy(path: Path) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -129,10 +129,10 @@ def _load(path: Path) -> np.ndarray:
     return array
 
 
-def _scores(files: ModelFiles, n: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+def _read_scores(files: ModelFiles, n: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     if "scores" not in files.paths:
         return None, None
-    scores = _json(files.paths["scores"])
+    scores = _read_json(files.paths["scores"])
     found: list[torch.Tensor | None] = []
     for name, shape in (("plddt", (n,)), ("pae", (n, n))):
         values = scores.get(name)
@@ -149,12 +149,12 @@ def _scores(files: ModelFiles, n: int) -> tuple[torch.Tensor | None, torch.Tenso
     return found[0], found[1]
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
-    return _json(path) if path.is_file() else {}
+    return _read_json(path) if path.is_file() else {}
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -164,7 +164,7 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _recycles(files: ModelFiles) -> int | None:
+def _read_recycles(files: ModelFiles) -> int | None:
     """Recycles that the log tells for the model, or else those asked for."""
     log = files.folder / "log.txt"
     found = None
@@ -176,15 +176,15 @@ def _recycles(files: ModelFiles) -> int | None:
             job = query[1] if query else job
             found = int(ended[1]) if ended and job == files.job else found
     if found is None:
-        asked = _config(files.folder).get("num_recycles")
+        asked = _read_config(files.folder).get("num_recycles")
         found = asked if isinstance(asked, int) else None
     return found
 
 
-MODEL_TYPE = "alphafold2_multimer_v3"
-FLAGS = f"--model-type {MODEL_TYPE} --save-single-representations --save-pair-representations"
+COLABFOLD_MODEL_TYPE = "alphafold2_multimer_v3"
+COLABFOLD_FLAGS = f"--model-type {COLABFOLD_MODEL_TYPE} --save-single-representations --save-pair-representations"
 
-_NAME = re.compile(
+_FILE_NAME_PATTERN = re.compile(
     r"(?P<job>.+)_(?P<kind>unrelaxed|relaxed|scores|single_repr|pair_repr|all)(?:_rank_(?P<rank>\d+))?"
     r"_(?P<model_type>[A-Za-z]\w*?)_model_(?P<model_number>\d+)_seed_(?P<seed>\d+)\.(?:pdb|json|npy|pickle)"
 )
@@ -222,7 +222,7 @@ class ModelFiles:
         return f"{self.model_type}_model_{self.model_number}_seed_{self.seed:03d}"
 
 
-def choose_model(folder: Path, job: str | None, rank: int | None, model_number: int | None) -> ModelFiles:
+def choose_model_files(folder: Path, job: str | None, rank: int | None, model_number: int | None) -> ModelFiles:
     """The files of the model that is asked for; by default the best of the only job.
 
     Raises
@@ -234,14 +234,14 @@ def choose_model(folder: Path, job: str | None, rank: int | None, model_number: 
         raise InputError(f"--colabfold {folder}: no such folder; give ColabFold's output folder")
     models = _find_models(folder)
     if not models:
-        raise InputError(f"--colabfold {folder}: {_why_none(folder)}")
-    models = _of_job(folder, models, job)
+        raise InputError(f"--colabfold {folder}: {_explain_no_models(folder)}")
+    models = _models_of_job(folder, models, job)
     kinds = {model.model_type for model in models}
-    if kinds != {MODEL_TYPE}:
+    if kinds != {COLABFOLD_MODEL_TYPE}:
         raise InputError(
             f"--colabfold {folder}: predicted by {' and '.join(sorted(kinds))}, whose structure module has another "
-            f"layout or other weights; run colabfold_batch again with {FLAGS} (for a single chain too), or start from "
-            "the model: cocofold finetune --model MODEL.pdb"
+            f"layout or other weights; run colabfold_batch again with {COLABFOLD_FLAGS} (for a single chain too), or "
+            "start from the model: cocofold finetune --model MODEL.pdb"
         )
     fitting = [
         model
@@ -260,7 +260,7 @@ def choose_model(folder: Path, job: str | None, rank: int | None, model_number: 
 def _find_models(folder: Path) -> list[ModelFiles]:
     found: dict[tuple[str, int], ModelFiles] = {}
     for path in sorted(folder.iterdir()):
-        match = _NAME.fullmatch(path.name)
+        match = _FILE_NAME_PATTERN.fullmatch(path.name)
         if match is None or match["rank"] is None:
             continue
         key = (match["job"], int(match["rank"]))
@@ -277,7 +277,7 @@ def _find_models(folder: Path) -> list[ModelFiles]:
     return [found[key] for key in sorted(found)]
 
 
-def _of_job(folder: Path, models: Iterable[ModelFiles], job: str | None) -> list[ModelFiles]:
+def _models_of_job(folder: Path, models: Iterable[ModelFiles], job: str | None) -> list[ModelFiles]:
     jobs = sorted({model.job for model in models})
     if job is None and len(jobs) > 1:
         raise InputError(f"--colabfold {folder}: holds {len(jobs)} jobs; choose one with --job: {', '.join(jobs)}")
@@ -286,9 +286,9 @@ def _of_job(folder: Path, models: Iterable[ModelFiles], job: str | None) -> list
     return [model for model in models if job in (None, model.job)]
 
 
-def _why_none(folder: Path) -> str:
+def _explain_no_models(folder: Path) -> str:
     names = [path.name for path in folder.iterdir()]
-    if any(_NAME.fullmatch(name) for name in names):
+    if any(_FILE_NAME_PATTERN.fullmatch(name) for name in names):
         return "ColabFold has not come to its end there: its models have no rank yet; let it finish"
     if any(name.endswith(".result.zip") for name in names):
         return "ColabFold's results are packed (--zip); unpack the .result.zip there"
@@ -296,5 +296,5 @@ def _why_none(folder: Path) -> str:
     if advice is not None:
         return advice
     if any(re.search(r"_(un)?relaxed_rank_\d+_model_\d+", name) for name in names):
-        return f"these are files of a ColabFold before 1.5; run a newer colabfold_batch with {FLAGS}"
-    return f"holds no models of ColabFold; give the output folder of colabfold_batch {FLAGS}"
+        return f"these are files of a ColabFold before 1.5; run a newer colabfold_batch with {COLABFOLD_FLAGS}"
+    return f"holds no models of ColabFold; give the output folder of colabfold_batch {COLABFOLD_FLAGS}"

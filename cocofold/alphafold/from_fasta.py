@@ -8,19 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cocofold.alphafold.chains import read_fasta
-from cocofold.alphafold.colabfold import from_colabfold
-from cocofold.alphafold.openfold import from_openfold
-from cocofold.alphafold.rebuild import Found
+from cocofold.alphafold.colabfold import read_colabfold_prediction
+from cocofold.alphafold.openfold import read_openfold_prediction
+from cocofold.alphafold.rebuild import VerifiedPrediction
 from cocofold.alphafold.run_programs import (
-    HOME,
-    VARIABLE,
+    COLABFOLD_VARIABLE,
+    OPENFOLD_HOME_VARIABLE,
     ColabFoldSettings,
     OpenFoldSettings,
     find_colabfold,
     find_openfold,
-    job_name,
     run_colabfold,
     run_openfold,
+    sanitized_job_name,
 )
 from cocofold.alphafold.weights import find_weights
 from cocofold.system.errors import InputError
@@ -29,7 +29,7 @@ PROGRAMS = ("auto", "colabfold", "openfold")
 
 
 @dataclass(frozen=True)
-class Request:
+class PredictionRequest:
     """What is to be predicted, and by which program.
 
     Attributes
@@ -45,7 +45,7 @@ class Request:
     rank, model_number : int, optional
         Which of ColabFold's models is taken; by default the best.
     max_deviation_angstrom : float
-        As for ``from_colabfold``.
+        As for ``read_colabfold_prediction``.
     colabfold : ColabFoldSettings
     openfold : OpenFoldSettings
     """
@@ -65,12 +65,12 @@ class Request:
             raise InputError(f"--program {self.program}: must be one of {', '.join(PROGRAMS)}")
 
 
-def predict_fasta(request: Request, folder: Path, say: Callable[[str], None]) -> Found:
+def predict_fasta(request: PredictionRequest, folder: Path, say: Callable[[str], None]) -> VerifiedPrediction:
     """Run the program and read what it wrote.
 
     Parameters
     ----------
-    request : Request
+    request : PredictionRequest
     folder : Path
         Gets a subfolder ``colabfold`` or ``openfold`` with the program's input, output and log.
     say : callable
@@ -85,11 +85,11 @@ def predict_fasta(request: Request, folder: Path, say: Callable[[str], None]) ->
     colabfold = find_colabfold(request.colabfold_command) if request.program != "openfold" else None
     openfold = find_openfold() if request.program != "colabfold" and colabfold is None else None
     if colabfold is not None:
-        found = _by_colabfold(colabfold, request, folder / "colabfold", say)
+        found = _predict_with_colabfold(colabfold, request, folder / "colabfold", say)
     elif openfold is not None:
-        found = _by_openfold(openfold, request, folder / "openfold", say)
+        found = _predict_with_openfold(openfold, request, folder / "openfold", say)
     else:
-        raise InputError(_what_to_install(request.program))
+        raise InputError(_installation_advice(request.program))
     if found.prediction.chains != wanted:
         raise InputError(
             f"--fasta {request.fasta}: has chains {wanted}, but {found.prediction.origin.program} predicted "
@@ -98,34 +98,42 @@ def predict_fasta(request: Request, folder: Path, say: Callable[[str], None]) ->
     return found
 
 
-def _by_colabfold(program: str, request: Request, folder: Path, say: Callable[[str], None]) -> Found:
+def _predict_with_colabfold(
+    program: str, request: PredictionRequest, folder: Path, say: Callable[[str], None]
+) -> VerifiedPrediction:
     results = run_colabfold(program, request.fasta, folder, request.colabfold, request.weights, say)
-    return from_colabfold(
+    return read_colabfold_prediction(
         results,
         request.weights,
-        job_name(request.fasta),
+        sanitized_job_name(request.fasta),
         request.rank,
         request.model_number,
         request.max_deviation_angstrom,
     )
 
 
-def _by_openfold(script: Path, request: Request, folder: Path, say: Callable[[str], None]) -> Found:
+def _predict_with_openfold(
+    script: Path, request: PredictionRequest, folder: Path, say: Callable[[str], None]
+) -> VerifiedPrediction:
     weights = find_weights(request.weights, request.openfold.model_number)
     outputs = run_openfold(script, request.fasta, folder, request.openfold, weights, say)
-    return from_openfold(outputs, weights, request.fasta, request.openfold.model_number, request.max_deviation_angstrom)
+    return read_openfold_prediction(
+        outputs, weights, request.fasta, request.openfold.model_number, request.max_deviation_angstrom
+    )
 
 
-def _what_to_install(program: str) -> str:
+def _installation_advice(program: str) -> str:
     colabfold = (
         "ColabFold is not there: install it in an environment of its own (pip install 'colabfold[alphafold]', see "
-        f"https://github.com/sokrypton/ColabFold) and put colabfold_batch on PATH, or set {VARIABLE} to the environment"
+        f"https://github.com/sokrypton/ColabFold) and put colabfold_batch on PATH, or set {COLABFOLD_VARIABLE} to the "
+        "environment"
     )
-    if os.environ.get(HOME):
+    if os.environ.get(OPENFOLD_HOME_VARIABLE):
         openfold = "--program openfold runs OpenFold"
     else:
         openfold = (
-            f"OpenFold is not there: install https://github.com/aqlaboratory/openfold and set {HOME} to its folder"
+            "OpenFold is not there: install https://github.com/aqlaboratory/openfold and set "
+            f"{OPENFOLD_HOME_VARIABLE} to its folder"
         )
     reasons = {"colabfold": [colabfold], "openfold": [openfold], "auto": [colabfold, openfold]}[program]
     return (

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from cocofold.alphafold.chains import AMINO_ACIDS, Chains, read_fasta
-from cocofold.alphafold.prediction import PAIR_WIDTH, SINGLE_WIDTH, Origin, advice_on_file, advice_on_outputs
-from cocofold.alphafold.rebuild import Found, assemble, chains_of_model
+from cocofold.alphafold.chains import ONE_LETTER_CODES, Chains, read_fasta
+from cocofold.alphafold.prediction import PAIR_WIDTH, SINGLE_WIDTH, Provenance, advice_on_file, advice_on_pickle_keys
+from cocofold.alphafold.rebuild import VerifiedPrediction, build_verified_prediction, read_model_chains
 from cocofold.alphafold.residue_constants import ATOM14_NAMES
-from cocofold.alphafold.safe_pickle import load_arrays
+from cocofold.alphafold.safe_pickle import load_pickled_arrays
 from cocofold.alphafold.weights import find_weights
 from cocofold.system.errors import InputError
 
-_ENDING = "_output_dict.pkl"
-_PRESET = re.compile(r"(?P<job>.+)_model_(?P<number>[1-5])(?P<kind>_ptm|_multimer(?:_v[23])?)?(?:_.+)?")
+_OUTPUT_SUFFIX = "_output_dict.pkl"
+_OUTPUT_NAME_PATTERN = re.compile(r"(?P<job>.+)_model_(?P<number>[1-5])(?P<kind>_ptm|_multimer(?:_v[23])?)?(?:_.+)?")
 # AlphaFold's order of atoms in arrays of 37.
 _ATOM37 = tuple(
     name
@@ -28,16 +28,16 @@ _ATOM37 = tuple(
     )
     for name in names.split(" ")
 )
-_NEEDED = "--config_preset model_1_multimer_v3 --save_outputs"
+_OPENFOLD_FLAGS = "--config_preset model_1_multimer_v3 --save_outputs"
 
 
-def from_openfold(
+def read_openfold_prediction(
     path: Path,
     weights: Path | None = None,
     fasta: Path | None = None,
     model_number: int | None = None,
     max_deviation_angstrom: float = 0.5,
-) -> Found:
+) -> VerifiedPrediction:
     """Read OpenFold's outputs and make sure that the weights give its atoms again.
 
     Parameters
@@ -59,23 +59,23 @@ def from_openfold(
         If something is missing, damaged, of another program or another kind of model, or does not fit together.
     """
     if not path.is_file():
-        raise InputError(f"--openfold {path}: no such file; give OpenFold's NAME{_ENDING}")
+        raise InputError(f"--openfold {path}: no such file; give OpenFold's NAME{_OUTPUT_SUFFIX}")
     advice = advice_on_file(path)
     if advice is not None:
         raise InputError(f"--openfold {path}: {advice}")
     job, number = _job_and_model(path, model_number)
     weight_file = find_weights(weights, number)
-    outputs = load_arrays(path)
+    outputs = load_pickled_arrays(path)
     single, pair = _representations(outputs, path)
     chains, source = _chains(path, outputs, fasta, len(single))
     n = len(chains)
-    positions, mask = (_array(outputs, name, path) for name in ("final_atom_positions", "final_atom_mask"))
+    positions, mask = (_require_array(outputs, name, path) for name in ("final_atom_positions", "final_atom_mask"))
     if positions.shape != (len(single), 37, 3) or mask.shape != (len(single), 37):
         raise InputError(f"--openfold {path}: atoms are {positions.shape}, for {len(single)} residues; it is damaged")
     _require_same_residues(chains, mask > 0.5, outputs.get("asym_id"), path, source)
     plddt, pae = (outputs.get(name) for name in ("plddt", "predicted_aligned_error"))
     recycles = outputs.get("num_recycles")
-    origin = Origin(
+    origin = Provenance(
         program="OpenFold",
         program_version=None,
         job=job,
@@ -83,7 +83,7 @@ def from_openfold(
         recycles=None if recycles is None else int(recycles),
         files={"outputs": str(path), "weights": str(weight_file), "sequences": source},
     )
-    return assemble(
+    return build_verified_prediction(
         chains,
         torch.from_numpy(np.array(single[:n], dtype=np.float32)),
         torch.from_numpy(np.array(pair[:n, :n])),
@@ -97,20 +97,20 @@ def from_openfold(
 
 
 def _job_and_model(path: Path, model_number: int | None) -> tuple[str, int]:
-    name = path.name[: -len(_ENDING)] if path.name.endswith(_ENDING) else path.stem
-    preset = _PRESET.fullmatch(name)
+    name = path.name[: -len(_OUTPUT_SUFFIX)] if path.name.endswith(_OUTPUT_SUFFIX) else path.stem
+    preset = _OUTPUT_NAME_PATTERN.fullmatch(name)
     if preset is None:
         if model_number is None:
             raise InputError(
                 f"--openfold {path}: its name does not tell the model; give --model-number, 1 to 5, or the name that "
-                f"OpenFold gave it, such as NAME_model_1_multimer_v3{_ENDING}"
+                f"OpenFold gave it, such as NAME_model_1_multimer_v3{_OUTPUT_SUFFIX}"
             )
         return name, model_number
     number = int(preset["number"])
     if preset["kind"] != "_multimer_v3":
         raise InputError(
             f"--openfold {path}: predicted with model_{number}{preset['kind'] or ''}, whose structure module has "
-            f"another layout or other weights; run OpenFold again with {_NEEDED} (for a single chain too)"
+            f"another layout or other weights; run OpenFold again with {_OPENFOLD_FLAGS} (for a single chain too)"
         )
     if model_number not in (None, number):
         raise InputError(f"--openfold {path}: --model-number {model_number}, but its name says model {number}")
@@ -119,11 +119,11 @@ def _job_and_model(path: Path, model_number: int | None) -> tuple[str, int]:
 
 def _representations(outputs: dict[str, Any], path: Path) -> tuple[np.ndarray, np.ndarray]:
     if "single" not in outputs or "pair" not in outputs:
-        advice = advice_on_outputs(outputs)
+        advice = advice_on_pickle_keys(outputs)
         found = ", ".join(sorted(map(str, outputs))[:12])
-        missing = f"holds no single and pair representation (it has {found}); run OpenFold with {_NEEDED}"
+        missing = f"holds no single and pair representation (it has {found}); run OpenFold with {_OPENFOLD_FLAGS}"
         raise InputError(f"--openfold {path}: {advice or missing}")
-    single, pair = (_array(outputs, name, path) for name in ("single", "pair"))
+    single, pair = (_require_array(outputs, name, path) for name in ("single", "pair"))
     if single.ndim != 2 or single.shape[1] != SINGLE_WIDTH or pair.shape != (len(single), len(single), PAIR_WIDTH):
         raise InputError(
             f"--openfold {path}: single is {single.shape} and pair {pair.shape}; they must be (n, {SINGLE_WIDTH}) and "
@@ -132,10 +132,10 @@ def _representations(outputs: dict[str, Any], path: Path) -> tuple[np.ndarray, n
     return single, pair
 
 
-def _array(outputs: dict[str, Any], name: str, path: Path) -> np.ndarray:
+def _require_array(outputs: dict[str, Any], name: str, path: Path) -> np.ndarray:
     array = outputs.get(name)
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
-        raise InputError(f"--openfold {path}: has no array of numbers {name!r}; run OpenFold with {_NEEDED}")
+        raise InputError(f"--openfold {path}: has no array of numbers {name!r}; run OpenFold with {_OPENFOLD_FLAGS}")
     return array
 
 
@@ -144,16 +144,16 @@ def _chains(path: Path, outputs: dict[str, Any], fasta: Path | None, length: int
     if fasta is not None:
         chains, source = read_fasta(fasta).with_copies_together(), str(fasta)
     elif "aatype" in outputs:
-        aatype = _array(outputs, "aatype", path)
+        aatype = _require_array(outputs, "aatype", path)
         asym_id = outputs.get("asym_id", np.zeros(len(aatype)))
-        chains, source = _chains_of_numbers(aatype, np.asarray(asym_id)), f"aatype in {path}"
+        chains, source = _chains_from_aatype(aatype, np.asarray(asym_id)), f"aatype in {path}"
     else:
-        stem = path.name[: -len(_ENDING)] if path.name.endswith(_ENDING) else path.stem
+        stem = path.name[: -len(_OUTPUT_SUFFIX)] if path.name.endswith(_OUTPUT_SUFFIX) else path.stem
         models = [path.with_name(f"{stem}_unrelaxed{suffix}") for suffix in (".pdb", ".cif")]
         there = [model for model in models if model.is_file()]
         if not there:
             raise InputError(f"--openfold {path}: the pickle does not hold the sequences; give them with --fasta")
-        chains, source = chains_of_model(there[0]), str(there[0])
+        chains, source = read_model_chains(there[0]), str(there[0])
     if len(chains) > length:
         raise InputError(
             f"--openfold {path}: has representations of {length} residues, and {source} has {len(chains)}: chains "
@@ -162,9 +162,9 @@ def _chains(path: Path, outputs: dict[str, Any], fasta: Path | None, length: int
     return chains, source
 
 
-def _chains_of_numbers(aatype: np.ndarray, asym_id: np.ndarray) -> Chains:
-    letters = np.array([*AMINO_ACIDS, "X"])[np.clip(aatype.astype(int), 0, len(AMINO_ACIDS))]
-    return Chains.of(tuple("".join(part) for part in np.split(letters, _starts(asym_id))))
+def _chains_from_aatype(aatype: np.ndarray, asym_id: np.ndarray) -> Chains:
+    letters = np.array([*ONE_LETTER_CODES, "X"])[np.clip(aatype.astype(int), 0, len(ONE_LETTER_CODES))]
+    return Chains.of(tuple("".join(part) for part in np.split(letters, _chain_starts(asym_id))))
 
 
 def _require_same_residues(chains: Chains, mask: np.ndarray, asym_id: Any, path: Path, source: str) -> None:
@@ -180,7 +180,9 @@ def _require_same_residues(chains: Chains, mask: np.ndarray, asym_id: Any, path:
     elif len(different):
         letter = "".join(chains.sequences)[different[0]]
         wrong = f"the pickle's atoms of residue {different[0] + 1} are not those of {letter}"
-    elif isinstance(asym_id, np.ndarray) and not np.array_equal(_starts(asym_id[:n]), _starts(chains.index())):
+    elif isinstance(asym_id, np.ndarray) and not np.array_equal(
+        _chain_starts(asym_id[:n]), _chain_starts(chains.index())
+    ):
         wrong = "the pickle's residues belong to other chains"
     if wrong:
         raise InputError(
@@ -188,5 +190,5 @@ def _require_same_residues(chains: Chains, mask: np.ndarray, asym_id: Any, path:
         )
 
 
-def _starts(chain_numbers: np.ndarray) -> np.ndarray:
+def _chain_starts(chain_numbers: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.diff(chain_numbers)) + 1

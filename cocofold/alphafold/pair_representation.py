@@ -16,12 +16,12 @@ from torch import nn
 
 from cocofold.alphafold.residue_constants import PAIR_WIDTH
 
-_BLOCK_NUMBERS = 1 << 22
+_PAIR_ELEMENTS_AT_ONCE = 1 << 22
 # Below, the pair is too small for its copy to pay.
-_LARGE = 1000
+_MIN_RESIDUES_FOR_BFLOAT16 = 1000
 
 
-class SegmentPair(nn.Module):
+class SegmentPairAddition(nn.Module):
     """z_ijc = values_{s(i) s(j) c} for residues i, j in segments s: learned, zero at the start, never written out.
 
     With a residue in each segment it is any addition there can be; its size depends on the segments alone.
@@ -29,7 +29,7 @@ class SegmentPair(nn.Module):
     Parameters
     ----------
     segment : (n,) int
-        Of each residue, from ``segments_of``.
+        Of each residue, from ``split_into_segments``.
     """
 
     segment: torch.Tensor
@@ -42,7 +42,7 @@ class SegmentPair(nn.Module):
         self.values = nn.Parameter(torch.zeros(count, count, PAIR_WIDTH))
         self._longest = int(torch.bincount(segment).max())
         self.register_buffer("segment", segment)
-        self.register_buffer("place", segment * self._longest + _places_within(segment))
+        self.register_buffer("place", segment * self._longest + _index_within_segment(segment))
         self.register_buffer("columns", nn.functional.one_hot(segment, count).to(self.values.dtype))
 
     def project(self, weight: torch.Tensor) -> torch.Tensor:
@@ -59,7 +59,7 @@ class SegmentPair(nn.Module):
         return out.view(-1, heads, PAIR_WIDTH).index_select(0, self.place)
 
 
-def segments_of(chain: torch.Tensor, most: int) -> torch.Tensor:
+def split_into_segments(chain: torch.Tensor, most: int) -> torch.Tensor:
     """Numbers of segments of equal length along chains, (n,) int: the shortest of which there are ``most`` or fewer.
 
     Parameters
@@ -77,27 +77,27 @@ def segments_of(chain: torch.Tensor, most: int) -> torch.Tensor:
     return torch.arange(len(pieces), device=chain.device).repeat_interleave(torch.tensor(pieces, device=chain.device))
 
 
-def _places_within(segment: torch.Tensor) -> torch.Tensor:
+def _index_within_segment(segment: torch.Tensor) -> torch.Tensor:
     """Place of each residue in its segment, from 0."""
     counts = torch.bincount(segment)
     return torch.arange(len(segment), device=segment.device) - (counts.cumsum(0) - counts)[segment]
 
 
 @dataclass(frozen=True)
-class Pair:
+class PairRepresentation:
     """What is between n residues.
 
     Attributes
     ----------
     values : (n, n, 128) float
         Normalised without scale and offset, of any float type; no gradient is taken to it unless it asks for one.
-    added : SegmentPair, optional
+    added : SegmentPairAddition, optional
     backward_values : (n, n, 128) float, optional
         A copy of the values, of a shorter type, for attention's backward pass.
     """
 
     values: torch.Tensor
-    added: Optional[SegmentPair] = None
+    added: Optional[SegmentPairAddition] = None
     backward_values: Optional[torch.Tensor] = None
 
     def project(self, weight: torch.Tensor) -> torch.Tensor:
@@ -105,11 +105,13 @@ class Pair:
         if self.values.requires_grad:
             frozen = torch.matmul(self.values.to(weight.dtype), weight.T).permute(2, 0, 1)
         else:
-            frozen = _Project.apply(weight, self.values)
+            frozen = _FrozenPairProjection.apply(weight, self.values)
         return frozen if self.added is None else frozen + self.added.project(weight)
 
 
-def pair_types(precision: str, residues: int, device: torch.device | str = "cpu") -> Tuple[torch.dtype, torch.dtype]:
+def choose_pair_dtypes(
+    precision: str, residues: int, device: torch.device | str = "cpu"
+) -> Tuple[torch.dtype, torch.dtype]:
     """What a pair is kept in for the forward and for the backward pass.
 
     Parameters
@@ -123,7 +125,7 @@ def pair_types(precision: str, residues: int, device: torch.device | str = "cpu"
     """
     if precision != "auto":
         return getattr(torch, precision), getattr(torch, precision)
-    is_short = residues >= _LARGE and _multiplies_bfloat16(torch.device(device))
+    is_short = residues >= _MIN_RESIDUES_FOR_BFLOAT16 and _multiplies_bfloat16(torch.device(device))
     return torch.float32, torch.bfloat16 if is_short else torch.float32
 
 
@@ -136,7 +138,7 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
 
 def normalise_pair(
     pair: torch.Tensor, dtype: torch.dtype = torch.float32, backward_dtype: Optional[torch.dtype] = None
-) -> Pair:
+) -> PairRepresentation:
     """Layer normalisation without scale and offset, which are left to attention: once for all iterations and steps.
 
     Parameters
@@ -151,29 +153,31 @@ def normalise_pair(
         ``dtype``, and their gradient is as good as this type's digits.
     """
     if pair.requires_grad:
-        return Pair(nn.functional.layer_norm(pair.to(dtype), (PAIR_WIDTH,)))
+        return PairRepresentation(nn.functional.layer_norm(pair.to(dtype), (PAIR_WIDTH,)))
     values = torch.empty(pair.shape, dtype=dtype, device=pair.device)
     compute = torch.promote_types(dtype, torch.float32)
-    for rows in _blocks(pair):
+    for rows in _pair_row_blocks(pair):
         values[rows] = nn.functional.layer_norm(pair[rows].to(compute), (PAIR_WIDTH,)).to(dtype)
-    return Pair(values, backward_values=None if backward_dtype in (None, dtype) else values.to(backward_dtype))
+    return PairRepresentation(
+        values, backward_values=None if backward_dtype in (None, dtype) else values.to(backward_dtype)
+    )
 
 
-def _blocks(values: torch.Tensor) -> list[slice]:
+def _pair_row_blocks(values: torch.Tensor) -> list[slice]:
     """Rows of a pair, few enough that a copy of them is small."""
-    step = max(1, _BLOCK_NUMBERS // max(1, values[0].numel()))
+    step = max(1, _PAIR_ELEMENTS_AT_ONCE // max(1, values[0].numel()))
     return [slice(start, start + step) for start in range(0, len(values), step)]
 
 
-class _Project(torch.autograd.Function):
-    """``Pair.project`` with a gradient to the weight only; the pair is converted a block at a time."""
+class _FrozenPairProjection(torch.autograd.Function):
+    """``PairRepresentation.project`` with a gradient to the weight only; the pair is converted a block at a time."""
 
     @staticmethod
     def forward(ctx: Any, weight: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         ctx.values = values
         n, heads = len(values), len(weight)
         out = torch.empty(heads, n, n, dtype=weight.dtype, device=weight.device)
-        for rows in _blocks(values):
+        for rows in _pair_row_blocks(values):
             block = values[rows].to(weight.dtype).flatten(0, 1)
             out[:, rows] = torch.matmul(weight, block.T).view(heads, -1, n)
         return out
@@ -182,17 +186,17 @@ class _Project(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> Tuple[torch.Tensor, None]:
         (gradient,) = gradients
         total = gradient.new_zeros(len(gradient), PAIR_WIDTH)
-        for rows in _blocks(ctx.values):
+        for rows in _pair_row_blocks(ctx.values):
             block = ctx.values[rows].to(gradient.dtype).flatten(0, 1)
             total += torch.matmul(gradient[:, rows].flatten(1), block)
         return total, None
 
 
 # Logits of a block: what stays in the cache while it is worked on, and what keeps a GPU busy.
-_QUERY_BLOCK_NUMBERS = {"cpu": 1 << 21, "cuda": 1 << 26}
+_LOGITS_AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 26}
 
 
-class _Sum:
+class _GradientAccumulator:
     """A gradient that several backward passes add to, a few rows at a time."""
 
     def __init__(self) -> None:
@@ -224,15 +228,15 @@ class SharedBias:
 
     def __init__(self, values: torch.Tensor) -> None:
         self.values = values.detach()
-        self.gradient = _Sum()
-        self.token: torch.Tensor = _Token.apply(values, self.gradient)
+        self.gradient = _GradientAccumulator()
+        self.token: torch.Tensor = _BiasToken.apply(values, self.gradient)
 
 
-class _Token(torch.autograd.Function):
+class _BiasToken(torch.autograd.Function):
     """One number that stands for a bias."""
 
     @staticmethod
-    def forward(ctx: Any, values: torch.Tensor, gradient: _Sum) -> torch.Tensor:
+    def forward(ctx: Any, values: torch.Tensor, gradient: _GradientAccumulator) -> torch.Tensor:
         ctx.gradient = gradient
         return values.new_zeros(())
 
@@ -241,7 +245,7 @@ class _Token(torch.autograd.Function):
         return ctx.gradient.taken(), None
 
 
-def attend(
+def attend_with_pair(
     query: torch.Tensor,
     key: torch.Tensor,
     bias: SharedBias,
@@ -275,13 +279,13 @@ def attend(
         Σ_j a_hij columns_js.
     """
     columns = values.new_empty(len(pair), 0) if columns is None else columns
-    sums: Tuple[torch.Tensor, torch.Tensor, torch.Tensor] = _Attend.apply(
+    sums: Tuple[torch.Tensor, torch.Tensor, torch.Tensor] = _PairAttention.apply(
         query, key, bias.token, values, pair, columns, bias, pair if backward_pair is None else backward_pair
     )
     return sums
 
 
-class _Attend(torch.autograd.Function):
+class _PairAttention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -298,7 +302,7 @@ class _Attend(torch.autograd.Function):
         met = query.new_empty(len(query), len(pair), columns.shape[1])
         between = query.new_empty(len(pair), len(query), pair.shape[2])
         scale = query.new_empty(len(query), len(pair), 1)
-        for rows in _query_blocks(query):
+        for rows in _query_row_blocks(query):
             attention = torch.baddbmm(bias.values[:, rows], query[:, rows], key.transpose(1, 2))
             greatest = attention.amax(2, keepdim=True)
             total = attention.sub_(greatest).exp_().sum(2, keepdim=True)
@@ -323,7 +327,7 @@ class _Attend(torch.autograd.Function):
         scaled_query, keys = torch.cat([query, -scale], 2), torch.cat([key, one], 2).transpose(1, 2)
         toward_values = torch.cat([by_gathered, by_met, -mean[..., None]], 2)
         all_values = torch.cat([values, columns.expand(len(key), -1, -1), one], 2).transpose(1, 2)
-        for rows in _query_blocks(query):
+        for rows in _query_row_blocks(query):
             attention = torch.baddbmm(ctx.bias.values[:, rows], scaled_query[:, rows], keys).exp_()
             toward = by_between[rows].to(pair.dtype)
             by_logits = torch.bmm(toward_values[:, rows], all_values)
@@ -340,7 +344,7 @@ class _Attend(torch.autograd.Function):
         return by_query, by_key, by_token, by_values, by_pair, None, None, None
 
 
-def _query_blocks(query: torch.Tensor) -> list[slice]:
+def _query_row_blocks(query: torch.Tensor) -> list[slice]:
     heads, n, _ = query.shape
-    step = max(1, _QUERY_BLOCK_NUMBERS.get(query.device.type, _QUERY_BLOCK_NUMBERS["cpu"]) // (heads * n))
+    step = max(1, _LOGITS_AT_ONCE.get(query.device.type, _LOGITS_AT_ONCE["cpu"]) // (heads * n))
     return [slice(start, start + step) for start in range(0, n, step)]

@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from cocofold import __version__
-from cocofold.alphafold.chains import UNKNOWN, Chains
+from cocofold.alphafold.chains import UNKNOWN_RESIDUE, Chains
 from cocofold.alphafold.weights import load_structure_module
-from cocofold.system.atomic_files import appearing_whole
+from cocofold.system.atomic_files import atomic_path
 from cocofold.system.errors import InputError
 
 FILE_NAME, MODEL_NAME = "prediction.safetensors", "model.cif"
@@ -26,12 +26,12 @@ FORMAT = "cocofold prediction 1"
 PROGRAM_FOLDERS = ("colabfold", "openfold")
 SINGLE_WIDTH, PAIR_WIDTH = 384, 128
 
-_PAIR_TYPES = (torch.float16, torch.bfloat16, torch.float32)
-_WEIGHT = "weights/"
+_PAIR_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+_WEIGHT_KEY_PREFIX = "weights/"
 
 
 @dataclass(frozen=True)
-class Origin:
+class Provenance:
     """Where a prediction came from.
 
     Attributes
@@ -81,7 +81,7 @@ class Prediction:
     chains : Chains
     weights : dict of str to Tensor
         Structure module and confidence heads, in the official names and layout.
-    origin : Origin
+    origin : Provenance
     plddt : (n,) float32, optional
         The program's own.
     pae : (n, n) float32, optional
@@ -96,7 +96,7 @@ class Prediction:
     residue_numbers: torch.Tensor
     chains: Chains
     weights: Mapping[str, torch.Tensor]
-    origin: Origin
+    origin: Provenance
     plddt: torch.Tensor | None = None
     pae: torch.Tensor | None = None
 
@@ -105,13 +105,13 @@ class Prediction:
 
     def write_bundle(self, path: Path, mode_of: Path) -> None:
         """Write the bundle into one file that appears whole, with the access mode of another file."""
-        tensors = {_WEIGHT + name: tensor for name, tensor in self.weights.items()}
+        tensors = {_WEIGHT_KEY_PREFIX + name: tensor for name, tensor in self.weights.items()}
         for item in fields(self):
             value = getattr(self, item.name)
             if isinstance(value, torch.Tensor):
                 tensors[item.name] = value
         facts = {"format": FORMAT, "chains": asdict(self.chains), "origin": asdict(self.origin)}
-        with appearing_whole(path) as partial:
+        with atomic_path(path) as partial:
             save_file(
                 {name: tensor.detach().contiguous() for name, tensor in tensors.items()},
                 str(partial),
@@ -146,7 +146,7 @@ class Prediction:
                     "write it anew with cocofold predict"
                 )
             chains = Chains(**{name: tuple(value) for name, value in facts["chains"].items()})
-            prediction = _assembled(tensors, chains, Origin(**facts["origin"]))
+            prediction = _prediction_from_tensors(tensors, chains, Provenance(**facts["origin"]))
         except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: damaged ({error}); write it anew with cocofold predict") from error
         prediction.check(str(path))
@@ -164,7 +164,7 @@ class Prediction:
         whole, real = (torch.int64,), (torch.float32,)
         expected: dict[str, tuple[tuple[int, ...], tuple[torch.dtype, ...]]] = {
             "single": ((n, SINGLE_WIDTH), real),
-            "pair": ((n, n, PAIR_WIDTH), _PAIR_TYPES),
+            "pair": ((n, n, PAIR_WIDTH), _PAIR_DTYPES),
             "aatype": ((n,), whole),
             "mask": ((n,), (torch.bool,)),
             "chain_index": ((n,), whole),
@@ -177,9 +177,9 @@ class Prediction:
             if tensor is None:
                 continue
             if tuple(tensor.shape) != shape or tensor.dtype not in kinds:
-                allowed = " or ".join(_type_name(kind) for kind in kinds)
+                allowed = " or ".join(_dtype_name(kind) for kind in kinds)
                 raise InputError(
-                    f"{where}: {name} is {tuple(tensor.shape)} {_type_name(tensor.dtype)}; for chains of {n} residues "
+                    f"{where}: {name} is {tuple(tensor.shape)} {_dtype_name(tensor.dtype)}; for chains of {n} residues "
                     f"it must be {shape} {allowed}"
                 )
             if tensor.is_floating_point() and not _is_finite(tensor):
@@ -198,20 +198,24 @@ class Prediction:
             self.aatype.tolist() == self.chains.aatype().tolist()
             and self.chain_index.tolist() == self.chains.index().tolist()
         )
-        if not agree or not bool(((self.aatype >= 0) & (self.aatype <= UNKNOWN)).all()):
+        if not agree or not bool(((self.aatype >= 0) & (self.aatype <= UNKNOWN_RESIDUE)).all()):
             raise InputError(f"{where}: the residues are not those of the sequences; write it anew")
         same_chain = self.chain_index.diff() == 0
         if not bool((self.residue_numbers.diff()[same_chain] > 0).all()):
             raise InputError(f"{where}: the residue numbers of a chain do not rise; write it anew")
 
 
-def _assembled(tensors: dict[str, torch.Tensor], chains: Chains, origin: Origin) -> Prediction:
-    weights = {name[len(_WEIGHT) :]: tensors.pop(name) for name in list(tensors) if name.startswith(_WEIGHT)}
+def _prediction_from_tensors(tensors: dict[str, torch.Tensor], chains: Chains, origin: Provenance) -> Prediction:
+    weights = {
+        name[len(_WEIGHT_KEY_PREFIX) :]: tensors.pop(name)
+        for name in list(tensors)
+        if name.startswith(_WEIGHT_KEY_PREFIX)
+    }
     parts: dict[str, Any] = dict(tensors)
     return Prediction(chains=chains, weights=weights, origin=origin, **parts)
 
 
-def _type_name(kind: torch.dtype) -> str:
+def _dtype_name(kind: torch.dtype) -> str:
     return str(kind).replace("torch.", "")
 
 
@@ -220,7 +224,7 @@ def _is_finite(tensor: torch.Tensor) -> bool:
     return all(bool(torch.isfinite(part).all()) for part in tensor.split(256))
 
 
-def make_room(folder: Path) -> None:
+def refuse_occupied_folder(folder: Path) -> None:
     """Refuse a folder that a prediction cannot be written into: a file, or one that holds anything but its program's.
 
     Raises
@@ -235,57 +239,62 @@ def make_room(folder: Path) -> None:
         raise InputError(f"--out {folder}: the folder holds {', '.join(foreign[:4])}; give another one")
 
 
-FROM_A_MODEL = "start from its model instead: cocofold finetune --model MODEL.cif (no weights and no GPU needed)"
+START_FROM_MODEL_ADVICE = (
+    "start from its model instead: cocofold finetune --model MODEL.cif (no weights and no GPU needed)"
+)
 
-_ALPHAFOLD_2 = (
+_ALPHAFOLD_2_ADVICE = (
     "DeepMind's AlphaFold does not write the single and pair representations. Predict again with ColabFold "
     "(cocofold predict --fasta) or OpenFold (--save_outputs), or start from the model: cocofold finetune --model MODEL"
 )
 
 
-def _other_network(program: str) -> str:
-    return f"these are files of {program}, whose network has no structure module of AlphaFold-Multimer; {FROM_A_MODEL}"
+def _other_network_advice(program: str) -> str:
+    return (
+        f"these are files of {program}, whose network has no structure module of AlphaFold-Multimer; "
+        f"{START_FROM_MODEL_ADVICE}"
+    )
 
 
 # The first pattern that a name of the folder fits decides.
-_PATTERNS: tuple[tuple[str, str], ...] = (
-    ("ranking_scores.csv", _other_network("AlphaFold 3")),
-    ("*_ranking_scores.csv", _other_network("AlphaFold 3")),
-    ("fold_*_full_data_*.json", _other_network("the AlphaFold server (AlphaFold 3)")),
-    ("*_summary_confidences*.json", _other_network("AlphaFold 3")),
-    ("*_data.json", _other_network("AlphaFold 3")),
-    ("boltz_results_*", _other_network("Boltz")),
-    ("plddt_*_model_*.npz", _other_network("Boltz")),
-    ("confidence_*_model_*.json", _other_network("Boltz")),
-    ("pred.model_idx_*.cif", _other_network("Chai")),
-    ("scores.model_idx_*.npz", _other_network("Chai")),
-    ("result_model_*.pkl", _ALPHAFOLD_2),
-    ("ranking_debug.json", _ALPHAFOLD_2),
+_ADVICE_BY_FILE_PATTERN: tuple[tuple[str, str], ...] = (
+    ("ranking_scores.csv", _other_network_advice("AlphaFold 3")),
+    ("*_ranking_scores.csv", _other_network_advice("AlphaFold 3")),
+    ("fold_*_full_data_*.json", _other_network_advice("the AlphaFold server (AlphaFold 3)")),
+    ("*_summary_confidences*.json", _other_network_advice("AlphaFold 3")),
+    ("*_data.json", _other_network_advice("AlphaFold 3")),
+    ("boltz_results_*", _other_network_advice("Boltz")),
+    ("plddt_*_model_*.npz", _other_network_advice("Boltz")),
+    ("confidence_*_model_*.json", _other_network_advice("Boltz")),
+    ("pred.model_idx_*.cif", _other_network_advice("Chai")),
+    ("scores.model_idx_*.npz", _other_network_advice("Chai")),
+    ("result_model_*.pkl", _ALPHAFOLD_2_ADVICE),
+    ("ranking_debug.json", _ALPHAFOLD_2_ADVICE),
 )
 
-_OUTPUTS_OF_ALPHAFOLD_2 = {"structure_module", "distogram", "predicted_lddt", "masked_msa"}
+_ALPHAFOLD_2_OUTPUT_KEYS = {"structure_module", "distogram", "predicted_lddt", "masked_msa"}
 
 
 def advice_on_folder(folder: Path) -> str | None:
     """What to do with the output of another program, or None if the folder does not look like one."""
     names = [entry.name for entry in folder.iterdir()]
-    return _first_match([folder.name, *names])
+    return _advice_for_names([folder.name, *names])
 
 
 def advice_on_file(path: Path) -> str | None:
     """What to do with a file of another program, or None if its name does not look like one."""
     if path.suffix in (".cif", ".pdb", ".mmcif"):
-        return f"this is a model, without representations; {FROM_A_MODEL}"
-    return _first_match([path.name, path.parent.name])
+        return f"this is a model, without representations; {START_FROM_MODEL_ADVICE}"
+    return _advice_for_names([path.name, path.parent.name])
 
 
-def advice_on_outputs(names: Collection[str]) -> str | None:
+def advice_on_pickle_keys(names: Collection[str]) -> str | None:
     """What to do with a pickle that has these entries, or None if they are not AlphaFold's."""
-    return _ALPHAFOLD_2 if _OUTPUTS_OF_ALPHAFOLD_2 & set(names) else None
+    return _ALPHAFOLD_2_ADVICE if _ALPHAFOLD_2_OUTPUT_KEYS & set(names) else None
 
 
-def _first_match(names: list[str]) -> str | None:
-    for pattern, advice in _PATTERNS:
+def _advice_for_names(names: list[str]) -> str | None:
+    for pattern, advice in _ADVICE_BY_FILE_PATTERN:
         if any(fnmatch(name, pattern) for name in names):
             return advice
     return None

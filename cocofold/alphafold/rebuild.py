@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from cocofold.alphafold.chains import AMINO_ACIDS, Chains
-from cocofold.alphafold.prediction import FILE_NAME, MODEL_NAME, Origin, Prediction, make_room
+from cocofold.alphafold.chains import ONE_LETTER_CODES, Chains
+from cocofold.alphafold.prediction import FILE_NAME, MODEL_NAME, Prediction, Provenance, refuse_occupied_folder
 from cocofold.alphafold.residue_constants import ATOM14_NAMES
 from cocofold.alphafold.weights import load_structure_module, read_weights
-from cocofold.structure.labels import settle_labels
+from cocofold.structure.labels import complete_labels
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
@@ -24,7 +24,7 @@ from cocofold.system.errors import InputError
 
 
 @dataclass(frozen=True)
-class Atoms:
+class PredictedAtoms:
     """What the structure module gives.
 
     Attributes
@@ -39,7 +39,7 @@ class Atoms:
     plddt: np.ndarray
 
 
-def rebuild(prediction: Prediction) -> Atoms:
+def predict_atoms(prediction: Prediction) -> PredictedAtoms:
     """Run the structure module with the prediction's own weights.
 
     Raises
@@ -50,10 +50,10 @@ def rebuild(prediction: Prediction) -> Atoms:
     module = load_structure_module(prediction.weights)
     with torch.no_grad():
         out = module(prediction.single, prediction.pair, prediction.aatype, prediction.mask)
-    return Atoms(out.atom14.numpy(), out.plddt.numpy())
+    return PredictedAtoms(out.atom14.numpy(), out.plddt.numpy())
 
 
-def aligned_error(prediction: Prediction) -> np.ndarray:
+def predict_aligned_error(prediction: Prediction) -> np.ndarray:
     """Expected error (Å) of each modelled residue's position where another's frame is superposed, (n, n)."""
     module = load_structure_module(prediction.weights)
     with torch.no_grad():
@@ -62,7 +62,7 @@ def aligned_error(prediction: Prediction) -> np.ndarray:
     return error[np.ix_(kept, kept)]
 
 
-def model_of(prediction: Prediction, atoms: Atoms) -> tuple[Model, np.ndarray]:
+def model_from_prediction(prediction: Prediction, atoms: PredictedAtoms) -> tuple[Model, np.ndarray]:
     """The model that a prediction's atoms make, and the pLDDT of its residues.
 
     Residues of X, to which AlphaFold gives no atoms, and those that are masked are left out; the sequences have them.
@@ -94,12 +94,12 @@ def model_of(prediction: Prediction, atoms: Atoms) -> tuple[Model, np.ndarray]:
     structure.deduplicate_entities()
     for number, entity in enumerate(structure.entities, start=1):
         entity.name = str(number)
-    settle_labels(structure)
+    complete_labels(structure)
     return Model.of(structure), atoms.plddt[kept]
 
 
 def atom_names(prediction: Prediction) -> list[tuple[str, ...]]:
-    """Names of the atoms of each residue, in the order of ``Atoms.positions``; none for X and masked residues."""
+    """Names of the atoms of each residue, in the order of ``PredictedAtoms.positions``; none where X or masked."""
     mask = prediction.mask.tolist()
     return [ATOM14_NAMES[kind] if mask[row] else () for row, kind in enumerate(prediction.aatype.tolist())]
 
@@ -114,25 +114,27 @@ def _atom(name: str, position: np.ndarray, plddt: float) -> gemmi.Atom:
     return atom
 
 
-def write_atoms(path: Path, prediction: Prediction, atoms: Atoms) -> None:
+def write_predicted_model(path: Path, prediction: Prediction, atoms: PredictedAtoms) -> None:
     """Write a prediction's atoms as mmCIF, pLDDT in place of B factors."""
-    model, plddt = model_of(prediction, atoms)
+    model, plddt = model_from_prediction(prediction, atoms)
     origin = prediction.origin
     details = f"Structure module of AlphaFold-Multimer on representations of {origin.program} {origin.job}"
     write_model(path, model, details=details, plddt=plddt)
 
 
-CA = 1
+CA_COLUMN = 1
 
 
-def write_prediction(prediction: Prediction, folder: str | os.PathLike[str], atoms: Atoms | None = None) -> None:
+def write_prediction(
+    prediction: Prediction, folder: str | os.PathLike[str], atoms: PredictedAtoms | None = None
+) -> None:
     """Write ``model.cif`` and the bundle into a folder; both appear, whole, or neither.
 
     Parameters
     ----------
     folder
         Made if need be; must hold neither file.
-    atoms : Atoms, optional
+    atoms : PredictedAtoms, optional
         What the prediction gives, if that is known already.
 
     Raises
@@ -141,12 +143,12 @@ def write_prediction(prediction: Prediction, folder: str | os.PathLike[str], ato
         If the folder holds a prediction, or cannot be written to.
     """
     folder = Path(folder)
-    make_room(folder)
+    refuse_occupied_folder(folder)
     is_new = not folder.exists()
     model = folder / MODEL_NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atoms(model, prediction, rebuild(prediction) if atoms is None else atoms)
+        write_predicted_model(model, prediction, predict_atoms(prediction) if atoms is None else atoms)
         prediction.write_bundle(folder / FILE_NAME, mode_of=model)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -159,30 +161,30 @@ def write_prediction(prediction: Prediction, folder: str | os.PathLike[str], ato
 
 
 @dataclass(frozen=True)
-class Found:
+class VerifiedPrediction:
     """A prediction and the atoms that it gives.
 
     Attributes
     ----------
     prediction : Prediction
-    atoms : Atoms
+    atoms : PredictedAtoms
     """
 
     prediction: Prediction
-    atoms: Atoms
+    atoms: PredictedAtoms
 
 
-def assemble(
+def build_verified_prediction(
     chains: Chains,
     single: torch.Tensor,
     pair: torch.Tensor,
     weight_file: Path,
-    origin: Origin,
+    origin: Provenance,
     program_ca: np.ndarray,
     max_deviation_angstrom: float,
     plddt: torch.Tensor | None = None,
     pae: torch.Tensor | None = None,
-) -> Found:
+) -> VerifiedPrediction:
     """Put a prediction together, and refuse it if it does not give the program's own atoms.
 
     Parameters
@@ -191,7 +193,7 @@ def assemble(
     single : (n, 384) float32
     pair : (n, n, 128) float
     weight_file : Path
-    origin : Origin
+    origin : Provenance
     program_ca : (n, 3) float
         CA atoms as the program wrote them, Å; NaN where it has none.
     max_deviation_angstrom : float
@@ -220,8 +222,8 @@ def assemble(
     prediction.check(f"{origin.program}'s {origin.job}")
     if not np.isfinite(program_ca).all(1).any():
         raise InputError(f"{origin.program}'s {origin.job}: has no CA atoms; a protein is needed")
-    atoms = rebuild(prediction)
-    rmsd, largest = _deviation(atoms.positions[:, CA], program_ca)
+    atoms = predict_atoms(prediction)
+    rmsd, largest = _ca_deviation_angstrom(atoms.positions[:, CA_COLUMN], program_ca)
     if not rmsd <= max_deviation_angstrom:
         raise InputError(
             f"{weight_file}: the weights are not those of this prediction: they give CA atoms that are {rmsd:.2f} Å "
@@ -230,16 +232,16 @@ def assemble(
             f"{origin.model_number}"
         )
     noted = replace(origin, ca_rmsd_to_program=round(rmsd, 4), ca_max_to_program=round(largest, 4))
-    return Found(replace(prediction, origin=noted), atoms)
+    return VerifiedPrediction(replace(prediction, origin=noted), atoms)
 
 
-def _deviation(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
+def _ca_deviation_angstrom(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
     distance = np.linalg.norm(ours - theirs, axis=1)
     distance = distance[np.isfinite(theirs).all(1)]
     return float(np.sqrt((distance**2).mean())), float(distance.max())
 
 
-def ca_of_model(path: Path, chains: Chains) -> np.ndarray:
+def read_ca_positions(path: Path, chains: Chains) -> np.ndarray:
     """CA atoms that a program wrote for these chains, by chain name and residue number; (n, 3) Å, NaN where missing.
 
     Raises
@@ -259,7 +261,7 @@ def ca_of_model(path: Path, chains: Chains) -> np.ndarray:
         if row is None and letter == "X":
             continue
         found = "missing" if row is None else model.residues[row].name
-        if row is None or ca[row] < 0 or (letter != "X" and _letter(found) != letter):
+        if row is None or ca[row] < 0 or (letter != "X" and _one_letter_code(found) != letter):
             raise InputError(f"{path}: residue {number} of chain {chain} is {found}, where the sequence has {letter}")
         positions[index] = model.positions[ca[row]]
     if rows:
@@ -268,14 +270,14 @@ def ca_of_model(path: Path, chains: Chains) -> np.ndarray:
     return positions
 
 
-def chains_of_model(path: Path) -> Chains:
+def read_model_chains(path: Path) -> Chains:
     """Chains of a model that a program wrote, every residue of them."""
     sequences: dict[str, str] = {}
     for key in read_model(path).residues:
-        sequences[key.chain] = sequences.get(key.chain, "") + _letter(key.name)
+        sequences[key.chain] = sequences.get(key.chain, "") + _one_letter_code(key.name)
     return Chains.of(tuple(sequences.values()))
 
 
-def _letter(residue_name: str) -> str:
+def _one_letter_code(residue_name: str) -> str:
     letter = gemmi.find_tabulated_residue(residue_name).one_letter_code.upper()
-    return letter if letter in AMINO_ACIDS else "X"
+    return letter if letter in ONE_LETTER_CODES else "X"

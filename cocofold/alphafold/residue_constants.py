@@ -12,7 +12,7 @@ from typing import Dict, List, Tuple
 
 import numpy as np
 
-TABLE = """
+AMINO_ACID_GEOMETRY = """
 ALA
   N 0 -0.525 1.363 0; CA 0 0 0 0; C 0 1.526 0 0; O 3 0.627 1.062 0; CB 0 -0.529 -0.774 -1.205
 ARG CG CD NE CZ
@@ -128,16 +128,16 @@ class AminoAcid:
         """
         frames = np.tile(np.eye(3, 4), (GROUPS_PER_RESIDUE, 1, 1))
         n, ca, c = (self.positions[atom] for atom in ("N", "CA", "C"))
-        frames[PHI_GROUP] = _frame(n - ca, np.array([1.0, 0, 0]), n)
-        frames[PSI_GROUP] = _frame(c - ca, ca - n, c)
+        frames[PHI_GROUP] = _frame_from_axes(n - ca, np.array([1.0, 0, 0]), n)
+        frames[PSI_GROUP] = _frame_from_axes(c - ca, ca - n, c)
         for chi in range(len(self.chi_atoms) - 3):
             end = self.positions[self.chi_atoms[chi + 2]]
             # From chi 2 on the bond starts at the origin of the parent, and what precedes it lies at negative x.
-            frames[CHI1_GROUP + chi] = _frame(end, np.array([-1.0, 0, 0]) if chi else n - ca, end)
+            frames[CHI1_GROUP + chi] = _frame_from_axes(end, np.array([-1.0, 0, 0]) if chi else n - ca, end)
         return frames
 
 
-def _frame(x: np.ndarray, towards: np.ndarray, origin: np.ndarray) -> np.ndarray:
+def _frame_from_axes(x: np.ndarray, towards: np.ndarray, origin: np.ndarray) -> np.ndarray:
     """Right-handed axes and origin, (3, 4): x along ``x``, y in the half plane of ``towards``."""
     x = x / np.linalg.norm(x)
     y = towards - (towards @ x) * x
@@ -145,7 +145,7 @@ def _frame(x: np.ndarray, towards: np.ndarray, origin: np.ndarray) -> np.ndarray
     return np.stack([x, y, np.cross(x, y), origin], axis=1)
 
 
-def _parse(table: str) -> Tuple[AminoAcid, ...]:
+def _parse_geometry_table(table: str) -> Tuple[AminoAcid, ...]:
     entries: List[List[str]] = []
     for line in table.strip().splitlines():
         if line.startswith(" "):
@@ -155,10 +155,10 @@ def _parse(table: str) -> Tuple[AminoAcid, ...]:
     return tuple(AminoAcid.parse(header, "".join(atoms)) for header, *atoms in entries)
 
 
-AMINO_ACIDS = _parse(TABLE)
+AMINO_ACIDS = _parse_geometry_table(AMINO_ACID_GEOMETRY)
 """The twenty, in AlphaFold's order."""
 
-UNKNOWN = len(AMINO_ACIDS)
+UNKNOWN_RESIDUE = len(AMINO_ACIDS)
 """AlphaFold's number of a residue that is none of the twenty; it has no atoms."""
 
 RESIDUE_NAMES = (*(amino_acid.name for amino_acid in AMINO_ACIDS), "UNK")
@@ -205,11 +205,11 @@ class ResidueTables:
         return cls(exists, group, position, frame)
 
 
-TABLES = ResidueTables.build()
+RESIDUE_TABLES = ResidueTables.build()
 
 
 SINGLE_WIDTH, PAIR_WIDTH, HIDDEN_WIDTH = 384, 128, 128
-HEADS, CHANNELS, QUERY_POINTS, VALUE_POINTS = 12, 16, 4, 8
+ATTENTION_HEADS, HEAD_CHANNELS, QUERY_POINTS, VALUE_POINTS = 12, 16, 4, 8
 
 MASKED_LOGIT = -1e5
 """Added to the logits of residues that do not count, before they are scaled."""

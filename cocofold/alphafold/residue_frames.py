@@ -14,8 +14,8 @@ from cocofold.alphafold.residue_constants import (
     CHI1_GROUP,
     GROUPS_PER_RESIDUE,
     HIDDEN_WIDTH,
+    RESIDUE_TABLES,
     SINGLE_WIDTH,
-    TABLES,
     TORSIONS_PER_RESIDUE,
 )
 
@@ -69,7 +69,7 @@ class Rigid:
         """The same motion with lengths in another unit."""
         return Rigid(self.rotation, self.translation * factor)
 
-    def with_fixed_rotation(self) -> Rigid:
+    def with_detached_rotation(self) -> Rigid:
         """The same motion, whose rotation takes no gradient back."""
         return Rigid(self.rotation.detach(), self.translation)
 
@@ -89,7 +89,7 @@ class _ResidualBlock(nn.Module):
         return hidden + self.second(self.first(hidden.relu()).relu())
 
 
-class Torsions(nn.Module):
+class TorsionHead(nn.Module):
     """Torsion angles from the activations."""
 
     def __init__(self) -> None:
@@ -148,21 +148,21 @@ def build_atoms(aatype: torch.Tensor, backbone: Rigid, torsions: torch.Tensor) -
         Sine and cosine.
     """
     groups = _rigid_groups(aatype, backbone, torsions)
-    of_atom = _of_residues(TABLES.group, aatype)[..., None].expand(-1, -1, 3)
+    of_atom = _look_up(RESIDUE_TABLES.group, aatype)[..., None].expand(-1, -1, 3)
     rotation = groups.rotation.gather(1, of_atom[..., None].expand(-1, -1, 3, 3))
     translation = groups.translation.gather(1, of_atom)
-    local = _of_residues(TABLES.position, aatype).to(torsions.dtype)
-    exist = _of_residues(TABLES.exists, aatype)
+    local = _look_up(RESIDUE_TABLES.position, aatype).to(torsions.dtype)
+    exist = _look_up(RESIDUE_TABLES.exists, aatype)
     return HeavyAtoms(Rigid(rotation, translation).apply(local) * exist[..., None], exist, groups.matrix())
 
 
-def _of_residues(table: np.ndarray, aatype: torch.Tensor) -> torch.Tensor:
+def _look_up(table: np.ndarray, aatype: torch.Tensor) -> torch.Tensor:
     return torch.as_tensor(table, device=aatype.device)[aatype]
 
 
 def _rigid_groups(aatype: torch.Tensor, backbone: Rigid, torsions: torch.Tensor) -> Rigid:
     """Global frames of the rigid groups, n x 8."""
-    frame = _of_residues(TABLES.frame, aatype).to(torsions.dtype)
+    frame = _look_up(RESIDUE_TABLES.frame, aatype).to(torsions.dtype)
     # The backbone's own group does not turn.
     still = torch.tensor([0.0, 1.0], dtype=torsions.dtype, device=torsions.device).expand(len(torsions), 1, 2)
     sine, cosine = torch.cat([still, torsions], dim=1)[:, :, None].unbind(3)

@@ -15,18 +15,18 @@ from pathlib import Path
 
 import torch
 
-from cocofold.alphafold.chains import Chains, has_whole_query, read_a3m_chains, read_fasta
-from cocofold.alphafold.colabfold import MODEL_TYPE
-from cocofold.alphafold.weights import official_name
+from cocofold.alphafold.chains import Chains, first_record_covers_all_chains, read_a3m_chains, read_fasta
+from cocofold.alphafold.colabfold import COLABFOLD_MODEL_TYPE
+from cocofold.alphafold.weights import weight_file_name
 from cocofold.system.atomic_files import write_atomically
 from cocofold.system.errors import InputError, require_within
 
-VARIABLE = "COCOFOLD_COLABFOLD"
-SERVER, SINGLE_SEQUENCE = "server", "single-sequence"
+COLABFOLD_VARIABLE = "COCOFOLD_COLABFOLD"
+SERVER_MSA, SINGLE_SEQUENCE_MSA = "server", "single-sequence"
 
 # ColabFold takes weights for complete, and downloads nothing, where this file lies beside them.
-_DOWNLOADED = "download_complexes_multimer_v3_finished.txt"
-_MODELS = (1, 2, 3, 4, 5)
+_DOWNLOAD_FINISHED_MARKER = "download_complexes_multimer_v3_finished.txt"
+_MODEL_NUMBERS = (1, 2, 3, 4, 5)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ColabFoldSettings:
         Further arguments for ``colabfold_batch``.
     """
 
-    msa: str = SERVER
+    msa: str = SERVER_MSA
     num_models: int = 5
     num_recycle: int | None = None
     seed: int = 0
@@ -55,8 +55,10 @@ class ColabFoldSettings:
     def __post_init__(self) -> None:
         require_within("--num-models", self.num_models, 1, 5)
         require_within("--num-recycle", self.num_recycle or 0, 0, 100)
-        if self.msa not in (SERVER, SINGLE_SEQUENCE) and Path(self.msa).suffix != ".a3m":
-            raise InputError(f"--msa {self.msa}: must be {SERVER}, {SINGLE_SEQUENCE}, or the name of an .a3m file")
+        if self.msa not in (SERVER_MSA, SINGLE_SEQUENCE_MSA) and Path(self.msa).suffix != ".a3m":
+            raise InputError(
+                f"--msa {self.msa}: must be {SERVER_MSA}, {SINGLE_SEQUENCE_MSA}, or the name of an .a3m file"
+            )
 
 
 def find_colabfold(given: str | None = None) -> str | None:
@@ -72,7 +74,7 @@ def find_colabfold(given: str | None = None) -> str | None:
     InputError
         If a program is named that is not there.
     """
-    for source, wanted in (("--colabfold-command", given), (VARIABLE, os.environ.get(VARIABLE))):
+    for source, wanted in (("--colabfold-command", given), (COLABFOLD_VARIABLE, os.environ.get(COLABFOLD_VARIABLE))):
         if not wanted:
             continue
         for candidate in (str(Path(wanted) / "bin" / "colabfold_batch"), wanted):
@@ -85,7 +87,7 @@ def find_colabfold(given: str | None = None) -> str | None:
     return shutil.which("colabfold_batch")
 
 
-def job_name(fasta: Path) -> str:
+def sanitized_job_name(fasta: Path) -> str:
     """ColabFold's name for the prediction of a FASTA file."""
     return re.sub(r"[^A-Za-z0-9.-]", "_", fasta.stem)
 
@@ -125,21 +127,23 @@ def run_colabfold(
         If the input cannot be used, or ColabFold fails.
     """
     chains = read_fasta(fasta)
-    job = job_name(fasta)
+    job = sanitized_job_name(fasta)
     (folder / "input").mkdir(parents=True, exist_ok=True)
-    query = _write_query(chains, settings.msa, folder / "input" / job)
-    data = None if weights is None else _stage_weights(weights, folder / "weights")
+    query = _write_colabfold_query(chains, settings.msa, folder / "input" / job)
+    data = None if weights is None else _link_weight_files(weights, folder / "weights")
     results, log = folder / "results", folder / "colabfold.log"
-    command = _command(program, query, results, settings, data)
-    run_program([*command, *_overwriting(folder / "request.json", [query.read_text(), *command])], log, say)
+    command = _colabfold_command(program, query, results, settings, data)
+    run_program([*command, *_overwrite_flags(folder / "request.json", [query.read_text(), *command])], log, say)
     if not (results / f"{job}.done.txt").is_file():
-        raise InputError(f"{Path(program).name} ended without a prediction of {job}; {last_words(log)}")
+        raise InputError(f"{Path(program).name} ended without a prediction of {job}; {last_log_lines(log)}")
     return results
 
 
-def _command(program: str, query: Path, results: Path, settings: ColabFoldSettings, data: Path | None) -> list[str]:
-    mode = "single_sequence" if settings.msa == SINGLE_SEQUENCE else "mmseqs2_uniref_env"
-    command = [program, str(query), str(results), "--model-type", MODEL_TYPE, "--msa-mode", mode]
+def _colabfold_command(
+    program: str, query: Path, results: Path, settings: ColabFoldSettings, data: Path | None
+) -> list[str]:
+    mode = "single_sequence" if settings.msa == SINGLE_SEQUENCE_MSA else "mmseqs2_uniref_env"
+    command = [program, str(query), str(results), "--model-type", COLABFOLD_MODEL_TYPE, "--msa-mode", mode]
     command += ["--num-models", str(settings.num_models), "--random-seed", str(settings.seed)]
     command += ["--save-single-representations", "--save-pair-representations"]
     if settings.num_recycle is not None:
@@ -149,7 +153,7 @@ def _command(program: str, query: Path, results: Path, settings: ColabFoldSettin
     return [*command, *settings.extra]
 
 
-def _overwriting(record: Path, request: list[str]) -> list[str]:
+def _overwrite_flags(record: Path, request: list[str]) -> list[str]:
     """The flag that makes ColabFold predict anew what it has done, if it was asked for something else."""
     text = json.dumps(request)
     changed = record.is_file() and record.read_text() != text
@@ -157,9 +161,9 @@ def _overwriting(record: Path, request: list[str]) -> list[str]:
     return ["--overwrite-existing-results"] if changed else []
 
 
-def _write_query(chains: Chains, msa: str, stem: Path) -> Path:
+def _write_colabfold_query(chains: Chains, msa: str, stem: Path) -> Path:
     """What ColabFold is given: all chains as one record, or the user's own alignment."""
-    if msa in (SERVER, SINGLE_SEQUENCE):
+    if msa in (SERVER_MSA, SINGLE_SEQUENCE_MSA):
         path = stem.with_name(stem.name + ".fasta")
         write_atomically(path, f">{stem.name}\n{':'.join(chains.sequences)}\n")
         return path
@@ -169,7 +173,7 @@ def _write_query(chains: Chains, msa: str, stem: Path) -> Path:
             f"--msa {msa}: its first sequence is of chains {found}, and --fasta has {wanted}; they must be the same, "
             "copies next to each other, with a first line '#lengths<tab>copies' for several chains"
         )
-    if not has_whole_query(Path(msa)):
+    if not first_record_covers_all_chains(Path(msa)):
         raise InputError(
             f"--msa {msa}: its first sequence has gaps; ColabFold wants all chains in it, one after the other"
         )
@@ -178,32 +182,33 @@ def _write_query(chains: Chains, msa: str, stem: Path) -> Path:
     return path
 
 
-def _stage_weights(weights: Path, folder: Path) -> Path:
+def _link_weight_files(weights: Path, folder: Path) -> Path:
     """A data folder as ColabFold wants it, of links to the weight files, whatever their folder is called."""
-    sources = [_weight_file(weights, number) for number in _MODELS]
+    sources = [_find_weight_file(weights, number) for number in _MODEL_NUMBERS]
     params = folder / "params"
     params.mkdir(parents=True, exist_ok=True)
     for source in sources:
         link = params / source.name
         link.unlink(missing_ok=True)
         link.symlink_to(source.resolve())
-    (params / _DOWNLOADED).touch()
+    (params / _DOWNLOAD_FINISHED_MARKER).touch()
     return folder
 
 
-def _weight_file(weights: Path, number: int) -> Path:
-    names: Sequence[Path] = (weights / official_name(number), weights / "params" / official_name(number))
+def _find_weight_file(weights: Path, number: int) -> Path:
+    names: Sequence[Path] = (weights / weight_file_name(number), weights / "params" / weight_file_name(number))
     for path in names:
         if path.is_file():
             return path
     raise InputError(
-        f"--weights {weights}: holds no {official_name(number)}; to run ColabFold give the folder of all five weight "
+        f"--weights {weights}: holds no {weight_file_name(number)}; to run ColabFold give the folder of all five "
+        "weight "
         "files, or leave --weights out: ColabFold then downloads them"
     )
 
 
-HOME, PYTHON = "OPENFOLD_HOME", "OPENFOLD_PYTHON"
-_SCRIPT = "run_pretrained_openfold.py"
+OPENFOLD_HOME_VARIABLE, OPENFOLD_PYTHON_VARIABLE = "OPENFOLD_HOME", "OPENFOLD_PYTHON"
+_OPENFOLD_SCRIPT = "run_pretrained_openfold.py"
 
 
 @dataclass(frozen=True)
@@ -243,12 +248,15 @@ def find_openfold() -> Path | None:
     InputError
         If the folder does not have it.
     """
-    home = os.environ.get(HOME)
+    home = os.environ.get(OPENFOLD_HOME_VARIABLE)
     if not home:
         return None
-    script = Path(home) / _SCRIPT
+    script = Path(home) / _OPENFOLD_SCRIPT
     if not script.is_file():
-        raise InputError(f"{HOME} {home}: holds no {_SCRIPT}; set it to the folder of OpenFold's repository")
+        raise InputError(
+            f"{OPENFOLD_HOME_VARIABLE} {home}: holds no {_OPENFOLD_SCRIPT}; set it to the folder of OpenFold's "
+            "repository"
+        )
     return script
 
 
@@ -288,7 +296,7 @@ def run_openfold(
     """
     if settings.templates is None:
         raise InputError("--templates: OpenFold asks for a folder of template mmCIF files; give one, it may be empty")
-    python = os.environ.get(PYTHON) or shutil.which("python3") or "python3"
+    python = os.environ.get(OPENFOLD_PYTHON_VARIABLE) or shutil.which("python3") or "python3"
     name = re.sub(r"[^A-Za-z0-9.-]", "_", fasta.stem)
     chains = read_fasta(fasta)
     sequences = folder / "input" / name
@@ -298,7 +306,7 @@ def run_openfold(
     results, log = folder / "results", folder / "openfold.log"
     command = [python, script.name, str(sequences.resolve()), str(settings.templates.resolve())]
     command += ["--output_dir", str(results.resolve()), "--config_preset", f"model_{settings.model_number}_multimer_v3"]
-    command += [_weight_option(weights), str(weights.resolve()), "--data_random_seed", str(settings.seed)]
+    command += [_openfold_weight_option(weights), str(weights.resolve()), "--data_random_seed", str(settings.seed)]
     command += ["--save_outputs", "--skip_relaxation"]
     command += ["--model_device", "cuda:0" if torch.cuda.is_available() else "cpu"]
     if settings.alignments is not None:
@@ -306,15 +314,15 @@ def run_openfold(
     run_program([*command, *settings.extra], log, say, folder=script.parent)
     found = sorted(results.rglob("*_output_dict.pkl"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise InputError(f"{_SCRIPT} ended without a prediction of {name}; {last_words(log)}")
+        raise InputError(f"{_OPENFOLD_SCRIPT} ended without a prediction of {name}; {last_log_lines(log)}")
     return found[-1]
 
 
-def _weight_option(weights: Path) -> str:
+def _openfold_weight_option(weights: Path) -> str:
     return "--jax_param_path" if weights.suffix == ".npz" else "--openfold_checkpoint_path"
 
 
-_LAST_LINES = 12
+_MAX_LOG_LINES_SHOWN = 12
 
 
 def run_program(command: Sequence[str], log: Path, say: Callable[[str], None], folder: Path | None = None) -> None:
@@ -362,11 +370,11 @@ def run_program(command: Sequence[str], log: Path, say: Callable[[str], None], f
                 raise
     if process.returncode != 0:
         ended = f"exit status {process.returncode}" if process.returncode > 0 else f"signal {-process.returncode}"
-        raise InputError(f"{Path(command[0]).name} failed ({ended}); {last_words(log)}")
+        raise InputError(f"{Path(command[0]).name} failed ({ended}); {last_log_lines(log)}")
 
 
-def last_words(log: Path) -> str:
+def last_log_lines(log: Path) -> str:
     """The last lines of a log, for a message."""
     with open(log, encoding="utf-8", errors="replace") as file:
-        lines = deque((line.rstrip() for line in file if line.strip()), maxlen=_LAST_LINES)
+        lines = deque((line.rstrip() for line in file if line.strip()), maxlen=_MAX_LOG_LINES_SHOWN)
     return "\n  ".join([f"the end of {log}:", *lines])

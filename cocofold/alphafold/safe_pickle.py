@@ -12,7 +12,7 @@ import numpy as np
 from cocofold.system.errors import InputError
 
 
-class _Dtype:
+class _DtypeStandIn:
     """Stands for ``numpy.dtype``, whose own reading of a pickled state trusts it."""
 
     def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
@@ -24,7 +24,7 @@ class _Dtype:
         self.dtype = self.dtype.newbyteorder(state[1])
 
 
-class _Array:
+class _ArrayStandIn:
     """Stands for an array whose content follows, as pickles below protocol 5 write them."""
 
     def __init__(self, kind: str, shape: tuple[int, ...], code: bytes) -> None:
@@ -35,11 +35,11 @@ class _Array:
         self.array = _array_of(content, dtype, shape, "F" if by_columns else "C")
 
 
-def _array_of(content: bytes, dtype: _Dtype, shape: tuple[int, ...], order: Any) -> np.ndarray:
+def _array_of(content: bytes, dtype: _DtypeStandIn, shape: tuple[int, ...], order: Any) -> np.ndarray:
     return np.frombuffer(content, dtype=dtype.dtype).reshape(shape, order=order)
 
 
-def _scalar(dtype: _Dtype, content: bytes) -> Any:
+def _scalar(dtype: _DtypeStandIn, content: bytes) -> Any:
     return _array_of(content, dtype, (1,), "C")[0]
 
 
@@ -50,25 +50,29 @@ def _bytes_of(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-_ADMITTED: dict[str, Any] = {"numpy.ndarray": "ndarray", "numpy.dtype": _Dtype, "_codecs.encode": _bytes_of}
+_ALLOWED_GLOBALS: dict[str, Any] = {
+    "numpy.ndarray": "ndarray",
+    "numpy.dtype": _DtypeStandIn,
+    "_codecs.encode": _bytes_of,
+}
 for _core in ("numpy.core", "numpy._core"):
-    _ADMITTED[f"{_core}.multiarray._reconstruct"] = _Array
-    _ADMITTED[f"{_core}.multiarray.scalar"] = _scalar
-    _ADMITTED[f"{_core}.numeric._frombuffer"] = _array_of
+    _ALLOWED_GLOBALS[f"{_core}.multiarray._reconstruct"] = _ArrayStandIn
+    _ALLOWED_GLOBALS[f"{_core}.multiarray.scalar"] = _scalar
+    _ALLOWED_GLOBALS[f"{_core}.numeric._frombuffer"] = _array_of
 
 
-class _NotAdmitted(Exception):
+class _GlobalNotAllowed(Exception):
     """A class or function that a pickle of arrays does not need."""
 
 
 class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if f"{module}.{name}" not in _ADMITTED:
-            raise _NotAdmitted(f"{module}.{name}")
-        return _ADMITTED[f"{module}.{name}"]
+        if f"{module}.{name}" not in _ALLOWED_GLOBALS:
+            raise _GlobalNotAllowed(f"{module}.{name}")
+        return _ALLOWED_GLOBALS[f"{module}.{name}"]
 
 
-def load_arrays(path: Path) -> dict[str, Any]:
+def load_pickled_arrays(path: Path) -> dict[str, Any]:
     """Read a pickled dictionary of arrays.
 
     A pickle may name any function of any package, and reading it would call that. Here only the names that arrays need
@@ -83,8 +87,8 @@ def load_arrays(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: no such file; give the pickle that OpenFold's --save_outputs wrote")
     try:
         with open(path, "rb") as file:
-            content = _with_arrays(_ArrayUnpickler(file).load())
-    except _NotAdmitted as error:
+            content = _replace_stand_ins(_ArrayUnpickler(file).load())
+    except _GlobalNotAllowed as error:
         raise InputError(
             f"{path}: the pickle asks for {error}; only numpy arrays, numbers, strings and plain containers are "
             "admitted, since a pickle can run code. Give a pickle that OpenFold's --save_outputs wrote"
@@ -98,12 +102,12 @@ def load_arrays(path: Path) -> dict[str, Any]:
     return content
 
 
-def _with_arrays(content: Any) -> Any:
+def _replace_stand_ins(content: Any) -> Any:
     """Arrays in place of what stood for them."""
-    if isinstance(content, _Array):
+    if isinstance(content, _ArrayStandIn):
         return content.array
     if isinstance(content, dict):
-        return {name: _with_arrays(value) for name, value in content.items()}
+        return {name: _replace_stand_ins(value) for name, value in content.items()}
     if isinstance(content, (list, tuple)):
-        return type(content)(map(_with_arrays, content))
+        return type(content)(map(_replace_stand_ins, content))
     return content

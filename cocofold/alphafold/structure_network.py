@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from cocofold.alphafold.attention import ImageAdapter, InvariantPointAttention
-from cocofold.alphafold.pair_representation import Pair, SharedBias, normalise_pair
-from cocofold.alphafold.residue_constants import HIDDEN_WIDTH, PAIR_WIDTH, SINGLE_WIDTH, UNKNOWN
-from cocofold.alphafold.residue_frames import Rigid, Torsions, build_atoms
+from cocofold.alphafold.pair_representation import PairRepresentation, SharedBias, normalise_pair
+from cocofold.alphafold.residue_constants import HIDDEN_WIDTH, PAIR_WIDTH, SINGLE_WIDTH, UNKNOWN_RESIDUE
+from cocofold.alphafold.residue_frames import Rigid, TorsionHead, build_atoms
 from cocofold.system.errors import InputError
 
 ITERATIONS = 8
-UNIT_ANGSTROM = 20.0
+LENGTH_UNIT_ANGSTROM = 20.0
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class FoldingOptions:
 
 
 @dataclass(frozen=True)
-class Folded:
+class StructureModuleOutput:
     """What the structure module gives for n residues.
 
     Attributes
@@ -74,7 +74,7 @@ class Transition(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(SINGLE_WIDTH, SINGLE_WIDTH) for _ in range(3))
-        self.norm = LayerNorm(SINGLE_WIDTH)
+        self.norm = ReproducibleLayerNorm(SINGLE_WIDTH)
 
     def forward(self, act: torch.Tensor, dropout: float) -> torch.Tensor:
         """New activations, (n, 384)."""
@@ -97,15 +97,15 @@ class StructureModule(nn.Module):
     def __init__(self, options: FoldingOptions = FoldingOptions()) -> None:
         super().__init__()
         self.options = options
-        self.single_norm = LayerNorm(SINGLE_WIDTH)
+        self.single_norm = ReproducibleLayerNorm(SINGLE_WIDTH)
         self.initial = nn.Linear(SINGLE_WIDTH, SINGLE_WIDTH)
         self.attention = InvariantPointAttention()
-        self.attention_norm = LayerNorm(SINGLE_WIDTH)
+        self.attention_norm = ReproducibleLayerNorm(SINGLE_WIDTH)
         self.transition = Transition()
         self.update = nn.Linear(SINGLE_WIDTH, 6)
-        self.torsions = Torsions()
-        self.confidence = ResidueConfidence()
-        self.aligned_error = AlignedError()
+        self.torsions = TorsionHead()
+        self.confidence = ConfidenceHead()
+        self.aligned_error = AlignedErrorHead()
         self.adapter: Optional[ImageAdapter] = None
 
     def with_adapter(self, seed: int = 0, gated: bool = True) -> StructureModule:
@@ -122,8 +122,12 @@ class StructureModule(nn.Module):
         return self
 
     def forward(
-        self, single: torch.Tensor, pair: Union[torch.Tensor, Pair], aatype: torch.Tensor, mask: torch.Tensor
-    ) -> Folded:
+        self,
+        single: torch.Tensor,
+        pair: Union[torch.Tensor, PairRepresentation],
+        aatype: torch.Tensor,
+        mask: torch.Tensor,
+    ) -> StructureModuleOutput:
         """Fold.
 
         Parameters
@@ -142,28 +146,30 @@ class StructureModule(nn.Module):
         InputError
             If shapes do not fit together, or ``aatype`` has other numbers.
         """
-        _check(single, pair, aatype, mask)
+        _check_inputs(single, pair, aatype, mask)
         weight = self.initial.weight
         mask, aatype = mask.to(weight.dtype), aatype.long()
         if isinstance(pair, torch.Tensor):
             pair = normalise_pair(pair, weight.dtype)
         initial = self.single_norm(single.to(weight.dtype))
         act, trajectory = self._iterate(self.initial(initial), mask, pair)
-        frames = trajectory[-1].scaled(UNIT_ANGSTROM)
+        frames = trajectory[-1].scaled(LENGTH_UNIT_ANGSTROM)
         torsions = self.torsions(act, initial)
         atoms = build_atoms(aatype, frames, torsions)
-        return Folded(
+        return StructureModuleOutput(
             atom14=atoms.positions,
             atom14_mask=atoms.exist & (mask > 0)[:, None],
             frames=frames.matrix(),
-            trajectory=torch.stack([step.scaled(UNIT_ANGSTROM).matrix() for step in trajectory]),
+            trajectory=torch.stack([step.scaled(LENGTH_UNIT_ANGSTROM).matrix() for step in trajectory]),
             group_frames=atoms.group_frames,
             torsions=torsions,
             act=act,
             plddt=self.confidence(act),
         )
 
-    def _iterate(self, act: torch.Tensor, mask: torch.Tensor, pair: Pair) -> Tuple[torch.Tensor, list[Rigid]]:
+    def _iterate(
+        self, act: torch.Tensor, mask: torch.Tensor, pair: PairRepresentation
+    ) -> Tuple[torch.Tensor, list[Rigid]]:
         """Activations after the last iteration, and frames after each, in units of 20 Å."""
         pair_logits = self.attention.pair_logits(pair)
         frames, trajectory = Rigid.identity(act), []
@@ -171,11 +177,11 @@ class StructureModule(nn.Module):
             act, frames = self._iteration(act, frames, mask, pair, pair_logits)
             trajectory.append(frames)
             if not self.options.rotation_gradient:
-                frames = frames.with_fixed_rotation()
+                frames = frames.with_detached_rotation()
         return act, trajectory
 
     def _iteration(
-        self, act: torch.Tensor, frames: Rigid, mask: torch.Tensor, pair: Pair, pair_logits: SharedBias
+        self, act: torch.Tensor, frames: Rigid, mask: torch.Tensor, pair: PairRepresentation, pair_logits: SharedBias
     ) -> Tuple[torch.Tensor, Rigid]:
         dropout = self.options.dropout if self.training else 0.0
         attended = self.attention(act, frames, mask, pair, pair_logits, self.adapter)
@@ -184,7 +190,9 @@ class StructureModule(nn.Module):
         return act, frames.compose(Rigid.from_update(self.update(act)))
 
 
-def _check(single: torch.Tensor, pair: Union[torch.Tensor, Pair], aatype: torch.Tensor, mask: torch.Tensor) -> None:
+def _check_inputs(
+    single: torch.Tensor, pair: Union[torch.Tensor, PairRepresentation], aatype: torch.Tensor, mask: torch.Tensor
+) -> None:
     """Refuse inputs that do not fit together.
 
     Raises
@@ -198,17 +206,17 @@ def _check(single: torch.Tensor, pair: Union[torch.Tensor, Pair], aatype: torch.
     for name, (tensor, shape) in needed.items():
         if tuple(tensor.shape) != shape:
             raise InputError(f"{name}: its shape is {tuple(tensor.shape)}; for {n} residues it must be {shape}")
-    if n == 0 or int(aatype.min()) < 0 or int(aatype.max()) > UNKNOWN:
-        raise InputError(f"aatype: must be one or more numbers from 0 to {UNKNOWN}, AlphaFold's of amino acids")
+    if n == 0 or int(aatype.min()) < 0 or int(aatype.max()) > UNKNOWN_RESIDUE:
+        raise InputError(f"aatype: must be one or more numbers from 0 to {UNKNOWN_RESIDUE}, AlphaFold's of amino acids")
 
 
 LDDT_BINS, ERROR_BINS = 50, 64
 LARGEST_ERROR_ANGSTROM = 31.0
 
-_BLOCK_PAIRS = 1 << 16
+_PAIRS_AT_ONCE = 1 << 16
 
 
-class ResidueConfidence(nn.Module):
+class ConfidenceHead(nn.Module):
     """Predicted lDDT-Cα (Jumper et al., alg. 29)."""
 
     def __init__(self) -> None:
@@ -225,7 +233,7 @@ class ResidueConfidence(nn.Module):
         return torch.matmul(logits.softmax(dim=1), centres)
 
 
-class AlignedError(nn.Module):
+class AlignedErrorHead(nn.Module):
     """Error of a residue's position when another's frame is superposed (Jumper et al., suppl. 1.9.7)."""
 
     def __init__(self) -> None:
@@ -237,11 +245,11 @@ class AlignedError(nn.Module):
         weight = self.logits.weight
         width = LARGEST_ERROR_ANGSTROM / (ERROR_BINS - 2)
         centres = (torch.arange(ERROR_BINS, dtype=weight.dtype, device=weight.device) + 0.5) * width
-        rows = pair.split(max(1, _BLOCK_PAIRS // len(pair)))
+        rows = pair.split(max(1, _PAIRS_AT_ONCE // len(pair)))
         return torch.cat([torch.matmul(self.logits(block.to(weight.dtype)).softmax(dim=2), centres) for block in rows])
 
 
-class LayerNorm(nn.LayerNorm):
+class ReproducibleLayerNorm(nn.LayerNorm):
     """A layer normalisation; torch's own adds the gradients of its weights thread by thread."""
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:

@@ -19,9 +19,9 @@ MODULE_SCOPES = tuple(
 OPENFOLD_SCOPES = ("structure_module.", "aux_heads.plddt.", "aux_heads.tm.")
 """The same of OpenFold's checkpoints."""
 
-_FOLD = "structure_module/fold_iteration/"
-_ATTENTION = f"{_FOLD}invariant_point_attention/"
-_SIDECHAIN = f"{_FOLD}rigid_sidechain/"
+_FOLD_ITERATION = "structure_module/fold_iteration/"
+_ATTENTION = f"{_FOLD_ITERATION}invariant_point_attention/"
+_SIDECHAIN = f"{_FOLD_ITERATION}rigid_sidechain/"
 _IPA, _ANGLES, _TRANSITION = "structure_module.ipa.", "structure_module.angle_resnet.", "structure_module.transition."
 
 
@@ -97,10 +97,10 @@ def _attention() -> List[WeightArray]:
 
 
 def _transition() -> List[WeightArray]:
-    arrays = _norm(f"{_FOLD}transition_layer_norm", 384, "transition.norm", f"{_TRANSITION}layer_norm")
+    arrays = _norm(f"{_FOLD_ITERATION}transition_layer_norm", 384, "transition.norm", f"{_TRANSITION}layer_norm")
     for number, name in enumerate(("transition", "transition_1", "transition_2")):
         openfold = f"{_TRANSITION}layers.0.linear_{number + 1}"
-        arrays += _linear(f"{_FOLD}{name}", (384, 384), f"transition.layers.{number}", openfold)
+        arrays += _linear(f"{_FOLD_ITERATION}{name}", (384, 384), f"transition.layers.{number}", openfold)
     return arrays
 
 
@@ -121,7 +121,7 @@ def _torsions() -> List[WeightArray]:
     return arrays
 
 
-def _heads() -> List[WeightArray]:
+def _confidence_heads() -> List[WeightArray]:
     plddt, openfold = "predicted_lddt_head/", "aux_heads.plddt."
     return [
         *_norm(f"{plddt}input_layer_norm", 384, "confidence.norm", f"{openfold}layer_norm"),
@@ -137,11 +137,11 @@ MODULE_ARRAYS: Tuple[WeightArray, ...] = (
     *_norm("structure_module/pair_layer_norm", 128, "attention.pair_norm", "structure_module.layer_norm_z"),
     *_linear("structure_module/initial_projection", (384, 384), "initial", "structure_module.linear_in"),
     *_attention(),
-    *_norm(f"{_FOLD}attention_layer_norm", 384, "attention_norm", "structure_module.layer_norm_ipa"),
+    *_norm(f"{_FOLD_ITERATION}attention_layer_norm", 384, "attention_norm", "structure_module.layer_norm_ipa"),
     *_transition(),
-    *_linear(f"{_FOLD}quat_rigid/rigid", (384, 6), "update", "structure_module.bb_update.linear"),
+    *_linear(f"{_FOLD_ITERATION}quat_rigid/rigid", (384, 6), "update", "structure_module.bb_update.linear"),
     *_torsions(),
-    *_heads(),
+    *_confidence_heads(),
 )
 """The 46 arrays of the structure module, and 10 of the heads."""
 
@@ -152,8 +152,8 @@ SINGLE_ACTIVATIONS: Tuple[WeightArray, ...] = tuple(
 
 
 # Layers whose result is added to what there is: small, so that eight iterations do not explode.
-_SMALL = ("output_projection", "transition_2", "rigid", "resblock2", "resblock2_1")
-_SMALL_SCALE = 0.1
+_UPDATE_LAYERS = ("output_projection", "transition_2", "rigid", "resblock2", "resblock2_1")
+_UPDATE_SCALE = 0.1
 # Softplus of it is one.
 _POINT_WEIGHT = math.log(math.expm1(1.0))
 
@@ -170,13 +170,13 @@ def random_weights(seed: int) -> Dict[str, torch.Tensor]:
         The same seed gives the same numbers everywhere.
     """
     generator = np.random.default_rng(seed)
-    return {array.official: _draw(array, generator) for array in (*MODULE_ARRAYS, *SINGLE_ACTIVATIONS)}
+    return {array.official: _draw_array(array, generator) for array in (*MODULE_ARRAYS, *SINGLE_ACTIVATIONS)}
 
 
-def _draw(array: WeightArray, generator: np.random.Generator) -> torch.Tensor:
+def _draw_array(array: WeightArray, generator: np.random.Generator) -> torch.Tensor:
     layer, kind = array.official.split("//")
     if kind == "weights":
-        scale = (_SMALL_SCALE if layer.endswith(tuple("/" + name for name in _SMALL)) else 1.0) / math.sqrt(
+        scale = (_UPDATE_SCALE if layer.endswith(tuple("/" + name for name in _UPDATE_LAYERS)) else 1.0) / math.sqrt(
             array.shape[0]
         )
         values = scale * generator.standard_normal(array.shape)

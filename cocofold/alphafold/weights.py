@@ -27,12 +27,12 @@ from cocofold.alphafold.weight_layout import (
     SINGLE_ACTIVATIONS,
     WeightArray,
 )
-from cocofold.system.atomic_files import appearing_whole
+from cocofold.system.atomic_files import atomic_path
 from cocofold.system.errors import InputError
 
-_NAMED = 4
-_MONOMER = f"{SCOPE}structure_module/fold_iteration/invariant_point_attention/kv_scalar//weights"
-_ADVICE = "give params_model_K_multimer_v3.npz of AlphaFold-Multimer v2.3, as it was downloaded"
+_MAX_LISTED_NAMES = 4
+_ALPHAFOLD_MONOMER_KEY = f"{SCOPE}structure_module/fold_iteration/invariant_point_attention/kv_scalar//weights"
+_WEIGHT_FILE_ADVICE = "give params_model_K_multimer_v3.npz of AlphaFold-Multimer v2.3, as it was downloaded"
 
 
 def load_structure_module(
@@ -55,7 +55,7 @@ def load_structure_module(
     """
     if isinstance(source, Mapping):
         shapes = {array.official: array.shape for array in MODULE_ARRAYS}
-        weights = _checked(source, shapes, MODULE_SCOPES, "weights")
+        weights = _select_checked_arrays(source, shapes, MODULE_SCOPES, "weights")
     else:
         weights = read_weights(source)
     # Weights that are about to be replaced shall not use up the caller's random numbers.
@@ -73,7 +73,7 @@ def load_single_activations(path: Union[str, os.PathLike[str]]) -> nn.Linear:
     InputError
         As ``load_structure_module``.
     """
-    weights = _read(Path(path), SINGLE_ACTIVATIONS, scopes=(), openfold_scopes=())
+    weights = _read_arrays(Path(path), SINGLE_ACTIVATIONS, scopes=(), openfold_scopes=())
     weight, bias = (array.to_torch(weights[array.official]) for array in SINGLE_ACTIVATIONS)
     layer = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0])
     layer.load_state_dict({"weight": weight, "bias": bias})
@@ -88,7 +88,7 @@ def read_weights(path: Union[str, os.PathLike[str]]) -> Dict[str, torch.Tensor]:
     InputError
         As ``load_structure_module``.
     """
-    return _read(Path(path), MODULE_ARRAYS, MODULE_SCOPES, OPENFOLD_SCOPES)
+    return _read_arrays(Path(path), MODULE_ARRAYS, MODULE_SCOPES, OPENFOLD_SCOPES)
 
 
 def official_weights(module: StructureModule) -> Dict[str, torch.Tensor]:
@@ -105,40 +105,40 @@ def save_structure_module(module: StructureModule, path: Union[str, os.PathLike[
 def save_weights(weights: Mapping[str, torch.Tensor], path: Union[str, os.PathLike[str]]) -> None:
     """Write arrays as AlphaFold's file has them; the file appears whole."""
     arrays = {name: tensor.detach().cpu().numpy() for name, tensor in weights.items()}
-    with appearing_whole(path) as partial, open(partial, "wb") as file:
+    with atomic_path(path) as partial, open(partial, "wb") as file:
         np.savez(file, **arrays)
 
 
-def _read(
+def _read_arrays(
     path: Path, wanted: Sequence[WeightArray], scopes: Tuple[str, ...], openfold_scopes: Tuple[str, ...]
 ) -> Dict[str, torch.Tensor]:
     """The wanted arrays of a file, checked; no others may stand in the scopes."""
     if not path.is_file():
-        raise InputError(f"{path}: no such weight file; {_ADVICE}")
-    if is_checkpoint(path):
+        raise InputError(f"{path}: no such weight file; {_WEIGHT_FILE_ADVICE}")
+    if is_openfold_checkpoint(path):
         shapes = {array.openfold: array.torch_shape for array in wanted}
-        state = _checked(read_checkpoint(path), shapes, openfold_scopes, str(path))
+        state = _select_checked_arrays(read_openfold_checkpoint(path), shapes, openfold_scopes, str(path))
         return {array.official: array.from_torch(state[array.openfold]) for array in wanted}
     if path.suffix.lower() != ".npz":
-        raise InputError(f"{path}: a weight file must be .npz (AlphaFold's) or .pt (OpenFold's); {_ADVICE}")
+        raise InputError(f"{path}: a weight file must be .npz (AlphaFold's) or .pt (OpenFold's); {_WEIGHT_FILE_ADVICE}")
     shapes = {array.official: array.shape for array in wanted}
-    return _checked(_read_npz(path, (*shapes, *scopes)), shapes, scopes, str(path))
+    return _select_checked_arrays(_read_npz(path, (*shapes, *scopes)), shapes, scopes, str(path))
 
 
 def _read_npz(path: Path, beginnings: Tuple[str, ...]) -> Dict[str, torch.Tensor]:
     """Arrays whose names begin so; the others, of which there are far more, stay in the file."""
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            if _MONOMER in file.files:
-                raise InputError(f"{path}: these are weights of an AlphaFold monomer model; {_ADVICE}")
+            if _ALPHAFOLD_MONOMER_KEY in file.files:
+                raise InputError(f"{path}: these are weights of an AlphaFold monomer model; {_WEIGHT_FILE_ADVICE}")
             return {
                 name: torch.from_numpy(np.asarray(file[name])) for name in file.files if name.startswith(beginnings)
             }
     except (OSError, ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: damaged, or no file of arrays ({error}); {_ADVICE}") from error
+        raise InputError(f"{path}: damaged, or no file of arrays ({error}); {_WEIGHT_FILE_ADVICE}") from error
 
 
-def _checked(
+def _select_checked_arrays(
     arrays: Mapping[str, torch.Tensor], shapes: Mapping[str, Tuple[int, ...]], scopes: Tuple[str, ...], where: str
 ) -> Dict[str, torch.Tensor]:
     """Arrays in float32, if all are there, as they must be, and no others in the scopes.
@@ -161,29 +161,29 @@ def _checked(
     }
     found = [f"{fault}: {_listed(names)}" for fault, names in faults.items() if names]
     if found:
-        raise InputError(f"{where}: {'; '.join(found)}; {_ADVICE}")
+        raise InputError(f"{where}: {'; '.join(found)}; {_WEIGHT_FILE_ADVICE}")
     return {name: array.detach().float() for name, array in present.items()}
 
 
 def _listed(names: List[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(name.replace(SCOPE, "") for name in names[:_NAMED]) + more
+    more = f" and {len(names) - _MAX_LISTED_NAMES} more" if len(names) > _MAX_LISTED_NAMES else ""
+    return ", ".join(name.replace(SCOPE, "") for name in names[:_MAX_LISTED_NAMES]) + more
 
 
-_ENDINGS = (".pt", ".pth", ".ckpt")
-_PREFIXES = ("module.", "model.")
-_OPENFOLD_MONOMER = "structure_module.ipa.linear_kv.weight"
-_OPENFOLD_ADVICE = (
+_CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt")
+_WRAPPER_PREFIXES = ("module.", "model.")
+_OPENFOLD_MONOMER_KEY = "structure_module.ipa.linear_kv.weight"
+_CHECKPOINT_ADVICE = (
     "give a checkpoint of a model_K_multimer_v3 of OpenFold's, or AlphaFold's params_model_K_multimer_v3.npz"
 )
 
 
-def is_checkpoint(path: Path) -> bool:
+def is_openfold_checkpoint(path: Path) -> bool:
     """Whether the file's name is one of a torch checkpoint."""
-    return path.suffix.lower() in _ENDINGS
+    return path.suffix.lower() in _CHECKPOINT_SUFFIXES
 
 
-def read_checkpoint(path: Path) -> Dict[str, torch.Tensor]:
+def read_openfold_checkpoint(path: Path) -> Dict[str, torch.Tensor]:
     """All tensors of a checkpoint by OpenFold's names.
 
     Raises
@@ -195,14 +195,14 @@ def read_checkpoint(path: Path) -> Dict[str, torch.Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: damaged, or holds more than tensors ({reason}); {_OPENFOLD_ADVICE}") from error
-    state = _state(content)
-    if _OPENFOLD_MONOMER in state:
-        raise InputError(f"{path}: these are weights of a monomer model; {_OPENFOLD_ADVICE}")
+        raise InputError(f"{path}: damaged, or holds more than tensors ({reason}); {_CHECKPOINT_ADVICE}") from error
+    state = _tensors_of_checkpoint(content)
+    if _OPENFOLD_MONOMER_KEY in state:
+        raise InputError(f"{path}: these are weights of a monomer model; {_CHECKPOINT_ADVICE}")
     return state
 
 
-def _state(content: Any) -> Dict[str, torch.Tensor]:
+def _tensors_of_checkpoint(content: Any) -> Dict[str, torch.Tensor]:
     """The tensors of a checkpoint by OpenFold's names, wherever training programs keep them."""
     if isinstance(content, Mapping):
         # The running average is what OpenFold predicts with; Lightning and DeepSpeed have keys of their own.
@@ -211,27 +211,31 @@ def _state(content: Any) -> Dict[str, torch.Tensor]:
             for key in path:
                 inner = inner.get(key) if isinstance(inner, Mapping) else None
             if isinstance(inner, Mapping):
-                return _state(inner)
-        return {_bare(str(name)): tensor for name, tensor in content.items() if isinstance(tensor, torch.Tensor)}
+                return _tensors_of_checkpoint(inner)
+        return {
+            _without_wrapper_prefixes(str(name)): tensor
+            for name, tensor in content.items()
+            if isinstance(tensor, torch.Tensor)
+        }
     return {}
 
 
-def _bare(name: str) -> str:
-    for prefix in _PREFIXES:
+def _without_wrapper_prefixes(name: str) -> str:
+    for prefix in _WRAPPER_PREFIXES:
         if name.startswith(prefix):
-            return _bare(name[len(prefix) :])
+            return _without_wrapper_prefixes(name[len(prefix) :])
     return name
 
 
-_OFFICIAL = re.compile(r"params_model_(\d)(\w*)\.npz")
+_WEIGHT_FILE_PATTERN = re.compile(r"params_model_(\d)(\w*)\.npz")
 
 
-def official_name(model_number: int) -> str:
+def weight_file_name(model_number: int) -> str:
     """Name of the file in which AlphaFold-Multimer v2.3 comes."""
     return f"params_model_{model_number}_multimer_v3.npz"
 
 
-def default_folder() -> Path:
+def colabfold_weights_folder() -> Path:
     """Where ColabFold keeps the weights that it downloads."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(cache) / "colabfold" / "params"
@@ -252,9 +256,9 @@ def find_weights(given: Path | None, model_number: int) -> Path:
     InputError
         If there is no such file, or its name says that it is of another model.
     """
-    name = official_name(model_number)
+    name = weight_file_name(model_number)
     if given is None or given.is_dir():
-        folder = given or default_folder()
+        folder = given or colabfold_weights_folder()
         for path in (folder / name, folder / "params" / name):
             if path.is_file():
                 return path
@@ -265,7 +269,7 @@ def find_weights(given: Path | None, model_number: int) -> Path:
         )
     if not given.is_file():
         raise InputError(f"--weights {given}: no such file; give {name}, or the folder with it")
-    match = _OFFICIAL.fullmatch(given.name)
+    match = _WEIGHT_FILE_PATTERN.fullmatch(given.name)
     if match is not None and given.name != name:
         raise InputError(
             f"--weights {given}: these are of {given.stem.replace('params_', '')}, but the representations are of "
@@ -274,7 +278,7 @@ def find_weights(given: Path | None, model_number: int) -> Path:
     return given
 
 
-def single_representation(first_row: torch.Tensor, path: Path) -> torch.Tensor:
+def project_single_representation(first_row: torch.Tensor, path: Path) -> torch.Tensor:
     """The single representation, a linear function of the MSA's first row (Jumper et al. 2021, suppl. alg. 6).
 
     ColabFold computes it in bfloat16 by default. Where the first row is in bfloat16, this rounds as it does: products

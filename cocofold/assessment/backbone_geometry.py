@@ -20,11 +20,11 @@ BOND_TOLERANCE_ANGSTROM = 0.1
 CIS_BELOW_DEGREES = 30.0
 TRANS_ABOVE_DEGREES = 150.0
 CLOSEST_ALPHA_ANGSTROM = 3.0
-_LEAST_SHARED = 0.5
+_LEAST_SHARED_FRACTION = 0.5
 
 
 @dataclass(frozen=True)
-class GeometryFigures:
+class BackboneGeometry:
     """Backbone geometry of a model; residues are named as "chain number name".
 
     A peptide is a link between two residues that follow each other in a chain. With a start, those that the start
@@ -87,7 +87,7 @@ class GeometryFigures:
         return len(self.cis_proline) + len(self.cis_other)
 
 
-def geometry_figures(model: Model, start: Model | None = None) -> GeometryFigures:
+def measure_geometry(model: Model, start: Model | None = None) -> BackboneGeometry:
     """Figures of a model's geometry, and what is new in it since a start.
 
     Parameters
@@ -103,24 +103,24 @@ def geometry_figures(model: Model, start: Model | None = None) -> GeometryFigure
     """
     backbone = Backbone.of(model)
     keys = [model.residues[row] for row in backbone.residues]
-    first = _first_of_peptides(model, backbone)
+    first = _peptide_starts(model, backbone)
     if start is not None:
         origin = Backbone.of(start)
         place = {start.residues[row]: number for number, row in enumerate(origin.residues)}
         in_start = np.array([place.get(key, -1) for key in keys])
-        if (in_start >= 0).mean() < _LEAST_SHARED:
+        if (in_start >= 0).mean() < _LEAST_SHARED_FRACTION:
             raise InputError(
                 f"the start shares {int((in_start >= 0).sum())} of the model's {len(keys)} residues (chain, number and "
                 "name); at least half are needed: give the model from which this one was made"
             )
-        first = _joined_in_start(first, in_start, origin.linked)
+        first = _peptides_joined_in_start(first, in_start, origin.linked)
     bond = _bond_lengths(model, backbone, first)
     omega = np.abs(_omegas(model, backbone, first))
     cis, twisted = omega < CIS_BELOW_DEGREES, (omega >= CIS_BELOW_DEGREES) & (omega <= TRANS_ABOVE_DEGREES)
     proline = np.array([key.name == "PRO" for key in keys])[first + 1]
-    hand = _hands(model, backbone)
+    hand = _chiral_volumes(model, backbone)
     d = np.flatnonzero(hand < 0)
-    close = _close_alphas(model, backbone, first)
+    close = _close_ca_pairs(model, backbone, first)
     inner, favoured, outlier = _ramachandran(model, backbone, first)
     deviation = np.abs(bond - PEPTIDE_BOND_ANGSTROM)
     bad = deviation > BOND_TOLERANCE_ANGSTROM
@@ -132,10 +132,10 @@ def geometry_figures(model: Model, start: Model | None = None) -> GeometryFigure
         omega_before[before] = np.abs(_omegas(start, origin, before))
         was = np.where(in_start[first] >= 0, omega_before[in_start[first]], np.nan)
         was_twisted = (was >= CIS_BELOW_DEGREES) & (was <= TRANS_ABOVE_DEGREES)
-        was_d = (in_start >= 0) & (_hands(start, origin)[in_start] < 0)
+        was_d = (in_start >= 0) & (_chiral_volumes(start, origin)[in_start] < 0)
         before_inner, _, before_outlier = _ramachandran(start, origin, before)
         was_outlier = np.isin(in_start[inner], before_inner[before_outlier])
-        was_close = {tuple(sorted(pair)) for pair in _close_alphas(start, origin, before).tolist()}
+        was_close = {tuple(sorted(pair)) for pair in _close_ca_pairs(start, origin, before).tolist()}
         new = {
             "new_d": _names(keys, d[~was_d[d]]),
             "new_cis": _names(keys, first[cis & ~(was < CIS_BELOW_DEGREES)] + 1),
@@ -145,7 +145,7 @@ def geometry_figures(model: Model, start: Model | None = None) -> GeometryFigure
             ),
             "new_ramachandran_outliers": _names(keys, inner[outlier & ~was_outlier]),
         }
-    return GeometryFigures(
+    return BackboneGeometry(
         peptides=len(first),
         bonds_within_tolerance=1 - float(bad.sum()) / n_peptides,
         bond_deviation_rms_angstrom=float(np.sqrt((deviation**2).sum() / n_peptides)),
@@ -172,7 +172,7 @@ def _pair_names(keys: list[ResidueKey], pairs: list[list[int]]) -> tuple[str, ..
     return tuple(" - ".join(_names(keys, np.array(pair))) for pair in pairs)
 
 
-def _first_of_peptides(model: Model, backbone: Backbone) -> np.ndarray:
+def _peptide_starts(model: Model, backbone: Backbone) -> np.ndarray:
     """The first residue of each peptide, judged by the model alone; (n_peptides,) int."""
     keys = [model.residues[row] for row in backbone.residues]
     follows = [
@@ -183,7 +183,7 @@ def _first_of_peptides(model: Model, backbone: Backbone) -> np.ndarray:
     return np.flatnonzero(backbone.linked | np.array([*follows, False]))
 
 
-def _joined_in_start(first: np.ndarray, in_start: np.ndarray, linked: np.ndarray) -> np.ndarray:
+def _peptides_joined_in_start(first: np.ndarray, in_start: np.ndarray, linked: np.ndarray) -> np.ndarray:
     """Peptides that the start joins, and those with a residue that it does not have."""
     unknown = (in_start[first] < 0) | (in_start[first + 1] < 0)
     here = np.flatnonzero((in_start[:-1] >= 0) & (in_start[1:] == in_start[:-1] + 1))
@@ -207,7 +207,7 @@ def _ramachandran(model: Model, backbone: Backbone, first: np.ndarray) -> tuple[
     atoms, names = backbone.atoms, np.array([model.residues[row].name for row in backbone.residues])
     phi = _torsions(model, atoms[inner - 1, 2], *atoms[inner].T)
     psi = _torsions(model, *atoms[inner].T, atoms[inner + 1, 0])
-    return inner, *judge(phi, psi, kinds_of(names[inner], names[inner + 1]))
+    return inner, *classify_torsions(phi, psi, ramachandran_kinds(names[inner], names[inner + 1]))
 
 
 def _torsions(model: Model, *rows: np.ndarray) -> np.ndarray:
@@ -219,7 +219,7 @@ def _torsions(model: Model, *rows: np.ndarray) -> np.ndarray:
     return np.degrees(np.arctan2(sine, (left * right).sum(1)))
 
 
-def _hands(model: Model, backbone: Backbone) -> np.ndarray:
+def _chiral_volumes(model: Model, backbone: Backbone) -> np.ndarray:
     """Triple product N, C, CB about CA (Å³), positive for L-amino acids; NaN without CB."""
     beta = model.atoms_named("CB")[backbone.residues]
     nitrogen, alpha, carbon = model.positions[backbone.atoms].transpose(1, 0, 2)
@@ -227,7 +227,7 @@ def _hands(model: Model, backbone: Backbone) -> np.ndarray:
     return np.where(beta >= 0, triple, np.nan)
 
 
-def _close_alphas(model: Model, backbone: Backbone, first: np.ndarray) -> np.ndarray:
+def _close_ca_pairs(model: Model, backbone: Backbone, first: np.ndarray) -> np.ndarray:
     """Pairs of residues with CA closer than 3 Å that no peptide joins, (n_pairs, 2) int, sorted."""
     tree = cKDTree(model.positions[backbone.atoms[:, 1]])
     pairs = np.sort(tree.query_pairs(CLOSEST_ALPHA_ANGSTROM, output_type="ndarray"), axis=1)
@@ -236,21 +236,21 @@ def _close_alphas(model: Model, backbone: Backbone, first: np.ndarray) -> np.nda
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 
-FAVOURED_LEVEL = 0.02
+FAVOURED_DENSITY = 0.02
 # The general case, and glycine, proline and what precedes proline
-OUTLIER_LEVELS = {"general": 0.0005, "glycine": 0.002, "proline": 0.002, "preproline": 0.002}
-_KINDS = tuple(OUTLIER_LEVELS)
+OUTLIER_DENSITIES = {"general": 0.0005, "glycine": 0.002, "proline": 0.002, "preproline": 0.002}
+_KINDS = tuple(OUTLIER_DENSITIES)
 _BINS, _BIN_DEGREES = 180, 2.0
 
 
-def kinds_of(names: np.ndarray, followers: np.ndarray) -> np.ndarray:
+def ramachandran_kinds(names: np.ndarray, followers: np.ndarray) -> np.ndarray:
     """Which of the four plots each residue belongs to, by its name and that of the next one; (n,) str."""
     kinds = np.where(followers == "PRO", "preproline", "general")
     kinds = np.where(names == "PRO", "proline", kinds)
     return np.where(names == "GLY", "glycine", kinds)
 
 
-def judge(phi: np.ndarray, psi: np.ndarray, kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def classify_torsions(phi: np.ndarray, psi: np.ndarray, kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which torsions are favoured and which are outliers; what is neither is allowed.
 
     Contours of Lovell et al., Proteins 50, 437 (2003): favoured are the 98 % of their 500 structures' residues that lie
@@ -262,7 +262,7 @@ def judge(phi: np.ndarray, psi: np.ndarray, kinds: np.ndarray) -> tuple[np.ndarr
     phi, psi : (n,) float
         Degrees.
     kinds : (n,) str
-        As ``kinds_of`` gives them.
+        As ``ramachandran_kinds`` gives them.
 
     Returns
     -------
@@ -272,12 +272,12 @@ def judge(phi: np.ndarray, psi: np.ndarray, kinds: np.ndarray) -> tuple[np.ndarr
     for kind in _KINDS:
         rows = kinds == kind
         place = (np.stack([phi[rows], psi[rows]]) + 180) / _BIN_DEGREES - 0.5
-        level[rows] = map_coordinates(_table(kind), place, order=1, mode="grid-wrap")
-    return level >= FAVOURED_LEVEL, level < np.array([OUTLIER_LEVELS[kind] for kind in kinds.tolist()])
+        level[rows] = map_coordinates(_density_table(kind), place, order=1, mode="grid-wrap")
+    return level >= FAVOURED_DENSITY, level < np.array([OUTLIER_DENSITIES[kind] for kind in kinds.tolist()])
 
 
 @cache
-def _table(kind: str) -> np.ndarray:
+def _density_table(kind: str) -> np.ndarray:
     """Density of bins of 2 degrees by phi and psi, from -179; (180, 180) float."""
     # Found without importing pyrama, whose import opens matplotlib's graphical backend.
     spec = find_spec("pyrama")

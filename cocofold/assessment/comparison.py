@@ -12,15 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from cocofold.assessment.matching import ChainMatch, Trace, match_residues, matched_positions, traces_of
+from cocofold.assessment.matching import CaTrace, ChainMatch, ca_traces, match_residues, matched_positions
 from cocofold.assessment.tm_score import StructuralAlignment, align_structures
-from cocofold.structure.geometry import rmsd, superpose, superposed
+from cocofold.structure.geometry import find_superposition, rmsd, superpose_onto
 from cocofold.structure.model import Model
-from cocofold.system.atomic_files import appearing_whole
+from cocofold.system.atomic_files import atomic_path
 
 
 @dataclass(frozen=True)
-class ChainFigures:
+class ChainComparison:
     """One chain of the model and the reference's chain that it stands for.
 
     Attributes
@@ -90,7 +90,7 @@ class Assessment:
         What MM-align reports.
     matched_residues, model_residues, reference_residues : int
         Residues with CA.
-    chains : tuple of ChainFigures
+    chains : tuple of ChainComparison
     residues : tuple of ResidueDisplacement
     """
 
@@ -100,7 +100,7 @@ class Assessment:
     matched_residues: int
     model_residues: int
     reference_residues: int
-    chains: tuple[ChainFigures, ...]
+    chains: tuple[ChainComparison, ...]
     residues: tuple[ResidueDisplacement, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -121,14 +121,14 @@ def assess(model: Model, reference: Model) -> Assessment:
     InputError
         If the models have fewer than three residues in common.
     """
-    traces, reference_traces = traces_of(model), traces_of(reference)
+    traces, reference_traces = ca_traces(model), ca_traces(reference)
     matching = match_residues(traces, reference_traces)
     moving, fixed = matched_positions(matching.superposed, traces, reference_traces)
-    rotation, translation = superpose(moving, fixed)
+    rotation, translation = find_superposition(moving, fixed)
     together = [trace.moved_to(trace.positions @ rotation.T + translation) for trace in traces]
     in_place = {match.model: match for match in matching.in_place}
     return Assessment(
-        ca_rmsd=rmsd(superposed(moving, fixed), fixed),
+        ca_rmsd=rmsd(superpose_onto(moving, fixed), fixed),
         ca_rmsd_in_place=rmsd(*matched_positions(matching.in_place, traces, reference_traces)),
         alignment=align_structures(matching.superposed, traces, reference_traces),
         matched_residues=len(moving),
@@ -146,7 +146,7 @@ def assess(model: Model, reference: Model) -> Assessment:
     )
 
 
-def _distances(match: ChainMatch, model: Sequence[Trace], reference: Sequence[Trace]) -> np.ndarray:
+def _distances(match: ChainMatch, model: Sequence[CaTrace], reference: Sequence[CaTrace]) -> np.ndarray:
     moving, fixed = matched_positions([match], model, reference)
     return np.linalg.norm(moving - fixed, axis=1)
 
@@ -158,19 +158,19 @@ def _root_mean_square(distances: np.ndarray) -> float:
 def _chain_figures(
     match: ChainMatch,
     in_place: ChainMatch | None,
-    traces: Sequence[Trace],
-    together: Sequence[Trace],
-    reference: Sequence[Trace],
-) -> ChainFigures:
+    traces: Sequence[CaTrace],
+    together: Sequence[CaTrace],
+    reference: Sequence[CaTrace],
+) -> ChainComparison:
     moving, fixed = matched_positions([match], traces, reference)
-    return ChainFigures(
+    return ChainComparison(
         chain=traces[match.model].name,
         reference_chain=reference[match.reference].name,
         reference_chain_in_place=None if in_place is None else reference[in_place.reference].name,
         matched_residues=len(match.pairs),
         identical_residues=match.identical,
         matched_by="number" if match.by_number else "sequence",
-        ca_rmsd=rmsd(superposed(moving, fixed), fixed),
+        ca_rmsd=rmsd(superpose_onto(moving, fixed), fixed),
         ca_rmsd_together=_root_mean_square(_distances(match, together, reference)),
         ca_rmsd_in_place=None if in_place is None else _root_mean_square(_distances(in_place, traces, reference)),
     )
@@ -180,9 +180,9 @@ def _displacements(
     match: ChainMatch,
     in_place: ChainMatch | None,
     model: Model,
-    traces: Sequence[Trace],
-    together: Sequence[Trace],
-    reference: Sequence[Trace],
+    traces: Sequence[CaTrace],
+    together: Sequence[CaTrace],
+    reference: Sequence[CaTrace],
 ) -> list[ResidueDisplacement]:
     trace, other = traces[match.model], reference[match.reference]
     as_they_lie: dict[int, float] = {}
@@ -239,7 +239,7 @@ def plot_residues(
         # Last, for it ends the scaling to the curves; the panels share their scale.
         panels[0, 0].set_ylim(bottom=0)
         figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper right", frameon=False, ncols=2)
-    with appearing_whole(path) as partial:
+    with atomic_path(path) as partial:
         figure.savefig(partial, format="png", dpi=150)
 
 

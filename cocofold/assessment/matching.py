@@ -9,7 +9,7 @@ import gemmi
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from cocofold.structure.geometry import moments, squared_distance_weights, superpose_moments
+from cocofold.structure.geometry import pair_moments, squared_distance_weights, superpose_from_moments
 from cocofold.structure.model import Model
 from cocofold.system.errors import InputError
 
@@ -19,7 +19,7 @@ _NEARLY_ALL = 0.95
 _PEPTIDE_IDENTITY = 0.6
 _FEWEST_IDENTICAL = 6
 _FEWEST_RESIDUES = 3
-_MOST_SEEDS = 5_000
+_MOST_SEED_PAIRINGS = 5_000
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Matching:
     in_place: tuple[ChainMatch, ...]
 
 
-def match_residues(model: Sequence[Trace], reference: Sequence[Trace]) -> Matching:
+def match_residues(model: Sequence[CaTrace], reference: Sequence[CaTrace]) -> Matching:
     """Match the residues of two models.
 
     Two chains are comparable if they share at least 30 % of the shorter sequence and six residues (peptides of less
@@ -81,17 +81,18 @@ def match_residues(model: Sequence[Trace], reference: Sequence[Trace]) -> Matchi
     matches = _comparable_chains(model, reference)
     if not matches:
         raise InputError(
-            f"model and reference have no residues in common: no chain of the model ({_summary(model)}) shares "
-            f"{_LEAST_IDENTITY:.0%} of its sequence with one of the reference ({_summary(reference)}); "
+            f"model and reference have no residues in common: no chain of the model ({_chain_lengths_text(model)}) "
+            "shares "
+            f"{_LEAST_IDENTITY:.0%} of its sequence with one of the reference ({_chain_lengths_text(reference)}); "
             "give a reference of the same protein"
         )
-    by_sequence = _pair_chains(_scores(matches, len(model), len(reference)))
-    allowed = _copies(matches, by_sequence, model, reference)
-    return _with_least_rmsd(allowed, model, reference)
+    by_sequence = _pair_chains(_identity_table(matches, len(model), len(reference)))
+    allowed = _interchangeable_matches(matches, by_sequence, model, reference)
+    return _pair_copies_by_rmsd(allowed, model, reference)
 
 
 def matched_positions(
-    matches: Sequence[ChainMatch], model: Sequence[Trace], reference: Sequence[Trace]
+    matches: Sequence[ChainMatch], model: Sequence[CaTrace], reference: Sequence[CaTrace]
 ) -> tuple[np.ndarray, np.ndarray]:
     """CA positions of all matched residues in the model and in the reference, (n, 3) Å each."""
     return (
@@ -100,18 +101,18 @@ def matched_positions(
     )
 
 
-def _summary(traces: Sequence[Trace]) -> str:
+def _chain_lengths_text(traces: Sequence[CaTrace]) -> str:
     return ", ".join(f"{trace.name}: {len(trace)} residues" for trace in traces)
 
 
-def _comparable_chains(model: Sequence[Trace], reference: Sequence[Trace]) -> list[ChainMatch]:
+def _comparable_chains(model: Sequence[CaTrace], reference: Sequence[CaTrace]) -> list[ChainMatch]:
     alignments: dict[tuple[str, str], np.ndarray] = {}
     matches = []
     for row, chain in enumerate(model):
         for column, other in enumerate(reference):
             sequences = chain.sequence, other.sequence
             if sequences not in alignments:
-                alignments[sequences] = _align(*sequences)
+                alignments[sequences] = _align_sequences(*sequences)
             match = _match_chain(row, column, chain, other, alignments[sequences])
             if match.identical >= _fewest_identical(min(len(chain), len(other))):
                 matches.append(match)
@@ -122,7 +123,7 @@ def _fewest_identical(n_residues: int) -> float:
     return max(_LEAST_IDENTITY * n_residues, min(_PEPTIDE_IDENTITY * n_residues, _FEWEST_IDENTICAL), _FEWEST_RESIDUES)
 
 
-def _match_chain(row: int, column: int, chain: Trace, other: Trace, aligned: np.ndarray) -> ChainMatch:
+def _match_chain(row: int, column: int, chain: CaTrace, other: CaTrace, aligned: np.ndarray) -> ChainMatch:
     places = {number: place for place, number in enumerate(other.numbers)}
     numbered = np.array(
         [(place, places[number]) for place, number in enumerate(chain.numbers) if number in places], dtype=int
@@ -134,11 +135,11 @@ def _match_chain(row: int, column: int, chain: Trace, other: Trace, aligned: np.
     return ChainMatch(row, column, aligned, same_aligned, False)
 
 
-def _identical(pairs: np.ndarray, chain: Trace, other: Trace) -> int:
+def _identical(pairs: np.ndarray, chain: CaTrace, other: CaTrace) -> int:
     return sum(chain.sequence[first] == other.sequence[second] for first, second in pairs)
 
 
-def _align(first: str, second: str) -> np.ndarray:
+def _align_sequences(first: str, second: str) -> np.ndarray:
     """Places of aligned letters in two sequences, (n, 2) int; Needleman-Wunsch with BLOSUM62."""
     # Gaps cost the same at any length, as unresolved loops have any; so unrelated chains come out all but unaligned.
     scoring = gemmi.AlignmentScoring("b")
@@ -159,7 +160,7 @@ def _align(first: str, second: str) -> np.ndarray:
     return np.array(pairs, dtype=int).reshape(-1, 2)
 
 
-def _scores(matches: Sequence[ChainMatch], n_model: int, n_reference: int) -> np.ndarray:
+def _identity_table(matches: Sequence[ChainMatch], n_model: int, n_reference: int) -> np.ndarray:
     scores = np.zeros((n_model, n_reference))
     for match in matches:
         scores[match.model, match.reference] = match.identical
@@ -172,11 +173,11 @@ def _pair_chains(scores: np.ndarray) -> list[tuple[int, int]]:
     return [(int(row), int(column)) for row, column in zip(rows, columns) if scores[row, column] > 0]
 
 
-def _copies(
+def _interchangeable_matches(
     matches: Sequence[ChainMatch],
     paired: Sequence[tuple[int, int]],
-    model: Sequence[Trace],
-    reference: Sequence[Trace],
+    model: Sequence[CaTrace],
+    reference: Sequence[CaTrace],
 ) -> list[ChainMatch]:
     """Matches of chains that are about as alike as the best match of either."""
     share = np.zeros((len(model), len(reference)))
@@ -188,20 +189,20 @@ def _copies(
     return [m for m in matches if alike[m.model, m.reference] or (m.model, m.reference) in paired]
 
 
-def _with_least_rmsd(allowed: list[ChainMatch], model: Sequence[Trace], reference: Sequence[Trace]) -> Matching:
+def _pair_copies_by_rmsd(allowed: list[ChainMatch], model: Sequence[CaTrace], reference: Sequence[CaTrace]) -> Matching:
     """Pair copies of chains: each superposition of one or two pairs of chains proposes a pairing, refined in turns."""
     centre_model = np.concatenate([trace.positions for trace in model]).mean(0)
     centre_reference = np.concatenate([trace.positions for trace in reference]).mean(0)
     sums = np.array(
         [
-            moments(
+            pair_moments(
                 model[match.model].positions[match.pairs[:, 0]] - centre_model,
                 reference[match.reference].positions[match.pairs[:, 1]] - centre_reference,
             ).sum(0)
             for match in allowed
         ]
     )
-    pairing = _Pairing(allowed, sums, model, reference)
+    pairing = _ChainPairing(allowed, sums, model, reference)
     in_place = pairing.nearest(np.eye(3), centre_model - centre_reference)
     best, least = in_place, pairing.superposed_rmsd(in_place)
     seen = {in_place}
@@ -213,15 +214,15 @@ def _with_least_rmsd(allowed: list[ChainMatch], model: Sequence[Trace], referenc
             # The first pairing found is that in place: it stays unless another is better by more than round-off.
             if value < least - 1e-3:
                 best, least = current, value
-            current = pairing.nearest(*superpose_moments(sums[list(current)].sum(0)))
+            current = pairing.nearest(*superpose_from_moments(sums[list(current)].sum(0)))
     return Matching(tuple(allowed[row] for row in best), tuple(allowed[row] for row in in_place))
 
 
-class _Pairing:
+class _ChainPairing:
     """One-to-one choices among comparable chains; a choice is a tuple of rows in ``allowed``."""
 
     def __init__(
-        self, allowed: list[ChainMatch], sums: np.ndarray, model: Sequence[Trace], reference: Sequence[Trace]
+        self, allowed: list[ChainMatch], sums: np.ndarray, model: Sequence[CaTrace], reference: Sequence[CaTrace]
     ) -> None:
         self._sums = sums
         self._chains = np.array([(match.model, match.reference) for match in allowed])
@@ -229,7 +230,7 @@ class _Pairing:
 
     def superposed_rmsd(self, choice: tuple[int, ...]) -> float:
         total = self._sums[list(choice)].sum(0)
-        squares = squared_distance_weights(*superpose_moments(total)) @ total
+        squares = squared_distance_weights(*superpose_from_moments(total)) @ total
         return float(np.sqrt(max(squares, 0.0) / total[0]))
 
     def nearest(self, rotation: np.ndarray, translation: np.ndarray) -> tuple[int, ...]:
@@ -250,7 +251,7 @@ class _Pairing:
         if n_pairs == len(np.unique(self._chains[:, 0])) == len(np.unique(self._chains[:, 1])):
             return []
         seeds: list[tuple[int, ...]] = [(row,) for row in range(n_pairs)]
-        if n_pairs * (n_pairs - 1) // 2 <= _MOST_SEEDS:
+        if n_pairs * (n_pairs - 1) // 2 <= _MOST_SEED_PAIRINGS:
             seeds += [
                 (first, second)
                 for first in range(n_pairs)
@@ -258,14 +259,14 @@ class _Pairing:
                 if (self._chains[first] != self._chains[second]).all()
             ]
         total = np.array([self._sums[list(seed)].sum(0) for seed in seeds])
-        return [self.nearest(*motion) for motion in zip(*superpose_moments(total))]
+        return [self.nearest(*motion) for motion in zip(*superpose_from_moments(total))]
 
 
 _CARBON = 6
 
 
 @dataclass(frozen=True)
-class Trace:
+class CaTrace:
     """Residues of one chain that have a CA atom, in file order.
 
     Attributes
@@ -290,12 +291,12 @@ class Trace:
     def __len__(self) -> int:
         return len(self.residues)
 
-    def moved_to(self, positions: np.ndarray) -> Trace:
+    def moved_to(self, positions: np.ndarray) -> CaTrace:
         """The same residues at other positions, (n, 3) Å."""
-        return Trace(self.name, self.residues, self.numbers, self.sequence, positions)
+        return CaTrace(self.name, self.residues, self.numbers, self.sequence, positions)
 
 
-def traces_of(model: Model) -> list[Trace]:
+def ca_traces(model: Model) -> list[CaTrace]:
     """One trace for each chain with amino acids, in file order."""
     alpha = model.atoms_named("CA")
     complete = np.zeros(len(model.residues), bool)
@@ -308,7 +309,7 @@ def traces_of(model: Model) -> list[Trace]:
         if complete[row] or gemmi.find_tabulated_residue(key.name).is_amino_acid():
             rows.setdefault(key.chain, []).append(row)
     return [
-        Trace(
+        CaTrace(
             name,
             np.array(chain),
             tuple((model.residues[row].number, model.residues[row].insertion_code) for row in chain),

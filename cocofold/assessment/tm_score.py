@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from cocofold.assessment.matching import ChainMatch, Trace
+from cocofold.assessment.matching import CaTrace, ChainMatch
 from cocofold.structure.geometry import (
-    moments,
+    find_superposition,
+    pair_moments,
     rmsd,
     squared_distance_weights,
-    superpose,
-    superpose_moments,
-    superposed,
+    superpose_from_moments,
+    superpose_onto,
 )
 
 _SHORTEST_FRAGMENT = 4
@@ -61,7 +61,7 @@ class StructuralAlignment:
 
 
 def align_structures(
-    matches: Sequence[ChainMatch], model: Sequence[Trace], reference: Sequence[Trace]
+    matches: Sequence[ChainMatch], model: Sequence[CaTrace], reference: Sequence[CaTrace]
 ) -> StructuralAlignment:
     """Align a model to a reference, residues of a chain only to those of the chain it is paired with.
 
@@ -77,39 +77,44 @@ def align_structures(
     """
     n_model, n_reference = sum(map(len, model)), sum(map(len, reference))
     d8 = 1.5 * min(n_model, n_reference) ** 0.3 + 3.5
-    search = _Search(matches, model, reference, _search_scale(min(n_model, n_reference)), d8)
+    search = _AlignmentSearch(matches, model, reference, _search_d0_angstrom(min(n_model, n_reference)), d8)
     pairs, score = search.final_score(search.best_alignment(), step=1)
     moving, fixed = search.positions(pairs)
     return StructuralAlignment(
         tm_score=score / n_reference,
         coverage=len(pairs) / n_reference,
-        rmsd=rmsd(superposed(moving, fixed), fixed),
+        rmsd=rmsd(superpose_onto(moving, fixed), fixed),
         sequence_identity=search.identical(pairs) / len(pairs),
         aligned_residues=len(pairs),
         reference_residues=n_reference,
     )
 
 
-def final_scale(n_residues: int) -> float:
+def tm_score_d0_angstrom(n_residues: int) -> float:
     """TM-score's d0 (Å) for a reference of so many residues."""
     return max(0.5, 1.24 * np.cbrt(n_residues - 15) - 1.8) if n_residues > 21 else 0.5
 
 
-def _search_scale(n_residues: int) -> float:
+def _search_d0_angstrom(n_residues: int) -> float:
     """The wider d0 (Å) with which TM-align searches."""
     return (0.168 if n_residues <= 19 else 1.24 * np.cbrt(n_residues - 15) - 1.8) + 0.8
 
 
-class _Search:
+class _AlignmentSearch:
     """Alternates between superpositions and alignments of paired chains, joined end to end."""
 
     def __init__(
-        self, matches: Sequence[ChainMatch], model: Sequence[Trace], reference: Sequence[Trace], scale: float, d8: float
+        self,
+        matches: Sequence[ChainMatch],
+        model: Sequence[CaTrace],
+        reference: Sequence[CaTrace],
+        scale: float,
+        d8: float,
     ) -> None:
         chains, others = [model[m.model] for m in matches], [reference[m.reference] for m in matches]
         self._scale = scale
         self._d8 = d8
-        self._final_scale = final_scale(sum(map(len, reference)))
+        self._final_d0 = tm_score_d0_angstrom(sum(map(len, reference)))
         self._model = np.concatenate([chain.positions for chain in chains])
         self._reference = np.concatenate([other.positions for other in others])
         self._sequences = "".join(c.sequence for c in chains), "".join(o.sequence for o in others)
@@ -129,14 +134,14 @@ class _Search:
         best, most = self._matched, -1.0
         seen: set[bytes] = set()
         for gap_penalty in _GAP_PENALTIES:
-            for pairs in (self._matched, *self._from_windows(gap_penalty)):
+            for pairs in (self._matched, *self._alignments_from_windows(gap_penalty)):
                 for _ in range(_MOST_ALIGNMENTS):
                     key = bytes([gap_penalty > 0]) + pairs.tobytes()
                     if len(pairs) < _SHORTEST_FRAGMENT - 1 or key in seen:
                         break
                     seen.add(key)
-                    motion, _ = _best_motion(*self.positions(pairs), self._scale, self._d8, _COARSE_STEP)
-                    score = self._score_near(pairs, motion, _COARSE_STEP)[1]
+                    motion, _ = _best_superposition(*self.positions(pairs), self._scale, self._d8, _COARSE_STEP)
+                    score = self._score_within_d8(pairs, motion, _COARSE_STEP)[1]
                     if score > most:
                         best, most = pairs, score
                     pairs = self._align(*motion, gap_penalty)
@@ -144,26 +149,26 @@ class _Search:
 
     def final_score(self, pairs: np.ndarray, step: int) -> tuple[np.ndarray, float]:
         """Pairs that lie within d8 under the best superposition, and their unnormalised TM-score."""
-        motion, _ = _best_motion(*self.positions(pairs), self._scale, self._d8, step)
-        return self._score_near(pairs, motion, step)
+        motion, _ = _best_superposition(*self.positions(pairs), self._scale, self._d8, step)
+        return self._score_within_d8(pairs, motion, step)
 
-    def _score_near(
+    def _score_within_d8(
         self, pairs: np.ndarray, motion: tuple[np.ndarray, np.ndarray], step: int
     ) -> tuple[np.ndarray, float]:
         moving, fixed = self.positions(pairs)
         near = ((moving @ motion[0].T + motion[1] - fixed) ** 2).sum(1) <= self._d8**2
         if near.sum() < _SHORTEST_FRAGMENT - 1:
             return pairs[near], 0.0
-        return pairs[near], _best_motion(moving[near], fixed[near], self._final_scale, None, step)[1]
+        return pairs[near], _best_superposition(moving[near], fixed[near], self._final_d0, None, step)[1]
 
-    def _from_windows(self, gap_penalty: float) -> Iterator[np.ndarray]:
+    def _alignments_from_windows(self, gap_penalty: float) -> Iterator[np.ndarray]:
         """Alignments under the superposition of parts of the model, so that each domain has its turn."""
         length = len(self._matched) // _N_WINDOWS
         if length < _SHORTEST_WINDOW:
             return
         for first in range(0, len(self._matched) - length + 1, length // 2):
             window = self._matched[first : first + length]
-            yield self._align(*superpose(*self.positions(window)), gap_penalty)
+            yield self._align(*find_superposition(*self.positions(window)), gap_penalty)
 
     def _align(self, rotation: np.ndarray, translation: np.ndarray, gap_penalty: float) -> np.ndarray:
         moved = self._model @ rotation.T + translation
@@ -174,7 +179,7 @@ class _Search:
         return np.concatenate(pairs)
 
 
-def _best_motion(
+def _best_superposition(
     moving: np.ndarray, fixed: np.ndarray, scale: float, cutoff: float | None, step: int
 ) -> tuple[tuple[np.ndarray, np.ndarray], float]:
     """Superposition of paired residues with the largest sum of ``1 / (1 + (d / scale)²)``, and this sum.
@@ -196,14 +201,14 @@ def _best_motion(
     if len(moving) < _SHORTEST_FRAGMENT - 1:
         raise ValueError(f"{len(moving)} pairs cannot be superposed")
     centre_moving, centre_fixed = moving.mean(0), fixed.mean(0)
-    products = moments(moving - centre_moving, fixed - centre_fixed)
+    products = pair_moments(moving - centre_moving, fixed - centre_fixed)
     reach = float(np.clip(scale, 4.5, 8))
     best, most = products.sum(0), -1.0
     for sums in _fragments(products, step):
         close = reach - 1
         active = None
         for _ in range(1 + _MOST_REFINEMENTS):
-            weights = squared_distance_weights(*superpose_moments(sums))
+            weights = squared_distance_weights(*superpose_from_moments(sums))
             squares = np.maximum(weights @ products.T, 0)
             terms = 1 / (1 + squares / scale**2)
             if cutoff is not None:
@@ -220,7 +225,7 @@ def _best_motion(
                     break
             active, close = selected, reach + 1
             sums = selected @ products
-    rotation, shift = superpose_moments(best)
+    rotation, shift = superpose_from_moments(best)
     return (rotation, shift + centre_fixed - rotation @ centre_moving), most
 
 

@@ -16,9 +16,9 @@ from cocofold.system.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from cocofold.assessment.backbone_geometry import GeometryFigures
+    from cocofold.assessment.backbone_geometry import BackboneGeometry
     from cocofold.assessment.comparison import Assessment
-    from cocofold.likelihood.residue_support import Support
+    from cocofold.likelihood.residue_support import ResidueSupport
     from cocofold.structure.model import Model
 
 
@@ -57,16 +57,20 @@ def assess(
     if reference is None and particles is None:
         raise InputError("nothing to compare the model with; give --reference, --particles, or both")
 
-    from cocofold.assessment.backbone_geometry import geometry_figures
+    from cocofold.assessment.backbone_geometry import measure_geometry
     from cocofold.assessment.comparison import assess as compare
     from cocofold.structure.read_model import read_model
     from cocofold.system.atomic_files import write_atomically
 
     assessed, before = read_model(model), None if start is None else read_model(start)
     found = None if reference is None else compare(assessed, read_model(reference))
-    support = None if particles is None else _support(assessed, model, particles, particles_dir, max_particles, device)
-    geometry = geometry_figures(assessed, before)
-    geometry_before = None if before is None else geometry_figures(before)
+    support = (
+        None
+        if particles is None
+        else _residue_support(assessed, model, particles, particles_dir, max_particles, device)
+    )
+    geometry = measure_geometry(assessed, before)
+    geometry_before = None if before is None else measure_geometry(before)
     try:
         if json_file is not None:
             content = {
@@ -90,26 +94,26 @@ def assess(
         raise InputError(
             f"{error.filename or json_file or plot}: not written ({error.strerror}); give another file"
         ) from error
-    _print(found, geometry, geometry_before)
+    _print_tables(found, geometry, geometry_before)
     if support is not None:
         _print_support(support)
 
 
-def _support(
+def _residue_support(
     model: Model, path: Path, particles: Path, particles_dir: Optional[Path], most: int, device: str
-) -> Support:
-    from cocofold.likelihood.residue_support import Images
-    from cocofold.structure.read_model import read_placed_as
+) -> ResidueSupport:
+    from cocofold.likelihood.residue_support import ImageAgreement
+    from cocofold.structure.read_model import read_map_placement
 
-    return Images(model, particles, particles_dir, read_placed_as(path), most, device).support(model)
+    return ImageAgreement(model, particles, particles_dir, read_map_placement(path), most, device).support(model)
 
 
-def _print_support(support: Support) -> None:
+def _print_support(support: ResidueSupport) -> None:
     typer.echo(f"Fourier ring correlation with the particles, mean over rings and images: {support.correlation:.4f}")
     typer.echo(f"Residues that the images speak against: {', '.join(support.against) or 'none'}")
 
 
-def _print(found: Assessment | None, geometry: GeometryFigures, before: GeometryFigures | None) -> None:
+def _print_tables(found: Assessment | None, geometry: BackboneGeometry, before: BackboneGeometry | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -118,7 +122,7 @@ def _print(found: Assessment | None, geometry: GeometryFigures, before: Geometry
         _print_comparison(console, found)
     table = Table(title="Geometry", title_justify="left")
     table.add_column("figure")
-    columns = [_GEOMETRY, _geometry_column(geometry)]
+    columns = [_GEOMETRY_ROWS, _geometry_column(geometry)]
     headings = ["model"]
     if before is not None:
         columns += [_geometry_column(before), _new_column(geometry)]
@@ -137,7 +141,7 @@ def _print_comparison(console: Console, found: Assessment) -> None:
     whole = Table(title="Model against reference", title_justify="left")
     whole.add_column("figure")
     whole.add_column("value", justify="right")
-    whole.add_row("matched residues (model, reference)", _of(found))
+    whole.add_row("matched residues (model, reference)", _matched_counts(found))
     whole.add_row("CA RMSD, superposed (Å)", f"{found.ca_rmsd:.3f}")
     whole.add_row("CA RMSD, in place (Å)", f"{found.ca_rmsd_in_place:.3f}")
     whole.add_row("TM-score (MM-align)", f"{alignment.tm_score:.4f}")
@@ -165,7 +169,7 @@ def _print_comparison(console: Console, found: Assessment) -> None:
     console.print(chains)
 
 
-_GEOMETRY = [
+_GEOMETRY_ROWS = [
     "C-N within 0.1 Å of 1.33 Å",
     "C-N, largest deviation (Å)",
     "D-amino acids",
@@ -177,7 +181,7 @@ _GEOMETRY = [
 ]
 
 
-def _geometry_column(figures: GeometryFigures) -> list[str]:
+def _geometry_column(figures: BackboneGeometry) -> list[str]:
     return [
         f"{figures.bonds_within_tolerance:.2%} of {figures.peptides}",
         f"{figures.bond_deviation_worst_angstrom:.3f}",
@@ -190,11 +194,11 @@ def _geometry_column(figures: GeometryFigures) -> list[str]:
     ]
 
 
-def _new_column(figures: GeometryFigures) -> list[str]:
+def _new_column(figures: BackboneGeometry) -> list[str]:
     new = (figures.new_d, figures.new_cis, figures.new_twisted, figures.new_close_alphas)
     outliers = figures.new_ramachandran_outliers
     return ["", "", *(str(len(residues or ())) for residues in new), "", str(len(outliers or ()))]
 
 
-def _of(found: Assessment) -> str:
+def _matched_counts(found: Assessment) -> str:
     return f"{found.matched_residues} ({found.model_residues}, {found.reference_residues})"

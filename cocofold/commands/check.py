@@ -12,7 +12,7 @@ from cocofold.system.atomic_files import check_writable
 from cocofold.system.errors import InputError
 
 if TYPE_CHECKING:
-    from cocofold.preflight.check_report import Report
+    from cocofold.preflight.check_report import CheckReport
 
 
 def check(
@@ -45,17 +45,17 @@ def check(
     from cocofold.mapfit.density_map import read_map
     from cocofold.mapfit.placement_file import MIRRORED
     from cocofold.particles import read_particles
-    from cocofold.preflight.check_inputs import Settings
+    from cocofold.preflight.check_inputs import CheckSettings
     from cocofold.preflight.check_inputs import check as look
-    from cocofold.structure.read_model import read_model, read_placed_as
+    from cocofold.structure.read_model import read_map_placement, read_model
     from cocofold.system.hardware import find_device
 
-    settings = Settings(count=count, seed=seed, contrast=contrast)
+    settings = CheckSettings(count=count, seed=seed, contrast=contrast)
     chosen_device = find_device(device)
     torch.set_num_threads(max(1, min(torch.get_num_threads(), 4)))
     density = None if map_file is None else read_map(map_file)
     read, start = read_particles(particles, particles_dir, passthrough), read_model(model)
-    if read_placed_as(model).get("hand") == MIRRORED:
+    if read_map_placement(model).get("hand") == MIRRORED:
         typer.echo("the model was placed in the map's mirror image: poses are mirrored, as in fine-tuning")
         read = read.mirrored()
     report = look(read, start, settings, density, chosen_device)
@@ -66,15 +66,15 @@ def check(
         raise typer.Exit(1)
 
 
-def _write(report: Report, json_file: Path | None, picture: Path | None, files: dict[str, str]) -> None:
-    from cocofold.preflight.check_report import draw_report
+def _write(report: CheckReport, json_file: Path | None, picture: Path | None, files: dict[str, str]) -> None:
+    from cocofold.preflight.check_report import plot_check
     from cocofold.system.atomic_files import write_atomically
 
     try:
         if json_file is not None:
             write_atomically(json_file, json.dumps({**files, **report.as_dict()}, indent=1) + "\n")
         if picture is not None:
-            draw_report(picture, report)
+            plot_check(picture, report)
     except OSError as error:
         raise InputError(
             f"{error.filename or json_file or picture}: not written ({error.strerror}); give another file"

@@ -23,13 +23,13 @@ from cocofold.system.errors import InputError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cocofold.assessment.backbone_geometry import GeometryFigures
+    from cocofold.assessment.backbone_geometry import BackboneGeometry
     from cocofold.assessment.comparison import Assessment
     from cocofold.structure.model import Model
 
 
-BOX = 64
-PIXEL_SIZE_ANGSTROM = 2.5
+DEMO_BOX = 64
+DEMO_PIXEL_SIZE_ANGSTROM = 2.5
 
 
 def closed_state() -> Path:
@@ -46,10 +46,10 @@ def _bundled(name: str) -> Path:
     return Path(str(files("cocofold") / "demonstration" / name))
 
 
-SNR = 0.1
-MOST_RELAXING = 2000
-_MARK = "demo.json"
-_OWN = {_MARK, "start.cif", "particles", "run", "relaxed.cif"}
+DEMO_SNR = 0.1
+MAX_RELAX_IMAGES = 2000
+_MARKER_FILE = "demo.json"
+_DEMO_FILES = {_MARKER_FILE, "start.cif", "particles", "run", "relaxed.cif"}
 
 
 def demo(
@@ -70,26 +70,32 @@ def demo(
     """
     from rich.console import Console
 
-    from cocofold.assessment.backbone_geometry import geometry_figures
+    from cocofold.assessment.backbone_geometry import measure_geometry
     from cocofold.assessment.comparison import assess
     from cocofold.finetuning.options import Options
     from cocofold.finetuning.run import finetune
     from cocofold.reporting.run_report import write_report
     from cocofold.simulation.particle_simulation import simulate
-    from cocofold.simulation.simulation_settings import Settings
+    from cocofold.simulation.simulation_settings import SimulationSettings
     from cocofold.structure.read_model import read_model
 
-    settings = Settings(
-        model=str(open_state()), box=BOX, pixel_size=PIXEL_SIZE_ANGSTROM, count=count, snr=SNR, seed=seed, map=data_only
+    settings = SimulationSettings(
+        model=str(open_state()),
+        box=DEMO_BOX,
+        pixel_size=DEMO_PIXEL_SIZE_ANGSTROM,
+        count=count,
+        snr=DEMO_SNR,
+        seed=seed,
+        map=data_only,
     )
     start = out / "start.cif"
     options = Options(
         particles=str(out / "particles" / "particles.star"), model=str(start), effort=effort, seed=seed, device=device
     )
-    _make_room(out)
+    _prepare_folder(out)
     console = Console(highlight=False, soft_wrap=True)
     write_atomically(start, closed_state().read_text())
-    console.print(f"1. Simulating {count} particles of adenylate kinase, open state (PDB 4AKE), SNR {SNR:g}")
+    console.print(f"1. Simulating {count} particles of adenylate kinase, open state (PDB 4AKE), SNR {DEMO_SNR:g}")
     simulated = simulate(settings, out / "particles")
     if data_only:
         console.print(f"particles   {simulated.star}\nmap         {simulated.map}\nstart       {start}")
@@ -103,8 +109,8 @@ def demo(
     if relaxing:
         console.print("3. Relaxing it with its particles")
         models["relaxed"] = _relaxed(models["after"], simulated.star, out / "relaxed.cif", device)
-    found = {name: _figures(assess(model, truth), geometry_figures(model, closed)) for name, model in models.items()}
-    _mark(out, {**found, "verdict": metrics["verdict"]})
+    found = {name: _figures(assess(model, truth), measure_geometry(model, closed)) for name, model in models.items()}
+    _write_marker(out, {**found, "verdict": metrics["verdict"]})
     console.print("\nCompared with the structure that was imaged")
     console.print(_table(found, metrics))
     console.print(_next_steps(out, relaxing))
@@ -112,52 +118,52 @@ def demo(
 
 def _relaxed(model: Model, particles: Path, path: Path, device: str) -> Model:
     """Relax a model under the pull of its particles, and write it."""
-    from cocofold.likelihood.residue_support import Images
-    from cocofold.relaxation.minimization import Settings, relax
+    from cocofold.likelihood.residue_support import ImageAgreement
+    from cocofold.relaxation.minimization import RelaxSettings, relax
     from cocofold.structure.modelcif import write_model
 
-    images = Images(model, particles, None, {}, MOST_RELAXING, device)
-    found = relax(model, Settings(device=device), images.gradient)
+    images = ImageAgreement(model, particles, None, {}, MAX_RELAX_IMAGES, device)
+    found = relax(model, RelaxSettings(device=device), images.gradient)
     write_model(path, found.model, details="relaxed by Amber14 in implicit solvent")
     return found.model
 
 
-def _make_room(out: Path) -> None:
+def _prepare_folder(out: Path) -> None:
     """Have an empty folder that is marked as a demo's; only what an earlier demo wrote is removed."""
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; give a folder")
     found = {entry.name for entry in out.iterdir()} if out.is_dir() else set()
     if found and not _is_demo(out):
         raise InputError(f"--out {out}: the folder is not empty and holds no earlier demo; give another one")
-    foreign = sorted(found - _OWN)
+    foreign = sorted(found - _DEMO_FILES)
     if foreign:
         raise InputError(
             f"--out {out}: holds an earlier demo and also {', '.join(foreign)}; move these away, or give another folder"
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name in sorted(found - {_MARK}):
+        for name in sorted(found - {_MARKER_FILE}):
             if (out / name).is_dir() and not (out / name).is_symlink():
                 shutil.rmtree(out / name)
             else:
                 (out / name).unlink()
-        _mark(out, {})
+        _write_marker(out, {})
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from error
 
 
 def _is_demo(out: Path) -> bool:
     try:
-        return "cocofold_demo" in json.loads((out / _MARK).read_text())
+        return "cocofold_demo" in json.loads((out / _MARKER_FILE).read_text())
     except (OSError, ValueError, TypeError):
         return False
 
 
-def _mark(out: Path, results: dict[str, Any]) -> None:
-    write_atomically(out / _MARK, json.dumps({"cocofold_demo": __version__, **results}, indent=1) + "\n")
+def _write_marker(out: Path, results: dict[str, Any]) -> None:
+    write_atomically(out / _MARKER_FILE, json.dumps({"cocofold_demo": __version__, **results}, indent=1) + "\n")
 
 
-def _figures(found: Assessment, geometry: GeometryFigures) -> dict[str, float]:
+def _figures(found: Assessment, geometry: BackboneGeometry) -> dict[str, float]:
     return {
         "ca_rmsd": found.ca_rmsd,
         "ca_rmsd_in_place": found.ca_rmsd_in_place,

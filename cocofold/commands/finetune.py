@@ -9,7 +9,7 @@ from typing import List, Optional
 
 import typer
 
-from cocofold.system.workers import Member
+from cocofold.system.workers import WorkerProcess
 
 
 def finetune(
@@ -124,12 +124,12 @@ def finetune(
     starts processes that share the images.
     """
     # Others are started before anything large is imported, which they do at the same time.
-    with Member.wanted(processes) as member, contextlib.ExitStack() as at_end:
-        from cocofold.finetuning.options import Options, paper
+    with WorkerProcess.wanted(processes) as member, contextlib.ExitStack() as at_end:
+        from cocofold.finetuning.options import Options, paper_options
         from cocofold.finetuning.run import finetune as run
-        from cocofold.likelihood.distributed import Processes
+        from cocofold.likelihood.distributed import WorkerGroup
 
-        together = Processes(member) if member.count > 1 else None
+        together = WorkerGroup(member) if member.count > 1 else None
         if together is not None and member.rank > 0:
             together.serve(device)
             return
@@ -144,7 +144,7 @@ def finetune(
             "pair_rate": 0.0 if no_additions else None,
             "penalty": False if no_penalty else None,
         }
-        settings = paper if preset == "paper" else partial(Options, preset=preset)
+        settings = paper_options if preset == "paper" else partial(Options, preset=preset)
         options = settings(
             **{name: value for name, value in given.items() if value is not None},
             particles=str(particles),

@@ -49,12 +49,12 @@ def fit(
         raise InputError(f"--out {out}: is {'a folder with files' if out.is_dir() else 'a file'}; give another folder")
     import torch
 
-    from cocofold.mapfit.bodies import bodies_by_error
+    from cocofold.mapfit.bodies import bodies_from_pae
     from cocofold.mapfit.fit_model import AUTO
-    from cocofold.mapfit.workflow import MapFiles, place_in_map
+    from cocofold.mapfit.workflow import MapFiles, place_and_write
     from cocofold.structure.read_model import read_model
     from cocofold.system.hardware import find_device
-    from cocofold.system.progress import shown
+    from cocofold.system.progress import search_progress_bar
 
     files = MapFiles(map_file, mask, half1, half2, resolution, pixel_size)
     chosen_device = find_device(device)
@@ -63,13 +63,13 @@ def fit(
         read = read_model(model)
     else:
         from cocofold.alphafold.prediction import Prediction
-        from cocofold.alphafold.rebuild import aligned_error, model_of, rebuild
+        from cocofold.alphafold.rebuild import model_from_prediction, predict_aligned_error, predict_atoms
 
         known = Prediction.read(str(prediction))
-        read, _ = model_of(known, rebuild(known))
+        read, _ = model_from_prediction(known, predict_atoms(known))
         if bodies == AUTO:
-            bodies = bodies_by_error(read, aligned_error(known))
-    with shown() as tell:
-        _, lines = place_in_map(read, files, out, bodies, hand, symmetry, chosen_device, tell)
+            bodies = bodies_from_pae(read, predict_aligned_error(known))
+    with search_progress_bar() as tell:
+        _, lines = place_and_write(read, files, out, bodies, hand, symmetry, chosen_device, tell)
     for line in lines:
         typer.echo(line)

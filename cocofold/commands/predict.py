@@ -11,8 +11,8 @@ import typer
 from cocofold.system.errors import InputError, require_within
 
 if TYPE_CHECKING:
-    from cocofold.alphafold.prediction import Origin
-    from cocofold.alphafold.rebuild import Found, write_prediction
+    from cocofold.alphafold.prediction import Provenance
+    from cocofold.alphafold.rebuild import VerifiedPrediction, write_prediction
 
 
 def predict(
@@ -74,21 +74,21 @@ def predict(
         require_within("--rank", rank, 1, 10_000)
     if model_number is not None:
         require_within("--model-number", model_number, 1, 5)
-    from cocofold.alphafold.colabfold import from_colabfold
-    from cocofold.alphafold.from_fasta import Request, predict_fasta
-    from cocofold.alphafold.openfold import from_openfold
-    from cocofold.alphafold.prediction import make_room
+    from cocofold.alphafold.colabfold import read_colabfold_prediction
+    from cocofold.alphafold.from_fasta import PredictionRequest, predict_fasta
+    from cocofold.alphafold.openfold import read_openfold_prediction
+    from cocofold.alphafold.prediction import refuse_occupied_folder
     from cocofold.alphafold.run_programs import ColabFoldSettings, OpenFoldSettings
 
-    make_room(out)
+    refuse_occupied_folder(out)
     if colabfold is not None:
-        found = from_colabfold(colabfold, weights, job, rank, model_number, max_deviation)
+        found = read_colabfold_prediction(colabfold, weights, job, rank, model_number, max_deviation)
     elif openfold is not None:
-        found = from_openfold(openfold, weights, fasta, model_number, max_deviation)
+        found = read_openfold_prediction(openfold, weights, fasta, model_number, max_deviation)
     else:
         assert fasta is not None
-        further = _split(extra)
-        request = Request(
+        further = _split_arguments(extra)
+        request = PredictionRequest(
             fasta=fasta,
             program=program,
             colabfold_command=colabfold_command,
@@ -101,7 +101,7 @@ def predict(
         )
         found = predict_fasta(request, out, typer.echo)
     write_prediction(found.prediction, out, found.atoms)
-    _print(found, out)
+    _print_summary(found, out)
 
 
 def _check_sources(colabfold: Path | None, openfold: Path | None, fasta: Path | None) -> None:
@@ -115,16 +115,16 @@ def _check_sources(colabfold: Path | None, openfold: Path | None, fasta: Path | 
         )
 
 
-def _split(extra: str) -> tuple[str, ...]:
+def _split_arguments(extra: str) -> tuple[str, ...]:
     try:
         return tuple(shlex.split(extra))
     except ValueError as error:
         raise InputError(f"--extra {extra}: {error}; write arguments as in a shell") from error
 
 
-def _print(found: Found, out: Path) -> None:
+def _print_summary(found: VerifiedPrediction, out: Path) -> None:
     prediction, origin = found.prediction, found.prediction.origin
-    typer.echo(f"prediction  {_described(origin)}")
+    typer.echo(f"prediction  {_describe_provenance(origin)}")
     typer.echo(f"chains      {prediction.chains}; {len(prediction)} residues")
     typer.echo(f"atoms       CA RMSD {origin.ca_rmsd_to_program:.3f} Å, at most {origin.ca_max_to_program:.3f} Å, from "
                f"{origin.program}'s own")  # fmt: skip
@@ -134,7 +134,7 @@ def _print(found: Found, out: Path) -> None:
     typer.echo(f"written     {out / 'prediction.safetensors'}, {out / 'model.cif'}")
 
 
-def _described(origin: Origin) -> str:
+def _describe_provenance(origin: Provenance) -> str:
     version = f" {origin.program_version}" if origin.program_version else ""
     parts = [f"{origin.program}{version}: {origin.job}"]
     parts += [f"rank {origin.rank}"] * (origin.rank is not None)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from cocofold.assessment.comparison import Assessment
-    from cocofold.relaxation.minimization import Relaxed
+    from cocofold.relaxation.minimization import RelaxedModel
     from cocofold.structure.model import Model
 
 
@@ -47,20 +47,20 @@ def relax(
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from cocofold.assessment.comparison import assess
-    from cocofold.relaxation.minimization import Settings
+    from cocofold.relaxation.minimization import RelaxSettings
     from cocofold.relaxation.minimization import relax as run
     from cocofold.structure.modelcif import write_model
-    from cocofold.structure.read_model import read_model, read_placed_as
+    from cocofold.structure.read_model import read_map_placement, read_model
     from cocofold.system.atomic_files import write_atomically
 
     began = time.monotonic()
-    start, placed_as = read_model(model), read_placed_as(model)
+    start, placed_as = read_model(model), read_map_placement(model)
     images = None
     if particles is not None:
-        from cocofold.likelihood.residue_support import Images
+        from cocofold.likelihood.residue_support import ImageAgreement
 
-        images = Images(start, particles, particles_dir, placed_as, max_particles, device)
-    settings = Settings(hydrogens=hydrogens, device=device, threads=threads)
+        images = ImageAgreement(start, particles, particles_dir, placed_as, max_particles, device)
+    settings = RelaxSettings(hydrogens=hydrogens, device=device, threads=threads)
     columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
     with Progress(*columns, transient=True) as progress:
         task = progress.add_task("", total=1.0)
@@ -70,7 +70,7 @@ def relax(
             images.gradient if images else None,
             lambda what, done: progress.update(task, description=what, completed=done),
         )
-    compared, geometry = assess(found.model, start), _geometry(found.model, start)
+    compared, geometry = assess(found.model, start), _geometry_before_and_after(found.model, start)
     frc = None
     if images is not None:
         frc = {"before": images.mean(*_atoms(start)), "after": images.mean(*_atoms(found.model))}
@@ -89,7 +89,7 @@ def relax(
             write_atomically(json_file, json.dumps(facts, indent=1) + "\n")
     except OSError as error:
         raise InputError(f"{error.filename or out}: not written ({error.strerror}); give another file") from error
-    _print(found, compared, facts)
+    _print_table(found, compared, facts)
     typer.echo(f"written {out}")
 
 
@@ -97,10 +97,10 @@ def _atoms(model: Model) -> tuple[np.ndarray, np.ndarray]:
     return model.positions, model.atomic_numbers
 
 
-def _geometry(after: Model, before: Model) -> dict[str, Any]:
-    from cocofold.assessment.backbone_geometry import geometry_figures
+def _geometry_before_and_after(after: Model, before: Model) -> dict[str, Any]:
+    from cocofold.assessment.backbone_geometry import measure_geometry
 
-    found, was = geometry_figures(after, before), geometry_figures(before)
+    found, was = measure_geometry(after, before), measure_geometry(before)
     return {
         "new_d": list(found.new_d or ()),
         "new_cis": list(found.new_cis or ()),
@@ -110,7 +110,7 @@ def _geometry(after: Model, before: Model) -> dict[str, Any]:
     }
 
 
-def _print(found: Relaxed, compared: Assessment, facts: dict[str, Any]) -> None:
+def _print_table(found: RelaxedModel, compared: Assessment, facts: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -128,7 +128,7 @@ def _print(found: Relaxed, compared: Assessment, facts: dict[str, Any]) -> None:
     table.add_row("twisted peptides", *(str(count) for count in facts["geometry"]["twisted"]))
     table.add_row("Ramachandran favoured", *(f"{share:.1%}" for share in facts["geometry"]["ramachandran_favoured"]))
     table.add_row("Ramachandran outliers", *(str(len(names)) for names in facts["geometry"]["ramachandran_outliers"]))
-    table.add_row("new D-amino acids, new cis peptides", "", _new(facts["geometry"]))
+    table.add_row("new D-amino acids, new cis peptides", "", _new_faults(facts["geometry"]))
     table.add_row("CA RMSD to the start (Å)", "", f"{compared.ca_rmsd:.2f}")
     table.add_row("TM-score with the start", "", f"{compared.alignment.tm_score:.4f}")
     if facts["frc"] is not None:
@@ -141,5 +141,5 @@ def _print(found: Relaxed, compared: Assessment, facts: dict[str, Any]) -> None:
         typer.echo(note)
 
 
-def _new(geometry: dict[str, Any]) -> str:
+def _new_faults(geometry: dict[str, Any]) -> str:
     return f"{len(geometry['new_d'])}, {len(geometry['new_cis'])}"

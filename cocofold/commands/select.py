@@ -12,7 +12,7 @@ from cocofold.system.atomic_files import check_writable
 from cocofold.system.errors import InputError
 
 if TYPE_CHECKING:
-    from cocofold.selection import Selection
+    from cocofold.selection import ParticleSelection
 
 
 def select(
@@ -48,14 +48,14 @@ def select(
         raise InputError(f"--out {out}: a STAR file is written; give a name that ends in .star")
     import torch
 
-    from cocofold.likelihood.observed_images import check_together
+    from cocofold.likelihood.observed_images import refuse_incompatible_input
     from cocofold.particles import read_particles
-    from cocofold.particles.star_write import write_chosen
-    from cocofold.selection import select as choose
+    from cocofold.particles.star_write import write_star_subset
+    from cocofold.selection import select_particles as choose
     from cocofold.structure.read_model import read_model
     from cocofold.system.atomic_files import write_atomically
     from cocofold.system.hardware import find_device
-    from cocofold.system.progress import counting
+    from cocofold.system.progress import image_progress_bar
 
     chosen_device = find_device(device)
     torch.set_num_threads(max(1, min(torch.get_num_threads(), 4)))
@@ -63,11 +63,11 @@ def select(
     read = None
     if by == "frc" and model is not None:
         read = read_model(model)
-        check_together(read, every, str(model), str(particles))
-    with counting("comparing images with the model") as tell:
+        refuse_incompatible_input(read, every, str(model), str(particles))
+    with image_progress_bar("comparing images with the model") as tell:
         found = choose(every, count, by, seed, read, chosen_device, tell)
     try:
-        write_chosen(out, found.of(every), particles, found.rows)
+        write_star_subset(out, found.of(every), particles, found.rows)
         if json_file is not None:
             files = {"particles_file": str(particles), "model": None if model is None else str(model), "out": str(out)}
             facts = {**files, "of_particles": len(every), "seed": seed, **found.as_dict()}
@@ -78,7 +78,7 @@ def select(
         typer.echo(line)
 
 
-def _lines(found: Selection, of: int) -> list[str]:
+def _lines(found: ParticleSelection, of: int) -> list[str]:
     lines = [
         f"{len(found.rows)} of {of} particles: {len(found.selected)} by {found.by}, "
         f"{len(found.held_out)} held out, drawn from all before"

@@ -7,10 +7,10 @@ from typing import Any, Dict, Optional, Tuple
 
 import typer
 
-from cocofold.simulation.simulation_settings import LIFE_LIKE, Settings, Views
+from cocofold.simulation.simulation_settings import LIFE_LIKE, SimulationSettings, ViewDistribution
 
 
-def _in_words(settings: Dict[str, Any]) -> str:
+def _list_disturbances(settings: Dict[str, Any]) -> str:
     return ", ".join(
         name.replace("_", "-") + ("" if value is True else f" {value:g}") for name, value in settings.items()
     )
@@ -27,7 +27,7 @@ def simulate(
         help="Signal to noise: variance of the noise-free images, each as a whole with the empty part around the "
         "particle, over the variance of the noise, which is the same for all images.",
     ),
-    views: Optional[Views] = typer.Option(
+    views: Optional[ViewDistribution] = typer.Option(
         None,
         help="uniform: all orientations alike (default). missing-cone: without those of --missing-cone. "
         "preferred: most as --preferred says.",
@@ -43,20 +43,23 @@ def simulate(
         "(standard deviation, degrees).",
     ),
     preferred_share: Optional[float] = typer.Option(
-        None, help=f"Share of the views that do; the others are uniform. Default {Settings.preferred_share:g}."
+        None,
+        help=f"Share of the views that do; the others are uniform. Default {SimulationSettings.preferred_share:g}.",
     ),
     defocus: Tuple[float, float] = typer.Option(
-        Settings.defocus, help="Å, lowest and highest; each image's mean of U and V is drawn evenly between them."
+        SimulationSettings.defocus,
+        help="Å, lowest and highest; each image's mean of U and V is drawn evenly between them.",
     ),
     astigmatism: float = typer.Option(
-        Settings.astigmatism, help="Å; each image's U - V is drawn evenly from 0 to this, its angle from 0 to 180."
+        SimulationSettings.astigmatism,
+        help="Å; each image's U - V is drawn evenly from 0 to this, its angle from 0 to 180.",
     ),
-    voltage: float = typer.Option(Settings.voltage, help="kV."),
-    cs: float = typer.Option(Settings.cs, help="Spherical aberration, mm."),
-    amplitude_contrast: float = typer.Option(Settings.amplitude_contrast, help="Fraction, 0 to 1."),
-    phase_shift: float = typer.Option(Settings.phase_shift, help="Of a phase plate, degrees; 0 for none."),
+    voltage: float = typer.Option(SimulationSettings.voltage, help="kV."),
+    cs: float = typer.Option(SimulationSettings.cs, help="Spherical aberration, mm."),
+    amplitude_contrast: float = typer.Option(SimulationSettings.amplitude_contrast, help="Fraction, 0 to 1."),
+    phase_shift: float = typer.Option(SimulationSettings.phase_shift, help="Of a phase plate, degrees; 0 for none."),
     shift_spread: float = typer.Option(
-        Settings.shift_spread, help="Particles lie off the centre: standard deviation of x and of y, Å."
+        SimulationSettings.shift_spread, help="Particles lie off the centre: standard deviation of x and of y, Å."
     ),
     pose_noise: Optional[float] = typer.Option(
         None,
@@ -95,14 +98,14 @@ def simulate(
         False,
         "--life-like",
         help="All that disturbs real images, at usual strengths: "
-        f"{_in_words(LIFE_LIKE)}. Options given besides replace these.",
+        f"{_list_disturbances(LIFE_LIKE)}. Options given besides replace these.",
     ),
     centre: bool = typer.Option(False, "--centre", help="First move the mean of the atoms to the centre of the box."),
     clean: bool = typer.Option(False, "--clean", help="Also write the noise-free images, clean.mrcs."),
     map_too: bool = typer.Option(
         False, "--map", help="Also reconstruct map.mrc from the images, at the poses of particles.star."
     ),
-    seed: int = typer.Option(Settings.seed, help="The same seed gives the same particles, bit by bit."),
+    seed: int = typer.Option(SimulationSettings.seed, help="The same seed gives the same particles, bit by bit."),
 ) -> None:
     """Simulate particle images of a model.
 
@@ -131,7 +134,7 @@ def simulate(
         if views is not None or missing_cone is not None:
             del usual["preferred"]
         disturbances = {**usual, **disturbances}
-    settings = Settings(
+    settings = SimulationSettings(
         model=str(model),
         box=box,
         pixel_size=pixel_size,

@@ -40,7 +40,7 @@ class Cycle:
 
 
 @dataclass
-class Pass:
+class TrainingPass:
     """One way through the stages: which particles are fitted, which are held out, and what came of it.
 
     ``best`` is the cycle that is the answer: the one that explains held-out particles best, of those that explain them
@@ -110,7 +110,7 @@ class Pass:
         content = {name: value for name, value in vars(self).items() if name not in ("work", "heldout")}
         return {**content, "cycles": [asdict(cycle) for cycle in self.cycles]}
 
-    def recall(self, facts: dict[str, Any]) -> None:
+    def restore_from_checkpoint(self, facts: dict[str, Any]) -> None:
         """Take back what ``facts`` gave."""
         vars(self).update({**facts, "cycles": [Cycle(**cycle) for cycle in facts["cycles"]]})
 
@@ -138,7 +138,7 @@ def split_into_passes(
     share: float | None = None,
     watches_fold: bool = False,
     marked: np.ndarray | None = None,
-) -> list[Pass]:
+) -> list[TrainingPass]:
     """Which particles are fitted and which held out, in one or two passes.
 
     Parameters
@@ -154,17 +154,17 @@ def split_into_passes(
     """
     everything = torch.arange(n_particles)
     if marked is not None:
-        first = Pass(everything[torch.as_tensor(~marked)], everything[torch.as_tensor(marked)], watches_fold)
+        first = TrainingPass(everything[torch.as_tensor(~marked)], everything[torch.as_tensor(marked)], watches_fold)
     else:
         count = heldout_count(n_particles, share)
         if count == 0:
-            return [Pass(everything, everything[:0], watches_fold)]
+            return [TrainingPass(everything, everything[:0], watches_fold)]
         order = torch.as_tensor(np.random.default_rng([seed, 1]).permutation(n_particles))
-        first = Pass(order[count:].sort().values, order[:count].sort().values, watches_fold)
-    return [first] if n_particles >= _ONE_PASS_FROM else [first, Pass(everything, everything[:0], watches_fold)]
+        first = TrainingPass(order[count:].sort().values, order[:count].sort().values, watches_fold)
+    return [first] if n_particles >= _ONE_PASS_FROM else [first, TrainingPass(everything, everything[:0], watches_fold)]
 
 
-def verdict_of(judged: Pass) -> str:
+def verdict_of_pass(judged: TrainingPass) -> str:
     """What the data support: "supported", "not supported" or "undecided".
 
     Without held-out particles nothing can be said. With none of the cycles clearly better than the start, the best of

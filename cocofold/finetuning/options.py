@@ -19,7 +19,7 @@ PAIR_PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 PAPER_EPOCHS = 10
 _FREE_ON_RESUME = {"check", "device", "scratch"}
 # Fields that say something of a network only, and the option that sets each.
-_OF_NETWORK = {
+_NEEDS_PREDICTION = {
     "preset": "--preset paper",
     "deform": "--deform",
     "adapter_rate": "--no-adapter",
@@ -50,7 +50,7 @@ class Options:
     teacher : bool
         Whether the prediction's model is moved first, and its network then learns the result.
     preset : str
-        default, or paper: see ``paper``.
+        default, or paper: see ``paper_options``.
     deform : bool
         Whether a field of rigid motions moves the network's atoms further.
     particles_dir : str or None
@@ -203,7 +203,7 @@ class Options:
             if value not in allowed:
                 raise InputError(f"{option} {value}: give {', '.join(allowed[:-1])} or {allowed[-1]}")
         defaults = {option.name: option.default for option in fields(self)}
-        for name, option in _OF_NETWORK.items():
+        for name, option in _NEEDS_PREDICTION.items():
             if self.prediction is None and getattr(self, name) != defaults[name]:
                 raise InputError(f"{option}: is for predictions; add --prediction FOLDER, or leave it out")
         if not any((self.weights_rate, self.adapter_rate, self.single_rate, self.pair_rate)):
@@ -223,7 +223,7 @@ class Options:
         """Settings with which a prediction's model, placed, is moved before its network learns the result."""
         of_place: dict[str, Any] = {"map": None, "map_resolution": None, "bodies": None, "hand": "auto"}
         of_network: dict[str, Any] = {
-            option.name: option.default for option in fields(self) if option.name in _OF_NETWORK
+            option.name: option.default for option in fields(self) if option.name in _NEEDS_PREDICTION
         }
         of_place.update(placement=None, symmetry=symmetry)
         return replace(self, model=str(model), prediction=None, **of_place, **of_network)
@@ -233,7 +233,7 @@ class Options:
         content = {"cocofold_version": __version__, **asdict(self)}
         write_atomically(path, yaml.safe_dump(content, sort_keys=False))
 
-    def check_same_as(self, path: Path) -> None:
+    def refuse_other_settings(self, path: Path) -> None:
         """Refuse to resume a run that was started with other settings."""
         try:
             stored = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -253,7 +253,7 @@ class Options:
             )
 
 
-def paper(**given: Any) -> Options:
+def paper_options(**given: Any) -> Options:
     """Settings of the paper's own training, as its authors' code has them; what is given goes before.
 
     The structure module and an adapter without a gate, dropout, all rings from the first step on, constant rates, a

@@ -18,13 +18,13 @@ from cocofold.finetuning.options import Options
 from cocofold.finetuning.run_folder import RunFolder
 from cocofold.particles.mrc import HEADER_BYTES, StackReader
 from cocofold.particles.particle_set import ParticleSet
-from cocofold.preflight.check_inputs import Settings, check
+from cocofold.preflight.check_inputs import CheckSettings, check
 from cocofold.structure.model import Model
 from cocofold.system.atomic_files import write_atomically
 from cocofold.system.errors import InputError
 
 
-def choose(particles: ParticleSet, options: Options) -> ParticleSet:
+def apply_particle_options(particles: ParticleSet, options: Options) -> ParticleSet:
     """Those of the particles that the options ask for."""
     if options.first is not None:
         particles = particles.subset(np.arange(min(options.first, len(particles))))
@@ -51,10 +51,10 @@ def _check_marks(held_out: np.ndarray, options: Options) -> None:
         )
 
 
-_NAME = "check.json"
+_CHECK_FILE = "check.json"
 
 
-def check_first(
+def check_before_run(
     options: Options, particles: ParticleSet, model: Model, folder: RunFolder, device: torch.device
 ) -> None:
     """Ask whether particles and model belong together, once; not in the midst of a run that is resumed.
@@ -66,10 +66,10 @@ def check_first(
     InputError
         If something is clearly wrong.
     """
-    report_file = folder.path / _NAME
+    report_file = folder.path / _CHECK_FILE
     if not options.check or report_file.is_file() or folder.checkpoint.is_file():
         return
-    report = check(particles, model, Settings(seed=options.seed, contrast=options.contrast), device=device)
+    report = check(particles, model, CheckSettings(seed=options.seed, contrast=options.contrast), device=device)
     for line in report.lines:
         folder.say(f"check: {line}")
     if report.contradictions:
@@ -78,12 +78,12 @@ def check_first(
 
 
 STACK_NAME = "particles.mrcs"
-FREE_BESIDES = 64 * 2**20  # bytes that are left to others
+RESERVED_BYTES = 64 * 2**20  # bytes that are left to others
 _BYTES_AT_ONCE = 32 * 2**20
 
 
 @contextlib.contextmanager
-def staged(
+def copied_to_scratch(
     particles: ParticleSet, folder: Path, progress: Callable[[int, int], None] | None = None
 ) -> Iterator[ParticleSet]:
     """The same particles with their images, and no others, in one float32 stack in a folder of its own.
@@ -106,7 +106,7 @@ def staged(
     """
     if not folder.is_dir():
         raise InputError(f"--scratch {folder}: no such folder; give one on a disk with enough space")
-    needed = HEADER_BYTES + len(particles) * particles.box**2 * 4 + FREE_BESIDES
+    needed = HEADER_BYTES + len(particles) * particles.box**2 * 4 + RESERVED_BYTES
     available = shutil.disk_usage(folder).free
     if available < needed:
         raise InputError(
@@ -136,7 +136,7 @@ def _copy(particles: ParticleSet, path: Path, progress: Callable[[int, int], Non
     at_once = max(1, _BYTES_AT_ONCE // (particles.box**2 * 4))
     try:
         with open(path, "wb") as file:
-            file.write(_header(len(particles), particles.box, particles.pixel_size_angstrom))
+            file.write(_float32_stack_header(len(particles), particles.box, particles.pixel_size_angstrom))
             for begin in range(0, len(particles), at_once):
                 rows = np.arange(begin, min(begin + at_once, len(particles)))
                 file.write(particles.images(rows).astype("<f4", copy=False).tobytes())
@@ -148,7 +148,7 @@ def _copy(particles: ParticleSet, path: Path, progress: Callable[[int, int], Non
         ) from error
 
 
-def _header(count: int, box: int, pixel_size_angstrom: float) -> bytes:
+def _float32_stack_header(count: int, box: int, pixel_size_angstrom: float) -> bytes:
     """Header of a little-endian float32 MRC stack."""
     words = np.zeros(HEADER_BYTES // 4, dtype="<i4")
     words[:4] = (box, box, count, 2)

@@ -15,20 +15,32 @@ import numpy as np
 import torch
 
 from cocofold import __version__
-from cocofold.finetuning.holdout import MOST_ADDED_LINK_RMS_ANGSTROM, Cycle, Pass, split_into_passes, verdict_of
+from cocofold.finetuning.holdout import (
+    MOST_ADDED_LINK_RMS_ANGSTROM,
+    Cycle,
+    TrainingPass,
+    split_into_passes,
+    verdict_of_pass,
+)
 from cocofold.finetuning.options import Options
-from cocofold.finetuning.preparation import check_first, choose, staged
-from cocofold.finetuning.run_folder import Answer, RunFolder, load_checkpoint, save_checkpoint, understanding
-from cocofold.finetuning.starting_model import PredictedStart, Start, start_from_model
-from cocofold.finetuning.training_loop import Loop
+from cocofold.finetuning.preparation import apply_particle_options, check_before_run, copied_to_scratch
+from cocofold.finetuning.run_folder import (
+    ModelState,
+    RunFolder,
+    load_checkpoint,
+    refuse_bad_checkpoint,
+    save_checkpoint,
+)
+from cocofold.finetuning.starting_model import PredictedStart, StartingModel, start_from_model
+from cocofold.finetuning.training_loop import TrainingLoop
 from cocofold.imaging.rings import RingPixels, ring_count
-from cocofold.likelihood.distributed import Alone, Comparison, Processes
-from cocofold.likelihood.frc_loss import Gaussians, find_contrast
-from cocofold.likelihood.memory_plan import MemoryPlan, Work, is_out_of_memory, ways_to_lower
-from cocofold.likelihood.observed_images import Observations, check_together
-from cocofold.likelihood.worker_messages import Room
+from cocofold.likelihood.distributed import Comparison, LocalComparison, WorkerGroup
+from cocofold.likelihood.frc_loss import AtomGaussians, find_contrast
+from cocofold.likelihood.memory_plan import MemoryPlan, RunWorkload, is_out_of_memory, memory_advice
+from cocofold.likelihood.observed_images import Observations, refuse_incompatible_input
+from cocofold.likelihood.worker_messages import MessageShape
 from cocofold.mapfit.placement_file import MIRRORED
-from cocofold.mapfit.workflow import SUBUNIT
+from cocofold.mapfit.workflow import SUBUNIT_FILE
 from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.particles.star_write import write_star
@@ -39,11 +51,11 @@ from cocofold.structure.topology import Backbone
 from cocofold.system.atomic_files import write_atomically
 from cocofold.system.errors import InputError
 from cocofold.system.hardware import find_device
-from cocofold.system.progress import Pace, Progress, counting
-from cocofold.system.signals import Ended, Endings
+from cocofold.system.progress import EtaEstimator, TrainingProgressBar, image_progress_bar
+from cocofold.system.signals import Interrupted, SignalHandler
 
-_SCORED_OF_WORK = 500
-_PATIENCE = 4
+_MOST_FITTED_IMAGES_SCORED = 500
+_MOST_CYCLES_WITHOUT_GAIN = 4
 _BYTES_PER_ATOM_IN_MODEL, _BYTES_PER_ATOM_IN_CHECKPOINT = 150, 250
 
 
@@ -52,7 +64,7 @@ def finetune(
     out: Path,
     resume: bool = False,
     stop_with: int | None = None,
-    processes: Processes | None = None,
+    processes: WorkerGroup | None = None,
 ) -> dict[str, Any]:
     """Fine-tune a model against particles; returns the content of ``metrics.json``.
 
@@ -69,17 +81,17 @@ def finetune(
         Go on with the run in ``out``.
     stop_with : int, optional
         End, with a checkpoint, when the process of this number is gone.
-    processes : Processes, optional
+    processes : WorkerGroup, optional
         Others that compare images for this one.
 
     Raises
     ------
     InputError
         For input that cannot be used, and for files that cannot be written.
-    Ended
+    Interrupted
         If a signal ends the run (a ``SystemExit``).
     """
-    with Endings(stop_with) as endings, contextlib.ExitStack() as at_end:
+    with SignalHandler(stop_with) as endings, contextlib.ExitStack() as at_end:
         with endings.deferred():
             folder = at_end.enter_context(RunFolder(out, options, resume))
         if folder.finished and resume:
@@ -87,10 +99,10 @@ def finetune(
             return json.loads((folder.path / "metrics.json").read_text())
         try:
             every = read_particles(options.particles, options.particles_dir, options.passthrough)
-            particles = choose(every, options)
+            particles = apply_particle_options(every, options)
             start = _find_start(options, particles, folder, stop_with, processes)
             return _Run(options, particles, folder, at_end, endings, start, processes).execute()
-        except Ended as ended:
+        except Interrupted as ended:
             ended.advice = "--resume goes on from here"
             with contextlib.suppress(OSError):
                 folder.note(str(ended))
@@ -100,7 +112,7 @@ def finetune(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            ways = ways_to_lower(
+            ways = memory_advice(
                 options.prediction is not None, find_device(options.device), processes.count if processes else 1
             )
             again = "--resume goes on from the last checkpoint" if folder.checkpoint.is_file() else "then run again"
@@ -114,18 +126,18 @@ def _find_start(
     particles: ParticleSet,
     folder: RunFolder,
     stop_with: int | None,
-    processes: Processes | None,
-) -> Start:
+    processes: WorkerGroup | None,
+) -> StartingModel:
     """The model that is moved; or the prediction whose network is trained, and the model that it is to learn first."""
     device = find_device(options.device)
     if options.prediction is None:
         start = start_from_model(options, particles, folder, device)
-        check_first(options, start.posed(particles), start.model, folder, device)
+        check_before_run(options, start.apply_hand(particles), start.model, folder, device)
         return start
     predicted = PredictedStart(options, particles, folder, device)
     if not options.teacher:
-        start = predicted.taught_by(None)
-        check_first(options, start.posed(particles), start.model, folder, device)
+        start = predicted.with_teacher(None)
+        check_before_run(options, start.apply_hand(particles), start.model, folder, device)
         return start
     placed, run = folder.path / "placed.cif", folder.path / "teacher"
     if not placed.is_file():
@@ -136,7 +148,7 @@ def _find_start(
     begun = (run / "config.yaml").is_file()
     teaching = finetune(options.for_teacher(placed, symmetry), run, begun, stop_with, processes)
     folder.say("now the network learns the result, then goes on with the images")
-    start = predicted.taught_by(read_model(run / ("model.cif" if symmetry is None else SUBUNIT)))
+    start = predicted.with_teacher(read_model(run / ("model.cif" if symmetry is None else SUBUNIT_FILE)))
     return replace(start, teacher_seconds=teaching["seconds"], teacher_memory_gb=teaching["peak_memory_gb"])
 
 
@@ -147,19 +159,21 @@ class _Run:
         particles: ParticleSet,
         folder: RunFolder,
         at_end: contextlib.ExitStack,
-        endings: Endings,
-        start: Start,
-        processes: Processes | None,
+        endings: SignalHandler,
+        start: StartingModel,
+        processes: WorkerGroup | None,
     ) -> None:
         self.options = options
         self.folder = folder
         self.endings = endings
         self.began = time.monotonic()
-        self.pace = Pace(0, 0, 1)
+        self.eta = EtaEstimator(0, 0, 1)
         self.device = find_device(options.device)
         self._given, self.model, self._source = start, start.model, start.source
-        self.particles = start.posed(particles)
-        check_together(self.model, self.particles, str(options.model or options.prediction), options.particles)
+        self.particles = start.apply_hand(particles)
+        refuse_incompatible_input(
+            self.model, self.particles, str(options.model or options.prediction), options.particles
+        )
         if start.hand == MIRRORED:
             write_star(folder.path / "mirrored.star", self.particles)
             folder.say(
@@ -169,19 +183,19 @@ class _Run:
             folder.say(f"{start.symmetry}: {len(self.model) // len(start.subunit)} copies share the parameters of one")
         folder.require_space(self._bytes_to_write())
         if options.scratch is not None:
-            report = at_end.enter_context(counting("copying images to scratch"))
-            self.particles = at_end.enter_context(staged(self.particles, Path(options.scratch), report))
+            report = at_end.enter_context(image_progress_bar("copying images to scratch"))
+            self.particles = at_end.enter_context(copied_to_scratch(self.particles, Path(options.scratch), report))
             folder.say(f"{len(self.particles)} images copied to {self.particles.stacks[0].parent}, until the run ends")
         box, pixel = self.particles.box, self.particles.pixel_size_angstrom
         n_rings = ring_count(box, pixel, options.resolution)
         self.resolutions = [box * pixel / ring for ring in range(1, n_rings + 1)]
         self.processes = 1 if processes is None else processes.count
-        work = Work(
+        work = RunWorkload(
             atoms=len(self.model),
             images=len(self.particles),
             rings=RingPixels.up_to(box, n_rings),
             pixel_size_angstrom=pixel,
-            source_bytes=self._source().bytes_of_pass(),
+            source_bytes=self._source().step_memory_bytes(),
             atoms_at_once=options.chunk_atoms,
             batch_size=options.batch_size,
             processes=self.processes,
@@ -197,14 +211,14 @@ class _Run:
             len(self.particles), options.seed, options.heldout, watches_fold, self.particles.held_out
         )
         plddt = None if start.plddt is None else torch.as_tensor(start.plddt, dtype=torch.float32)
-        self.best = Answer(self.start, self._starting_gaussians(), plddt)
+        self.best = ModelState(self.start, self._starting_gaussians(), plddt)
         folder.say(
             f"{len(self.particles)} particles, box {box}, {pixel:g} Å/pixel, rings to {box * pixel / n_rings:.2f} Å; "
             f"{len(self.model)} atoms, {len(self.backbone)} residues with a backbone; on {self.device}"
         )
         folder.say(str(self.memory))
         if self.memory.is_short:
-            ways = ways_to_lower(options.prediction is not None, self.device, self.processes)
+            ways = memory_advice(options.prediction is not None, self.device, self.processes)
             folder.say(f"that may not suffice; what lowers it: {ways}")
         if self.particles.scored_rings:
             scored = ", ".join(str(ring) for ring in self.particles.scored_rings)
@@ -213,14 +227,16 @@ class _Run:
             folder.say(f"{options.model}: {note}")
         self._settle_contrast()
         self.comparison: Comparison = (
-            Alone(self.observations) if processes is None else processes.comparison(self.observations, self._room())
+            LocalComparison(self.observations)
+            if processes is None
+            else processes.comparison(self.observations, self._room())
         )
         if processes is not None:
             folder.say(f"{processes.count} processes compare images")
 
-    def _room(self) -> Room:
+    def _room(self) -> MessageShape:
         """For a step: the rows of its batch, and those of the next."""
-        return Room(2 * self.options.batch_size, len(self.model))
+        return MessageShape(2 * self.options.batch_size, len(self.model))
 
     def _bytes_to_write(self) -> int:
         """Models of all cycles, the checkpoint and its successor, the density."""
@@ -247,12 +263,12 @@ class _Run:
         if contrast == "dark":
             self.observations.flip_contrast()
 
-    def _starting_gaussians(self) -> Gaussians:
-        return Gaussians.at_start(self.model.atomic_numbers, self.device)
+    def _starting_gaussians(self) -> AtomGaussians:
+        return AtomGaussians.from_elements(self.model.atomic_numbers, self.device)
 
-    def _loop(self, this: Pass) -> Loop:
+    def _loop(self, this: TrainingPass) -> TrainingLoop:
         counted = np.isin(self.model.residue_of_atom, self.backbone.residues)
-        return Loop(
+        return TrainingLoop(
             self._source(),
             Restraints(self.model, self.backbone, self.options.neighbour_weight, self.device),
             self._starting_gaussians(),
@@ -266,29 +282,29 @@ class _Run:
 
     def execute(self) -> dict[str, Any]:
         """All passes, from the last checkpoint if there is one."""
-        number, state, spent = self._recall()
+        number, state, spent = self._load_checkpoint()
         self.began -= spent
         while number < len(self.passes):
             if number > 0:
                 self.passes[number].last_cycle = self.passes[number - 1].best
             if self.passes[number].last_cycle != 0:
-                self._follow(number, state)
+                self._run_pass(number, state)
             number, state = number + 1, None
         return self._finish()
 
-    def _recall(self) -> tuple[int, dict[str, torch.Tensor] | None, float]:
+    def _load_checkpoint(self) -> tuple[int, dict[str, torch.Tensor] | None, float]:
         if not self.folder.checkpoint.is_file():
             return 0, None, 0.0
         tensors, facts = load_checkpoint(self.folder.checkpoint)
-        with understanding(self.folder.checkpoint):
+        with refuse_bad_checkpoint(self.folder.checkpoint):
             for this, known in zip(self.passes, facts["passes"]):
-                this.recall(known)
-            self.best = Answer.taken_from(tensors, self.device)
+                this.restore_from_checkpoint(known)
+            self.best = ModelState.pop_from_checkpoint(tensors, self.device)
             step, number, seconds = int(tensors["step"]), facts["number"], facts["seconds"]
         self.folder.say(f"resumed at step {step}")
         return number, tensors, seconds
 
-    def _save(self, number: int, loop: Loop) -> None:
+    def _save(self, number: int, loop: TrainingLoop) -> None:
         tensors = {**loop.state(), **self.best.tensors()}
         facts = {
             "number": number,
@@ -297,12 +313,12 @@ class _Run:
         }
         save_checkpoint(self.folder.checkpoint, tensors, facts)
 
-    def _follow(self, number: int, state: dict[str, torch.Tensor] | None) -> None:
+    def _run_pass(self, number: int, state: dict[str, torch.Tensor] | None) -> None:
         """One pass: advance from cycle to cycle, score, keep the best, write files."""
         this = self.passes[number]
         loop = self._loop(this)
         if state is not None:
-            with understanding(self.folder.checkpoint):
+            with refuse_bad_checkpoint(self.folder.checkpoint):
                 loop.restore(state)
         ends = _cycle_ends(loop, self.options.cycles)
         if this.last_cycle is not None:
@@ -312,39 +328,43 @@ class _Run:
                 f"pass {number + 1} of 2: "
                 + (f"{len(this.heldout)} particles held out" if len(this.heldout) else "all particles")
             )
-        self.pace = Pace(loop.step, ends[-1], passes_left=len(self.passes) - number)
+        self.eta = EtaEstimator(loop.step, ends[-1], passes_left=len(self.passes) - number)
         try:
             if not this.cycles:
                 self._end_cycle(number, loop, "start")
-            with Progress(ends[-1], loop.step) as progress:
+            with TrainingProgressBar(ends[-1], loop.step) as progress:
                 for end in ends[len(this.cycles) - 1 :]:
-                    if _gains_no_more(this):
-                        self.folder.say(f"held-out particles have not gained for {_PATIENCE} cycles: stopped")
+                    if _has_stopped_gaining(this):
+                        self.folder.say(
+                            f"held-out particles have not gained for {_MOST_CYCLES_WITHOUT_GAIN} cycles: stopped"
+                        )
                         break
                     # A signal waits for the end of a step, when the state is whole.
                     with self.endings.deferred():
                         loop.advance(end, lambda correlation: self._after_step(correlation, progress))
                     self._end_cycle(number, loop, loop.stage_name())
-        except Ended:
+        except Interrupted:
             if this.cycles:
                 self._save(number, loop)
             raise
 
-    def _after_step(self, correlation: float, progress: Progress) -> None:
+    def _after_step(self, correlation: float, progress: TrainingProgressBar) -> None:
         progress.step(correlation)
         self.endings.check()
 
-    def _end_cycle(self, number: int, loop: Loop, stage: str) -> None:
+    def _end_cycle(self, number: int, loop: TrainingLoop, stage: str) -> None:
         """Score the end of a cycle, keep the best, write files."""
         this = self.passes[number]
-        work = loop.score(this.work[:_SCORED_OF_WORK]).cpu()
+        work = loop.score(this.work[:_MOST_FITTED_IMAGES_SCORED]).cpu()
         heldout = loop.score(this.heldout).cpu() if len(this.heldout) else None
         with self.endings.deferred():
             self._keep(number, loop, self._cycle(this, loop, stage, work, heldout), work, heldout)
             if stage != "start":
                 self._save(number, loop)
 
-    def _cycle(self, this: Pass, loop: Loop, stage: str, work: torch.Tensor, heldout: torch.Tensor | None) -> Cycle:
+    def _cycle(
+        self, this: TrainingPass, loop: TrainingLoop, stage: str, work: torch.Tensor, heldout: torch.Tensor | None
+    ) -> Cycle:
         positions = loop.positions()
         alpha = torch.as_tensor(self.backbone.atoms[:, 1], device=self.device)
         return Cycle(
@@ -360,10 +380,12 @@ class _Run:
             link_rms_angstrom=loop.restraints.link_rms(positions),
         )
 
-    def _keep(self, number: int, loop: Loop, cycle: Cycle, work: torch.Tensor, heldout: torch.Tensor | None) -> None:
+    def _keep(
+        self, number: int, loop: TrainingLoop, cycle: Cycle, work: torch.Tensor, heldout: torch.Tensor | None
+    ) -> None:
         """Take note of a cycle and write what it gave."""
         this = self.passes[number]
-        reached = Answer(loop.positions(), loop.gaussians.copied(), loop.confidence())
+        reached = ModelState(loop.positions(), loop.gaussians.copied(), loop.confidence())
         is_answer = this.add(cycle, work, heldout)
         # The second pass has nothing to judge itself by: its answer is its last cycle.
         if is_answer and (this.last_cycle is None or cycle.number == this.last_cycle):
@@ -377,7 +399,7 @@ class _Run:
 
     def _tell(self, cycle: Cycle) -> None:
         judged = "" if cycle.frc_heldout is None else f"  held-out {cycle.frc_heldout:.4f}"
-        left = "" if cycle.number == 0 else f", left {self.pace.seconds_left(cycle.step):.0f} s at most"
+        left = "" if cycle.number == 0 else f", left {self.eta.seconds_left(cycle.step):.0f} s at most"
         self.folder.say(
             f"cycle {cycle.number:2d}  {cycle.stage:>8}  step {cycle.step:5d}  FRC work {cycle.frc_work:.4f}{judged}  "
             f"moved {cycle.moved_angstrom:5.2f} Å  worst C-N {cycle.worst_link_angstrom:.3f} Å  {cycle.seconds:6.1f} s"
@@ -386,19 +408,19 @@ class _Run:
 
     def _finish(self) -> dict[str, Any]:
         judged = self.passes[0]
-        verdict = verdict_of(judged)
+        verdict = verdict_of_pass(judged)
         answer = self.passes[-1] if self.passes[-1].gave_answer else judged
         best = answer.cycles[answer.best]
-        written, removed = self.best.in_files(self.model).without_unsure(self.options.remove_below)
+        written, removed = self.best.in_files(self.model).without_low_plddt(self.options.remove_below)
         self.folder.write_model("model.cif", written, self._given.placed_as)
         if self._given.subunit is not None:
             first = self.best.in_files(self.model).first_copy(self._given.subunit)
-            first, _ = first.without_unsure(self.options.remove_below)
-            self.folder.write_model(SUBUNIT, first, {"hand": self._given.hand})
+            first, _ = first.without_low_plddt(self.options.remove_below)
+            self.folder.write_model(SUBUNIT_FILE, first, {"hand": self._given.hand})
         self.folder.write_density(written, self.particles.box, self.particles.pixel_size_angstrom)
         if removed:
             self.folder.say(f"{removed} residues of a pLDDT below {self.options.remove_below:g} are left out")
-        lost = self._tell_of_lost_folds()
+        lost = self._log_lost_folds()
         curves = {**judged.curves, **{name: curve for name, curve in answer.curves.items() if "work" in name}}
         self.folder.plot_curves(self.resolutions, curves)
         placing_seconds = self._given.placing_seconds
@@ -433,10 +455,10 @@ class _Run:
             "versions": versions(),
         }
         write_atomically(self.folder.path / "metrics.json", json.dumps(metrics, indent=1) + "\n")
-        self.folder.say(last_words(metrics))
+        self.folder.say(summary_line(metrics))
         return metrics
 
-    def _tell_of_lost_folds(self) -> int:
+    def _log_lost_folds(self) -> int:
         """Say how many cycles are no answer for their geometry; returns the count."""
         cycles = [cycle for this in self.passes for cycle in this.cycles if not this.keeps_fold(cycle)]
         if cycles:
@@ -448,11 +470,11 @@ class _Run:
         return len(cycles)
 
 
-def _gains_no_more(this: Pass) -> bool:
-    return len(this.heldout) > 0 and this.cycles[-1].number - this.highest >= _PATIENCE
+def _has_stopped_gaining(this: TrainingPass) -> bool:
+    return len(this.heldout) > 0 and this.cycles[-1].number - this.highest >= _MOST_CYCLES_WITHOUT_GAIN
 
 
-def _cycle_ends(loop: Loop, cycles: int | None) -> list[int]:
+def _cycle_ends(loop: TrainingLoop, cycles: int | None) -> list[int]:
     """Steps at which cycles end: with the stages, or evenly spaced."""
     if cycles is None:
         return loop.stage_ends()
@@ -477,7 +499,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def last_words(metrics: dict[str, Any]) -> str:
+def summary_line(metrics: dict[str, Any]) -> str:
     """The figures of a run in a line."""
     text = f"verdict: {metrics['verdict']}; "
     if metrics["frc_heldout"] is not None:

@@ -24,15 +24,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from cocofold.finetuning.options import Options
-from cocofold.imaging.projection import density_map
-from cocofold.likelihood.frc_loss import Gaussians
+from cocofold.imaging.projection import render_density
+from cocofold.likelihood.frc_loss import AtomGaussians
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
-from cocofold.system.atomic_files import appearing_whole, is_partial, remove_partial, write_atomically
+from cocofold.system.atomic_files import atomic_path, is_partial, remove_partial, write_atomically
 from cocofold.system.errors import InputError
 
 _LOCK = ".lock"
-_REMOVED = ("config.yaml", "log.txt", "metrics.csv", "model.cif", "placed.cif", "mirrored.star", "check.json", _LOCK)
+_FILES_OF_FAILED_START = (
+    "config.yaml",
+    "log.txt",
+    "metrics.csv",
+    "model.cif",
+    "placed.cif",
+    "mirrored.star",
+    "check.json",
+    _LOCK,
+)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -71,7 +80,7 @@ class RunFolder:
             raise InputError(f"--out {self.path}: another run is writing there; wait for it or give another") from error
         except OSError as error:
             if not self._resume:
-                self._withdraw()
+                self._remove_failed_start()
             remedy = "make it writable" if self._resume else "give another folder"
             raise InputError(f"--out {self.path}: cannot be written ({error.strerror}); {remedy}") from error
         return self
@@ -83,8 +92,8 @@ class RunFolder:
             lock = until_taken.enter_context(open(self.path / _LOCK, "w"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if self._resume:
-                self._options.check_same_as(config)
-            self._mend()
+                self._options.refuse_other_settings(config)
+            self._remove_half_written()
             if not self._resume:
                 self._options.write(config)
             for name in ("models", "checkpoints"):
@@ -98,11 +107,11 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(value, InputError) and not self._resume and not self._can_go_on:
-            self._withdraw()
+        if isinstance(value, InputError) and not self._resume and not self._has_checkpoint:
+            self._remove_failed_start()
         self._held.close()
 
-    def _mend(self) -> None:
+    def _remove_half_written(self) -> None:
         """Remove what a killed process left half-written."""
         remove_partial(self.path)
         log = self.path / "log.txt"
@@ -111,7 +120,7 @@ class RunFolder:
             os.truncate(log, log.read_bytes().rfind(b"\n") + 1)
 
     @property
-    def _can_go_on(self) -> bool:
+    def _has_checkpoint(self) -> bool:
         """Whether there is a checkpoint, of this run or of a teacher's below it."""
         return any(self.path.rglob(self.checkpoint.name))
 
@@ -135,7 +144,7 @@ class RunFolder:
         """What to tell of a file that could not be written in mid-run."""
         if not self.path.is_dir():
             return f"--out {self.path}: cannot be written: the folder is gone; start again"
-        again = "go on from the last checkpoint with --resume" if self._can_go_on else "start again"
+        again = "go on from the last checkpoint with --resume" if self._has_checkpoint else "start again"
         place, reason, remedy = error.filename or self.path, error.strerror or str(error), "make it writable"
         if error.errno in _FULL:
             free = shutil.disk_usage(self.path).free
@@ -143,13 +152,13 @@ class RunFolder:
             remedy = "make room"
         return f"{place}: cannot be written: {reason}; {remedy}, then {again}"
 
-    def _withdraw(self) -> None:
+    def _remove_failed_start(self) -> None:
         """Leave nothing behind of a run that could not start."""
         for folder in ("models", "checkpoints", "placement"):
             shutil.rmtree(self.path / folder, ignore_errors=True)
         # What cannot be removed was there before, or the folder is gone.
         with contextlib.suppress(OSError):
-            for name in _REMOVED:
+            for name in _FILES_OF_FAILED_START:
                 (self.path / name).unlink(missing_ok=True)
             self.path.rmdir()
 
@@ -172,17 +181,17 @@ class RunFolder:
             # A closed pipe, a terminal that hung up: from now on nothing is shown, and nothing fails at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
-    def write_model(self, name: str, written: Written, placed_as: dict[str, str]) -> None:
+    def write_model(self, name: str, written: OutputModel, placed_as: dict[str, str]) -> None:
         """Write a model with its Gaussians, and how it is placed."""
         model = written.model
         details = f"{model.structure.name}, fine-tuned against cryo-EM particle images"
         amplitudes, widths = written.amplitudes, written.widths_angstrom
         write_model(self.path / name, model, amplitudes, widths, details, written.plddt, placed_as)
 
-    def write_density(self, written: Written, box: int, pixel_size: float) -> None:
+    def write_density(self, written: OutputModel, box: int, pixel_size: float) -> None:
         """Write the density of the Gaussians as density.mrc."""
-        volume = density_map(written.model.positions, written.amplitudes, written.widths_angstrom, box, pixel_size)
-        with appearing_whole(self.path / "density.mrc") as partial, mrcfile.new(partial) as file:
+        volume = render_density(written.model.positions, written.amplitudes, written.widths_angstrom, box, pixel_size)
+        with atomic_path(self.path / "density.mrc") as partial, mrcfile.new(partial) as file:
             file.set_data(volume)
             file.voxel_size = pixel_size
 
@@ -217,27 +226,27 @@ class RunFolder:
         axes.set_xlabel("resolution (Å)")
         axes.set_ylabel("Fourier ring correlation, mean over images")
         axes.legend(frameon=False)
-        with appearing_whole(self.path / "frc.png") as partial:
+        with atomic_path(self.path / "frc.png") as partial:
             FigureCanvasAgg(figure).print_figure(str(partial), format="png", dpi=120)
 
 
-_PREFIX = "best."
+_BEST_PREFIX = "best."
 
 
 @dataclass(frozen=True)
-class Answer:
+class ModelState:
     """Atoms, and how sure a network is of residues.
 
     Attributes
     ----------
     positions : (n_atoms, 3) float
         Å.
-    gaussians : Gaussians
+    gaussians : AtomGaussians
     plddt : (n_residues,) float, optional
     """
 
     positions: torch.Tensor
-    gaussians: Gaussians
+    gaussians: AtomGaussians
     plddt: torch.Tensor | None = None
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -249,20 +258,24 @@ class Answer:
             "plddt": self.plddt,
         }
         return {
-            _PREFIX + name: values.detach().cpu().contiguous() for name, values in known.items() if values is not None
+            _BEST_PREFIX + name: values.detach().cpu().contiguous()
+            for name, values in known.items()
+            if values is not None
         }
 
     @classmethod
-    def taken_from(cls, tensors: dict[str, torch.Tensor], device: torch.device) -> Answer:
+    def pop_from_checkpoint(cls, tensors: dict[str, torch.Tensor], device: torch.device) -> ModelState:
         """From a checkpoint's tensors, out of which it is taken."""
         known = {
-            name[len(_PREFIX) :]: tensors.pop(name).to(device) for name in list(tensors) if name.startswith(_PREFIX)
+            name[len(_BEST_PREFIX) :]: tensors.pop(name).to(device)
+            for name in list(tensors)
+            if name.startswith(_BEST_PREFIX)
         }
-        return cls(known["positions"], Gaussians(known["amplitudes"], known["widths"]), known.get("plddt"))
+        return cls(known["positions"], AtomGaussians(known["amplitudes"], known["widths"]), known.get("plddt"))
 
-    def in_files(self, model: Model) -> Written:
+    def in_files(self, model: Model) -> OutputModel:
         """With the model's names, as files have it."""
-        return Written(
+        return OutputModel(
             model.moved_to(self.positions.cpu().double().numpy()),
             self.gaussians.amplitudes.detach().cpu().numpy(),
             self.gaussians.widths_angstrom.detach().cpu().numpy(),
@@ -271,7 +284,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Written:
+class OutputModel:
     """A model, the amplitude and width (Å) of each atom, (n_atoms,), and perhaps pLDDT, (n_residues,)."""
 
     model: Model
@@ -279,17 +292,17 @@ class Written:
     widths_angstrom: np.ndarray
     plddt: np.ndarray | None
 
-    def first_copy(self, subunit: Model) -> Written:
+    def first_copy(self, subunit: Model) -> OutputModel:
         """Of an assembly the first of its copies, whose names are a subunit's."""
         n_atoms, n_residues = len(subunit), len(subunit.residues)
-        return Written(
+        return OutputModel(
             subunit.moved_to(self.model.positions[:n_atoms]),
             self.amplitudes[:n_atoms],
             self.widths_angstrom[:n_atoms],
             None if self.plddt is None else self.plddt[:n_residues],
         )
 
-    def without_unsure(self, least_plddt: float | None) -> tuple[Written, int]:
+    def without_low_plddt(self, least_plddt: float | None) -> tuple[OutputModel, int]:
         """Without residues of a pLDDT below a limit, and how many these were."""
         if self.plddt is None or least_plddt is None:
             return self, 0
@@ -298,19 +311,21 @@ class Written:
             return self, 0
         atoms = kept[self.model.residue_of_atom]
         model = self.model.only(kept)
-        return Written(model, self.amplitudes[atoms], self.widths_angstrom[atoms], self.plddt[kept]), int((~kept).sum())
+        return OutputModel(model, self.amplitudes[atoms], self.widths_angstrom[atoms], self.plddt[kept]), int(
+            (~kept).sum()
+        )
 
 
 def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
     """Write tensors and JSON facts."""
     # Written here, not by safetensors, whose errors do not tell a full disk from another fault.
     content = save(tensors, metadata={"facts": json.dumps(facts)})
-    with appearing_whole(path) as partial:
+    with atomic_path(path) as partial:
         partial.write_bytes(content)
 
 
 @contextlib.contextmanager
-def understanding(path: Path) -> Iterator[None]:
+def refuse_bad_checkpoint(path: Path) -> Iterator[None]:
     """Refuse, with a message, a checkpoint that is damaged or of another version."""
     try:
         yield
@@ -330,6 +345,6 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     InputError
         If the file is damaged.
     """
-    with understanding(path), safe_open(str(path), framework="pt") as file:
+    with refuse_bad_checkpoint(path), safe_open(str(path), framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return tensors, json.loads(file.metadata()["facts"])

@@ -10,36 +10,43 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
-from cocofold.alphafold.pair_representation import Pair, normalise_pair, pair_types
+from cocofold.alphafold.pair_representation import PairRepresentation, choose_pair_dtypes, normalise_pair
 from cocofold.alphafold.prediction import Prediction
-from cocofold.alphafold.rebuild import model_of, rebuild
+from cocofold.alphafold.rebuild import model_from_prediction, predict_atoms
 from cocofold.alphafold.residue_constants import ATOM14_NAMES
 from cocofold.alphafold.weights import load_structure_module
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.run_folder import RunFolder
-from cocofold.mapfit.bodies import overlap
-from cocofold.mapfit.fit_model import AUTO, copies_of
-from cocofold.mapfit.placement_file import AS_IS, MIRRORED, Placement, apply_placement, bodies_of_atoms
-from cocofold.mapfit.target_map import Atoms
-from cocofold.mapfit.workflow import PLACEMENT, SUBUNIT, MapFiles, place_in_map
+from cocofold.mapfit.bodies import clash_fraction
+from cocofold.mapfit.fit_model import AUTO, symmetric_copies_of
+from cocofold.mapfit.placement_file import AS_IS, MIRRORED, Placement, apply_placement, body_of_each_atom
+from cocofold.mapfit.target_map import RigidMolecule
+from cocofold.mapfit.workflow import PLACEMENT_FILE, SUBUNIT_FILE, MapFiles, place_and_write
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.sources.base import AtomSource
 from cocofold.sources.deformation import DeformationSource
-from cocofold.sources.motion_field import FieldOnTop
-from cocofold.sources.structure_module import Course, Frozen, Learned, NetworkSource, Placed, Target
-from cocofold.sources.symmetric_copies import Copies, assembly_of
+from cocofold.sources.motion_field import FieldOnTopSource
+from cocofold.sources.structure_module import (
+    AtomPlacement,
+    DistillationTarget,
+    Schedule,
+    StructureModuleSource,
+    TrainingRates,
+    TrunkOutput,
+)
+from cocofold.sources.symmetric_copies import SymmetricCopies, build_assembly
 from cocofold.structure.model import Model
-from cocofold.structure.point_groups import normal_name, rotations_of
-from cocofold.structure.read_model import read_model, read_placed_as
+from cocofold.structure.point_groups import normalise_point_group, point_group_rotations
+from cocofold.structure.read_model import read_map_placement, read_model
 from cocofold.structure.topology import Backbone
 from cocofold.system.errors import InputError
-from cocofold.system.progress import shown
+from cocofold.system.progress import search_progress_bar
 
 _FEWEST_IN_COMMON = 4
 
 
 @dataclass(frozen=True)
-class Start:
+class StartingModel:
     """Where a run starts.
 
     Attributes
@@ -72,7 +79,7 @@ class Start:
     teacher_seconds: float = 0.0
     teacher_memory_gb: float = 0.0
 
-    def posed(self, particles: ParticleSet) -> ParticleSet:
+    def apply_hand(self, particles: ParticleSet) -> ParticleSet:
         """The particles with the poses that they have in this start's hand."""
         return particles.mirrored() if self.hand == MIRRORED else particles
 
@@ -81,7 +88,7 @@ class Start:
         """What its files say of its place."""
         return {"hand": self.hand, "symmetry": self.symmetry or "C1"}
 
-    def in_place(self, place: Place, particles: ParticleSet) -> Start:
+    def in_place(self, place: StartPlacement, particles: ParticleSet) -> StartingModel:
         """With the map's hand, and with all copies if the model is one subunit.
 
         Raises
@@ -91,13 +98,13 @@ class Start:
         """
         if place.symmetry is None:
             return replace(self, hand=place.hand, placing_seconds=place.seconds)
-        rotations, centre = axes_of(place.symmetry, particles)
-        check_copies(self.model, place.symmetry, rotations, centre)
+        rotations, centre = symmetry_axes(place.symmetry, particles)
+        refuse_overlapping_copies(self.model, place.symmetry, rotations, centre)
         return replace(
             self,
-            model=assembly_of(self.model, rotations, centre),
+            model=build_assembly(self.model, rotations, centre),
             plddt=None if self.plddt is None else np.tile(self.plddt, len(rotations)),
-            source=lambda: Copies(self.source(), rotations, centre),
+            source=lambda: SymmetricCopies(self.source(), rotations, centre),
             hand=place.hand,
             symmetry=place.symmetry,
             subunit=self.model,
@@ -105,12 +112,16 @@ class Start:
         )
 
 
-def start_from_model(options: Options, particles: ParticleSet, folder: RunFolder, device: torch.device) -> Start:
+def start_from_model(
+    options: Options, particles: ParticleSet, folder: RunFolder, device: torch.device
+) -> StartingModel:
     """The model, placed, under a field of motions."""
     read = read_model(options.model or "")
-    place = find_place(read, options.model, options, particles, folder, device)
+    place = find_start_placement(read, options.model, options, particles, folder, device)
     model = place.put(read)
-    return Start(model, None, lambda: DeformationSource(model, device, options.effort)).in_place(place, particles)
+    return StartingModel(model, None, lambda: DeformationSource(model, device, options.effort)).in_place(
+        place, particles
+    )
 
 
 class PredictedStart:
@@ -132,12 +143,12 @@ class PredictedStart:
     def __init__(self, options: Options, particles: ParticleSet, folder: RunFolder, device: torch.device) -> None:
         self._options, self._particles, self._device = options, particles, device
         self._prediction = Prediction.read(options.prediction or "")
-        self._pair: Pair | None = None
-        unplaced, self.plddt = model_of(self._prediction, rebuild(self._prediction))
-        self.place = find_place(unplaced, options.model, options, particles, folder, device)
+        self._pair: PairRepresentation | None = None
+        unplaced, self.plddt = model_from_prediction(self._prediction, predict_atoms(self._prediction))
+        self.place = find_start_placement(unplaced, options.model, options, particles, folder, device)
         self._rotations, self._translations = self.place.moves(unplaced)
         if options.model is not None:
-            moves = place_on(unplaced, read_model(options.model), options.model)
+            moves = superpose_chains(unplaced, read_model(options.model), options.model)
             order = {name: row for row, name in enumerate(dict.fromkeys(key.chain for key in unplaced.residues))}
             chain = np.array([order[key.chain] for key in unplaced.residues])[unplaced.residue_of_atom]
             self._rotations = np.stack([rotation for rotation, _ in moves])[chain]
@@ -145,25 +156,27 @@ class PredictedStart:
         moved = np.einsum("nij,nj->ni", self._rotations, unplaced.positions) + self._translations
         self.model = unplaced.moved_to(moved)
 
-    def taught_by(self, teacher: Model | None) -> Start:
+    def with_teacher(self, teacher: Model | None) -> StartingModel:
         """The start of a run whose network first learns a teacher's model of the same atoms."""
         target, device = None, self._device
         if teacher is not None:
             backbone = torch.as_tensor(Backbone.of(self.model).atoms, device=device)
-            target = Target(backbone, torch.as_tensor(teacher.positions, dtype=torch.float32, device=device))
-        start = Start(self.model, self.plddt, lambda: self._source(target, device))
+            target = DistillationTarget(
+                backbone, torch.as_tensor(teacher.positions, dtype=torch.float32, device=device)
+            )
+        start = StartingModel(self.model, self.plddt, lambda: self._source(target, device))
         return start.in_place(self.place, self._particles)
 
-    def _normalised_pair(self) -> Pair:
+    def _normalised_pair(self) -> PairRepresentation:
         """The pair as the network wants it; the prediction's own, of up to the same size, is let go of."""
         if self._pair is None:
             given = self._prediction.pair
-            types = pair_types(self._options.pair_precision, len(self._prediction), self._device)
+            types = choose_pair_dtypes(self._options.pair_precision, len(self._prediction), self._device)
             self._pair = normalise_pair(given.to(self._device), *types)
             self._prediction = replace(self._prediction, pair=given.new_empty(0))
         return self._pair
 
-    def _source(self, target: Target | None, device: torch.device) -> AtomSource:
+    def _source(self, target: DistillationTarget | None, device: torch.device) -> AtomSource:
         known, options = self._prediction, self._options
         residues = np.flatnonzero(known.mask.numpy() & (known.aatype.numpy() < len(ATOM14_NAMES) - 1))
         row = residues[self.model.residue_of_atom]
@@ -171,14 +184,14 @@ class PredictedStart:
             ATOM14_NAMES[int(known.aatype[residue])].index(name)
             for residue, name in zip(row, self.model.atom_names.tolist())
         ]
-        placed = Placed(
+        placed = AtomPlacement(
             torch.as_tensor(row),
             torch.as_tensor(np.array(slots)),
             torch.as_tensor(residues),
             torch.as_tensor(self._rotations, dtype=torch.float32),
             torch.as_tensor(self._translations, dtype=torch.float32),
         )
-        learned = Learned(
+        learned = TrainingRates(
             options.weights_rate,
             options.adapter_rate,
             options.single_rate,
@@ -189,14 +202,14 @@ class PredictedStart:
             options.dropout,
             options.seed,
         )
-        frozen = Frozen(known.single, self._normalised_pair(), known.aatype, known.mask, known.chain_index)
+        frozen = TrunkOutput(known.single, self._normalised_pair(), known.aatype, known.mask, known.chain_index)
         module = load_structure_module(known.weights)
-        course = Course(options.effort, options.epochs)
-        network = NetworkSource(module, frozen, placed, learned, target, course, device)
-        return FieldOnTop(network, self.model, device) if options.deform else network
+        course = Schedule(options.effort, options.epochs)
+        network = StructureModuleSource(module, frozen, placed, learned, target, course, device)
+        return FieldOnTopSource(network, self.model, device) if options.deform else network
 
 
-def place_on(model: Model, placed: Model, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
+def superpose_chains(model: Model, placed: Model, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
     """Rotation and translation (Å) of each chain of a model onto a placed one with the same chains and numbers.
 
     Raises
@@ -238,7 +251,7 @@ _MOST_OVERLAPPING = 0.2
 
 
 @dataclass(frozen=True)
-class Place:
+class StartPlacement:
     """How a model comes into the particles' frame.
 
     Attributes
@@ -266,14 +279,14 @@ class Place:
         """Rotation (n_atoms, 3, 3) and translation (n_atoms, 3) Å of each of the model's atoms."""
         if self.placement is None:
             return np.tile(np.eye(3), (len(model), 1, 1)), np.zeros((len(model), 3))
-        owner, bodies = bodies_of_atoms(model, self.placement), self.placement.bodies
+        owner, bodies = body_of_each_atom(model, self.placement), self.placement.bodies
         rotations = np.stack([body.rotation for body in bodies])
         return rotations[owner], np.stack([body.translation_angstrom for body in bodies])[owner]
 
 
-def find_place(
+def find_start_placement(
     model: Model, path: str | None, options: Options, particles: ParticleSet, folder: RunFolder, device: torch.device
-) -> Place:
+) -> StartPlacement:
     """Read the placement, or fit the model into the map, or take it to be in place.
 
     Parameters
@@ -293,46 +306,46 @@ def find_place(
     InputError
         If it says that it is placed and is to be placed again, or symmetries contradict each other.
     """
-    placed_as = {} if path is None else read_placed_as(path)
+    placed_as = {} if path is None else read_map_placement(path)
     option = "--map" if options.map else "--placement" if options.placement else None
     if placed_as and option is not None:
         raise InputError(
             f"--model {path}: says that it is placed in a map already; leave {option} out, or give the model as it was "
             "before cocofold fit"
         )
-    symmetry = None if options.symmetry in (None, AUTO) else normal_name(str(options.symmetry))
+    symmetry = None if options.symmetry in (None, AUTO) else normalise_point_group(str(options.symmetry))
     if symmetry is not None and placed_as.get("symmetry", "C1") != "C1":
         raise InputError(
             f"--model {path}: holds all copies of its subunit already ({placed_as['symmetry']}); with --symmetry give "
-            f"one subunit, {SUBUNIT} beside it, or leave --symmetry out"
+            f"one subunit, {SUBUNIT_FILE} beside it, or leave --symmetry out"
         )
     if option is None:
-        return Place(None, placed_as.get("hand", AS_IS), symmetry)
-    placement = _fitted(model, options, folder, device) if options.map else Placement.read(str(options.placement))
+        return StartPlacement(None, placed_as.get("hand", AS_IS), symmetry)
+    placement = _fit_in_map(model, options, folder, device) if options.map else Placement.read(str(options.placement))
     if symmetry is not None and placement.symmetry not in (None, symmetry):
         raise InputError(
             f"--symmetry {options.symmetry}: the placement was made with {placement.symmetry}; give that, or fit anew"
         )
-    placement = _about_the_particles_centre(placement, particles, folder)
+    placement = _shift_to_particle_box(placement, particles, folder)
     symmetry = symmetry or placement.symmetry
     seconds = float(placement.facts.get("seconds", 0.0)) if options.map else 0.0
-    return Place(placement, placement.hand, None if symmetry == "C1" else symmetry, seconds)
+    return StartPlacement(placement, placement.hand, None if symmetry == "C1" else symmetry, seconds)
 
 
-def _fitted(model: Model, options: Options, folder: RunFolder, device: torch.device) -> Placement:
+def _fit_in_map(model: Model, options: Options, folder: RunFolder, device: torch.device) -> Placement:
     """The model placed in the map; a run that is resumed finds what it had."""
     out = folder.path / "placement"
-    if not (out / PLACEMENT).is_file():
+    if not (out / PLACEMENT_FILE).is_file():
         folder.say(f"placing the model in {options.map}; see {out}")
         files = MapFiles(Path(str(options.map)), resolution_angstrom=options.map_resolution)
-        with shown() as tell:
-            _, lines = place_in_map(model, files, out, options.bodies, options.hand, options.symmetry, device, tell)
+        with search_progress_bar() as tell:
+            _, lines = place_and_write(model, files, out, options.bodies, options.hand, options.symmetry, device, tell)
         for line in lines:
             folder.say(line)
-    return Placement.read(out / PLACEMENT)
+    return Placement.read(out / PLACEMENT_FILE)
 
 
-def _about_the_particles_centre(placement: Placement, particles: ParticleSet, folder: RunFolder) -> Placement:
+def _shift_to_particle_box(placement: Placement, particles: ParticleSet, folder: RunFolder) -> Placement:
     """The placement in the particles' box, whose centre is the map's, whatever the sizes of the two."""
     known = placement.facts.get("map")
     if not isinstance(known, dict) or not {"box", "pixel_size_angstrom"} <= set(known):
@@ -350,15 +363,15 @@ def _about_the_particles_centre(placement: Placement, particles: ParticleSet, fo
     return replace(placement, bodies=tuple(moved))
 
 
-def axes_of(symmetry: str, particles: ParticleSet) -> tuple[np.ndarray, np.ndarray]:
+def symmetry_axes(symmetry: str, particles: ParticleSet) -> tuple[np.ndarray, np.ndarray]:
     """Rotations (n, 3, 3) of a point group, and the centre (3,) Å about which they turn: that of the particles' box."""
-    return rotations_of(symmetry), np.full(3, particles.box // 2 * particles.pixel_size_angstrom)
+    return point_group_rotations(symmetry), np.full(3, particles.box // 2 * particles.pixel_size_angstrom)
 
 
-def check_copies(model: Model, symmetry: str, rotations: np.ndarray, centre: np.ndarray) -> None:
+def refuse_overlapping_copies(model: Model, symmetry: str, rotations: np.ndarray, centre: np.ndarray) -> None:
     """Refuse a subunit whose copies lie on each other."""
-    first, *others = copies_of(Atoms.of(model), rotations, centre)
-    share = overlap(first, others)
+    first, *others = symmetric_copies_of(RigidMolecule.of(model), rotations, centre)
+    share = clash_fraction(first, others)
     if share > _MOST_OVERLAPPING:
         raise InputError(
             f"--symmetry {symmetry}: {share:.0%} of the subunit's CA atoms lie within 3 Å of a copy's; give one "

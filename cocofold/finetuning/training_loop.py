@@ -12,24 +12,24 @@ import torch
 from cocofold.finetuning.options import Options
 from cocofold.imaging.rings import RingPixels, ring_count
 from cocofold.likelihood.distributed import Comparison
-from cocofold.likelihood.frc_loss import Gaussians
+from cocofold.likelihood.frc_loss import AtomGaussians
 from cocofold.likelihood.observed_images import Observations
 from cocofold.sources.base import AtomSource, Stage
 from cocofold.structure.restraints import Restraints
 
-_CONTACTS_EVERY = 25
-_LAST_RATE = 0.05
-_JUDGES = 200
+_CONTACT_REFRESH_STEPS = 25
+_FINAL_RATE_FACTOR = 0.05
+_IMAGES_TO_JUDGE_STAGE = 200
 
 
-class Loop:
+class TrainingLoop:
     """State of a fine-tuning pass, advanced step by step.
 
     Parameters
     ----------
     source : AtomSource
     restraints : Restraints
-    gaussians : Gaussians
+    gaussians : AtomGaussians
         At the start.
     counted : (n_atoms,) bool
         Atoms whose Gaussians the penalty of paper eq. 4 concerns.
@@ -47,7 +47,7 @@ class Loop:
         self,
         source: AtomSource,
         restraints: Restraints,
-        gaussians: Gaussians,
+        gaussians: AtomGaussians,
         counted: torch.Tensor,
         observations: Observations,
         comparison: Comparison,
@@ -59,7 +59,7 @@ class Loop:
         self.restraints = restraints
         self.gaussians = gaussians
         self.step = 0
-        self._counted = counted
+        self._penalised_atoms = counted
         self._observations = observations
         self._comparison = comparison
         self._work = work
@@ -78,14 +78,14 @@ class Loop:
             stage, within = self._stage_of(self.step)
             if within == 0:
                 self._begin(stage)
-            if within % _CONTACTS_EVERY == 0:
+            if within % _CONTACT_REFRESH_STEPS == 0:
                 self.restraints.refresh(self.positions())
             if self.step + 1 < self.total_steps:
                 coming = self._batch(self.step + 1)
                 if len(coming):
                     self._comparison.prefetch(coming, self._chunk)
             correlation = self._take_step(self._stages[stage], within)
-            if self._stages[stage].tentative and within == self._stages[stage].steps - 1:
+            if self._stages[stage].revert_unless_better and within == self._stages[stage].steps - 1:
                 self._keep_if_better(stage)
             self.step += 1
             on_step(correlation)
@@ -110,18 +110,18 @@ class Loop:
         amplitudes, widths = (
             values.detach().clone() for values in (self.gaussians.amplitudes, self.gaussians.widths_angstrom)
         )
-        if stage.gaussians_free:
+        if stage.trains_gaussians:
             groups = [
                 *groups,
                 {"params": [amplitudes.requires_grad_()], "lr": self._options.amplitude_rate},
                 {"params": [widths.requires_grad_()], "lr": self._options.width_rate},
             ]
-        self.gaussians = Gaussians(amplitudes, widths)
+        self.gaussians = AtomGaussians(amplitudes, widths)
         self._rates = [group["lr"] for group in groups]
         self._optimiser = torch.optim.Adam(groups)
 
     def _take_step(self, stage: Stage, within: int) -> float:
-        share = _share_of_rate(stage, within)
+        share = _learning_rate_factor(stage, within)
         for group, rate in zip(self._optimiser.param_groups, self._rates):
             group["lr"] = rate * share
         self._optimiser.zero_grad()
@@ -144,16 +144,16 @@ class Loop:
         else:
             restrain()
         surrogate = self.source.prior(positions) + (positions * (by_geometry - toward)).sum()
-        if stage.gaussians_free:
+        if stage.trains_gaussians:
             if self._options.penalty:
-                surrogate = surrogate + self.gaussians.penalty(self._counted)
+                surrogate = surrogate + self.gaussians.penalty(self._penalised_atoms)
             surrogate = surrogate - weight * (self.gaussians.amplitudes * by_amplitude).sum()
             surrogate = surrogate - weight * (self.gaussians.widths_angstrom * by_width).sum()
         with self._on_idle_cores():
             surrogate.backward()
-        if stage.longest_gradient:
+        if stage.max_gradient_norm:
             learned = [values for group in self._optimiser.param_groups for values in group["params"]]
-            torch.nn.utils.clip_grad_norm_(learned, stage.longest_gradient)
+            torch.nn.utils.clip_grad_norm_(learned, stage.max_gradient_norm)
         self._optimiser.step()
         return correlation
 
@@ -163,9 +163,9 @@ class Loop:
         A rigid motion found at low resolution mends a model that is out of place, and displaces one whose place is
         right and whose shape is not.
         """
-        judges = self._work[:_JUDGES]
+        judges = self._work[:_IMAGES_TO_JUDGE_STAGE]
         reached, after = self.source.state(), float(self._observations.fitted(self.score(judges)).mean())
-        self.source.take_back()
+        self.source.revert_stage()
         if after > float(self._observations.fitted(self.score(judges)).mean()):
             self._optimise(self.source.restore(stage, reached), self._stages[stage])
 
@@ -214,7 +214,7 @@ class Loop:
 
     def _on_idle_cores(self) -> contextlib.AbstractContextManager[None]:
         """For work on the source: other processes wait for it."""
-        return self._comparison.on_idle_cores() if self.source.is_large() else contextlib.nullcontext()
+        return self._comparison.on_idle_cores() if self.source.uses_all_cores() else contextlib.nullcontext()
 
     @torch.no_grad()
     def positions(self) -> torch.Tensor:
@@ -247,7 +247,7 @@ class Loop:
         """Go back to a state."""
         device = self.gaussians.amplitudes.device
         self.step = int(state["step"])
-        self.gaussians = Gaussians(state["gaussians.amplitudes"].to(device), state["gaussians.widths"].to(device))
+        self.gaussians = AtomGaussians(state["gaussians.amplitudes"].to(device), state["gaussians.widths"].to(device))
         self.restraints.restore(_part(state, "restraints."))
         stage, _ = self._stage_of(max(0, self.step - 1))
         self._optimise(self.source.restore(stage, _part(state, "source.")), self._stages[stage])
@@ -265,12 +265,12 @@ def _counted_in_steps(stage: Stage, n_work: int, batch_size: int) -> Stage:
     return replace(stage, steps=math.ceil(stage.epochs * n_work / batch_size)) if stage.epochs else stage
 
 
-def _share_of_rate(stage: Stage, within: int) -> float:
+def _learning_rate_factor(stage: Stage, within: int) -> float:
     """Of the full learning rates, at a step within a stage."""
     if stage.epochs:
         return 1.0
-    falling = _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * within / stage.steps))
-    return falling * min(1.0, (within + 1) / stage.warm_up) if stage.warm_up else falling
+    falling = _FINAL_RATE_FACTOR + (1 - _FINAL_RATE_FACTOR) * 0.5 * (1 + math.cos(math.pi * within / stage.steps))
+    return falling * min(1.0, (within + 1) / stage.warm_up_steps) if stage.warm_up_steps else falling
 
 
 def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -96,7 +96,7 @@ def contrast_transfer(
     return value * torch.exp(-ctf.bfactor_a2[:, None] * k2 / 4) * ctf.scale[:, None]
 
 
-def magnified(
+def apply_magnification(
     kx: torch.Tensor, ky: torch.Tensor, matrix: Sequence[Sequence[float]]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Frequencies of the specimen, ``M k``, that appear at frequencies k of the image.
@@ -128,7 +128,7 @@ def antisymmetric_phase(
     Parameters
     ----------
     kx, ky : (n_pixels,) float
-        1/Å, of the specimen (``magnified``).
+        1/Å, of the specimen (``apply_magnification``).
     beam_tilt_mrad : (x, y)
     odd_zernike : sequence of float
     cs_angstrom, wavelength_angstrom : float
@@ -157,7 +157,7 @@ def symmetric_phase(kx: torch.Tensor, ky: torch.Tensor, even_zernike: Sequence[f
     Parameters
     ----------
     kx, ky : (n_pixels,) float
-        1/Å, of the specimen (``magnified``).
+        1/Å, of the specimen (``apply_magnification``).
     even_zernike : sequence of float
 
     Returns

@@ -12,12 +12,12 @@ from scipy.fft import next_fast_len
 
 from cocofold.imaging.rings import RingPixels
 
-CUT_IN_WIDTHS = 5.0
+CUTOFF_IN_SIGMAS = 5.0
 REFERENCE_WIDTH_ANGSTROM = 3 / (math.sqrt(2) * math.pi)
 _LEAST_EXTRA_WIDTH_PIXELS = 0.6
 _RENDERED_WIDTH_PIXELS = 0.8
 _OVERSAMPLING = 1.3
-_BYTES_PER_PIXEL_OF_ATOM, _BYTES_PER_PIXEL = 54, 34
+_BYTES_PER_ATOM_WINDOW_PIXEL, _BYTES_PER_GRID_PIXEL = 54, 34
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def rendering_grid(box: int, n_rings: int) -> int:
     return 2 * next_fast_len(wanted, real=True)
 
 
-def rendered_extra_width(pixel_size_angstrom: float) -> float:
+def added_width_angstrom(pixel_size_angstrom: float) -> float:
     """Width s (Å) common to all atoms that is added in quadrature when they are rendered.
 
     The ring correlation is blind to it, since it multiplies every ring by a constant. It is at least 0.6 pixel,
@@ -81,13 +81,13 @@ def bytes_per_image(n_atoms: int, rings: RingPixels, pixel_size_angstrom: float,
     """
     grid = rendering_grid(rings.box, rings.n_rings)
     spacing = rings.box * pixel_size_angstrom / grid
-    reach = drawn_pixels(math.hypot(widest_angstrom, rendered_extra_width(spacing)) / spacing) // 2
-    return n_atoms * _BYTES_PER_PIXEL_OF_ATOM * window_side(reach) + _BYTES_PER_PIXEL * grid**2
+    reach = atom_window_pixels(math.hypot(widest_angstrom, added_width_angstrom(spacing)) / spacing) // 2
+    return n_atoms * _BYTES_PER_ATOM_WINDOW_PIXEL * tile_window_side(reach) + _BYTES_PER_GRID_PIXEL * grid**2
 
 
-def drawn_pixels(width_in_pixels: float) -> int:
+def atom_window_pixels(width_in_pixels: float) -> int:
     """Least side of the square on which an atom of this rendered width is drawn: odd, its own pixel in the middle."""
-    return 2 * math.ceil(CUT_IN_WIDTHS * width_in_pixels - 0.5) + 1
+    return 2 * math.ceil(CUTOFF_IN_SIGMAS * width_in_pixels - 0.5) + 1
 
 
 class _RingTransforms(torch.autograd.Function):
@@ -100,7 +100,7 @@ class _RingTransforms(torch.autograd.Function):
     def forward(ctx: Any, images: torch.Tensor, rings: RingPixels) -> torch.Tensor:
         ctx.rings, ctx.grid = rings, images.shape[-1]
         transforms = torch.fft.rfft2(images).reshape(len(images), -1)
-        return torch.view_as_real(transforms[:, rings.positions_in(ctx.grid)])
+        return torch.view_as_real(transforms[:, rings.flat_indices_in(ctx.grid)])
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
@@ -108,7 +108,7 @@ class _RingTransforms(torch.autograd.Function):
         # The inverse transform counts a pixel's Friedel mate too.
         parts = torch.view_as_complex((gradients[0] / rings.weight[:, None]).contiguous())
         planes = parts.new_zeros(len(parts), grid * (grid // 2 + 1))
-        planes[:, rings.positions_in(grid)] = parts
+        planes[:, rings.flat_indices_in(grid)] = parts
         planes = planes.view(-1, grid, grid // 2 + 1)
         return torch.fft.irfft2(planes, s=(grid, grid), norm="forward"), None
 
@@ -124,7 +124,7 @@ def project(
     """Fourier transforms of projections of Gaussian atoms, at the pixels of ``rings``.
 
     An atom is ``A exp(-d^2 / 2 sigma^2)`` (paper eq. 1 and 2), drawn with ``sigma^2 + s^2`` at the same integral
-    (``rendered_extra_width``), on a grid just fine enough for the rings. Shifts are exact: they move the atoms'
+    (``added_width_angstrom``), on a grid just fine enough for the rings. Shifts are exact: they move the atoms'
     centres. Atoms outside the image are left out.
 
     Parameters
@@ -152,8 +152,8 @@ def project(
     inside = ((planar > -0.5 * pixel_size_angstrom) & (planar < (box - 0.5) * pixel_size_angstrom)).all(-1)
     planar = planar / spacing
     variance = widths_angstrom**2
-    rendered = (variance + rendered_extra_width(spacing) ** 2) / spacing**2
-    reach = drawn_pixels(math.sqrt(float(rendered.detach().max()))) // 2
+    rendered = (variance + added_width_angstrom(spacing) ** 2) / spacing**2
+    reach = atom_window_pixels(math.sqrt(float(rendered.detach().max()))) // 2
     peak = amplitudes * variance / (rendered * spacing**2)
     images = Splat.apply(planar[..., 0], planar[..., 1], peak * inside, 0.5 / rendered, grid, reach)
     transforms: torch.Tensor = _RingTransforms.apply(images, rings)
@@ -161,21 +161,21 @@ def project(
 
 
 # Atoms in a row: few rows are then filled up with much, and products are large enough.
-_ATOMS_A_ROW = 32
+_ATOMS_PER_ROW = 32
 # Windows are multiples of it, as processors like them.
 _WINDOW_UNIT = 8
-_LEAST_TILE = 4
+_MIN_TILE_PIXELS = 4
 # Far from an atom nothing is drawn, and processors are slow with numbers that are all but zero.
-_LEAST_EXPONENT = -40.0
+_MIN_EXPONENT = -40.0
 
 
-def window_side(reach: int) -> int:
+def tile_window_side(reach: int) -> int:
     """Pixels along the window on which a tile's atoms are drawn, which goes ``reach`` beyond the tile on each side."""
-    return -(-(2 * reach + _LEAST_TILE) // _WINDOW_UNIT) * _WINDOW_UNIT
+    return -(-(2 * reach + _MIN_TILE_PIXELS) // _WINDOW_UNIT) * _WINDOW_UNIT
 
 
 @dataclass(frozen=True)
-class _Rows:
+class _TiledAtoms:
     """Atoms of images, sorted into rows of one tile each.
 
     Attributes
@@ -194,9 +194,9 @@ class _Rows:
     pixels: torch.Tensor
 
     @classmethod
-    def of(cls, x: torch.Tensor, y: torch.Tensor, grid: int, reach: int) -> _Rows:
+    def of(cls, x: torch.Tensor, y: torch.Tensor, grid: int, reach: int) -> _TiledAtoms:
         """Of atoms at x, y, (n_images, n_atoms) in pixels of the grid."""
-        side = window_side(reach)
+        side = tile_window_side(reach)
         width = side - 2 * reach
         across = -(-grid // width)
         tiles: list[torch.Tensor] = []
@@ -209,11 +209,11 @@ class _Rows:
             within.append((wrapped - (tile * width + (width - 1) / 2 + 0.5)).flatten())
         image = torch.arange(len(x), device=x.device)[:, None]
         key = ((image * across + tiles[1]) * across + tiles[0]).flatten()
-        order = _in_order(key)
+        order = _stable_argsort(key)
         used, counts = key[order].unique_consecutive(return_counts=True)
-        rows = -(-counts // _ATOMS_A_ROW)
+        rows = -(-counts // _ATOMS_PER_ROW)
         # A tile's atoms begin with a row of their own.
-        skipped = (rows.cumsum(0) - rows) * _ATOMS_A_ROW - (counts.cumsum(0) - counts)
+        skipped = (rows.cumsum(0) - rows) * _ATOMS_PER_ROW - (counts.cumsum(0) - counts)
         slot = torch.empty_like(order)
         slot[order] = torch.arange(len(order), device=x.device) + skipped.repeat_interleave(counts)
         tile = used.repeat_interleave(rows)
@@ -224,7 +224,7 @@ class _Rows:
         return cls(slot, within[0], within[1], (down * grid)[:, :, None] + right[:, None])
 
 
-def _in_order(key: torch.Tensor) -> torch.Tensor:
+def _stable_argsort(key: torch.Tensor) -> torch.Tensor:
     """Rows sorted by a small number, (n,) int; equal ones stay in their order."""
     if key.device.type == "cpu" and int(key.max()) < 2**16:
         # numpy counts 16-bit numbers where torch compares: seven times as fast.
@@ -232,7 +232,7 @@ def _in_order(key: torch.Tensor) -> torch.Tensor:
     return key.argsort(stable=True)
 
 
-def _powers(side: int, like: torch.Tensor) -> torch.Tensor:
+def _pixel_powers(side: int, like: torch.Tensor) -> torch.Tensor:
     """1, p and p^2 of pixels counted from the middle of a window, (3, side)."""
     pixels = torch.arange(side, dtype=like.dtype, device=like.device) - (side - 1) / 2
     return torch.stack([torch.ones_like(pixels), pixels, pixels**2])
@@ -263,17 +263,17 @@ class Splat(torch.autograd.Function):
     def forward(
         ctx: Any, x: torch.Tensor, y: torch.Tensor, peak: torch.Tensor, exponent: torch.Tensor, grid: int, reach: int
     ) -> torch.Tensor:
-        rows = _Rows.of(x, y, grid, reach)
+        rows = _TiledAtoms.of(x, y, grid, reach)
         side = rows.pixels.shape[1]
         atoms = torch.stack([rows.x, rows.y, peak.flatten(), exponent.expand_as(x).flatten()], dim=1)
         # What fills the rows up has no peak.
-        filled = atoms.new_zeros(len(rows.pixels) * _ATOMS_A_ROW, 4).index_copy_(0, rows.slot, atoms)
-        filled = filled.t().contiguous().view(4, len(rows.pixels), _ATOMS_A_ROW, 1)
+        filled = atoms.new_zeros(len(rows.pixels) * _ATOMS_PER_ROW, 4).index_copy_(0, rows.slot, atoms)
+        filled = filled.t().contiguous().view(4, len(rows.pixels), _ATOMS_PER_ROW, 1)
         centres, peaks, exponents = filled[:2], filled[2], filled[3].expand_as(filled[:2])
         # -exponent (p - centre)^2 at the pixels p, as a product with their powers; they are counted from the middle.
         factors = torch.cat([-exponents * centres**2, 2 * exponents * centres, -exponents], dim=3)
-        powers = _powers(side, x)
-        profiles = torch.matmul(factors, powers).clamp_min_(_LEAST_EXPONENT).exp_()
+        powers = _pixel_powers(side, x)
+        profiles = torch.matmul(factors, powers).clamp_min_(_MIN_EXPONENT).exp_()
         windows = torch.bmm((profiles[1] * peaks).transpose(1, 2), profiles[0])
         image = x.new_zeros(len(x) * grid * grid).index_add_(0, rows.pixels.flatten(), windows.flatten())
         ctx.save_for_backward(rows.slot, rows.pixels, peak, exponent, centres, profiles)
@@ -288,7 +288,7 @@ class Splat(torch.autograd.Function):
         torch.bmm(profiles[1], windows, out=along[0])
         torch.bmm(profiles[0], windows.transpose(1, 2), out=along[1])
         along *= profiles
-        plain, first, second = torch.matmul(along, _powers(pixels.shape[1], along).T).unbind(3)
+        plain, first, second = torch.matmul(along, _pixel_powers(pixels.shape[1], along).T).unbind(3)
         centres = centres[..., 0]
         sloped = first - centres * plain
         squared = (second - centres * (first + sloped)).sum(0)
@@ -301,7 +301,7 @@ class Splat(torch.autograd.Function):
 _VOXELS_AT_ONCE = 2_000_000
 
 
-def density_map(
+def render_density(
     positions: np.ndarray,
     amplitudes: np.ndarray,
     widths_angstrom: np.ndarray,
@@ -324,8 +324,8 @@ def density_map(
         Indexed z, y, x. What lies outside is left out.
     """
     variance = widths_angstrom**2
-    rendered = (variance + rendered_extra_width(pixel_size_angstrom) ** 2) / pixel_size_angstrom**2
-    reach = math.ceil(CUT_IN_WIDTHS * math.sqrt(rendered.max()) - 0.5)
+    rendered = (variance + added_width_angstrom(pixel_size_angstrom) ** 2) / pixel_size_angstrom**2
+    reach = math.ceil(CUTOFF_IN_SIGMAS * math.sqrt(rendered.max()) - 0.5)
     steps = np.arange(-reach, reach + 1)
     volume = np.zeros(box**3, dtype=np.float32)
     peak = amplitudes * (variance / (rendered * pixel_size_angstrom**2)) ** 1.5

@@ -59,7 +59,7 @@ class RingPixels:
     def __len__(self) -> int:
         return len(self.ring)
 
-    def positions_in(self, grid: int) -> torch.Tensor:
+    def flat_indices_in(self, grid: int) -> torch.Tensor:
         """Flat indices of these pixels in the ``rfft2`` of a ``grid``-sized image of the same extent, (n_pixels,)."""
         if grid // 2 <= self.n_rings:
             raise ValueError(f"a grid of {grid} holds rings up to {grid // 2 - 1}, {self.n_rings} are asked for")

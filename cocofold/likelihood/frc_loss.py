@@ -18,21 +18,21 @@ LEAST_AMPLITUDE, MOST_AMPLITUDE = 1.0, 20.0
 
 
 @dataclass(frozen=True)
-class Gaussians:
+class AtomGaussians:
     """Amplitude and width (Å) of each atom's Gaussian, both (n_atoms,) float."""
 
     amplitudes: torch.Tensor
     widths_angstrom: torch.Tensor
 
     @classmethod
-    def at_start(cls, atomic_numbers: np.ndarray, device: torch.device | str = "cpu") -> Gaussians:
+    def from_elements(cls, atomic_numbers: np.ndarray, device: torch.device | str = "cpu") -> AtomGaussians:
         """Those of atoms of which no more is known than their elements, (n_atoms,) int."""
         amplitudes = torch.as_tensor(atomic_numbers, dtype=torch.float32, device=device)
         return cls(amplitudes, torch.full_like(amplitudes, REFERENCE_WIDTH_ANGSTROM))
 
-    def copied(self) -> Gaussians:
+    def copied(self) -> AtomGaussians:
         """The same values, which no optimiser changes any more."""
-        return Gaussians(self.amplitudes.detach().clone(), self.widths_angstrom.detach().clone())
+        return AtomGaussians(self.amplitudes.detach().clone(), self.widths_angstrom.detach().clone())
 
     def penalty(self, counted: torch.Tensor) -> torch.Tensor:
         """Hinges that keep variances in 0.1 to 0.8 Å² and amplitudes in 1 to 20 (paper eq. 4).
@@ -52,7 +52,7 @@ def _outside(values: torch.Tensor, least: float, most: float) -> torch.Tensor:
 
 
 def correlate(
-    positions: torch.Tensor, gaussians: Gaussians, observations: Observations, rows: torch.Tensor, rings: RingPixels
+    positions: torch.Tensor, gaussians: AtomGaussians, observations: Observations, rows: torch.Tensor, rings: RingPixels
 ) -> torch.Tensor:
     """Fourier ring correlations of the images in ``rows`` with their predictions, (n, n_rings)."""
     batch = observations.batch(rows, rings)
@@ -67,7 +67,7 @@ def correlate(
     return ring_correlations(predicted * batch.transfer, batch.transforms, rings)
 
 
-def chunks(rows: torch.Tensor, most: int) -> tuple[torch.Tensor, ...]:
+def split_into_chunks(rows: torch.Tensor, most: int) -> tuple[torch.Tensor, ...]:
     """Rows in as few chunks of ``most`` at most as it takes, of even sizes: processes then have even shares."""
     return rows.tensor_split(chunk_count(rows, most)) if len(rows) else ()
 
@@ -77,7 +77,7 @@ def chunk_count(rows: torch.Tensor, most: int) -> int:
     return math.ceil(len(rows) / most)
 
 
-def in_pieces(
+def map_within_memory(
     compute: Callable[[torch.Tensor], torch.Tensor], observations: Observations, rows: torch.Tensor
 ) -> list[torch.Tensor]:
     """What some rows of images give, all at once or in pieces that a GPU's memory holds.
@@ -97,30 +97,30 @@ def in_pieces(
             part = None
         if part is None:
             # What the failed attempt held is free by now.
-            observations.halve(len(some))
+            observations.lower_images_at_once(len(some))
             continue
         found.append(part)
         left = left[len(some) :]
     return found
 
 
-def score(
+def correlate_in_chunks(
     positions: torch.Tensor,
-    gaussians: Gaussians,
+    gaussians: AtomGaussians,
     observations: Observations,
     rows: torch.Tensor,
     rings: RingPixels,
     chunk: int,
 ) -> torch.Tensor:
     """Fourier ring correlations of many images, ``chunk`` at a time at most, (n, n_rings)."""
-    parts = scores_of_chunks(positions, gaussians, observations, chunks(rows, chunk), rings)
+    parts = correlate_chunks(positions, gaussians, observations, split_into_chunks(rows, chunk), rings)
     return torch.cat(parts) if parts else torch.empty(0, rings.n_rings, device=positions.device)
 
 
 @torch.no_grad()
-def scores_of_chunks(
+def correlate_chunks(
     positions: torch.Tensor,
-    gaussians: Gaussians,
+    gaussians: AtomGaussians,
     observations: Observations,
     parts: Sequence[torch.Tensor],
     rings: RingPixels,
@@ -132,12 +132,12 @@ def scores_of_chunks(
     def correlations(some: torch.Tensor) -> torch.Tensor:
         return correlate(positions, gaussians, observations, some, rings)
 
-    return [torch.cat(in_pieces(correlations, observations, some)) for some in parts]
+    return [torch.cat(map_within_memory(correlations, observations, some)) for some in parts]
 
 
 def mean_correlation_gradient(
     positions: torch.Tensor,
-    gaussians: Gaussians,
+    gaussians: AtomGaussians,
     observations: Observations,
     rows: torch.Tensor,
     rings: RingPixels,
@@ -145,7 +145,8 @@ def mean_correlation_gradient(
 ) -> tuple[float, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Mean correlation over fitted rings and images (minus paper eq. 3) and its gradient.
 
-    Chunks are added two halves at a time (``in_halves``), so that the number of processes does not change the result.
+    Chunks are added two halves at a time (``sum_pairwise``), so that the number of processes does not change
+    the result.
 
     Returns
     -------
@@ -154,32 +155,32 @@ def mean_correlation_gradient(
         With respect to positions, amplitudes and widths, of their shapes.
     """
     if not len(rows):
-        return taken_apart(positions.new_zeros(5 * len(positions) + 1))
+        return unpack_gradient(positions.new_zeros(5 * len(positions) + 1))
     span = (0, chunk_count(rows, chunk))
-    return taken_apart(sum_of_shares(positions, gaussians, observations, rows, rings, chunk, span))
+    return unpack_gradient(packed_gradient_of_chunks(positions, gaussians, observations, rows, rings, chunk, span))
 
 
-def sum_of_shares(
+def packed_gradient_of_chunks(
     positions: torch.Tensor,
-    gaussians: Gaussians,
+    gaussians: AtomGaussians,
     observations: Observations,
     rows: torch.Tensor,
     rings: RingPixels,
     chunk: int,
     span: tuple[int, int],
 ) -> torch.Tensor:
-    """Sum of what some chunks of ``rows`` add, from the first of ``span`` to before its second; see ``in_halves``."""
-    parts = chunks(rows, chunk)
+    """Sum of what the chunks ``span[0]`` to ``span[1] - 1`` of ``rows`` add; see ``sum_pairwise``."""
+    parts = split_into_chunks(rows, chunk)
 
     def of_chunk(first: int, last: int) -> torch.Tensor | None:
         if last - first > 1:
             return None
-        return share_of_gradient(positions, gaussians, observations, parts[first], rings, len(rows))
+        return packed_gradient(positions, gaussians, observations, parts[first], rings, len(rows))
 
-    return in_halves(*span, of_chunk)
+    return sum_pairwise(*span, of_chunk)
 
 
-def in_halves(first: int, last: int, known: Callable[[int, int], torch.Tensor | None]) -> torch.Tensor:
+def sum_pairwise(first: int, last: int, known: Callable[[int, int], torch.Tensor | None]) -> torch.Tensor:
     """Sum of chunks ``first`` to ``last`` - 1: that of their first half and that of their second, each found likewise.
 
     Whoever adds what, the sum is the same, bit by bit: ``known`` gives the sum of some chunks, at least of single ones,
@@ -188,23 +189,23 @@ def in_halves(first: int, last: int, known: Callable[[int, int], torch.Tensor | 
     found = known(first, last)
     if found is None:
         middle = (first + last) // 2
-        found = in_halves(first, middle, known) + in_halves(middle, last, known)
+        found = sum_pairwise(first, middle, known) + sum_pairwise(middle, last, known)
     return found
 
 
-def whole_sums(first: int, last: int, begin: int, end: int) -> list[tuple[int, int]]:
-    """Of what ``in_halves`` adds from ``first`` to ``last`` - 1, the largest sums within ``begin`` to ``end`` - 1."""
+def pairwise_spans(first: int, last: int, begin: int, end: int) -> list[tuple[int, int]]:
+    """Largest spans within ``begin`` to ``end - 1`` of those that ``sum_pairwise`` adds from ``first`` on."""
     if begin >= last or end <= first or begin >= end:
         return []
     if begin <= first and last <= end:
         return [(first, last)]
     middle = (first + last) // 2
-    return whole_sums(first, middle, begin, end) + whole_sums(middle, last, begin, end)
+    return pairwise_spans(first, middle, begin, end) + pairwise_spans(middle, last, begin, end)
 
 
-def share_of_gradient(
+def packed_gradient(
     positions: torch.Tensor,
-    gaussians: Gaussians,
+    gaussians: AtomGaussians,
     observations: Observations,
     rows: torch.Tensor,
     rings: RingPixels,
@@ -224,29 +225,29 @@ def share_of_gradient(
     ]
 
     def share(some: torch.Tensor) -> torch.Tensor:
-        correlations = correlate(leaves[0], Gaussians(*leaves[1:]), observations, some, rings)
+        correlations = correlate(leaves[0], AtomGaussians(*leaves[1:]), observations, some, rings)
         value = observations.fitted(correlations).mean(1).sum() / count
         return torch.cat([*(part.reshape(-1) for part in torch.autograd.grad(value, leaves)), value.detach()[None]])
 
-    first, *others = in_pieces(share, observations, rows)
+    first, *others = map_within_memory(share, observations, rows)
     return sum(others, first)
 
 
-def taken_apart(share: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What ``share_of_gradient`` has put together, as ``mean_correlation_gradient`` returns it."""
+def unpack_gradient(share: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What ``packed_gradient`` has put together, as ``mean_correlation_gradient`` returns it."""
     n = (len(share) - 1) // 5
     by_position, by_amplitude, by_width, value = share.split([3 * n, n, n, 1])
     return float(value), by_position.view(n, 3), by_amplitude, by_width
 
 
-_IMAGES = 300
-_RESOLUTION_ANGSTROM = 20.0
+_MOST_CONTRAST_IMAGES = 300
+_CONTRAST_RESOLUTION_ANGSTROM = 20.0
 _CLEAR_IN_ERRORS = 5.0
 _ATOMS_AT_ONCE = 24_000
 
 
 @dataclass(frozen=True)
-class Contrast:
+class ContrastEstimate:
     """What the images say: mean low-resolution correlation with the model, and its standard error."""
 
     correlation: float
@@ -262,25 +263,26 @@ class Contrast:
 
     def __str__(self) -> str:
         return (
-            f"correlation with the start to {_RESOLUTION_ANGSTROM:g} Å {self.correlation:.3f} ± {self.error:.3f} "
+            f"correlation with the start to {_CONTRAST_RESOLUTION_ANGSTROM:g} Å {self.correlation:.3f} ± "
+            f"{self.error:.3f} "
             f"over {self.images} images"
         )
 
 
-def find_contrast(positions: torch.Tensor, gaussians: Gaussians, observations: Observations) -> Contrast:
+def find_contrast(positions: torch.Tensor, gaussians: AtomGaussians, observations: Observations) -> ContrastEstimate:
     """Mean ring correlation to 20 Å of up to 300 images, spread over the set, with the start model.
 
     Parameters
     ----------
     positions : (n_atoms, 3) float
-    gaussians : Gaussians
+    gaussians : AtomGaussians
     observations : Observations
     """
-    count = min(_IMAGES, len(observations))
+    count = min(_MOST_CONTRAST_IMAGES, len(observations))
     rows = torch.linspace(0, len(observations) - 1, count).round().long()
-    wanted = ring_count(observations.particles.box, observations.pixel_size_angstrom, _RESOLUTION_ANGSTROM)
+    wanted = ring_count(observations.particles.box, observations.pixel_size_angstrom, _CONTRAST_RESOLUTION_ANGSTROM)
     rings = observations.rings(min(wanted, observations.finest_rings))
     chunk = max(1, _ATOMS_AT_ONCE // len(positions))
-    of_images = score(positions, gaussians, observations, rows, rings, chunk).mean(1).double()
+    of_images = correlate_in_chunks(positions, gaussians, observations, rows, rings, chunk).mean(1).double()
     error = float(of_images.std(unbiased=True)) / count**0.5 if count > 1 else float("inf")
-    return Contrast(float(of_images.mean()), error, count)
+    return ContrastEstimate(float(of_images.mean()), error, count)

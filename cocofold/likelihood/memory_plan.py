@@ -10,7 +10,7 @@ import torch
 from cocofold.imaging.projection import bytes_per_image
 from cocofold.imaging.rings import RingPixels
 from cocofold.likelihood.frc_loss import MOST_VARIANCE_A2
-from cocofold.likelihood.observed_images import BYTES_AHEAD, bytes_kept, cache_budget
+from cocofold.likelihood.observed_images import BYTES_AHEAD, bytes_per_transform, cache_budget
 from cocofold.system.hardware import available_bytes, resident_bytes
 
 # Atoms times images compared at once on a GPU: what keeps it busy.
@@ -24,7 +24,7 @@ _SPARE_SHARE = 0.05
 
 
 @dataclass(frozen=True)
-class Work:
+class RunWorkload:
     """What a run compares.
 
     Attributes
@@ -90,15 +90,15 @@ class MemoryPlan:
     images: int
 
     @classmethod
-    def of(cls, work: Work, device: torch.device) -> MemoryPlan:
+    def of(cls, work: RunWorkload, device: torch.device) -> MemoryPlan:
         """Fit a run's work into the memory that there is: images that are kept give way first, then those at once."""
         held, available = _held_and_available(device)
         each = bytes_per_image(work.atoms, work.rings, work.pixel_size_angstrom, math.sqrt(MOST_VARIANCE_A2))
         count = max(1, min(work.most_at_once(device), int(_MOST_SHARE_AT_ONCE * available) // each))
         at_once = count * each + BYTES_AHEAD
         left = (1 - _SPARE_SHARE) * available - work.source_bytes - at_once
-        kept = min(work.images, max(0, min(cache_budget(device), int(left))) // bytes_kept(work.rings))
-        bytes_of_kept = kept * bytes_kept(work.rings)
+        kept = min(work.images, max(0, min(cache_budget(device), int(left))) // bytes_per_transform(work.rings))
+        bytes_of_kept = kept * bytes_per_transform(work.rings)
         return cls(held, work.source_bytes, at_once, bytes_of_kept, available, count, kept, work.images)
 
     @property
@@ -123,7 +123,7 @@ class MemoryPlan:
         )
 
 
-def ways_to_lower(is_prediction: bool, device: torch.device, processes: int) -> str:
+def memory_advice(is_prediction: bool, device: torch.device, processes: int) -> str:
     """What a user can do where there is too little memory."""
     ways = ["--pair-precision float16"] if is_prediction else []
     ways += ["a coarser --resolution"]

@@ -13,7 +13,7 @@ import torch
 
 from cocofold.imaging.projection import Poses
 from cocofold.imaging.rings import RingPixels, normalise_rings
-from cocofold.likelihood.particle_optics import Optics, poses_of, stretched
+from cocofold.likelihood.particle_optics import ParticleOptics, magnified_poses, poses_of
 from cocofold.particles.particle_set import ParticleSet, unsupported_aberrations
 from cocofold.structure.model import Model
 from cocofold.system.errors import InputError
@@ -73,9 +73,9 @@ class Observations:
         self.tell: Callable[[str], None] | None = None
         self._rings = {n_rings: RingPixels.up_to(particles.box, n_rings, self.device)}
         self._finest = n_rings
-        self._poses = stretched(poses_of(particles), particles).to(self.device)
-        self._optics = Optics(particles, self._rings[n_rings])
-        each = bytes_kept(self._rings[n_rings])
+        self._poses = magnified_poses(poses_of(particles), particles).to(self.device)
+        self._optics = ParticleOptics(particles, self._rings[n_rings])
+        each = bytes_per_transform(self._rings[n_rings])
         kept = min(len(particles), (cache_budget(self.device) if cache_bytes is None else cache_bytes) // each)
         self._ahead = ReadAhead(self._read)
         self._bytes_each = each
@@ -119,7 +119,7 @@ class Observations:
         """End the thread that reads ahead, if there is one."""
         self._ahead.close()
 
-    def halve(self, count: int) -> None:
+    def lower_images_at_once(self, count: int) -> None:
         """Have fewer images compared at once from now on than so many, for which a GPU's memory was too small.
 
         Raises
@@ -175,12 +175,12 @@ class Observations:
         # Pixels are sorted by ring, so fewer rings are the first pixels of more.
         rings = self._rings[self._finest]
         images = torch.as_tensor(self.particles.images(rows), device=self.device)
-        planes = torch.fft.rfft2(images).reshape(len(rows), -1)[:, rings.positions_in(self.particles.box)]
+        planes = torch.fft.rfft2(images).reshape(len(rows), -1)[:, rings.flat_indices_in(self.particles.box)]
         planes = self._optics.without_antisymmetric_phase(planes, torch.as_tensor(rows, device=self.device))
         return normalise_rings(torch.view_as_real(planes), rings)
 
 
-def bytes_kept(rings: RingPixels) -> int:
+def bytes_per_transform(rings: RingPixels) -> int:
     """Of an image's transform."""
     return len(rings) * 2 * 4
 
@@ -280,7 +280,7 @@ def _cancel(plan: _Plan) -> None:
         future.cancel()
 
 
-def check_together(model: Model, particles: ParticleSet, model_name: str, particles_name: str) -> None:
+def refuse_incompatible_input(model: Model, particles: ParticleSet, model_name: str, particles_name: str) -> None:
     """Refuse what would give a wrong answer in silence."""
     aberrations = unsupported_aberrations(particles)
     if aberrations:

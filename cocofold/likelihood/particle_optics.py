@@ -10,17 +10,17 @@ import torch
 from cocofold.imaging.ctf import (
     Ctf,
     antisymmetric_phase,
+    apply_magnification,
     contrast_transfer,
     electron_wavelength_angstrom,
-    magnified,
     symmetric_phase,
 )
 from cocofold.imaging.projection import Poses
 from cocofold.imaging.rings import RingPixels
-from cocofold.particles.particle_set import IDENTITY, OpticsGroup, ParticleSet
+from cocofold.particles.particle_set import IDENTITY_MAGNIFICATION, OpticsGroup, ParticleSet
 
 
-class Optics:
+class ParticleOptics:
     """What the microscope does to each particle's image, at the pixels of some rings.
 
     Parameters
@@ -38,9 +38,9 @@ class Optics:
         self._kx, self._ky = rings.kx * step, rings.ky * step
         kx, ky = rings.kx.cpu().double() * step, rings.ky.cpu().double() * step
         groups = particles.optics
-        frequencies = [magnified(kx, ky, group.magnification_matrix) for group in groups]
+        frequencies = [apply_magnification(kx, ky, group.magnification_matrix) for group in groups]
         self._stretched = None
-        if any(group.magnification_matrix != IDENTITY for group in groups):
+        if any(group.magnification_matrix != IDENTITY_MAGNIFICATION for group in groups):
             self._stretched = tuple(torch.stack(axis).float().to(device) for axis in zip(*frequencies))
         self._symmetric = self._antisymmetric = None
         if any(any(group.even_zernike) for group in groups):
@@ -80,13 +80,13 @@ class Optics:
         return torch.complex(real, imaginary)
 
 
-def stretched(poses: Poses, particles: ParticleSet) -> Poses:
+def magnified_poses(poses: Poses, particles: ParticleSet) -> Poses:
     """Poses that draw atoms as an anisotropic magnification shows them: in the plane at ``M^T u``.
 
     The transform of atoms at ``M^T u`` is that of atoms at u, at the frequencies ``M k``. Origins are those of the
     image and stay.
     """
-    if all(group.magnification_matrix == IDENTITY for group in particles.optics):
+    if all(group.magnification_matrix == IDENTITY_MAGNIFICATION for group in particles.optics):
         return poses
     matrices = np.array([group.magnification_matrix for group in particles.optics])[particles.optics_index]
     by_image = torch.as_tensor(matrices, dtype=poses.rotations.dtype, device=poses.rotations.device)

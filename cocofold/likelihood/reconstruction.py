@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from cocofold.imaging.rings import RingPixels
-from cocofold.likelihood.particle_optics import Optics
+from cocofold.likelihood.particle_optics import ParticleOptics
 from cocofold.particles.particle_set import ParticleSet
-from cocofold.system.atomic_files import appearing_whole
+from cocofold.system.atomic_files import atomic_path
 
 _AT_ONCE = 64
 _CORNERS = [(z, y, x) for z in (0, 1) for y in (0, 1) for x in (0, 1)]
@@ -35,7 +35,7 @@ def reconstruct(particles: ParticleSet) -> np.ndarray:
     """
     box = particles.box
     rings = RingPixels.up_to(box, box // 2 - 1)
-    optics = Optics(particles, rings)
+    optics = ParticleOptics(particles, rings)
     frequencies = np.stack([rings.kx.numpy(), rings.ky.numpy(), np.zeros(len(rings))]).astype(float)
     signal, power = np.zeros(box**3, complex), np.zeros(box**3)
     for start in range(0, len(particles), _AT_ONCE):
@@ -45,7 +45,7 @@ def reconstruct(particles: ParticleSet) -> np.ndarray:
         for row, plane, transfer in zip(rows, planes, ctf):
             at = particles.rotations[row].T @ frequencies
             for sign, values in ((1, plane), (-1, plane.conj())):
-                _share_out(signal, power, sign * at, transfer * values, transfer**2, box)
+                _spread_trilinearly(signal, power, sign * at, transfer * values, transfer**2, box)
     sampled = power[power > 0]
     spectrum = (signal / np.maximum(power, sampled.mean() if len(sampled) else 1.0)).reshape(box, box, box)
     centred = np.fft.fftshift(np.fft.ifftn(np.fft.ifftshift(spectrum)).real)
@@ -55,7 +55,7 @@ def reconstruct(particles: ParticleSet) -> np.ndarray:
 def write_reconstruction(path: Path, particles: ParticleSet) -> None:
     """Reconstruct a map and write it as MRC."""
     volume = reconstruct(particles)
-    with appearing_whole(path) as partial, mrcfile.new(partial) as file:
+    with atomic_path(path) as partial, mrcfile.new(partial) as file:
         file.set_data(volume)
         file.voxel_size = particles.pixel_size_angstrom
 
@@ -64,14 +64,14 @@ def _centred_transforms(particles: ParticleSet, rows: np.ndarray, rings: RingPix
     """Transforms (n, n_pixels) of images with the particle's centre moved to the origin."""
     box = particles.box
     images = np.fft.ifftshift(particles.images(rows).astype(float), axes=(1, 2))
-    planes = np.fft.rfft2(images).reshape(len(rows), -1)[:, rings.positions_in(box).numpy()]
+    planes = np.fft.rfft2(images).reshape(len(rows), -1)[:, rings.flat_indices_in(box).numpy()]
     origins = particles.origins_angstrom[rows] / particles.pixel_size_angstrom
     turns = origins @ np.stack([rings.kx.numpy(), rings.ky.numpy()]) / box
     # What sits at the centre minus the origin belongs at the centre
     return planes * np.exp(-2j * np.pi * turns)
 
 
-def _share_out(
+def _spread_trilinearly(
     signal: np.ndarray, power: np.ndarray, at: np.ndarray, values: np.ndarray, weights: np.ndarray, box: int
 ) -> None:
     """Add values at frequencies (x, y, z), (3, n), to the eight voxels around each; the origin is voxel box // 2."""

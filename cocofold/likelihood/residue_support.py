@@ -11,8 +11,8 @@ import torch
 from scipy.ndimage import uniform_filter1d
 
 from cocofold.imaging.rings import ring_count
-from cocofold.likelihood.frc_loss import Gaussians, find_contrast, mean_correlation_gradient, score
-from cocofold.likelihood.observed_images import Observations, check_together
+from cocofold.likelihood.frc_loss import AtomGaussians, correlate_in_chunks, find_contrast, mean_correlation_gradient
+from cocofold.likelihood.observed_images import Observations, refuse_incompatible_input
 from cocofold.mapfit.placement_file import MIRRORED
 from cocofold.particles import read_particles
 from cocofold.structure.model import Model
@@ -20,13 +20,13 @@ from cocofold.system.hardware import find_device
 
 _ATOMS_AT_ONCE = 24_000
 _SEED = 0
-_GROUPS = 10
+_IMAGE_GROUPS = 10
 # A stretch that images speak against: mean of so many residues, below this share of the average, and so many errors
-_WINDOW, _SHARE, _SIGMAS = 9, 0.5, 3.0
+_WINDOW_RESIDUES, _LEAST_SHARE_OF_MEAN, _SIGMAS = 9, 0.5, 3.0
 
 
 @dataclass(frozen=True)
-class Support:
+class ResidueSupport:
     """How well images agree with a model, and what each residue adds to that.
 
     Attributes
@@ -58,7 +58,7 @@ class Support:
         ]
 
 
-class Images:
+class ImageAgreement:
     """Particles of a model, for their gradient and their agreement.
 
     Parameters
@@ -92,7 +92,7 @@ class Images:
         every = read_particles(particles, particles_dir)
         if placed_as.get("hand") == MIRRORED:
             every = every.mirrored()
-        check_together(model, every, "--model", str(particles))
+        refuse_incompatible_input(model, every, "--model", str(particles))
         if len(every) > most:
             every = every.subset(np.sort(np.random.default_rng(_SEED).choice(len(every), most, replace=False)))
         self._device = find_device(device)
@@ -123,15 +123,17 @@ class Images:
         chunk = self._chunk(int(heavy.sum()))
         gaussians = self._gaussians(numbers[heavy])
         return float(
-            score(self._tensor(positions[heavy]), gaussians, self._observations, self._rows, rings, chunk).mean()
+            correlate_in_chunks(
+                self._tensor(positions[heavy]), gaussians, self._observations, self._rows, rings, chunk
+            ).mean()
         )
 
-    def support(self, model: Model) -> Support:
+    def support(self, model: Model) -> ResidueSupport:
         """Agreement of a model, and what each of its residues adds to it; hydrogens are left out."""
         heavy = model.atomic_numbers > 1
         positions, gaussians = self._tensor(model.positions[heavy]), self._gaussians(model.atomic_numbers[heavy])
         rings, chunk = self._observations.rings(self._rings), self._chunk(int(heavy.sum()))
-        groups = self._rows.tensor_split(min(_GROUPS, len(self._rows)))
+        groups = self._rows.tensor_split(min(_IMAGE_GROUPS, len(self._rows)))
         values, shares = [], np.zeros((len(groups), len(model.residues)))
         for share, rows in zip(shares, groups):
             found = mean_correlation_gradient(positions, gaussians, self._observations, rows, rings, chunk)
@@ -140,13 +142,13 @@ class Images:
             np.add.at(share, model.residue_of_atom[heavy], added)
         sizes = [len(rows) for rows in groups]
         errors = np.full(shares.shape[1], np.inf)
-        if len(groups) == _GROUPS:
-            errors = shares.std(0, ddof=1) / np.sqrt(_GROUPS)
+        if len(groups) == _IMAGE_GROUPS:
+            errors = shares.std(0, ddof=1) / np.sqrt(_IMAGE_GROUPS)
         correlation, residues = float(np.average(values, weights=sizes)), np.average(shares, axis=0, weights=sizes)
-        return Support(correlation, residues, errors, _stretches(model, correlation, residues, errors))
+        return ResidueSupport(correlation, residues, errors, _stretches(model, correlation, residues, errors))
 
-    def _gaussians(self, numbers: np.ndarray) -> Gaussians:
-        return Gaussians.at_start(numbers, self._device)
+    def _gaussians(self, numbers: np.ndarray) -> AtomGaussians:
+        return AtomGaussians.from_elements(numbers, self._device)
 
     def _tensor(self, positions: np.ndarray) -> torch.Tensor:
         return torch.as_tensor(positions, dtype=torch.float32, device=self._device)
@@ -163,9 +165,11 @@ def _stretches(model: Model, correlation: float, residues: np.ndarray, errors: n
     against = np.zeros(len(residues), dtype=bool)
     for chain in dict.fromkeys(chains.tolist()):
         rows = np.flatnonzero(chains == chain)
-        if len(rows) >= _WINDOW and np.isfinite(errors[rows]).all():
-            near, error = (uniform_filter1d(values[rows], _WINDOW, mode="nearest") for values in (residues, errors))
-            against[rows] = (near < -_SHARE * share) & (near < -_SIGMAS * error)
+        if len(rows) >= _WINDOW_RESIDUES and np.isfinite(errors[rows]).all():
+            near, error = (
+                uniform_filter1d(values[rows], _WINDOW_RESIDUES, mode="nearest") for values in (residues, errors)
+            )
+            against[rows] = (near < -_LEAST_SHARE_OF_MEAN * share) & (near < -_SIGMAS * error)
     found = []
     # Where a stretch begins, and where the next one does not go on
     starts = np.flatnonzero(against & ~(np.roll(against, 1) & (np.roll(chains, 1) == chains)))

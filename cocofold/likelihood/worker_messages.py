@@ -17,15 +17,15 @@ from enum import IntEnum
 import torch
 import torch.distributed as dist
 
-from cocofold.likelihood.frc_loss import Gaussians
+from cocofold.likelihood.frc_loss import AtomGaussians
 from cocofold.system.errors import InputError
 
 SECONDS_TO_END = 10
-_HEADER = 6
-_ROWS = 1  # tag of rows that follow
+_HEADER_INTEGERS = 6
+_ROWS_TAG = 1  # tag of rows that follow
 
 
-class Kind(IntEnum):
+class RequestKind(IntEnum):
     """What the first process asks for; a message of zeros says stop."""
 
     STOP = 0
@@ -39,12 +39,12 @@ def _no_rows() -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class Request:
+class ComparisonRequest:
     """What the first process asks the others for.
 
     Attributes
     ----------
-    kind : Kind
+    kind : RequestKind
     rows : (n,) int
         Images to compare.
     coming : (m,) int
@@ -52,20 +52,20 @@ class Request:
     n_rings, chunk : int
         Rings to compare, and how many images at once at most.
     positions : (n_atoms, 3) float
-    gaussians : Gaussians
+    gaussians : AtomGaussians
     """
 
-    kind: Kind
+    kind: RequestKind
     rows: torch.Tensor = field(default_factory=_no_rows)
     coming: torch.Tensor = field(default_factory=_no_rows)
     n_rings: int = 0
     chunk: int = 0
     positions: torch.Tensor = field(default_factory=lambda: torch.empty(0, 3))
-    gaussians: Gaussians = field(default_factory=lambda: Gaussians(torch.empty(0), torch.empty(0)))
+    gaussians: AtomGaussians = field(default_factory=lambda: AtomGaussians(torch.empty(0), torch.empty(0)))
 
 
 @dataclass(frozen=True)
-class Room:
+class MessageShape:
     """For how many rows and atoms a message has room."""
 
     rows: int = 0
@@ -73,10 +73,10 @@ class Room:
 
     def message(self) -> torch.Tensor:
         """One without content: whole numbers, of two places each, then five places an atom."""
-        return torch.zeros(2 * (_HEADER + self.rows) + 5 * self.atoms)
+        return torch.zeros(2 * (_HEADER_INTEGERS + self.rows) + 5 * self.atoms)
 
 
-class Outbox:
+class RequestSender:
     """Sends requests to all others, and takes in their answers, while the first process goes on.
 
     Parameters
@@ -87,15 +87,15 @@ class Outbox:
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._room = Room()
+        self._room = MessageShape()
         self._under_way: list[tuple[dist.Work, torch.Tensor]] = []
 
-    def observe(self, room: Room) -> None:
+    def announce_images(self, room: MessageShape) -> None:
         """Announce that images follow, and how long requests are from then on."""
-        self._send(self._room.message(), [Kind.OBSERVE, room.rows, 0, 0, 0, room.atoms])
+        self._send(self._room.message(), [RequestKind.OBSERVE, room.rows, 0, 0, 0, room.atoms])
         self._room = room
 
-    def send(self, request: Request) -> None:
+    def send(self, request: ComparisonRequest) -> None:
         """Send a request to compare atoms."""
         rows = torch.cat([request.rows.cpu(), request.coming.cpu()])
         n_atoms, fit = len(request.positions), len(rows) <= self._room.rows
@@ -105,16 +105,16 @@ class Outbox:
         message[-5 * n_atoms :] = torch.cat([part.detach() for part in atoms])
         self._send(message, [request.kind, *counts, *(rows.tolist() if fit else [])])
         if not fit:
-            self._to_all(rows, tag=_ROWS)
+            self._to_all(rows, tag=_ROWS_TAG)
 
     def _send(self, message: torch.Tensor, numbers: list[int]) -> None:
         message[: 2 * len(numbers)] = torch.tensor(numbers).view(torch.float32)
         self._to_all(message)
 
     def _to_all(self, message: torch.Tensor, tag: int = 0) -> None:
-        with together():
+        with translate_peer_errors():
             for rank in range(1, self._count):
-                self._under_way.append((_begun(dist.isend(message, rank, tag=tag)), message))
+                self._under_way.append((_require_work(dist.isend(message, rank, tag=tag)), message))
 
     def answers(self, shape: tuple[int, ...]) -> torch.Tensor:
         """Where the answers to what was sent will be, (count, ...) float, once ``wait`` has returned.
@@ -122,14 +122,14 @@ class Outbox:
         The first row is left to this process.
         """
         every = torch.empty(self._count, *shape)
-        with together():
+        with translate_peer_errors():
             for rank in range(1, self._count):
-                self._under_way.append((_begun(dist.irecv(every[rank], rank)), every))
+                self._under_way.append((_require_work(dist.irecv(every[rank], rank)), every))
         return every
 
     def wait(self) -> None:
         """Until all is sent, and all answers are here."""
-        with together():
+        with translate_peer_errors():
             while self._under_way:
                 self._under_way.pop()[0].wait()
 
@@ -138,59 +138,61 @@ class Outbox:
         message, until = self._room.message(), time.monotonic() + SECONDS_TO_END
         for rank in range(1, self._count):
             with contextlib.suppress(RuntimeError):
-                self._under_way.append((_begun(dist.isend(message, rank)), message))
+                self._under_way.append((_require_work(dist.isend(message, rank)), message))
         for work, _ in self._under_way:
             with contextlib.suppress(RuntimeError):
                 work.wait(timedelta(seconds=max(0.1, until - time.monotonic())))
         self._under_way.clear()
 
 
-class Inbox:
+class RequestReceiver:
     """Takes requests of the first process, and sends it answers."""
 
     def __init__(self) -> None:
-        self._await(Room())
+        self._await(MessageShape())
 
-    def _await(self, room: Room) -> None:
+    def _await(self, room: MessageShape) -> None:
         self._room, self._message = room, room.message()
-        with together():
-            self._coming = _begun(dist.irecv(self._message, 0))
+        with translate_peer_errors():
+            self._coming = _require_work(dist.irecv(self._message, 0))
 
-    def take(self) -> Request:
+    def take(self) -> ComparisonRequest:
         """The next request."""
-        with together():
+        with translate_peer_errors():
             self._coming.wait()
         message = self._message
-        numbers = message[: 2 * (_HEADER + self._room.rows)].view(torch.int64)
-        kind, n_rows, n_coming, n_rings, chunk, n_atoms = numbers[:_HEADER].tolist()
-        if kind == Kind.OBSERVE:
-            self._await(Room(n_rows, n_atoms))
-            return Request(Kind.OBSERVE)
-        rows = numbers[_HEADER : _HEADER + n_rows + n_coming]
+        numbers = message[: 2 * (_HEADER_INTEGERS + self._room.rows)].view(torch.int64)
+        kind, n_rows, n_coming, n_rings, chunk, n_atoms = numbers[:_HEADER_INTEGERS].tolist()
+        if kind == RequestKind.OBSERVE:
+            self._await(MessageShape(n_rows, n_atoms))
+            return ComparisonRequest(RequestKind.OBSERVE)
+        rows = numbers[_HEADER_INTEGERS : _HEADER_INTEGERS + n_rows + n_coming]
         if n_rows + n_coming > self._room.rows:
             rows = torch.empty(n_rows + n_coming, dtype=torch.int64)
-            with together():
-                dist.recv(rows, 0, tag=_ROWS)
-        if kind != Kind.STOP:
+            with translate_peer_errors():
+                dist.recv(rows, 0, tag=_ROWS_TAG)
+        if kind != RequestKind.STOP:
             self._await(self._room)
         flat, *others = message[len(message) - 5 * n_atoms :].split([3 * n_atoms, n_atoms, n_atoms])
         rows, coming = rows.split([n_rows, n_coming])
-        return Request(Kind(kind), rows, coming, n_rings, chunk, flat.view(-1, 3), Gaussians(*others))
+        return ComparisonRequest(
+            RequestKind(kind), rows, coming, n_rings, chunk, flat.view(-1, 3), AtomGaussians(*others)
+        )
 
     @staticmethod
     def answer(found: torch.Tensor) -> None:
         """Send what was found."""
-        with together():
+        with translate_peer_errors():
             dist.send(found.cpu(), 0)
 
 
-def _begun(work: dist.Work | None) -> dist.Work:
+def _require_work(work: dist.Work | None) -> dist.Work:
     assert work is not None  # as it would be for a process that is not one of those together
     return work
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def translate_peer_errors() -> Iterator[None]:
     """Say in one message that another process is gone."""
     try:
         yield

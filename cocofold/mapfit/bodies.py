@@ -9,20 +9,28 @@ from scipy.cluster.hierarchy import average, fcluster
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import squareform
 
-from cocofold.mapfit.rigid_refinement import Motions
-from cocofold.mapfit.search_pipeline import TRUSTED, Standing, find, find_near, in_standard_errors, polish, stand
-from cocofold.mapfit.target_map import Atoms, Target
+from cocofold.mapfit.rigid_refinement import RigidPoses
+from cocofold.mapfit.search_pipeline import (
+    TRUSTED_STANDARD_ERRORS,
+    PlacementSignificance,
+    assess_significance,
+    difference_in_standard_errors,
+    find_placements,
+    find_placements_near,
+    refine_at_full_resolution,
+)
+from cocofold.mapfit.target_map import RigidMolecule, TargetMap
 from cocofold.structure.model import Model
 from cocofold.system.errors import InputError
-from cocofold.system.progress import Tell
+from cocofold.system.progress import ProgressCallback
 
 _CLASH_ANGSTROM = 3.0
-MOST_CLASHING = 0.03
+MAX_CLASH_FRACTION = 0.03
 
 
 def place_bodies(
-    bodies: list[Atoms], target: Target, whole: Motions, centroid: np.ndarray, tell: Tell
-) -> list[tuple[Motions, Standing]]:
+    bodies: list[RigidMolecule], target: TargetMap, whole: RigidPoses, centroid: np.ndarray, tell: ProgressCallback
+) -> list[tuple[RigidPoses, PlacementSignificance]]:
     """Place bodies one after the other, each in the density that those before it leave.
 
     Each is sought within 40° and 12 Å of where the whole model has it; if no place there stands out, everywhere. At the
@@ -30,10 +38,10 @@ def place_bodies(
 
     Parameters
     ----------
-    bodies : list of Atoms
+    bodies : list of RigidMolecule
         In the model's frame.
-    target : Target
-    whole : Motions
+    target : TargetMap
+    whole : RigidPoses
         One: the whole model's.
     centroid : (3,) float
         Of the whole model, in its own frame.
@@ -45,44 +53,50 @@ def place_bodies(
         For each body one motion of its centred atoms with its correlation in what the others leave, and how it stands
         against other places.
     """
-    found: list[Motions] = []
-    placed: list[Atoms] = []
+    found: list[RigidPoses] = []
+    placed: list[RigidMolecule] = []
     for number, body in enumerate(bodies, start=1):
         tell(f"body {number}", 0.0)
         centre = whole.rotations[0] @ (body.centroid - centroid) + whole.centres[0]
-        start = Motions(whole.rotations, centre[None], np.zeros(1))
-        best = _sought(body, target, start, placed, tell)
+        start = RigidPoses(whole.rotations, centre[None], np.zeros(1))
+        best = _search_body(body, target, start, placed, tell)
         found.append(best)
         placed.append(body.moved(best.rotations[0], best.centres[0]))
     for number, body in enumerate(bodies):
         others = placed[:number] + placed[number + 1 :]
-        settled = polish(body, target, found[number][:1], Atoms.joined(others))
+        settled = refine_at_full_resolution(body, target, found[number][:1], RigidMolecule.joined(others))
         moved = body.moved(settled.rotations[0], settled.centres[0])
-        if overlap(moved, others) <= max(MOST_CLASHING, overlap(placed[number], others)):
+        if clash_fraction(moved, others) <= max(MAX_CLASH_FRACTION, clash_fraction(placed[number], others)):
             placed[number] = moved
-            found[number] = Motions.in_turn([settled, found[number][1:]])
-    return [(motions, stand(body, target, motions)) for body, motions in zip(bodies, found)]
+            found[number] = RigidPoses.concatenated([settled, found[number][1:]])
+    return [(motions, assess_significance(body, target, motions)) for body, motions in zip(bodies, found)]
 
 
-def _sought(body: Atoms, target: Target, start: Motions, placed: list[Atoms], tell: Tell) -> Motions:
+def _search_body(
+    body: RigidMolecule, target: TargetMap, start: RigidPoses, placed: list[RigidMolecule], tell: ProgressCallback
+) -> RigidPoses:
     """Where a body goes, then its rivals: near the start if a place there stands out, or else anywhere."""
-    explained = Atoms.joined(placed)
-    near = find_near(body, target, start, explained)
-    free = _free_of(body, near, placed)
-    ranked = Motions.in_turn([near[free], near[~free]])
-    if free.any() and stand(body, target, ranked).trusted:
+    explained = RigidMolecule.joined(placed)
+    near = find_placements_near(body, target, start, explained)
+    free = _without_clashes(body, near, placed)
+    ranked = RigidPoses.concatenated([near[free], near[~free]])
+    if free.any() and assess_significance(body, target, ranked).trusted:
         return ranked
-    far = find(body, [target], explained, tell)[0]
-    far_free = _free_of(body, far, placed)
-    rivals = Motions.joined([near, far])
+    far = find_placements(body, [target], explained, tell)[0]
+    far_free = _without_clashes(body, far, placed)
+    rivals = RigidPoses.joined([near, far])
     if not far_free.any():
-        return Motions.in_turn([near[free][:1] if free.any() else start, rivals])
-    clear = not free.any() or in_standard_errors(body, target, far[far_free].scores[0], near[free].scores[0]) > TRUSTED
+        return RigidPoses.concatenated([near[free][:1] if free.any() else start, rivals])
+    clear = (
+        not free.any()
+        or difference_in_standard_errors(body, target, far[far_free].scores[0], near[free].scores[0])
+        > TRUSTED_STANDARD_ERRORS
+    )
     first = far[far_free][:1] if clear else near[free][:1]
-    return Motions.in_turn([first, rivals])
+    return RigidPoses.concatenated([first, rivals])
 
 
-def overlap(body: Atoms, others: list[Atoms]) -> float:
+def clash_fraction(body: RigidMolecule, others: list[RigidMolecule]) -> float:
     """Share of a body's CA atoms that lie within 3 Å of another body's."""
     if not others:
         return 0.0
@@ -90,22 +104,22 @@ def overlap(body: Atoms, others: list[Atoms]) -> float:
     return float((tree.query(body.alphas)[0] < _CLASH_ANGSTROM).mean())
 
 
-def _free_of(body: Atoms, motions: Motions, placed: list[Atoms]) -> np.ndarray:
+def _without_clashes(body: RigidMolecule, motions: RigidPoses, placed: list[RigidMolecule]) -> np.ndarray:
     """Which motions put the body where no other is, (n,) bool."""
     moved = [body.moved(turn, centre) for turn, centre in zip(motions.rotations, motions.centres)]
-    return np.array([overlap(one, placed) <= MOST_CLASHING for one in moved], dtype=bool)
+    return np.array([clash_fraction(one, placed) <= MAX_CLASH_FRACTION for one in moved], dtype=bool)
 
 
 _PART = re.compile(r"(?P<chain>[^:]+?)(?::(?P<first>-?\d+)-(?P<last>-?\d+))?")
 _SHOWN = 5
 
 
-def all_of(model: Model) -> str:
+def selection_of_all(model: Model) -> str:
     """The selection of a whole model."""
-    return describe(model, np.ones(len(model.residues), dtype=bool))
+    return format_selection(model, np.ones(len(model.residues), dtype=bool))
 
 
-def bodies_of(model: Model, text: str) -> list[str]:
+def parse_bodies(model: Model, text: str) -> list[str]:
     """Selections of the bodies that ``--bodies`` names, so that every residue is in one of them.
 
     Parameters
@@ -127,31 +141,31 @@ def bodies_of(model: Model, text: str) -> list[str]:
     """
     has_backbone = np.zeros(len(model.residues), dtype=bool)
     has_backbone[model.backbone()[0]] = True
-    chains = _chains(model)
+    chains = _chain_names(model)
     if text.strip().lower() == "auto":
         texts = [chain for chain in dict.fromkeys(chains) if has_backbone[chains == chain].any()]
     else:
         texts = [part.strip() for part in text.split(";")]
     owner = np.full(len(model.residues), -1)
     for number, part in enumerate(texts):
-        chosen = select(model, part, "--bodies")
+        chosen = select_residues(model, part, "--bodies")
         twice = chosen & (owner >= 0)
         if twice.any():
             raise InputError(
-                f"--bodies {text}: {_named(model, twice)} in two bodies, '{texts[owner[twice][0]]}' and '{part}'; give "
-                "each residue to one"
+                f"--bodies {text}: {_list_residues(model, twice)} in two bodies, '{texts[owner[twice][0]]}' and "
+                f"'{part}'; give each residue to one"
             )
         if not (chosen & has_backbone).any():
             raise InputError(f"--bodies {text}: '{part}' has no residue with a protein's backbone; join it to a body")
         owner[chosen] = number
     left = has_backbone & (owner < 0)
     if left.any():
-        raise InputError(f"--bodies {text}: {_named(model, left)} in no body; add them to one")
-    _follow_nearest(model, owner)
-    return [describe(model, owner == number) for number in range(len(texts))]
+        raise InputError(f"--bodies {text}: {_list_residues(model, left)} in no body; add them to one")
+    _assign_rest_to_nearest(model, owner)
+    return [format_selection(model, owner == number) for number in range(len(texts))]
 
 
-def select(model: Model, selection: str, what: str = "selection") -> np.ndarray:
+def select_residues(model: Model, selection: str, what: str = "selection") -> np.ndarray:
     """Residues of a selection such as ``A:1-120,B``; (n_residues,) bool.
 
     Raises
@@ -159,7 +173,7 @@ def select(model: Model, selection: str, what: str = "selection") -> np.ndarray:
     InputError
         If it cannot be read or selects nothing.
     """
-    chains = _chains(model)
+    chains = _chain_names(model)
     numbers = np.array([residue.number for residue in model.residues])
     chosen = np.zeros(len(model.residues), dtype=bool)
     for part in selection.split(","):
@@ -183,9 +197,9 @@ def select(model: Model, selection: str, what: str = "selection") -> np.ndarray:
     return chosen
 
 
-def describe(model: Model, chosen: np.ndarray) -> str:
+def format_selection(model: Model, chosen: np.ndarray) -> str:
     """The selection of some residues, chains as a whole where all of them are in it."""
-    chains = _chains(model)
+    chains = _chain_names(model)
     parts = []
     for chain in dict.fromkeys(chains):
         of_chain = chains == chain
@@ -206,7 +220,7 @@ def describe(model: Model, chosen: np.ndarray) -> str:
     return ",".join(parts)
 
 
-def _follow_nearest(model: Model, owner: np.ndarray) -> None:
+def _assign_rest_to_nearest(model: Model, owner: np.ndarray) -> None:
     """Give residues in no body to the nearest, all of one number in a chain to the same."""
     of_atom = owner[model.residue_of_atom]
     free = of_atom < 0
@@ -222,11 +236,11 @@ def _follow_nearest(model: Model, owner: np.ndarray) -> None:
     owner[:] = [given[key] for key in keys]
 
 
-def _chains(model: Model) -> np.ndarray:
+def _chain_names(model: Model) -> np.ndarray:
     return np.array([residue.chain for residue in model.residues])
 
 
-def _named(model: Model, chosen: np.ndarray) -> str:
+def _list_residues(model: Model, chosen: np.ndarray) -> str:
     rows = np.flatnonzero(chosen)
     names = [
         f"{model.residues[row].name} {model.residues[row].number} of chain {model.residues[row].chain}"
@@ -236,12 +250,12 @@ def _named(model: Model, chosen: np.ndarray) -> str:
     return ", ".join(names) + more + (" is" if len(rows) == 1 else " are")
 
 
-_SURE_ANGSTROM = 10.0
-_FEWEST_RESIDUES = 30
+_MAX_MEAN_PAE_ANGSTROM = 10.0
+_MIN_BODY_RESIDUES = 30
 
 
-def bodies_by_error(model: Model, error_angstrom: np.ndarray) -> str:
-    """Bodies for ``bodies_of``, split where the predicted aligned error is large.
+def bodies_from_pae(model: Model, error_angstrom: np.ndarray) -> str:
+    """Bodies for ``parse_bodies``, split where the predicted aligned error is large.
 
     Residues are clustered by average linkage up to a mean error of 10 Å; a cluster of fewer than 30 residues joins the
     one that it has the least error to.
@@ -256,14 +270,14 @@ def bodies_by_error(model: Model, error_angstrom: np.ndarray) -> str:
     error = np.asarray(error_angstrom, dtype=float)
     error = (error + error.T) / 2
     np.fill_diagonal(error, 0.0)
-    if len(error) < 2 * _FEWEST_RESIDUES:
-        return describe(model, np.ones(len(error), dtype=bool))
-    of_residue = fcluster(average(squareform(error, checks=False)), _SURE_ANGSTROM, criterion="distance")
-    large = [name for name in np.unique(of_residue) if (of_residue == name).sum() >= _FEWEST_RESIDUES]
+    if len(error) < 2 * _MIN_BODY_RESIDUES:
+        return format_selection(model, np.ones(len(error), dtype=bool))
+    of_residue = fcluster(average(squareform(error, checks=False)), _MAX_MEAN_PAE_ANGSTROM, criterion="distance")
+    large = [name for name in np.unique(of_residue) if (of_residue == name).sum() >= _MIN_BODY_RESIDUES]
     if not large:
-        return describe(model, np.ones(len(error), dtype=bool))
+        return format_selection(model, np.ones(len(error), dtype=bool))
     to_each = np.stack([error[:, of_residue == name].mean(1) for name in large], axis=1)
     nearest = np.array(large)[to_each.argmin(1)]
     of_residue = np.where(np.isin(of_residue, large), of_residue, nearest)
     in_order = dict.fromkeys(of_residue.tolist())
-    return ";".join(describe(model, of_residue == name) for name in in_order)
+    return ";".join(format_selection(model, of_residue == name) for name in in_order)

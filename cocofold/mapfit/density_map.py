@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from scipy.fft import next_fast_len
 
-from cocofold.system.atomic_files import appearing_whole
+from cocofold.system.atomic_files import atomic_path
 from cocofold.system.errors import InputError, require_within
 
-_LEAST_BOX = 8
+_MIN_BOX = 8
 _VOXEL_TOLERANCE = 1e-3
 _FRAME_TOLERANCE_ANGSTROM = 1e-3
-_GZIP = b"\x1f\x8b"
+_GZIP_MAGIC = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class DensityMap:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write as MRC, in its box's frame (no origin); the file appears whole or not at all."""
-        with appearing_whole(path) as partial, mrcfile.new(partial) as file:
+        with atomic_path(path) as partial, mrcfile.new(partial) as file:
             file.set_data(self.values)
             file.voxel_size = self.pixel_size_angstrom
 
@@ -94,11 +94,9 @@ def read_map(path: str | os.PathLike[str], pixel_size_angstrom: float | None = N
         header = file.header
         if header.mode not in (0, 1, 2, 6, 12):
             raise InputError(f"{name}: mode {header.mode} holds no real numbers; give a map, not a transform")
-        if file.data.ndim != 3 or min(file.data.shape) < _LEAST_BOX:
+        if file.data.ndim != 3 or min(file.data.shape) < _MIN_BOX:
             shape = " x ".join(map(str, file.data.shape[::-1]))
-            raise InputError(
-                f"{name}: holds {shape} pixels, no volume; give one of {_LEAST_BOX} or more along each axis"
-            )
+            raise InputError(f"{name}: holds {shape} pixels, no volume; give one of {_MIN_BOX} or more along each axis")
         order = _order_of_axes(header, name)
         values = np.ascontiguousarray(file.data.transpose(order), dtype=np.float32)
         pixel_size = pixel_size_angstrom or _pixel_size(file, name)
@@ -117,7 +115,7 @@ def same_grid(one: DensityMap, other: DensityMap) -> bool:
 def _opened(path: Path, name: str) -> Iterator[mrcfile.mrcfile.MrcFile]:
     with path.open("rb") as start:
         stamp = start.read(212)
-    if not stamp.startswith(_GZIP) and stamp[208:211] != b"MAP":
+    if not stamp.startswith(_GZIP_MAGIC) and stamp[208:211] != b"MAP":
         raise InputError(f"{name}: is no MRC or CCP4 map (its header has no 'MAP'); give one")
     try:
         with warnings.catch_warnings():
@@ -193,11 +191,11 @@ def _check_content(values: np.ndarray, name: str) -> None:
 
 
 VOXELS_PER_RESOLUTION = 3.0
-_EDGE = 0.1
+_FILTER_EDGE_FRACTION = 0.1
 
 
 @dataclass(frozen=True)
-class Grid:
+class MapGrid:
     """Values on a grid of voxels that need not be cubes.
 
     Attributes
@@ -235,7 +233,7 @@ class Grid:
         )
         return sampled.view(points.shape[:-1])
 
-    def cut(self, low: torch.Tensor, high: torch.Tensor) -> Grid:
+    def cut(self, low: torch.Tensor, high: torch.Tensor) -> MapGrid:
         """The part between two corners (x, y, z in Å), whole voxels."""
         counts = self.counts
         first = ((low - self.origin_angstrom) / self.voxel_angstrom).floor().long().clamp(min=0)
@@ -244,14 +242,14 @@ class Grid:
         last = torch.maximum(torch.minimum(last, counts - 1), first + 1)
         x, y, z = (slice(int(start), int(end) + 1) for start, end in zip(first, last))
         origin = self.origin_angstrom + first * self.voxel_angstrom
-        return Grid(self.values[z, y, x].contiguous(), self.voxel_angstrom, origin, self.resolution_angstrom)
+        return MapGrid(self.values[z, y, x].contiguous(), self.voxel_angstrom, origin, self.resolution_angstrom)
 
-    def less(self, other: torch.Tensor) -> Grid:
+    def less(self, other: torch.Tensor) -> MapGrid:
         """With other values on the same grid taken away."""
         return replace(self, values=self.values - other)
 
 
-class Spectrum:
+class MapTransform:
     """The transform of a map, from which grids are made at any resolution.
 
     Parameters
@@ -268,7 +266,7 @@ class Spectrum:
 
     def grid(
         self, resolution_angstrom: float, blur_angstrom: float = 0.0, voxels: float = VOXELS_PER_RESOLUTION
-    ) -> Grid:
+    ) -> MapGrid:
         """The map low-passed, on a grid of about ``resolution / voxels``.
 
         Parameters
@@ -280,11 +278,11 @@ class Spectrum:
         """
         extent = [n * self._pixel_size for n in self._shape]
         counts = [even_fast_length(math.ceil(length * voxels / resolution_angstrom)) for length in extent]
-        part = _resized(self._transform, self._shape, counts)
-        part = part * transfer(counts, extent, resolution_angstrom, blur_angstrom, part.device)
+        part = _resample_transform(self._transform, self._shape, counts)
+        part = part * low_pass_filter(counts, extent, resolution_angstrom, blur_angstrom, part.device)
         values = torch.fft.irfftn(part, s=counts) * (math.prod(counts) / math.prod(self._shape))
         voxel = torch.tensor([length / n for length, n in zip(extent, counts)][::-1], device=part.device)
-        return Grid(values, voxel, torch.zeros_like(voxel), resolution_angstrom)
+        return MapGrid(values, voxel, torch.zeros_like(voxel), resolution_angstrom)
 
 
 def even_fast_length(least: int) -> int:
@@ -292,7 +290,7 @@ def even_fast_length(least: int) -> int:
     return 2 * next_fast_len(max(1, math.ceil(least / 2)), real=True)
 
 
-def transfer(
+def low_pass_filter(
     counts: list[int],
     extent: list[float],
     resolution_angstrom: float,
@@ -320,12 +318,14 @@ def transfer(
         shape[axis] = -1
         sharpen = sharpen / (torch.sinc(frequency) ** (2 * sharpened)).view(shape)
         squared = squared + ((frequency * n / length) ** 2).view(shape)
-    passed = ((1 + _EDGE - squared.sqrt() * resolution_angstrom) / (2 * _EDGE)).clamp(0, 1)
+    passed = ((1 + _FILTER_EDGE_FRACTION - squared.sqrt() * resolution_angstrom) / (2 * _FILTER_EDGE_FRACTION)).clamp(
+        0, 1
+    )
     soft = 0.5 - 0.5 * torch.cos(math.pi * passed)
     return soft * torch.exp(-2 * (math.pi * blur_angstrom) ** 2 * squared) * sharpen
 
 
-def _resized(transform: torch.Tensor, shape: tuple[int, ...], counts: list[int]) -> torch.Tensor:
+def _resample_transform(transform: torch.Tensor, shape: tuple[int, ...], counts: list[int]) -> torch.Tensor:
     """The same waves on a finer or coarser grid; the Nyquist planes of the smaller one are left out."""
     kept = [(min(n, m) - 1) // 2 for n, m in zip(shape, counts)]
     out = transform.new_zeros(counts[0], counts[1], counts[2] // 2 + 1)

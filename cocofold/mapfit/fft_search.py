@@ -8,12 +8,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from cocofold.mapfit.density_map import Grid, even_fast_length
-from cocofold.mapfit.rigid_refinement import Motions
-from cocofold.mapfit.target_map import Template, splat
+from cocofold.mapfit.density_map import MapGrid, even_fast_length
+from cocofold.mapfit.rigid_refinement import RigidPoses
+from cocofold.mapfit.target_map import Template, spread_trilinear
 
 _VOXELS_AT_ONCE = 300_000
-_BLOCK = 4
+_PEAK_BLOCK_VOXELS = 4
 _PEAKS_PER_ROTATION = 6
 _PEAKS_KEPT = 2000
 _POINTS = 3000
@@ -21,14 +21,14 @@ _POINTS = 3000
 _VARIANCE_FLOOR = 0.1
 
 
-def search(
-    grid: Grid,
+def search_exhaustively(
+    grid: MapGrid,
     template: Template,
     rotations: np.ndarray,
     within: tuple[torch.Tensor, torch.Tensor],
     both_hands: bool,
     tell: Callable[[int], None] = lambda done: None,
-) -> list[Motions]:
+) -> list[RigidPoses]:
     """Best placements of a template by correlation, local and whole.
 
     The local correlation (Roseman, Acta Cryst. D56, 1332, 2000) is Pearson's, over the template's points alone:
@@ -41,7 +41,7 @@ def search(
 
     Parameters
     ----------
-    grid : Grid
+    grid : MapGrid
     template : Template
     rotations : (n, 3, 3) float
     within : two of (3,) float
@@ -60,10 +60,10 @@ def search(
     voxel, device = grid.voxel_angstrom, grid.values.device
     reach = float(template.points.norm(dim=1).max())
     part = grid.cut(within[0] - reach, within[1] + reach)
-    kept = _allowed(part, within)
+    kept = _voxels_within(part, within)
     counts = [even_fast_length(n + int(reach / float(side)) + 1) for n, side in zip(part.values.shape, voxel.flip(0))]
-    scan = _Scan(part, template, counts)
-    hands = [_Peaks(kept, len(rotations), device) for _ in range(2 if both_hands else 1)]
+    scan = _CorrelationScan(part, template, counts)
+    hands = [_BestPeaks(kept, len(rotations), device) for _ in range(2 if both_hands else 1)]
     turns = torch.as_tensor(rotations, dtype=torch.float32, device=device)
     at_once = max(1, _VOXELS_AT_ONCE // int(np.prod(counts)))
     for start in range(0, len(turns), at_once):
@@ -75,11 +75,11 @@ def search(
     for peaks, sign in zip(hands, (1, -1)):
         row, place, score = peaks.best()
         centre = place * voxel.cpu().numpy().astype(float) + part.origin_angstrom.cpu().numpy()
-        found.append(Motions(rotations[row], sign * centre, score))
+        found.append(RigidPoses(rotations[row], sign * centre, score))
     return found
 
 
-def _allowed(grid: Grid, within: tuple[torch.Tensor, torch.Tensor]) -> tuple[slice, slice, slice]:
+def _voxels_within(grid: MapGrid, within: tuple[torch.Tensor, torch.Tensor]) -> tuple[slice, slice, slice]:
     """Voxels (z, y, x) between two corners, one at least along each axis."""
     first = ((within[0] - grid.origin_angstrom) / grid.voxel_angstrom).round().long().clamp(min=0)
     first = torch.minimum(first, grid.counts - 1)
@@ -89,10 +89,10 @@ def _allowed(grid: Grid, within: tuple[torch.Tensor, torch.Tensor]) -> tuple[sli
     return z, y, x
 
 
-class _Scan:
+class _CorrelationScan:
     """The map's transforms, and the scores of rotated models at all translations."""
 
-    def __init__(self, grid: Grid, template: Template, counts: list[int]) -> None:
+    def __init__(self, grid: MapGrid, template: Template, counts: list[int]) -> None:
         padded = grid.values.new_zeros(counts)
         nz, ny, nx = grid.values.shape
         padded[:nz, :ny, :nx] = grid.values
@@ -107,7 +107,7 @@ class _Scan:
     def draw(self, turns: torch.Tensor) -> torch.Tensor:
         """Transforms of the rotated template and of its points, (n, 2, ...)."""
         places = torch.matmul(self._points, turns.mT) / self._voxel
-        return torch.fft.rfftn(splat(places, self._masses, self._counts), dim=(-3, -2, -1))
+        return torch.fft.rfftn(spread_trilinear(places, self._masses, self._counts), dim=(-3, -2, -1))
 
     def scores(self, drawn: torch.Tensor, inverted: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Local and whole correlation, (n, nz, ny, nx); the whole one up to a factor.
@@ -122,13 +122,13 @@ class _Scan:
         return local, above + self._mean_in_deviations * mean
 
 
-class _Peaks:
+class _BestPeaks:
     """The highest scores of each rotation in blocks of voxels, where the centroid may lie."""
 
     def __init__(self, kept: tuple[slice, slice, slice], n_rotations: int, device: torch.device) -> None:
         self._kept = kept
         self._shape = [part.stop - part.start for part in kept]
-        self._block = [min(_BLOCK, n) for n in self._shape]
+        self._block = [min(_PEAK_BLOCK_VOXELS, n) for n in self._shape]
         n_blocks = math.prod(math.ceil(n / block) for n, block in zip(self._shape, self._block))
         # Written in place: small tensors kept between large ones that come and go would hold the memory of these.
         size = (2, n_rotations, min(_PEAKS_PER_ROTATION, n_blocks))

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from cocofold.mapfit.bodies import select
+from cocofold.mapfit.bodies import select_residues
 from cocofold.structure.model import Model
-from cocofold.structure.point_groups import normal_name
+from cocofold.structure.point_groups import normalise_point_group
 from cocofold.system.atomic_files import write_atomically
 from cocofold.system.errors import InputError
 
@@ -21,7 +21,7 @@ _ORTHOGONAL_WITHIN = 1e-4
 
 
 @dataclass(frozen=True)
-class Body:
+class PlacedBody:
     """Where a part of a model goes: ``x_map = rotation @ x_model + translation_angstrom``.
 
     Attributes
@@ -57,7 +57,7 @@ class Placement:
         ``as-is`` or ``mirrored``.
     hand_scores : dict
         Correlations of either hand, and ``verdict``: what they say, or ``undecided``.
-    bodies : tuple of Body
+    bodies : tuple of PlacedBody
         Every residue of the model is in one of them.
     facts : dict
         What else is told: resolution, uncovered density, warnings.
@@ -67,7 +67,7 @@ class Placement:
 
     hand: str
     hand_scores: dict[str, Any]
-    bodies: tuple[Body, ...]
+    bodies: tuple[PlacedBody, ...]
     facts: dict[str, Any] = field(default_factory=dict)
     symmetry: str | None = None
 
@@ -127,11 +127,11 @@ class Placement:
             raise InputError(f"{name}: hand_scores is {scores!r}; it must be an object")
         symmetry = content.pop("symmetry", None)
         if symmetry is not None:
-            symmetry = normal_name(str(symmetry))
+            symmetry = normalise_point_group(str(symmetry))
         bodies = content.pop("bodies", None)
         if not isinstance(bodies, list) or not bodies:
             raise InputError(f"{name}: has no bodies; it must have one at least")
-        read = tuple(_body(body, f"{name}: body {n}") for n, body in enumerate(bodies, 1))
+        read = tuple(_parse_body(body, f"{name}: body {n}") for n, body in enumerate(bodies, 1))
         return cls(hand, scores, read, content, symmetry)
 
 
@@ -144,13 +144,13 @@ def apply_placement(model: Model, placement: Placement) -> Model:
         If the bodies are not those of the model: residues in none or in two of them, or chains that it has not.
     """
     positions = model.positions.copy()
-    owner = bodies_of_atoms(model, placement)
+    owner = body_of_each_atom(model, placement)
     for number, body in enumerate(placement.bodies):
         positions[owner == number] = body.apply(model.positions[owner == number])
     return model.moved_to(positions)
 
 
-def bodies_of_atoms(model: Model, placement: Placement) -> np.ndarray:
+def body_of_each_atom(model: Model, placement: Placement) -> np.ndarray:
     """Row in ``placement.bodies`` of each atom, (n_atoms,) int.
 
     Raises
@@ -158,7 +158,7 @@ def bodies_of_atoms(model: Model, placement: Placement) -> np.ndarray:
     InputError
         As ``apply_placement``.
     """
-    chosen = np.stack([select(model, body.selection, "placement") for body in placement.bodies])
+    chosen = np.stack([select_residues(model, body.selection, "placement") for body in placement.bodies])
     times = chosen.sum(0)
     if (times != 1).any():
         row = int(np.flatnonzero(times != 1)[0])
@@ -170,21 +170,21 @@ def bodies_of_atoms(model: Model, placement: Placement) -> np.ndarray:
     return chosen.argmax(0)[model.residue_of_atom]
 
 
-def _body(content: Any, name: str) -> Body:
+def _parse_body(content: Any, name: str) -> PlacedBody:
     if not isinstance(content, dict):
         raise InputError(f"{name}: is {content!r}; it must be an object")
     if not isinstance(content.get("selection"), str):
         raise InputError(f"{name}: selection is {content.get('selection')!r}; it must be text such as 'A:1-120,B'")
-    rotation = _numbers(content, "rotation", (3, 3), name)
+    rotation = _parse_numbers(content, "rotation", (3, 3), name)
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > _ORTHOGONAL_WITHIN or np.linalg.det(rotation) < 0:
         raise InputError(f"{name}: rotation is no rotation matrix (its rows must be orthonormal, its determinant 1)")
-    shift = _numbers(content, "translation_angstrom", (3,), name)
-    correlation = float(_numbers(content, "correlation", (), name))
-    other = None if content.get("runner_up") is None else float(_numbers(content, "runner_up", (), name))
-    return Body(content["selection"], rotation, shift, correlation, other)
+    shift = _parse_numbers(content, "translation_angstrom", (3,), name)
+    correlation = float(_parse_numbers(content, "correlation", (), name))
+    other = None if content.get("runner_up") is None else float(_parse_numbers(content, "runner_up", (), name))
+    return PlacedBody(content["selection"], rotation, shift, correlation, other)
 
 
-def _numbers(content: dict[str, Any], key: str, shape: tuple[int, ...], name: str) -> np.ndarray:
+def _parse_numbers(content: dict[str, Any], key: str, shape: tuple[int, ...], name: str) -> np.ndarray:
     try:
         values = np.array(content[key], dtype=float)
     except (KeyError, TypeError, ValueError) as error:

@@ -10,15 +10,15 @@ import roma
 import torch
 from scipy.spatial.transform import Rotation
 
-from cocofold.mapfit.density_map import Grid
+from cocofold.mapfit.density_map import MapGrid
 from cocofold.mapfit.target_map import Template
 
 _POINTS_AT_ONCE = 200_000
 _RATE_IN_RESOLUTIONS = 0.06
-_LAST_RATE = 0.03
+_FINAL_RATE_FRACTION = 0.03
 
 
-def refine(grid: Grid, template: Template, motions: Motions, steps: int) -> Motions:
+def refine_poses(grid: MapGrid, template: Template, motions: RigidPoses, steps: int) -> RigidPoses:
     """Move each candidate to the nearest maximum of its correlation, by Adam with a rate that falls as a cosine.
 
     Rotations are varied by a vector in units of the template's radius, so that a step in each of the six parameters
@@ -26,25 +26,28 @@ def refine(grid: Grid, template: Template, motions: Motions, steps: int) -> Moti
 
     Returns
     -------
-    Motions
+    RigidPoses
         In the order given, with the correlations reached.
     """
     at_once = max(1, _POINTS_AT_ONCE // len(template.points))
     parts = [
-        _refine(grid, template, motions[start : start + at_once], steps) for start in range(0, len(motions), at_once)
+        _refine_batch(grid, template, motions[start : start + at_once], steps)
+        for start in range(0, len(motions), at_once)
     ]
-    return Motions.in_turn(parts)
+    return RigidPoses.concatenated(parts)
 
 
-def correlations(grid: Grid, template: Template, motions: Motions) -> np.ndarray:
+def correlations_at_poses(grid: MapGrid, template: Template, motions: RigidPoses) -> np.ndarray:
     """Pearson's correlation of map and template at the template's points, (n,)."""
     rotations, centres = _tensors(motions, grid)
     with torch.no_grad():
-        parts = [_correlation(grid, template, turn[None], centre[None]) for turn, centre in zip(rotations, centres)]
+        parts = [
+            _pose_correlations(grid, template, turn[None], centre[None]) for turn, centre in zip(rotations, centres)
+        ]
     return torch.cat(parts).double().cpu().numpy()
 
 
-def _refine(grid: Grid, template: Template, motions: Motions, steps: int) -> Motions:
+def _refine_batch(grid: MapGrid, template: Template, motions: RigidPoses, steps: int) -> RigidPoses:
     rotations, centres = _tensors(motions, grid)
     moves = torch.zeros(len(motions), 6, device=centres.device, requires_grad=True)
     rate = _RATE_IN_RESOLUTIONS * template.resolution_angstrom
@@ -52,8 +55,8 @@ def _refine(grid: Grid, template: Template, motions: Motions, steps: int) -> Mot
     best = torch.full((len(motions),), -math.inf, device=centres.device)
     best_moves = torch.zeros_like(moves)
     for step in range(steps + 1):
-        turns, places = _moved(rotations, centres, moves, template.radius_angstrom)
-        correlation = _correlation(grid, template, turns, places)
+        turns, places = _apply_moves(rotations, centres, moves, template.radius_angstrom)
+        correlation = _pose_correlations(grid, template, turns, places)
         with torch.no_grad():
             better = correlation > best
             best = torch.where(better, correlation, best)
@@ -61,18 +64,20 @@ def _refine(grid: Grid, template: Template, motions: Motions, steps: int) -> Mot
         if step == steps:
             break
         for group in optimiser.param_groups:
-            group["lr"] = rate * (_LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * step / steps)))
+            group["lr"] = rate * (
+                _FINAL_RATE_FRACTION + (1 - _FINAL_RATE_FRACTION) * 0.5 * (1 + math.cos(math.pi * step / steps))
+            )
         optimiser.zero_grad()
         (-correlation.sum()).backward()
         optimiser.step()
     with torch.no_grad():
-        turns, places = _moved(rotations, centres, best_moves, template.radius_angstrom)
-    return Motions(
+        turns, places = _apply_moves(rotations, centres, best_moves, template.radius_angstrom)
+    return RigidPoses(
         _orthonormal(turns.double().cpu().numpy()), places.double().cpu().numpy(), best.double().cpu().numpy()
     )
 
 
-def _tensors(motions: Motions, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
+def _tensors(motions: RigidPoses, grid: MapGrid) -> tuple[torch.Tensor, torch.Tensor]:
     device = grid.values.device
     return (
         torch.as_tensor(motions.rotations, dtype=torch.float32, device=device),
@@ -80,14 +85,16 @@ def _tensors(motions: Motions, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
-def _moved(
+def _apply_moves(
     rotations: torch.Tensor, centres: torch.Tensor, moves: torch.Tensor, radius: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     turn, shift = moves.split(3, dim=1)
     return torch.matmul(roma.rotvec_to_rotmat(turn / radius), rotations), centres + shift
 
 
-def _correlation(grid: Grid, template: Template, rotations: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
+def _pose_correlations(
+    grid: MapGrid, template: Template, rotations: torch.Tensor, centres: torch.Tensor
+) -> torch.Tensor:
     points = torch.matmul(template.points, rotations.mT) + centres[:, None]
     value = grid.at(points)
     value = value - value.mean(1, keepdim=True)
@@ -101,11 +108,11 @@ def _orthonormal(rotations: np.ndarray) -> np.ndarray:
 
 
 # Of no symmetry: copies that lie equally far along it are rare.
-_ALONG = np.array([0.73, 0.53, 0.43])
+_ASYMMETRIC_DIRECTION = np.array([0.73, 0.53, 0.43])
 
 
 @dataclass(frozen=True)
-class Motions:
+class RigidPoses:
     """Rigid motions ``x ↦ R x + c`` of a model whose centroid is at zero, with their scores.
 
     Attributes
@@ -123,25 +130,25 @@ class Motions:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __getitem__(self, rows: np.ndarray | slice) -> Motions:
-        return Motions(self.rotations[rows], self.centres[rows], self.scores[rows])
+    def __getitem__(self, rows: np.ndarray | slice) -> RigidPoses:
+        return RigidPoses(self.rotations[rows], self.centres[rows], self.scores[rows])
 
     @classmethod
-    def in_turn(cls, parts: list[Motions]) -> Motions:
+    def concatenated(cls, parts: list[RigidPoses]) -> RigidPoses:
         """All of them in the order given."""
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__annotations__))
 
     @classmethod
-    def joined(cls, parts: list[Motions]) -> Motions:
+    def joined(cls, parts: list[RigidPoses]) -> RigidPoses:
         """All of them, best first."""
-        whole = cls.in_turn(parts)
+        whole = cls.concatenated(parts)
         return whole[np.argsort(-whole.scores, kind="stable")]
 
     def apply(self, points: np.ndarray) -> np.ndarray:
         """Points under each of the motions, (n, n_points, 3)."""
         return np.einsum("mij,pj->mpi", self.rotations, points) + self.centres[:, None]
 
-    def folded(self, group: np.ndarray, centre: np.ndarray) -> Motions:
+    def folded(self, group: np.ndarray, centre: np.ndarray) -> RigidPoses:
         """Each replaced by that of its symmetric copies which lies farthest along one direction, so that copies meet.
 
         Parameters
@@ -152,11 +159,11 @@ class Motions:
             Å, about which they turn.
         """
         arms = np.einsum("gij,mj->mgi", group, self.centres - centre)
-        chosen = group[(arms @ _ALONG).argmax(1)]
+        chosen = group[(arms @ _ASYMMETRIC_DIRECTION).argmax(1)]
         centres = np.einsum("mij,mj->mi", chosen, self.centres - centre) + centre
-        return Motions(chosen @ self.rotations, centres, self.scores)
+        return RigidPoses(chosen @ self.rotations, centres, self.scores)
 
-    def distinct(self, most: int, angle_deg: float, distance_angstrom: float) -> Motions:
+    def distinct(self, most: int, angle_deg: float, distance_angstrom: float) -> RigidPoses:
         """The best, each more than an angle or a distance from all better ones; at most so many."""
         order = np.argsort(-self.scores, kind="stable")
         kept: list[int] = []

@@ -8,17 +8,24 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from cocofold.mapfit.density_map import VOXELS_PER_RESOLUTION, DensityMap, Grid, Spectrum, even_fast_length, transfer
+from cocofold.mapfit.density_map import (
+    VOXELS_PER_RESOLUTION,
+    DensityMap,
+    MapGrid,
+    MapTransform,
+    even_fast_length,
+    low_pass_filter,
+)
 from cocofold.structure.model import Model
 
-_INSIDE = 0.02
-_DENSE_SHARE_OF_LEVEL = 0.25
+_EXPLAINED_FRACTION = 0.02
+_BOX_DENSITY_FRACTION = 0.25
 # Of atoms other than hydrogen in a protein of 1.35 g/cm^3.
 VOLUME_PER_ATOM_A3 = 16.9
 
 
 @dataclass(frozen=True)
-class Atoms:
+class RigidMolecule:
     """All that placement knows of a molecule: its atoms other than hydrogen.
 
     Attributes
@@ -35,7 +42,7 @@ class Atoms:
     alphas: np.ndarray
 
     @classmethod
-    def of(cls, model: Model, residues: np.ndarray | None = None) -> Atoms:
+    def of(cls, model: Model, residues: np.ndarray | None = None) -> RigidMolecule:
         """Of a model, or of some of its residues, (n_residues,) bool."""
         wanted = np.ones(len(model.residues), dtype=bool) if residues is None else residues
         heavy = wanted[model.residue_of_atom] & (model.atomic_numbers > 1)
@@ -44,16 +51,16 @@ class Atoms:
         return cls(model.positions[heavy], model.atomic_numbers[heavy], alphas)
 
     @classmethod
-    def joined(cls, parts: list[Atoms]) -> Atoms | None:
+    def joined(cls, parts: list[RigidMolecule]) -> RigidMolecule | None:
         """All of them; None of none."""
         if not parts:
             return None
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__annotations__))
 
-    def moved(self, rotation: np.ndarray, centre: np.ndarray) -> Atoms:
+    def moved(self, rotation: np.ndarray, centre: np.ndarray) -> RigidMolecule:
         """Turned about the centroid, which goes to a position."""
         positions = (self.positions - self.centroid) @ rotation.T + centre
-        return Atoms(positions, self.atomic_numbers, (self.alphas - self.centroid) @ rotation.T + centre)
+        return RigidMolecule(positions, self.atomic_numbers, (self.alphas - self.centroid) @ rotation.T + centre)
 
     @property
     def centroid(self) -> np.ndarray:
@@ -71,7 +78,7 @@ class Atoms:
         return VOLUME_PER_ATOM_A3 * len(self.positions)
 
 
-class Target:
+class TargetMap:
     """A map at a resolution.
 
     Parameters
@@ -87,11 +94,11 @@ class Target:
         self.device = device
         # The solvent, which is most of the box, is taken as zero.
         flat = density.values - np.median(density.values)
-        self._spectrum = Spectrum(flat, density.pixel_size_angstrom, device)
+        self._spectrum = MapTransform(flat, density.pixel_size_angstrom, device)
 
     def grid(
-        self, resolution_angstrom: float, explained: Atoms | None = None, voxels: float = VOXELS_PER_RESOLUTION
-    ) -> Grid:
+        self, resolution_angstrom: float, explained: RigidMolecule | None = None, voxels: float = VOXELS_PER_RESOLUTION
+    ) -> MapGrid:
         """The map at its own or a coarser resolution, less what placed atoms explain.
 
         Coarser than its own the map is blurred as templates are, so that no wave stands out at the edge.
@@ -101,21 +108,21 @@ class Target:
         grid = self._spectrum.grid(resolution_angstrom, blur if coarser else 0.0, voxels)
         if explained is None:
             return grid
-        drawn = draw(explained, grid)
-        inside = drawn > _INSIDE * drawn.max()
+        drawn = compute_model_density(explained, grid)
+        inside = drawn > _EXPLAINED_FRACTION * drawn.max()
         model, seen = drawn[inside], grid.values[inside]
         centred = model - model.mean()
         scale = (centred * seen).sum() / centred.square().sum()
         return grid.less(scale.clamp(min=0) * drawn)
 
-    def where_dense(self, grid: Grid, volume_a3: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def dense_bounds(self, grid: MapGrid, volume_a3: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Corners (x, y, z in Å) of the box around density of at least a quarter of the molecule's.
 
         The molecule's density is the mean over the densest voxels that make up half a volume.
         """
         n = max(1, int(0.5 * volume_a3 / float(grid.voxel_angstrom.prod())))
         level = grid.values.flatten().topk(min(n, grid.values.numel())).values.mean()
-        dense = grid.values > _DENSE_SHARE_OF_LEVEL * level
+        dense = grid.values > _BOX_DENSITY_FRACTION * level
         corners = []
         for axes in ((0, 1), (0, 2), (1, 2)):  # leaves x, y, z
             rows = torch.nonzero(dense.any(axes[1]).any(axes[0])).flatten()
@@ -124,21 +131,23 @@ class Target:
         return low, high
 
 
-def draw(atoms: Atoms, grid: Grid) -> torch.Tensor:
+def compute_model_density(atoms: RigidMolecule, grid: MapGrid) -> torch.Tensor:
     """Density of atoms as a template has it, on a whole grid; (nz, ny, nx)."""
     counts = list(grid.values.shape)
     places = torch.as_tensor(atoms.positions, dtype=torch.float32, device=grid.values.device) / grid.voxel_angstrom
     mass = torch.as_tensor(atoms.atomic_numbers, dtype=torch.float32, device=grid.values.device)
     extent = [n * float(side) for n, side in zip(counts, grid.voxel_angstrom.flip(0))]
     resolution = grid.resolution_angstrom
-    passed = transfer(counts, extent, resolution, BLUR_PER_RESOLUTION * resolution, grid.values.device, sharpened=2)
-    spread = splat(places[None], mass[None, None], counts)[0, 0]
+    passed = low_pass_filter(
+        counts, extent, resolution, BLUR_PER_RESOLUTION * resolution, grid.values.device, sharpened=2
+    )
+    spread = spread_trilinear(places[None], mass[None, None], counts)[0, 0]
     return torch.fft.irfftn(torch.fft.rfftn(spread) * passed, s=counts) / grid.voxel_angstrom.prod()
 
 
 # Of a Gaussian whose transform has fallen to 1/e at the resolution: 1 / (sqrt(2) pi).
 BLUR_PER_RESOLUTION = 0.225
-_INSIDE = 0.02
+_EXPLAINED_FRACTION = 0.02
 _MARGIN_IN_RESOLUTIONS = 1.5
 
 
@@ -196,20 +205,20 @@ def make_template(
     counts = [even_fast_length(int(np.ceil(length / spacing))) for length in (high - low)[::-1]]
     places = torch.as_tensor((positions - low) / spacing, dtype=torch.float32, device=device)
     mass = torch.as_tensor(atomic_numbers, dtype=torch.float32, device=device)
-    volume = splat(places[None], mass[None, None], counts)[0, 0] / spacing**3
+    volume = spread_trilinear(places[None], mass[None, None], counts)[0, 0] / spacing**3
     blur = BLUR_PER_RESOLUTION * resolution_angstrom
-    filtered = torch.fft.rfftn(volume) * transfer(
+    filtered = torch.fft.rfftn(volume) * low_pass_filter(
         counts, [n * spacing for n in counts], resolution_angstrom, blur, device
     )
     volume = torch.fft.irfftn(filtered, s=counts)
-    inside = torch.nonzero(volume > _INSIDE * volume.max())
+    inside = torch.nonzero(volume > _EXPLAINED_FRACTION * volume.max())
     density = volume[inside.unbind(1)]
     points = inside.flip(1) * spacing + torch.as_tensor(low, dtype=torch.float32, device=device)
     radius = float((points**2).sum(1).mean().sqrt())
     return Template(points, _standardised(density), density, radius, resolution_angstrom)
 
 
-def splat(places: torch.Tensor, masses: torch.Tensor, counts: list[int]) -> torch.Tensor:
+def spread_trilinear(places: torch.Tensor, masses: torch.Tensor, counts: list[int]) -> torch.Tensor:
     """Point masses shared between the eight voxels around each, on a periodic grid.
 
     Parameters
@@ -251,25 +260,25 @@ def _standardised(density: torch.Tensor) -> torch.Tensor:
 _FSC_OF_HALF_MAPS = 0.143
 # Where half maps correlate by 0.143 the signal's power in the whole map is a third of the noise's.
 _SIGNAL_TO_NOISE = 1 / 3
-_COARSE_ANGSTROM = 20.0
-_DENSE_SHARE_OF_HIGHEST = 0.2
+_SMOOTHING_ANGSTROM = 20.0
+_MOLECULE_FRACTION_OF_PEAK = 0.2
 _EDGE_PIXELS = 6.0
 _FINEST_IN_PIXELS = 2.06
 _COARSEST_ANGSTROM = 40.0
-_NO_NOISE = 1e-6
+_NO_NOISE_FRACTION = 1e-6
 
 
-def soft_region(density: DensityMap) -> np.ndarray:
+def soft_molecule_mask(density: DensityMap) -> np.ndarray:
     """Soft mask of the molecule: 1 where the map, smoothed to 20 Å, is above a fifth of its peak."""
     smoothed = ndimage.gaussian_filter(
-        density.values, 0.225 * _COARSE_ANGSTROM / density.pixel_size_angstrom, mode="wrap"
+        density.values, 0.225 * _SMOOTHING_ANGSTROM / density.pixel_size_angstrom, mode="wrap"
     )
     smoothed -= np.median(smoothed)
-    distance = ndimage.distance_transform_edt(smoothed < _DENSE_SHARE_OF_HIGHEST * smoothed.max())
+    distance = ndimage.distance_transform_edt(smoothed < _MOLECULE_FRACTION_OF_PEAK * smoothed.max())
     return (0.5 + 0.5 * np.cos(np.pi * np.clip(distance / _EDGE_PIXELS, 0, 1))).astype(np.float32)
 
 
-def resolution_of_halves(half1: DensityMap, half2: DensityMap, region: np.ndarray) -> float:
+def resolution_from_half_maps(half1: DensityMap, half2: DensityMap, region: np.ndarray) -> float:
     """Where the Fourier shell correlation of half maps falls below 0.143 (Rosenthal & Henderson, 2003).
 
     Parameters
@@ -284,13 +293,13 @@ def resolution_of_halves(half1: DensityMap, half2: DensityMap, region: np.ndarra
         Å; at least 2.06 pixels, the finest that the grid holds.
     """
     one, other = (np.fft.rfftn((half.values - np.median(half.values)) * region) for half in (half1, half2))
-    shells = _Shells(half1)
+    shells = _FourierShells(half1)
     cross = shells.sum((one * other.conj()).real)
     correlation = cross / np.sqrt(shells.sum(np.abs(one) ** 2) * shells.sum(np.abs(other) ** 2) + 1e-30)
     return shells.resolution_where(correlation < _FSC_OF_HALF_MAPS)
 
 
-def resolution_of_map(density: DensityMap) -> float | None:
+def resolution_from_noise(density: DensityMap) -> float | None:
     """Where the molecule's spectrum falls to 1/3 above that of the noise around it; None if there is no noise to see.
 
     Power per voxel and shell, inside the soft region of the molecule and outside, says what is signal and what is
@@ -301,20 +310,20 @@ def resolution_of_map(density: DensityMap) -> float | None:
     float or None
         Å; at least 2.06 pixels.
     """
-    region = soft_region(density)
+    region = soft_molecule_mask(density)
     flat = density.values - np.median(density.values)
-    shells = _Shells(density)
+    shells = _FourierShells(density)
     inside, outside = (
         shells.sum(np.abs(np.fft.rfftn(flat * mask)) ** 2) / max(float((mask**2).sum()), 1.0)
         for mask in (region, 1 - region)
     )
-    fine = shells.resolution < _COARSE_ANGSTROM
-    if (outside[fine] < _NO_NOISE * inside[fine].max()).any():
+    fine = shells.resolution < _SMOOTHING_ANGSTROM
+    if (outside[fine] < _NO_NOISE_FRACTION * inside[fine].max()).any():
         return None
     return shells.resolution_where(inside < (1 + _SIGNAL_TO_NOISE) * outside)
 
 
-class _Shells:
+class _FourierShells:
     """Shells of equal width in Fourier space, as many as half the shortest side has pixels."""
 
     def __init__(self, density: DensityMap) -> None:

@@ -12,18 +12,30 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from cocofold.mapfit.bodies import select
+from cocofold.mapfit.bodies import select_residues
 from cocofold.mapfit.density_map import DensityMap, read_map, same_grid
-from cocofold.mapfit.fit_model import AUTO, HANDS, Fit, fit
+from cocofold.mapfit.fit_model import AUTO, HANDS, FitResult, fit_in_map
 from cocofold.mapfit.placement_file import MIRRORED, Placement
-from cocofold.mapfit.target_map import Atoms, Target, draw, resolution_of_halves, resolution_of_map, soft_region
+from cocofold.mapfit.target_map import (
+    RigidMolecule,
+    TargetMap,
+    compute_model_density,
+    resolution_from_half_maps,
+    resolution_from_noise,
+    soft_molecule_mask,
+)
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
-from cocofold.system.atomic_files import appearing_whole
+from cocofold.system.atomic_files import atomic_path
 from cocofold.system.errors import InputError, require_within
-from cocofold.system.progress import Tell
+from cocofold.system.progress import ProgressCallback
 
-PLACED, SUBUNIT, PLACEMENT, MIRRORED_MAP = "placed.cif", "subunit.cif", "placement.json", "mirrored.mrc"
+PLACED_FILE, SUBUNIT_FILE, PLACEMENT_FILE, MIRRORED_MAP_FILE = (
+    "placed.cif",
+    "subunit.cif",
+    "placement.json",
+    "mirrored.mrc",
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +69,7 @@ class MapFiles:
             require_within("--resolution", self.resolution_angstrom, 0.5, 100)
 
 
-def place_in_map(
+def place_and_write(
     model: Model,
     files: MapFiles,
     out: Path,
@@ -65,8 +77,8 @@ def place_in_map(
     hand: str = AUTO,
     symmetry: str | None = None,
     device: torch.device | str = "cpu",
-    tell: Tell = lambda what, done: None,
-) -> tuple[Fit, list[str]]:
+    tell: ProgressCallback = lambda what, done: None,
+) -> tuple[FitResult, list[str]]:
     """Place a model and write what came of it into a folder.
 
     ``placed.cif``, ``placement.json`` and ``placement.png``; ``mirrored.mrc`` where the map has the wrong hand,
@@ -74,7 +86,7 @@ def place_in_map(
 
     Returns
     -------
-    found : Fit
+    found : FitResult
     lines : list of str
         What to tell the user.
 
@@ -87,34 +99,43 @@ def place_in_map(
         raise InputError(f"--hand {hand}: give {', '.join(HANDS[:-1])} or {HANDS[-1]}")
     began = time.monotonic()
     density = read_map(files.density, files.pixel_size_angstrom)
-    resolution, known_from = _resolution(density, files)
-    masked = density if files.mask is None else _masked(density, files)
-    found = fit(model, masked, resolution, bodies, hand, symmetry, device, tell)
+    resolution, known_from = _choose_resolution(density, files)
+    masked = density if files.mask is None else _apply_mask(density, files)
+    found = fit_in_map(model, masked, resolution, bodies, hand, symmetry, device, tell)
     facts = {"resolution_from": known_from, **found.placement.facts, "seconds": round(time.monotonic() - began, 1)}
     found = replace(found, placement=replace(found.placement, facts=facts))
     try:
-        written = _write(found, density, out, resolution)
+        written = _write_outputs(found, density, out, resolution)
     except OSError as error:
         raise InputError(
             f"{error.filename or out}: cannot be written ({error.strerror}); give another folder"
         ) from error
-    return found, [*_told(found, density, resolution, known_from), f"written     {', '.join(map(str, written))}"]
+    return found, [
+        *_summary_lines(found, density, resolution, known_from),
+        f"written     {', '.join(map(str, written))}",
+    ]
 
 
-def _resolution(density: DensityMap, files: MapFiles) -> tuple[float, str]:
+def _choose_resolution(density: DensityMap, files: MapFiles) -> tuple[float, str]:
     """The resolution to compare at, and where it is from."""
     if files.resolution_angstrom is not None:
         return files.resolution_angstrom, "given"
     if files.half1 is not None and files.half2 is not None:
         halves = [
-            _same_as(density, path, option, files)
+            _read_on_same_grid(density, path, option, files)
             for path, option in ((files.half1, "--half1"), (files.half2, "--half2"))
         ]
         masked = files.mask is not None
-        region = _same_as(density, files.mask, "--mask", files).values if files.mask else soft_region(density)
+        region = (
+            _read_on_same_grid(density, files.mask, "--mask", files).values
+            if files.mask
+            else soft_molecule_mask(density)
+        )
         where = "within the mask " if masked else ""
-        return resolution_of_halves(halves[0], halves[1], region), f"where the half maps' FSC {where}falls below 0.143"
-    estimate = resolution_of_map(density)
+        return resolution_from_half_maps(
+            halves[0], halves[1], region
+        ), f"where the half maps' FSC {where}falls below 0.143"
+    estimate = resolution_from_noise(density)
     if estimate is None:
         raise InputError(
             "the map is masked or filtered, so that no noise tells its resolution; give --resolution, or --half1 and "
@@ -123,7 +144,7 @@ def _resolution(density: DensityMap, files: MapFiles) -> tuple[float, str]:
     return estimate, "estimated from the noise around the molecule"
 
 
-def _same_as(density: DensityMap, path: Path, option: str, files: MapFiles) -> DensityMap:
+def _read_on_same_grid(density: DensityMap, path: Path, option: str, files: MapFiles) -> DensityMap:
     other = read_map(path, files.pixel_size_angstrom, option)
     if not same_grid(density, other):
         sizes = [" x ".join(map(str, one.values.shape[::-1])) for one in (other, density)]
@@ -134,9 +155,9 @@ def _same_as(density: DensityMap, path: Path, option: str, files: MapFiles) -> D
     return other
 
 
-def _masked(density: DensityMap, files: MapFiles) -> DensityMap:
+def _apply_mask(density: DensityMap, files: MapFiles) -> DensityMap:
     assert files.mask is not None
-    weight = _same_as(density, files.mask, "--mask", files).values
+    weight = _read_on_same_grid(density, files.mask, "--mask", files).values
     if weight.min() < -0.01 or weight.max() > 1.01:
         raise InputError(
             f"--mask {files.mask}: values from {weight.min():g} to {weight.max():g}; a mask goes from 0 to 1"
@@ -145,28 +166,28 @@ def _masked(density: DensityMap, files: MapFiles) -> DensityMap:
     return replace(density, values=(density.values - solvent) * weight)
 
 
-def _write(found: Fit, density: DensityMap, out: Path, resolution: float) -> list[Path]:
+def _write_outputs(found: FitResult, density: DensityMap, out: Path, resolution: float) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     placement, shown = found.placement, density
-    written = [out / PLACED, out / PLACEMENT, out / "placement.png"]
+    written = [out / PLACED_FILE, out / PLACEMENT_FILE, out / "placement.png"]
     if placement.hand == MIRRORED:
         shown = density.mirrored()
-        shown.write(out / MIRRORED_MAP)
-        written.append(out / MIRRORED_MAP)
-    draw_placement(out / "placement.png", placement, found.placed, shown, resolution)
+        shown.write(out / MIRRORED_MAP_FILE)
+        written.append(out / MIRRORED_MAP_FILE)
+    plot_placement(out / "placement.png", placement, found.placed, shown, resolution)
     name, where = found.subunit.structure.name, "the map's mirror image" if placement.hand == MIRRORED else "the map"
     details = f"{name}, placed in {where} by cocofold fit"
     if placement.symmetry is not None:
-        write_model(out / SUBUNIT, found.subunit, details=details, placed_as={"hand": placement.hand})
-        written.append(out / SUBUNIT)
+        write_model(out / SUBUNIT_FILE, found.subunit, details=details, placed_as={"hand": placement.hand})
+        written.append(out / SUBUNIT_FILE)
     marks = {"hand": placement.hand, "symmetry": placement.symmetry or "C1"}
-    write_model(out / PLACED, found.placed, details=details, placed_as=marks)
+    write_model(out / PLACED_FILE, found.placed, details=details, placed_as=marks)
     # Last, so that a placement is there only with all that belongs to it.
-    placement.write(out / PLACEMENT)
+    placement.write(out / PLACEMENT_FILE)
     return written
 
 
-def _told(found: Fit, density: DensityMap, resolution: float, known_from: str) -> list[str]:
+def _summary_lines(found: FitResult, density: DensityMap, resolution: float, known_from: str) -> list[str]:
     placement, scores = found.placement, found.placement.hand_scores
     figures = [f"{name} {scores[name]:.3f}" for name in HANDS[1:] if scores[name] is not None]
     lines = [
@@ -178,20 +199,21 @@ def _told(found: Fit, density: DensityMap, resolution: float, known_from: str) -
         lines.append(f"placed      {body.selection}: correlation {body.correlation:.3f}; {other}")
     copies = placement.facts["equivalent_placements"]
     if placement.symmetry is not None:
-        lines.append(f"symmetry    {placement.symmetry}{_found_by(placement.facts, placement.symmetry)}")
+        lines.append(f"symmetry    {placement.symmetry}{_symmetry_evidence(placement.facts, placement.symmetry)}")
     elif copies:
         lines.append(f"symmetry    the map looks the same at {copies} other places of the model (--symmetry)")
     lines.append(f"uncovered   {placement.facts['uncovered_share']:.0%} of the map's density")
     if density.has_origin:
         x, y, z = density.header_origin_angstrom
         lines.append(
-            f"origin      the map's header puts it at ({x:g}, {y:g}, {z:g}) Å; as the particles' poses do, {PLACED} "
+            f"origin      the map's header puts it at ({x:g}, {y:g}, {z:g}) Å; as the particles' poses do, "
+            f"{PLACED_FILE} "
             "does without: add it to see the model in the map with ChimeraX"
         )
     return lines + [f"warning     {line}" for line in found.warnings]
 
 
-def _found_by(facts: dict, group: str) -> str:
+def _symmetry_evidence(facts: dict, group: str) -> str:
     """Of a symmetry that was found: what speaks for it, and for the best that was not taken."""
     scores = facts.get("symmetry_scores")
     if not scores:
@@ -204,18 +226,20 @@ def _found_by(facts: dict, group: str) -> str:
 
 
 _COARSEST_ANGSTROM = 8.0
-_OUTLINE = 0.15
+_OUTLINE_FRACTION = 0.15
 _SIDES = (("along z", 0, "x (Å)", "y (Å)"), ("along y", 1, "x (Å)", "z (Å)"), ("along x", 2, "y (Å)", "z (Å)"))
 
 
-def draw_placement(
+def plot_placement(
     path: str | os.PathLike[str], placement: Placement, placed: Model, density: DensityMap, resolution_angstrom: float
 ) -> None:
     """Write a PNG of the map's projections along z, y and x, and each body's outline in a colour of its own."""
-    grid = Target(density, resolution_angstrom, torch.device("cpu")).grid(max(_COARSEST_ANGSTROM, resolution_angstrom))
+    grid = TargetMap(density, resolution_angstrom, torch.device("cpu")).grid(
+        max(_COARSEST_ANGSTROM, resolution_angstrom)
+    )
     extent = density.extent_angstrom
-    bodies = [Atoms.of(placed, select(placed, body.selection)) for body in placement.bodies]
-    models = [draw(body, grid).numpy() for body in bodies]
+    bodies = [RigidMolecule.of(placed, select_residues(placed, body.selection)) for body in placement.bodies]
+    models = [compute_model_density(body, grid).numpy() for body in bodies]
     figure = Figure(figsize=(11, 4.1), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 3, squeeze=False)[0]
@@ -226,7 +250,12 @@ def draw_placement(
         for number, model in enumerate(models):
             seen = model.sum(axis)
             panel.contour(
-                seen, [_OUTLINE * seen.max()], colors=f"C{number % 10}", linewidths=1.2, extent=sides, origin="lower"
+                seen,
+                [_OUTLINE_FRACTION * seen.max()],
+                colors=f"C{number % 10}",
+                linewidths=1.2,
+                extent=sides,
+                origin="lower",
             )
         panel.set_title(title, fontsize=10)
         panel.set_xlabel(across)
@@ -236,5 +265,5 @@ def draw_placement(
         for number, body in enumerate(placement.bodies[:10])
     ]
     figure.legend(handles=lines, loc="outside upper right", frameon=False, ncols=min(4, len(lines)), fontsize=9)
-    with appearing_whole(path) as partial:
+    with atomic_path(path) as partial:
         figure.savefig(partial, format="png", dpi=110)

@@ -13,7 +13,7 @@ import numpy as np
 
 from cocofold.particles.mrc import check_stacks, find_stacks
 from cocofold.particles.particle_set import (
-    NEGLIGIBLE,
+    NEGLIGIBLE_ABERRATION,
     OpticsGroup,
     ParticleSet,
     require_finite,
@@ -23,12 +23,12 @@ from cocofold.particles.particle_set import (
 from cocofold.particles.poses import matrices_from_cryosparc
 from cocofold.system.errors import InputError
 
-BLOB = ("blob/path", "blob/idx", "blob/shape", "blob/psize_A")
-CTF = ("ctf/accel_kv", "ctf/cs_mm", "ctf/amp_contrast", "ctf/df1_A", "ctf/df2_A", "ctf/df_angle_rad")
-OPTICS = ("ctf/accel_kv", "ctf/cs_mm", "ctf/amp_contrast", "blob/psize_A")
-ABERRATIONS = ("ctf/shift_A", "ctf/tilt_A", "ctf/trefoil_A", "ctf/tetra_A", "ctf/anisomag")
-ALIGNMENT = ("pose", "shift", "psize_A")
-OLD_CLASS = re.compile(r"alignments_class_?(\d+)$")
+IMAGE_COLUMNS = ("blob/path", "blob/idx", "blob/shape", "blob/psize_A")
+CTF_COLUMNS = ("ctf/accel_kv", "ctf/cs_mm", "ctf/amp_contrast", "ctf/df1_A", "ctf/df2_A", "ctf/df_angle_rad")
+OPTICS_COLUMNS = ("ctf/accel_kv", "ctf/cs_mm", "ctf/amp_contrast", "blob/psize_A")
+ABERRATION_COLUMNS = ("ctf/shift_A", "ctf/tilt_A", "ctf/trefoil_A", "ctf/tetra_A", "ctf/anisomag")
+ALIGNMENT_PARTS = ("pose", "shift", "psize_A")
+OLD_CLASS_PREFIX = re.compile(r"alignments_class_?(\d+)$")
 
 
 def read_cryosparc(path: Path, particles_dir: Path | None = None, passthrough: Sequence[Path] = ()) -> ParticleSet:
@@ -52,21 +52,21 @@ def read_cryosparc(path: Path, particles_dir: Path | None = None, passthrough: S
     InputError
         For every file that cannot be used, with the reason and the remedy.
     """
-    columns = _joined(path, passthrough)
+    columns = _join_passthrough(path, passthrough)
     n = len(columns["uid"])
-    alignment = next(iter(_alignments(columns)), None)
-    missing = [name for name in (*BLOB, *CTF) if name not in columns]
+    alignment = next(iter(_alignment_prefixes(columns)), None)
+    missing = [name for name in (*IMAGE_COLUMNS, *CTF_COLUMNS) if name not in columns]
     if alignment is None:
         missing.append("alignments3D/pose, shift and psize_A")
     if missing:
         raise InputError(f"{path}: missing {', '.join(missing)}; {_remedy(path, columns, alignment, passthrough)}")
     if n == 0:
         raise InputError(f"{path}: has no particles; give a file with at least one")
-    groups, optics_index = _optics(columns, path)
+    groups, optics_index = _optics_groups(columns, path)
     require_usable_optics(groups, path)
-    pose, shift, psize, split = _alignment(columns, str(alignment), path)
+    pose, shift, psize, split = _read_alignment(columns, str(alignment), path)
     values: dict[str, Any] = {
-        field: _numbers(columns, name, path, default) * factor
+        field: _numeric_column(columns, name, path, default) * factor
         for field, name, default, factor in (
             ("defocus_u_angstrom", "ctf/df1_A", None, 1.0),
             ("defocus_v_angstrom", "ctf/df2_A", None, 1.0),
@@ -76,11 +76,11 @@ def read_cryosparc(path: Path, particles_dir: Path | None = None, passthrough: S
             ("ctf_scale", "ctf/scale", 1.0, 1.0),
         )
     }
-    contrast = np.where(_numbers(columns, "blob/sign", path, 1.0) < 0, -1.0, 1.0)
+    contrast = np.where(_numeric_column(columns, "blob/sign", path, 1.0) < 0, -1.0, 1.0)
     if columns["blob/path"].dtype.kind != "U" or columns["blob/path"].ndim != 1:
         raise InputError(f"{path}: blob/path is of type {columns['blob/path'].dtype}, not text; export it again")
     names, stack_index = np.unique(columns["blob/path"], return_inverse=True)
-    slice_index = _numbers(columns, "blob/idx", path).astype(int)
+    slice_index = _numeric_column(columns, "blob/idx", path).astype(int)
     stacks = find_stacks([str(name).lstrip(">") for name in names], path, particles_dir)
     check_stacks(stacks, stack_index, slice_index, groups[0].box, path)
     return ParticleSet(
@@ -97,13 +97,13 @@ def read_cryosparc(path: Path, particles_dir: Path | None = None, passthrough: S
     )
 
 
-def _joined(path: Path, passthrough: Sequence[Path]) -> dict[str, np.ndarray]:
+def _join_passthrough(path: Path, passthrough: Sequence[Path]) -> dict[str, np.ndarray]:
     """Columns of the file and, for its particles, further columns of passthrough files."""
     columns = _table(path)
     for other_path in passthrough:
         other = _table(other_path)
         rows = _rows_by_uid(columns["uid"], other["uid"], path, other_path)
-        has_poses = bool(_alignments(columns))
+        has_poses = bool(_alignment_prefixes(columns))
         for name, values in other.items():
             if name not in columns and not (has_poses and name.startswith("alignments")):
                 columns[name] = values[rows]
@@ -134,34 +134,39 @@ def _rows_by_uid(uid: np.ndarray, other: np.ndarray, path: Path, other_path: Pat
     return order[at]
 
 
-def _alignments(columns: dict[str, np.ndarray]) -> list[str]:
+def _alignment_prefixes(columns: dict[str, np.ndarray]) -> list[str]:
     """Prefixes of complete 3D alignments, best first; old classes are all under the first one's name."""
     prefixes = [name[: -len("/pose")] for name in columns if name.endswith("/pose")]
     whole = [
         prefix
         for prefix in prefixes
-        if all(f"{prefix}/{part}" in columns and columns[f"{prefix}/{part}"].dtype.kind == "f" for part in ALIGNMENT)
+        if all(
+            f"{prefix}/{part}" in columns and columns[f"{prefix}/{part}"].dtype.kind == "f" for part in ALIGNMENT_PARTS
+        )
         and columns[f"{prefix}/pose"].shape[1:][-1:] == (3,)
     ]
     wanted = ["alignments3D", "alignments3D_multi"]
-    return [prefix for prefix in wanted if prefix in whole] + [prefix for prefix in whole if OLD_CLASS.match(prefix)]
+    return [prefix for prefix in wanted if prefix in whole] + [
+        prefix for prefix in whole if OLD_CLASS_PREFIX.match(prefix)
+    ]
 
 
-def _alignment(
+def _read_alignment(
     columns: dict[str, np.ndarray], prefix: str, path: Path
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
     """Rotation vectors (n, 3) rad, shifts (n, 2) pixels, their pixel sizes (n,) Å, and half sets (n,) or None."""
-    if OLD_CLASS.match(prefix):
+    if OLD_CLASS_PREFIX.match(prefix):
         classes = sorted(
-            (name for name in _alignments(columns) if OLD_CLASS.match(name)), key=lambda name: int(name.split("_")[-1])
+            (name for name in _alignment_prefixes(columns) if OLD_CLASS_PREFIX.match(name)),
+            key=lambda name: int(name.split("_")[-1]),
         )
-        parts = {part: np.stack([columns[f"{name}/{part}"] for name in classes], axis=1) for part in ALIGNMENT}
+        parts = {part: np.stack([columns[f"{name}/{part}"] for name in classes], axis=1) for part in ALIGNMENT_PARTS}
         posteriors = [columns[name] for name in (f"{name}/class_posterior" for name in classes) if name in columns]
         posterior = np.stack(posteriors, axis=1) if posteriors else None
     else:
-        parts = {part: columns[f"{prefix}/{part}"] for part in ALIGNMENT}
+        parts = {part: columns[f"{prefix}/{part}"] for part in ALIGNMENT_PARTS}
         posterior = columns.get(f"{prefix}/class_posterior")
-    pose, shift, psize = (np.asarray(parts[part], dtype=float) for part in ALIGNMENT)
+    pose, shift, psize = (np.asarray(parts[part], dtype=float) for part in ALIGNMENT_PARTS)
     if shift.shape != (*pose.shape[:-1], 2) or psize.shape not in (pose.shape[:1], pose.shape[:-1]):
         raise InputError(
             f"{path}: {prefix} has poses {pose.shape}, shifts {shift.shape} and pixel sizes {psize.shape}, which do "
@@ -190,16 +195,16 @@ def _alignment(
     return pose, shift, psize, split
 
 
-def _optics(columns: dict[str, np.ndarray], path: Path) -> tuple[tuple[OpticsGroup, ...], np.ndarray]:
+def _optics_groups(columns: dict[str, np.ndarray], path: Path) -> tuple[tuple[OpticsGroup, ...], np.ndarray]:
     """Groups of particles with the same optics, exposure group, box and aberrations."""
     n = len(columns["uid"])
-    box = _numbers(columns, "blob/shape", path, vector=True)
+    box = _numeric_column(columns, "blob/shape", path, vector=True)
     if box.shape[1] != 2 or (box[:, 0] != box[:, 1]).any():
         raise InputError(f"{path}: blob/shape is {box[0].tolist()}; square two-dimensional images are needed")
-    exposure = _numbers(columns, "ctf/exp_group_id", path, 0.0)
-    known = [name for name in ABERRATIONS if name in columns]
-    aberrations = [_numbers(columns, name, path, vector=True) for name in known]
-    keys = [exposure, box[:, 0], *(_numbers(columns, name, path) for name in OPTICS)]
+    exposure = _numeric_column(columns, "ctf/exp_group_id", path, 0.0)
+    known = [name for name in ABERRATION_COLUMNS if name in columns]
+    aberrations = [_numeric_column(columns, name, path, vector=True) for name in known]
+    keys = [exposure, box[:, 0], *(_numeric_column(columns, name, path) for name in OPTICS_COLUMNS)]
     table = np.concatenate([np.stack(keys, axis=1), *aberrations], axis=1)
     unique, index = np.unique(table, axis=0, return_inverse=True)
     edges = np.cumsum([len(keys)] + [values.shape[1] for values in aberrations])
@@ -218,14 +223,14 @@ def _optics(columns: dict[str, np.ndarray], path: Path) -> tuple[tuple[OpticsGro
                 cryosparc_aberrations=tuple(
                     (name, tuple(_rounded(value) for value in values))
                     for name, values in found
-                    if np.any(np.abs(values) > NEGLIGIBLE)
+                    if np.any(np.abs(values) > NEGLIGIBLE_ABERRATION)
                 ),
             )
         )
     return tuple(groups), index.reshape(n)
 
 
-def _numbers(
+def _numeric_column(
     columns: dict[str, np.ndarray], name: str, path: Path, default: float | None = None, vector: bool = False
 ) -> np.ndarray:
     """A column as float64, all finite: (n,), or (n, k) if a vector is wanted."""
@@ -282,7 +287,7 @@ def read_cs_table(path: Path) -> dict[str, np.ndarray]:
         columns = _read_numpy(path) if magic == NUMPY_MAGIC else _read_columns(path)
     except Exception as error:  # NumPy's and JSON's readers raise whatever their pieces raise
         raise InputError(f"{path}: damaged or not a particle table ({error}); export it again") from error
-    return {name: _as_text(values) if values.dtype.kind == "S" else values for name, values in columns.items()}
+    return {name: _decode_text(values) if values.dtype.kind == "S" else values for name, values in columns.items()}
 
 
 def _read_numpy(path: Path) -> dict[str, np.ndarray]:
@@ -331,10 +336,10 @@ def _read_columns(path: Path) -> dict[str, np.ndarray]:
             raise ValueError(f"column {name} has {len(data)} bytes instead of {size}")
         raw[name] = (is_text, np.frombuffer(data, dtype).reshape(full_shape))
     texts = content[at:]
-    return {name: _texts_at(texts, values) if is_text else values for name, (is_text, values) in raw.items()}
+    return {name: _texts_at_offsets(texts, values) if is_text else values for name, (is_text, values) in raw.items()}
 
 
-def _texts_at(texts: bytes, places: np.ndarray) -> np.ndarray:
+def _texts_at_offsets(texts: bytes, places: np.ndarray) -> np.ndarray:
     unique, inverse = np.unique(places, return_inverse=True)
     if len(unique) and unique[-1] >= len(texts):
         raise ValueError("a text lies beyond the end of the file")
@@ -342,7 +347,7 @@ def _texts_at(texts: bytes, places: np.ndarray) -> np.ndarray:
     return np.array(values, dtype=str)[inverse.reshape(places.shape)]
 
 
-def _as_text(values: np.ndarray) -> np.ndarray:
+def _decode_text(values: np.ndarray) -> np.ndarray:
     return np.char.decode(values, "utf-8", "replace")
 
 

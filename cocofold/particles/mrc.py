@@ -14,11 +14,11 @@ import numpy as np
 from cocofold.system.errors import InputError
 
 HEADER_BYTES = 1024
-LARGEST_BOX = 1 << 15
-MOST_BYTES_READ = 1 << 24  # at once
+MAX_IMAGE_SIDE = 1 << 15
+MAX_BYTES_PER_READ = 1 << 24  # at once
 DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
-OTHER_MODES = {3: "complex int16", 4: "complex float32", 5: "int8 of an old kind", 7: "int32", 101: "4-bit"}
-COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz"}
+UNSUPPORTED_MODES = {3: "complex int16", 4: "complex float32", 5: "int8 of an old kind", 7: "int32", 101: "4-bit"}
+COMPRESSION_OF_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz"}
 IMOD_STAMP = 1146047817
 
 
@@ -43,7 +43,7 @@ class StackHeader:
     offset: int
 
 
-def read_header(path: Path) -> StackHeader:
+def read_stack_header(path: Path) -> StackHeader:
     """Read and check the header of an MRC stack.
 
     The header's origin, voxel size and axis order are not used, as in RELION; neither are the MAP string and the
@@ -60,7 +60,7 @@ def read_header(path: Path) -> StackHeader:
         size = path.stat().st_size
     except OSError as error:
         raise InputError(f"{path}: cannot be opened ({error.strerror}); check the path and its permissions") from error
-    for magic, program in COMPRESSED.items():
+    for magic, program in COMPRESSION_OF_MAGIC.items():
         if raw.startswith(magic):
             raise InputError(f"{path}: compressed with {program}; only plain MRC stacks are read, decompress it first")
     if len(raw) < HEADER_BYTES:
@@ -70,7 +70,7 @@ def read_header(path: Path) -> StackHeader:
     width, height, count, mode = (int(word) for word in words[:4])
     if mode not in DTYPES:
         raise InputError(
-            f"{path}: pixels of MRC mode {mode} ({OTHER_MODES[mode]}); modes 0 (int8), 1 (int16), 2 (float32), "
+            f"{path}: pixels of MRC mode {mode} ({UNSUPPORTED_MODES[mode]}); modes 0 (int8), 1 (int16), 2 (float32), "
             "6 (uint16) and 12 (float16) are read: convert the stack"
         )
     dtype = np.dtype(f"{order}{DTYPES[mode]}")
@@ -90,8 +90,8 @@ def _byte_order(path: Path, raw: bytes) -> str:
     for order in "><" if raw[212] == 0x11 else "<>":
         words = np.frombuffer(raw, dtype=f"{order}i4")
         width, height, count, mode = words[:4]
-        sizes_possible = 0 < width <= LARGEST_BOX and 0 < height <= LARGEST_BOX and count > 0 and words[23] >= 0
-        if sizes_possible and (mode in DTYPES or mode in OTHER_MODES):
+        sizes_possible = 0 < width <= MAX_IMAGE_SIDE and 0 < height <= MAX_IMAGE_SIDE and count > 0 and words[23] >= 0
+        if sizes_possible and (mode in DTYPES or mode in UNSUPPORTED_MODES):
             return order
     raise InputError(f"{path}: not an MRC file (its header has no possible sizes); particle stacks must be .mrcs/.mrc")
 
@@ -101,7 +101,7 @@ class _OpenStack:
 
     def __init__(self, path: Path) -> None:
         self._descriptor, self._close = -1, os.close
-        self.header = read_header(path)
+        self.header = read_stack_header(path)
         self._path = path
         try:
             self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
@@ -121,7 +121,7 @@ class _OpenStack:
         done = 0
         while done < len(bytes_of):
             try:
-                part = os.pread(self._descriptor, min(len(bytes_of) - done, MOST_BYTES_READ), position + done)
+                part = os.pread(self._descriptor, min(len(bytes_of) - done, MAX_BYTES_PER_READ), position + done)
             except OSError as error:
                 raise InputError(
                     f"{self._path}: cannot be read ({error.strerror}); check the disk and that the stack is still there"
@@ -148,13 +148,13 @@ class StackReader:
         Files kept open at a time.
     """
 
-    def __init__(self, most_open: int = 32) -> None:
-        self.most_open = most_open
+    def __init__(self, max_open_files: int = 32) -> None:
+        self.max_open_files = max_open_files
         self._open: OrderedDict[Path, _OpenStack] = OrderedDict()
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[StackReader], tuple[int]]:
-        return StackReader, (self.most_open,)
+        return StackReader, (self.max_open_files,)
 
     def read(self, path: Path, slices: np.ndarray) -> np.ndarray:
         """Images of one stack.
@@ -197,7 +197,7 @@ class StackReader:
         stack = _OpenStack(path)
         with self._lock:
             self._open[path] = stack
-            while len(self._open) > self.most_open:
+            while len(self._open) > self.max_open_files:
                 self._open.popitem(last=False)
         return stack
 
@@ -276,7 +276,7 @@ def check_stacks(
     last = np.full(len(stacks), -1)
     np.maximum.at(last, stack_index, slice_index)
     for path, highest in zip(stacks, last):
-        header = read_header(path)
+        header = read_stack_header(path)
         if header.width != header.height:
             raise InputError(
                 f"{path}: images of {header.width} x {header.height} pixels; square ones are needed, extract again"

@@ -13,9 +13,9 @@ from cocofold.particles.mrc import StackReader
 from cocofold.particles.poses import mirrored_matrices
 from cocofold.system.errors import InputError
 
-IDENTITY = ((1.0, 0.0), (0.0, 1.0))
-NEGLIGIBLE = 1e-6  # aberration coefficients below this are zeros that were rounded
-LEAST_STRETCH = 0.8
+IDENTITY_MAGNIFICATION = ((1.0, 0.0), (0.0, 1.0))
+NEGLIGIBLE_ABERRATION = 1e-6  # aberration coefficients below this are zeros that were rounded
+MIN_MAGNIFICATION = 0.8
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class OpticsGroup:
     beam_tilt_mrad: tuple[float, float] = (0.0, 0.0)
     odd_zernike: tuple[float, ...] = ()
     even_zernike: tuple[float, ...] = ()
-    magnification_matrix: tuple[tuple[float, float], tuple[float, float]] = IDENTITY
+    magnification_matrix: tuple[tuple[float, float], tuple[float, float]] = IDENTITY_MAGNIFICATION
     cryosparc_aberrations: tuple[tuple[str, tuple[float, ...]], ...] = ()
 
 
@@ -114,7 +114,7 @@ class ParticleSet:
             raise ValueError(
                 f"rotations {self.rotations.shape} and origins {self.origins_angstrom.shape}, not (n, 3, 3) and (n, 2)"
             )
-        for name in PER_PARTICLE:
+        for name in PER_PARTICLE_FIELDS:
             values = getattr(self, name)
             if values is not None and len(values) != n:
                 raise ValueError(f"{name} has {len(values)} values for {n} particles")
@@ -142,7 +142,7 @@ class ParticleSet:
         rows = self._rows(indices)
         chosen: dict[str, Any] = {
             name: None if getattr(self, name) is None else np.asarray(getattr(self, name))[rows]
-            for name in PER_PARTICLE
+            for name in PER_PARTICLE_FIELDS
         }
         if len(rows) == 0:
             return replace(self, **chosen)
@@ -205,7 +205,7 @@ class ParticleSet:
         return np.atleast_1d(np.arange(len(self))[indices])
 
 
-PER_PARTICLE = (
+PER_PARTICLE_FIELDS = (
     "optics_index",
     "rotations",
     "origins_angstrom",
@@ -238,23 +238,23 @@ def unsupported_aberrations(particles: ParticleSet) -> list[str]:
                 "of which RELION would use the beam tilt only: set these two terms to 0"
             )
         stretch = np.linalg.svd(np.array(group.magnification_matrix), compute_uv=False)
-        if not (stretch.min() > LEAST_STRETCH and stretch.max() < 1 / LEAST_STRETCH):
+        if not (stretch.min() > MIN_MAGNIFICATION and stretch.max() < 1 / MIN_MAGNIFICATION):
             found.append(f"magnification {group.magnification_matrix}, which is far from 1: repair the file")
         messages += [f"optics group {group.name} has {what}" for what in found]
     return messages
 
 
 def _has(coefficients: Sequence[float]) -> bool:
-    return bool(np.any(np.abs(coefficients) > NEGLIGIBLE))
+    return bool(np.any(np.abs(coefficients) > NEGLIGIBLE_ABERRATION))
 
 
-RANGES = {
+OPTICS_LIMITS = {
     "voltage_kv": (10.0, 2000.0, "acceleration voltage (kV)"),
     "cs_mm": (-20.0, 20.0, "spherical aberration (mm)"),
     "amplitude_contrast": (0.0, 1.0, "amplitude contrast (fraction)"),
     "pixel_size_angstrom": (0.05, 100.0, "pixel size (Å)"),
 }
-SAME_PIXEL_SIZE = 1e-5  # relative: 0.003 Å over a box of 300 Å
+PIXEL_SIZE_TOLERANCE = 1e-5  # relative: 0.003 Å over a box of 300 Å
 
 
 def require_finite(values: np.ndarray, label: str, path: Path, shown: Sequence[object] | None = None) -> np.ndarray:
@@ -306,7 +306,7 @@ def require_usable_optics(groups: Sequence[OpticsGroup], path: Path) -> None:
     InputError
     """
     for group in groups:
-        for name, (lowest, highest, meaning) in RANGES.items():
+        for name, (lowest, highest, meaning) in OPTICS_LIMITS.items():
             value = getattr(group, name)
             if not lowest <= value <= highest:
                 raise InputError(
@@ -316,7 +316,7 @@ def require_usable_optics(groups: Sequence[OpticsGroup], path: Path) -> None:
     for group in groups:
         require_even_box(group.box, f"{path}: optics group {group.name}")
     sizes = np.array([group.pixel_size_angstrom for group in groups])
-    if np.ptp(sizes) > SAME_PIXEL_SIZE * sizes[0]:
+    if np.ptp(sizes) > PIXEL_SIZE_TOLERANCE * sizes[0]:
         raise InputError(
             _differ(path, "pixel size", [f"{group.name} {group.pixel_size_angstrom:g} Å" for group in groups])
         )

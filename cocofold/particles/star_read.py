@@ -19,15 +19,15 @@ from cocofold.particles.particle_set import (
     require_usable_optics,
 )
 from cocofold.particles.poses import matrices_from_relion
-from cocofold.particles.star_tables import Block, read_blocks
+from cocofold.particles.star_tables import StarBlock, read_star_blocks
 from cocofold.system.errors import InputError
 
-ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
-DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
-NOT_MIRRORED = ("0", "0.0", "false")
-HELD_OUT, SCORED_RINGS = "cocofoldHeldOut", "cocofoldScoredRings"
-MOST_SLICES = 1 << 31
-SUFFIXES_OF_FORMAT = (":mrcs", ":mrc")  # appended by some programs to force the format
+EULER_ANGLE_LABELS = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+DEFOCUS_LABELS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
+UNMIRRORED_VALUES = ("0", "0.0", "false")
+HELD_OUT_LABEL, SCORED_RINGS_LABEL = "cocofoldHeldOut", "cocofoldScoredRings"
+MAX_SLICE_NUMBER = 1 << 31
+FORMAT_SUFFIXES = (":mrcs", ":mrc")  # appended by some programs to force the format
 
 
 def read_star(path: Path, particles_dir: Path | None = None) -> ParticleSet:
@@ -48,9 +48,9 @@ def read_star(path: Path, particles_dir: Path | None = None) -> ParticleSet:
     InputError
         For every file that cannot be used, with the reason and the remedy.
     """
-    blocks = read_blocks(path)
-    particles, optics = particles_and_optics(path, blocks)
-    _refuse_other_kinds(particles, optics, blocks)
+    blocks = read_star_blocks(path)
+    particles, optics = find_particle_and_optics_blocks(path, blocks)
+    _refuse_tomography_and_mirrored(particles, optics, blocks)
     _require_labels(particles, optics)
     if len(particles) == 0:
         raise InputError(f"{path}: data_{particles.name} has no particles; give a file with at least one")
@@ -60,7 +60,7 @@ def read_star(path: Path, particles_dir: Path | None = None) -> ParticleSet:
     half_set = None
     if "rlnRandomSubset" in particles:
         half_set = require_half_sets(particles.numbers("rlnRandomSubset"), "rlnRandomSubset", path)
-    names, stack_index, slice_index = _image_names(particles)
+    names, stack_index, slice_index = _parse_image_names(particles)
     pixel_size = np.array([group.pixel_size_angstrom for group in groups])[optics_index]
     origins = np.stack([_origins(particles, axis, pixel_size) for axis in "XY"], axis=1)
     values: dict[str, Any] = {
@@ -90,7 +90,7 @@ def read_star(path: Path, particles_dir: Path | None = None) -> ParticleSet:
     )
 
 
-def particles_and_optics(path: Path, blocks: dict[str, Block]) -> tuple[Block, Block | None]:
+def find_particle_and_optics_blocks(path: Path, blocks: dict[str, StarBlock]) -> tuple[StarBlock, StarBlock | None]:
     """The block of the particles and that of optics groups, which RELION 3.0 does not have.
 
     Raises
@@ -112,7 +112,9 @@ def particles_and_optics(path: Path, blocks: dict[str, Block]) -> tuple[Block, B
     return particles, blocks.get("optics")
 
 
-def _refuse_other_kinds(particles: Block, optics: Block | None, blocks: dict[str, Block]) -> None:
+def _refuse_tomography_and_mirrored(
+    particles: StarBlock, optics: StarBlock | None, blocks: dict[str, StarBlock]
+) -> None:
     labels = [label for block in blocks.values() for label in block.table.columns]
     tomography = sorted({str(label) for label in labels if str(label).startswith("rlnTomo") or label == "rlnCtfImage"})
     for block in (particles, optics):
@@ -126,7 +128,7 @@ def _refuse_other_kinds(particles: Block, optics: Block | None, blocks: dict[str
             "single particles are read"
         )
     if "rlnIsFlip" in particles:
-        mirrored = np.flatnonzero([str(flag).lower() not in NOT_MIRRORED for flag in particles.table["rlnIsFlip"]])
+        mirrored = np.flatnonzero([str(flag).lower() not in UNMIRRORED_VALUES for flag in particles.table["rlnIsFlip"]])
         if len(mirrored):
             raise InputError(
                 f"{particles.path}: row {mirrored[0] + 1} is mirrored (rlnIsFlip, {len(mirrored)} such rows); "
@@ -134,14 +136,16 @@ def _refuse_other_kinds(particles: Block, optics: Block | None, blocks: dict[str
             )
 
 
-def _require_labels(particles: Block, optics: Block | None) -> None:
+def _require_labels(particles: StarBlock, optics: StarBlock | None) -> None:
     """Refuse a file with missing labels, all named in one message."""
     missing = [] if "rlnImageName" in particles else ["rlnImageName"]
-    poses = [label for label in ANGLES if label not in particles]
-    ctf = [label for label in DEFOCUS[:2] if label not in particles]
-    if not ctf and DEFOCUS[2] not in particles:
-        astigmatic = len(particles) and (particles.numbers(DEFOCUS[0]) != particles.numbers(DEFOCUS[1])).any()
-        ctf = [DEFOCUS[2]] if astigmatic else []
+    poses = [label for label in EULER_ANGLE_LABELS if label not in particles]
+    ctf = [label for label in DEFOCUS_LABELS[:2] if label not in particles]
+    if not ctf and DEFOCUS_LABELS[2] not in particles:
+        astigmatic = (
+            len(particles) and (particles.numbers(DEFOCUS_LABELS[0]) != particles.numbers(DEFOCUS_LABELS[1])).any()
+        )
+        ctf = [DEFOCUS_LABELS[2]] if astigmatic else []
     for axis, other in (("X", "Y"), ("Y", "X")):
         labels = {f"rlnOrigin{axis}", f"rlnOrigin{axis}Angst"}
         has_other = f"rlnOrigin{other}" in particles or f"rlnOrigin{other}Angst" in particles
@@ -164,8 +168,8 @@ def _require_labels(particles: Block, optics: Block | None) -> None:
     raise InputError(f"{particles.path}: missing {', '.join(missing + poses + ctf + rest)}; {'; '.join(remedies)}")
 
 
-def _rotations(particles: Block) -> np.ndarray:
-    rot, tilt, psi = (particles.numbers(label) for label in ANGLES)
+def _rotations(particles: StarBlock) -> np.ndarray:
+    rot, tilt, psi = (particles.numbers(label) for label in EULER_ANGLE_LABELS)
     if len(rot) > 1 and not rot.any() and not tilt.any() and psi.any():
         raise InputError(
             f"{particles.path}: no poses: rlnAngleRot and rlnAngleTilt are 0 in every row and only rlnAnglePsi "
@@ -174,46 +178,48 @@ def _rotations(particles: Block) -> np.ndarray:
     return matrices_from_relion(rot, tilt, psi)
 
 
-def _origins(particles: Block, axis: str, pixel_size: np.ndarray) -> np.ndarray:
+def _origins(particles: StarBlock, axis: str, pixel_size: np.ndarray) -> np.ndarray:
     if f"rlnOrigin{axis}Angst" in particles:
         return particles.numbers(f"rlnOrigin{axis}Angst")
     return particles.numbers(f"rlnOrigin{axis}", default=0.0) * pixel_size
 
 
-def _contrast(particles: Block) -> np.ndarray:
+def _contrast(particles: StarBlock) -> np.ndarray:
     contrast = particles.numbers("cocofoldContrast", default=1.0)
     if not np.isin(contrast, (-1, 1)).all():
         raise InputError(f"{particles.path}: cocofoldContrast must be 1 (protein white) or -1 (dark) in every row")
     return contrast
 
 
-def _held_out(particles: Block) -> np.ndarray | None:
-    if HELD_OUT not in particles:
+def _held_out(particles: StarBlock) -> np.ndarray | None:
+    if HELD_OUT_LABEL not in particles:
         return None
-    marks = particles.numbers(HELD_OUT)
+    marks = particles.numbers(HELD_OUT_LABEL)
     if not np.isin(marks, (0, 1)).all():
-        raise InputError(f"{particles.path}: {HELD_OUT} must be 1 (held out) or 0 in every row; remove the column")
+        raise InputError(
+            f"{particles.path}: {HELD_OUT_LABEL} must be 1 (held out) or 0 in every row; remove the column"
+        )
     return marks == 1
 
 
-def _scored_rings(particles: Block) -> tuple[int, ...]:
+def _scored_rings(particles: StarBlock) -> tuple[int, ...]:
     """Rings that any row names, as sets may have been joined."""
-    if SCORED_RINGS not in particles:
+    if SCORED_RINGS_LABEL not in particles:
         return ()
-    texts = particles.table[SCORED_RINGS].unique()
-    rings = {ring for text in texts for ring in numbers_in_brackets(particles, SCORED_RINGS, text)}
+    texts = particles.table[SCORED_RINGS_LABEL].unique()
+    rings = {ring for text in texts for ring in parse_number_list(particles, SCORED_RINGS_LABEL, text)}
     if not all(ring > 1 and ring == int(ring) for ring in rings):
-        raise InputError(f"{particles.path}: {SCORED_RINGS} must be whole numbers from 2 on, such as [4,8,12]")
+        raise InputError(f"{particles.path}: {SCORED_RINGS_LABEL} must be whole numbers from 2 on, such as [4,8,12]")
     return tuple(sorted(int(ring) for ring in rings))
 
 
-def _image_names(particles: Block) -> tuple[list[str], np.ndarray, np.ndarray]:
+def _parse_image_names(particles: StarBlock) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Names of the stacks in the order of their first particle, and each particle's stack and slice from 0."""
     names = [str(name) for name in particles.table["rlnImageName"]]
     numbers, _, paths = zip(*(name.partition("@") for name in names))
     slices = pd.to_numeric(pd.Series(numbers), errors="coerce").to_numpy(dtype=float)
     wrong = np.flatnonzero(
-        ~((slices >= 1) & (slices < MOST_SLICES) & (slices == np.floor(slices))) | (np.array(paths) == "")
+        ~((slices >= 1) & (slices < MAX_SLICE_NUMBER) & (slices == np.floor(slices))) | (np.array(paths) == "")
     )
     if len(wrong):
         raise InputError(
@@ -222,34 +228,34 @@ def _image_names(particles: Block) -> tuple[list[str], np.ndarray, np.ndarray]:
         )
     index, unique = pd.factorize(np.array(paths, dtype=object))
     stacks = [str(path) for path in unique]
-    for suffix in SUFFIXES_OF_FORMAT:
+    for suffix in FORMAT_SUFFIXES:
         stacks = [stack[: -len(suffix)] if stack.endswith(suffix) else stack for stack in stacks]
     return stacks, index.astype(int), slices.astype(int) - 1
 
 
-MAGNIFICATION = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11")
-NEEDED = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
-NUMBERS = (
-    *NEEDED,
+MAGNIFICATION_LABELS = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11")
+REQUIRED_OPTICS_LABELS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
+NUMERIC_OPTICS_LABELS = (
+    *REQUIRED_OPTICS_LABELS,
     "rlnImageSize",
     "rlnImageDimensionality",
     "rlnCtfDataArePhaseFlipped",
     "rlnCtfDataAreCtfPremultiplied",
     "rlnBeamTiltX",
     "rlnBeamTiltY",
-    *MAGNIFICATION,
+    *MAGNIFICATION_LABELS,
 )
-TEXTS = ("rlnOpticsGroupName", "rlnOddZernike", "rlnEvenZernike", "cocofoldCryosparcAberrations")
+TEXT_OPTICS_LABELS = ("rlnOpticsGroupName", "rlnOddZernike", "rlnEvenZernike", "cocofoldCryosparcAberrations")
 
 
-def missing_optics_labels(particles: Block, optics: Block | None) -> list[str]:
+def missing_optics_labels(particles: StarBlock, optics: StarBlock | None) -> list[str]:
     """Labels needed for the optics that neither block has."""
     present = set(particles.table.columns) | (set() if optics is None else set(optics.table.columns))
-    missing = [label for label in NEEDED if label not in present]
+    missing = [label for label in REQUIRED_OPTICS_LABELS if label not in present]
     if "rlnImagePixelSize" not in present and not {"rlnDetectorPixelSize", "rlnMagnification"} <= present:
         missing.append("rlnImagePixelSize (or rlnDetectorPixelSize and rlnMagnification)")
-    if present & set(MAGNIFICATION):
-        missing += [label for label in MAGNIFICATION if label not in present]
+    if present & set(MAGNIFICATION_LABELS):
+        missing += [label for label in MAGNIFICATION_LABELS if label not in present]
     if optics is not None:
         missing += [
             f"rlnOpticsGroup in data_{block.name}" for block in (optics, particles) if "rlnOpticsGroup" not in block
@@ -257,15 +263,15 @@ def missing_optics_labels(particles: Block, optics: Block | None) -> list[str]:
     return missing
 
 
-def read_optics(particles: Block, optics: Block | None) -> tuple[tuple[OpticsGroup, ...], np.ndarray]:
+def read_optics(particles: StarBlock, optics: StarBlock | None) -> tuple[tuple[OpticsGroup, ...], np.ndarray]:
     """Optics groups that particles use, in the order of their first particle.
 
     A label is taken from the optics block if it is there, else from the particles' rows.
 
     Parameters
     ----------
-    particles : Block
-    optics : Block or None
+    particles : StarBlock
+    optics : StarBlock or None
         None for RELION 3.0: particles with the same values then form a group.
 
     Returns
@@ -281,25 +287,27 @@ def read_optics(particles: Block, optics: Block | None) -> tuple[tuple[OpticsGro
         If a particle's group is not in the optics block, a group is there twice, or a value is no number.
     """
     joined = pd.DataFrame(index=range(len(particles)))
-    rows = np.zeros(len(particles), dtype=int) if optics is None else _rows_in_optics(particles, optics)
+    rows = np.zeros(len(particles), dtype=int) if optics is None else _optics_rows_of_particles(particles, optics)
     stated = any(block is not None and "rlnImagePixelSize" in block for block in (particles, optics))
     pixel = ("rlnImagePixelSize",) if stated else ("rlnDetectorPixelSize", "rlnMagnification")
-    used = None if optics is None else Block(optics.path, optics.name, optics.table.iloc[np.unique(rows)])
-    for label in (*NUMBERS, *pixel, *TEXTS):
+    used = None if optics is None else StarBlock(optics.path, optics.name, optics.table.iloc[np.unique(rows)])
+    for label in (*NUMERIC_OPTICS_LABELS, *pixel, *TEXT_OPTICS_LABELS):
         if optics is not None and used is not None and label in optics:
-            if label not in TEXTS:
+            if label not in TEXT_OPTICS_LABELS:
                 used.numbers(label)
             joined[label] = optics.table[label].to_numpy()[rows]
         elif label in particles:
-            joined[label] = particles.table[label].to_numpy() if label in TEXTS else particles.numbers(label)
+            joined[label] = (
+                particles.table[label].to_numpy() if label in TEXT_OPTICS_LABELS else particles.numbers(label)
+            )
     joined["group"] = rows
     index, _ = pd.factorize(joined.groupby(list(joined.columns), sort=False, dropna=False).ngroup())
     _, first = np.unique(index, return_index=True)
-    table = Block(particles.path, "optics", joined.iloc[first].reset_index(drop=True))
-    return _groups(table), index.astype(int)
+    table = StarBlock(particles.path, "optics", joined.iloc[first].reset_index(drop=True))
+    return _groups_from_table(table), index.astype(int)
 
 
-def _rows_in_optics(particles: Block, optics: Block) -> np.ndarray:
+def _optics_rows_of_particles(particles: StarBlock, optics: StarBlock) -> np.ndarray:
     known = optics.numbers("rlnOpticsGroup")
     asked = particles.numbers("rlnOpticsGroup")
     order = np.argsort(known)
@@ -318,7 +326,7 @@ def _rows_in_optics(particles: Block, optics: Block) -> np.ndarray:
     return at
 
 
-def _groups(table: Block) -> tuple[OpticsGroup, ...]:
+def _groups_from_table(table: StarBlock) -> tuple[OpticsGroup, ...]:
     n = len(table)
     if "rlnImagePixelSize" in table:
         pixel_size = table.numbers("rlnImagePixelSize")
@@ -327,8 +335,8 @@ def _groups(table: Block) -> tuple[OpticsGroup, ...]:
         if (magnification <= 0).any():
             raise InputError(f"{table.path}: rlnMagnification is {magnification.min():g}; it must be above 0")
         pixel_size = 1e4 * table.numbers("rlnDetectorPixelSize") / magnification
-    identity = dict(zip(MAGNIFICATION, (1.0, 0.0, 0.0, 1.0)))
-    columns = {label: table.numbers(label, default=identity.get(label, 0.0)) for label in NUMBERS}
+    identity = dict(zip(MAGNIFICATION_LABELS, (1.0, 0.0, 0.0, 1.0)))
+    columns = {label: table.numbers(label, default=identity.get(label, 0.0)) for label in NUMERIC_OPTICS_LABELS}
     zernike = {
         label: table.table[label].tolist() if label in table else ["[]"] * n
         for label in ("rlnOddZernike", "rlnEvenZernike")
@@ -347,19 +355,19 @@ def _groups(table: Block) -> tuple[OpticsGroup, ...]:
             phase_flipped=bool(columns["rlnCtfDataArePhaseFlipped"][i]),
             ctf_premultiplied=bool(columns["rlnCtfDataAreCtfPremultiplied"][i]),
             beam_tilt_mrad=(float(columns["rlnBeamTiltX"][i]), float(columns["rlnBeamTiltY"][i])),
-            odd_zernike=numbers_in_brackets(table, "rlnOddZernike", zernike["rlnOddZernike"][i]),
-            even_zernike=numbers_in_brackets(table, "rlnEvenZernike", zernike["rlnEvenZernike"][i]),
+            odd_zernike=parse_number_list(table, "rlnOddZernike", zernike["rlnOddZernike"][i]),
+            even_zernike=parse_number_list(table, "rlnEvenZernike", zernike["rlnEvenZernike"][i]),
             magnification_matrix=(
                 (float(columns["rlnMagMat00"][i]), float(columns["rlnMagMat01"][i])),
                 (float(columns["rlnMagMat10"][i]), float(columns["rlnMagMat11"][i])),
             ),
-            cryosparc_aberrations=_named_numbers(table, stored, cryosparc[i]),
+            cryosparc_aberrations=_parse_cryosparc_aberrations(table, stored, cryosparc[i]),
         )
         for i in range(n)
     )
 
 
-def numbers_in_brackets(block: Block, label: str, text: object) -> tuple[float, ...]:
+def parse_number_list(block: StarBlock, label: str, text: object) -> tuple[float, ...]:
     """``[0.1,0,-2]`` as numbers."""
     stripped = str(text).strip()
     try:
@@ -375,7 +383,7 @@ def numbers_in_brackets(block: Block, label: str, text: object) -> tuple[float, 
     return values
 
 
-def _named_numbers(block: Block, label: str, text: str) -> tuple[tuple[str, tuple[float, ...]], ...]:
+def _parse_cryosparc_aberrations(block: StarBlock, label: str, text: str) -> tuple[tuple[str, tuple[float, ...]], ...]:
     """``(('ctf/tilt_A',(0.1,0.2)),)`` as written by ``write_star``, or ``none``."""
     if text == "none":
         return ()

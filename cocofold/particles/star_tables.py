@@ -15,8 +15,8 @@ import starfile
 from cocofold.particles.particle_set import require_finite
 from cocofold.system.errors import InputError
 
-ROW_LIKE_A_BLOCK = re.compile(rb"^[ \t]*(data_\S*)[ \t]+[^#\s]", re.MULTILINE)
-TEXT = [
+ROW_STARTING_WITH_DATA = re.compile(rb"^[ \t]*(data_\S*)[ \t]+[^#\s]", re.MULTILINE)
+TEXT_LABELS = [
     "rlnImageName",
     "rlnMicrographName",
     "rlnOpticsGroupName",
@@ -28,7 +28,7 @@ TEXT = [
 
 
 @dataclass(frozen=True)
-class Block:
+class StarBlock:
     """One block of a STAR file.
 
     Attributes
@@ -64,7 +64,7 @@ class Block:
         return require_finite(values, label, self.path, shown=column.tolist())
 
 
-def read_blocks(path: Path) -> dict[str, Block]:
+def read_star_blocks(path: Path) -> dict[str, StarBlock]:
     """All blocks of a STAR file by name.
 
     Raises
@@ -81,7 +81,7 @@ def read_blocks(path: Path) -> dict[str, Block]:
         raise InputError(f"{path}: not a STAR file (byte {error.start} is not UTF-8 text)") from error
     if b"\x00" in content:
         raise InputError(f"{path}: not a STAR file (it holds binary zeros)")
-    row = ROW_LIKE_A_BLOCK.search(content)
+    row = ROW_STARTING_WITH_DATA.search(content)
     if row:
         raise InputError(
             f"{path}: a row starts with {row[1].decode()}, and STAR keeps data_ for the start of a block; "
@@ -91,7 +91,7 @@ def read_blocks(path: Path) -> dict[str, Block]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", pd.errors.DtypeWarning)
-            parsed = starfile.read(path, always_dict=True, parse_as_string=TEXT)
+            parsed = starfile.read(path, always_dict=True, parse_as_string=TEXT_LABELS)
     except Exception as error:  # the parser has no exception of its own for malformed text
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
@@ -101,14 +101,14 @@ def read_blocks(path: Path) -> dict[str, Block]:
     for title, parsed_block in parsed.items():
         name = title.split("#")[0].strip()
         table = pd.DataFrame([parsed_block]) if isinstance(parsed_block, dict) else parsed_block
-        blocks[name] = Block(path, name, table)
-        _require_whole_rows(blocks[name])
+        blocks[name] = StarBlock(path, name, table)
+        _refuse_short_rows(blocks[name])
     if not blocks:
         raise InputError(f"{path}: not a STAR file (no line starts with data_)")
     return blocks
 
 
-def _require_whole_rows(block: Block) -> None:
+def _refuse_short_rows(block: StarBlock) -> None:
     """Refuse rows with fewer values than labels, which the parser fills up at their end."""
     if len(block) == 0:
         return

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import starfile
 
-from cocofold.particles.particle_set import IDENTITY, ParticleSet
+from cocofold.particles.particle_set import IDENTITY_MAGNIFICATION, ParticleSet
 from cocofold.particles.poses import relion_from_matrices
-from cocofold.particles.star_read import HELD_OUT, SCORED_RINGS, particles_and_optics
-from cocofold.particles.star_tables import read_blocks
+from cocofold.particles.star_read import HELD_OUT_LABEL, SCORED_RINGS_LABEL, find_particle_and_optics_blocks
+from cocofold.particles.star_tables import read_star_blocks
 from cocofold.system.errors import InputError
 
 
@@ -39,10 +39,10 @@ def write_star(path: str | os.PathLike[str], particles: ParticleSet) -> None:
     """
     path = Path(path)
     require_writable(path, particles)
-    write_blocks(path, {"optics": _optics(particles), "particles": _particles(particles, path)})
+    write_star_blocks(path, {"optics": _optics_table(particles), "particles": _particle_table(particles, path)})
 
 
-def write_blocks(path: Path, blocks: dict) -> None:
+def write_star_blocks(path: Path, blocks: dict) -> None:
     """Write the blocks of a STAR file, which appears whole or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -76,26 +76,26 @@ def image_names(particles: ParticleSet, path: Path) -> list[str]:
     ]
 
 
-def marks(particles: ParticleSet) -> dict[str, np.ndarray]:
+def selection_columns(particles: ParticleSet) -> dict[str, np.ndarray]:
     """Columns of what particles are marked with: those held out, and the rings by which they were chosen."""
     columns: dict[str, np.ndarray] = {}
     if particles.held_out is not None:
-        columns[HELD_OUT] = particles.held_out.astype(int)
+        columns[HELD_OUT_LABEL] = particles.held_out.astype(int)
     if particles.scored_rings:
         listed = ",".join(str(ring) for ring in particles.scored_rings)
-        columns[SCORED_RINGS] = np.full(len(particles), f"[{listed}]")
+        columns[SCORED_RINGS_LABEL] = np.full(len(particles), f"[{listed}]")
     return columns
 
 
-def _optics(particles: ParticleSet) -> pd.DataFrame:
+def _optics_table(particles: ParticleSet) -> pd.DataFrame:
     groups = particles.optics
     columns: dict[str, list[object]] = {
         "rlnOpticsGroup": list(range(1, len(groups) + 1)),
         "rlnOpticsGroupName": ["_".join(group.name.split()) for group in groups],
-        "rlnVoltage": [_exact(group.voltage_kv) for group in groups],
-        "rlnSphericalAberration": [_exact(group.cs_mm) for group in groups],
-        "rlnAmplitudeContrast": [_exact(group.amplitude_contrast) for group in groups],
-        "rlnImagePixelSize": [_exact(group.pixel_size_angstrom) for group in groups],
+        "rlnVoltage": [_format_single_precision(group.voltage_kv) for group in groups],
+        "rlnSphericalAberration": [_format_single_precision(group.cs_mm) for group in groups],
+        "rlnAmplitudeContrast": [_format_single_precision(group.amplitude_contrast) for group in groups],
+        "rlnImagePixelSize": [_format_single_precision(group.pixel_size_angstrom) for group in groups],
         "rlnImageSize": [group.box for group in groups],
         "rlnImageDimensionality": [2] * len(groups),
     }
@@ -105,7 +105,7 @@ def _optics(particles: ParticleSet) -> pd.DataFrame:
         columns["rlnCtfDataAreCtfPremultiplied"] = [int(group.ctf_premultiplied) for group in groups]
     if any(any(group.beam_tilt_mrad) for group in groups):
         for axis, label in enumerate(("rlnBeamTiltX", "rlnBeamTiltY")):
-            columns[label] = [_exact(group.beam_tilt_mrad[axis]) for group in groups]
+            columns[label] = [_format_single_precision(group.beam_tilt_mrad[axis]) for group in groups]
     for label, terms in (
         ("rlnOddZernike", [group.odd_zernike for group in groups]),
         ("rlnEvenZernike", [group.even_zernike for group in groups]),
@@ -113,11 +113,13 @@ def _optics(particles: ParticleSet) -> pd.DataFrame:
         longest = max(len(values) for values in terms)
         if longest:
             padded = [values + (0.0,) * (longest - len(values)) for values in terms]
-            columns[label] = ["[" + ",".join(_exact(value) for value in values) + "]" for values in padded]
-    if any(group.magnification_matrix != IDENTITY for group in groups):
+            columns[label] = [
+                "[" + ",".join(_format_single_precision(value) for value in values) + "]" for values in padded
+            ]
+    if any(group.magnification_matrix != IDENTITY_MAGNIFICATION for group in groups):
         for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
             label = f"rlnMagMat{row}{column}"
-            columns[label] = [_exact(group.magnification_matrix[row][column]) for group in groups]
+            columns[label] = [_format_single_precision(group.magnification_matrix[row][column]) for group in groups]
     if any(group.cryosparc_aberrations for group in groups):
         columns["cocofoldCryosparcAberrations"] = [
             repr(group.cryosparc_aberrations).replace(" ", "").replace("'", '"')
@@ -128,7 +130,7 @@ def _optics(particles: ParticleSet) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _particles(particles: ParticleSet, path: Path) -> pd.DataFrame:
+def _particle_table(particles: ParticleSet, path: Path) -> pd.DataFrame:
     angles = relion_from_matrices(particles.rotations)
     columns = {
         "rlnImageName": image_names(particles, path),
@@ -149,10 +151,10 @@ def _particles(particles: ParticleSet, path: Path) -> pd.DataFrame:
         columns["rlnRandomSubset"] = particles.half_set
     if (np.asarray(particles.contrast) < 0).any():
         columns["cocofoldContrast"] = particles.contrast.astype(int)
-    return pd.DataFrame({**columns, **marks(particles)})
+    return pd.DataFrame({**columns, **selection_columns(particles)})
 
 
-def _exact(value: float) -> str:
+def _format_single_precision(value: float) -> str:
     """A number with the digits that single precision holds."""
     return f"{value:.9g}"
 
@@ -160,7 +162,7 @@ def _exact(value: float) -> str:
 _LABEL = re.compile(r"^[ \t]*_(\S+)", re.MULTILINE)
 
 
-def write_chosen(path: Path, particles: ParticleSet, source: Path, rows: np.ndarray) -> None:
+def write_star_subset(path: Path, particles: ParticleSet, source: Path, rows: np.ndarray) -> None:
     """Write a STAR of the rows of a particles' file that were chosen; images stay where they are.
 
     Of a STAR file all blocks and columns are kept, digit by digit, but for ``rlnImageName``, which leads to the images
@@ -187,19 +189,19 @@ def write_chosen(path: Path, particles: ParticleSet, source: Path, rows: np.ndar
         write_star(path, particles)
         return
     require_writable(path, particles)
-    blocks = _as_text(source)
+    blocks = _read_blocks_as_text(source)
     name = next(title for title in blocks if title.split("#")[0].strip() == _name_of_particles(source))
     # A block of one row may be written without a loop, and then it is a mapping.
     table = blocks[name] if isinstance(blocks[name], pd.DataFrame) else pd.DataFrame([blocks[name]])
-    blocks[name] = table.iloc[rows].assign(rlnImageName=image_names(particles, path), **marks(particles))
-    write_blocks(path, blocks)
+    blocks[name] = table.iloc[rows].assign(rlnImageName=image_names(particles, path), **selection_columns(particles))
+    write_star_blocks(path, blocks)
 
 
 def _name_of_particles(source: Path) -> str:
-    return particles_and_optics(source, read_blocks(source))[0].name
+    return find_particle_and_optics_blocks(source, read_star_blocks(source))[0].name
 
 
-def _as_text(source: Path) -> dict:
+def _read_blocks_as_text(source: Path) -> dict:
     """All blocks of a STAR file with every value as it is written."""
     labels = list(dict.fromkeys(_LABEL.findall(source.read_text(encoding="utf-8"))))
     with warnings.catch_warnings():

@@ -9,34 +9,39 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from cocofold.mapfit.density_map import DensityMap
-from cocofold.mapfit.rigid_refinement import Motions, correlations
-from cocofold.mapfit.search_pipeline import TRUSTED, find, in_standard_errors, polish
-from cocofold.mapfit.target_map import Atoms, Target, make_template, resolution_of_map
+from cocofold.mapfit.rigid_refinement import RigidPoses, correlations_at_poses
+from cocofold.mapfit.search_pipeline import (
+    TRUSTED_STANDARD_ERRORS,
+    difference_in_standard_errors,
+    find_placements,
+    refine_at_full_resolution,
+)
+from cocofold.mapfit.target_map import RigidMolecule, TargetMap, make_template, resolution_from_noise
 from cocofold.particles.particle_set import ParticleSet, unsupported_aberrations
-from cocofold.preflight.check_report import AGREES, UNDECIDED, WRONG, Alternative, Report, Verdict
-from cocofold.preflight.judging import CLEAR_IN_ERRORS, Judge, Mean, find_answers
+from cocofold.preflight.check_report import AGREES, UNDECIDED, WRONG, Alternative, CheckReport, CheckVerdict
+from cocofold.preflight.judging import CLEAR_STANDARD_ERRORS, HypothesisComparer, MeanWithError, find_best_hypotheses
 from cocofold.preflight.questions import (
     CONTRAST,
     CTF,
     SMALL_SHIFTS_ANGSTROM,
-    answer,
-    ask_pixel_size,
-    other_defoci,
+    answer_question,
+    check_pixel_size,
     questions_of,
+    try_other_defoci,
 )
 from cocofold.preflight.questions import SHIFTS as OF_SHIFTS
-from cocofold.preflight.scoring import Hypothesis, Scorer, radius_of_gyration
+from cocofold.preflight.scoring import Hypothesis, HypothesisScorer, radius_of_gyration
 from cocofold.structure.model import Model
 from cocofold.system.errors import InputError, require_within
 
-RESOLUTION_ANGSTROM = 7.0
-COUNT = 200
+CHECK_RESOLUTION_ANGSTROM = 7.0
+DEFAULT_COUNT = 200
 # The larger the model, the farther its rim moves with what may be wrong.
 _RESOLUTION_PER_RADIUS = 0.2
 
 
 @dataclass(frozen=True)
-class Settings:
+class CheckSettings:
     """How to check.
 
     Attributes
@@ -51,9 +56,9 @@ class Settings:
         What protein is said to be in the images: white, dark, or auto, where either is fine.
     """
 
-    count: int = COUNT
+    count: int = DEFAULT_COUNT
     seed: int = 0
-    resolution_angstrom: float = RESOLUTION_ANGSTROM
+    resolution_angstrom: float = CHECK_RESOLUTION_ANGSTROM
     contrast: str = "white"
 
     def __post_init__(self) -> None:
@@ -67,10 +72,10 @@ class Settings:
 def check(
     particles: ParticleSet,
     model: Model,
-    settings: Settings | None = None,
+    settings: CheckSettings | None = None,
     density: DensityMap | None = None,
     device: torch.device | str = "cpu",
-) -> Report:
+) -> CheckReport:
     """Ask of some particles whether contrast, poses, hand, shifts, CTF and pixel size agree with a model in place.
 
     Each alternative is scored with everything else as it was found, so that one fault does not hide another.
@@ -81,7 +86,7 @@ def check(
         Of them ``settings.count`` are read.
     model : Model
         In the map's frame.
-    settings : Settings, optional
+    settings : CheckSettings, optional
     density : DensityMap, optional
         The particles' map: whether model and particles go with it is asked too.
     device
@@ -91,37 +96,37 @@ def check(
     InputError
         If images cannot be read, or their optics cannot be applied.
     """
-    settings = settings or Settings()
+    settings = settings or CheckSettings()
     aberrations = unsupported_aberrations(particles)
     if aberrations:
         raise InputError("; ".join(aberrations))
     if len(particles) == 0:
         raise InputError("there are no particles; give a file that lists some")
-    drawn = _draw(particles, settings)
+    drawn = _draw_subset(particles, settings)
 
     resolution = max(settings.resolution_angstrom, _RESOLUTION_PER_RADIUS * radius_of_gyration(model))
 
-    def judge_of(some: ParticleSet, placed: Model) -> Judge:
-        return Judge(Scorer(some, placed, resolution, device), settings.seed)
+    def judge_of(some: ParticleSet, placed: Model) -> HypothesisComparer:
+        return HypothesisComparer(HypothesisScorer(some, placed, resolution, device), settings.seed)
 
     judge = judge_of(drawn, model)
-    state, hunch = find_answers(judge)
-    doubt = _doubt(judge, state)
+    state, hunch = find_best_hypotheses(judge)
+    doubt = _reason_for_doubt(judge, state)
     states = [state] if hunch == state else [state, hunch]
-    pixel_size, other = ask_pixel_size(judge, states, model, judge_of, doubt)
+    pixel_size, other = check_pixel_size(judge, states, model, judge_of, doubt)
     if other is not None:
         judge = judge_of(other.particles, other.model)
-        state, _ = find_answers(judge)
-        doubt = _doubt(judge, state)
+        state, _ = find_best_hypotheses(judge)
+        doubt = _reason_for_doubt(judge, state)
     verdicts = []
     for question in questions_of(drawn):
-        verdict = answer(question, judge, state, doubt)
+        verdict = answer_question(question, judge, state, doubt)
         if question.name == CONTRAST:
-            verdict = _as_said(verdict, settings.contrast)
+            verdict = _apply_stated_contrast(verdict, settings.contrast)
         elif question.name == OF_SHIFTS:
-            verdict = _if_large_enough(verdict, judge)
+            verdict = _note_small_shifts(verdict, judge)
         elif question.name == CTF and verdict.verdict == UNDECIDED:
-            verdict = other_defoci(judge, state, verdict)
+            verdict = try_other_defoci(judge, state, verdict)
         verdicts.append(verdict)
     facts = {
         "particles": len(drawn),
@@ -131,11 +136,11 @@ def check(
         "fine_below_angstrom": round(judge.fine_angstrom, 3),
         "model_explains_fine_rings": not doubt,
     }
-    of_map = [] if density is None else ask_of_map(drawn, model, density, device, settings.seed)
-    return Report((*verdicts, pixel_size, *of_map), facts)
+    of_map = [] if density is None else check_map(drawn, model, density, device, settings.seed)
+    return CheckReport((*verdicts, pixel_size, *of_map), facts)
 
 
-def _draw(particles: ParticleSet, settings: Settings) -> ParticleSet:
+def _draw_subset(particles: ParticleSet, settings: CheckSettings) -> ParticleSet:
     if settings.contrast == "dark":
         particles = replace(particles, contrast=-particles.contrast)
     if len(particles) <= settings.count:
@@ -144,17 +149,17 @@ def _draw(particles: ParticleSet, settings: Settings) -> ParticleSet:
     return particles.subset(np.sort(rows))
 
 
-def _doubt(judge: Judge, state: Hypothesis) -> str:
+def _reason_for_doubt(judge: HypothesisComparer, state: Hypothesis) -> str:
     """Why a better alternative may mean nothing; empty if there is no reason."""
-    coarse = Mean.of(judge.scores(state).coarse)
-    if abs(coarse.in_errors) < CLEAR_IN_ERRORS:
+    coarse = MeanWithError.of(judge.scores(state).coarse)
+    if abs(coarse.z_score) < CLEAR_STANDARD_ERRORS:
         return "the images show nothing of the model"
     if not judge.stands(state):
         return f"the model explains nothing finer than {judge.fine_angstrom:.0f} Å where it is"
     return ""
 
 
-def _as_said(verdict: Verdict, said: str) -> Verdict:
+def _apply_stated_contrast(verdict: CheckVerdict, said: str) -> CheckVerdict:
     """The verdict on the contrast; where nobody said what it is, either is fine."""
     if verdict.verdict != WRONG:
         return verdict
@@ -166,14 +171,14 @@ def _as_said(verdict: Verdict, said: str) -> Verdict:
     return verdict
 
 
-def _if_large_enough(verdict: Verdict, judge: Judge) -> Verdict:
+def _note_small_shifts(verdict: CheckVerdict, judge: HypothesisComparer) -> CheckVerdict:
     spread = float(np.sqrt((judge.scorer.particles.origins_angstrom**2).mean()))
     if spread >= SMALL_SHIFTS_ANGSTROM or verdict.verdict != UNDECIDED:
         return verdict
     return replace(verdict, line=f"undecided, they are too small to tell ({spread:.1f} Å on average)")
 
 
-MAP, PLACE, MAP_HAND = "map", "model in map", "hand of map"
+MAP, MODEL_IN_MAP, MAP_HAND = "map", "model in map", "hand of map"
 _SAME_SIZE = 0.005
 _SAME_PLACE_ANGSTROM = 0.5
 _TURNS = 24
@@ -181,20 +186,20 @@ _SEARCHED_ANGSTROM = 12.0
 _OTHER_RESOLUTION_IN_PIXELS = 3.0
 # Half turns about the principal axes, by which a mirror image's orientation is known from the model's.
 _HALF_TURNS = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], dtype=float)
-_FIT = "cocofold fit --map places it"
+_FIT_ADVICE = "cocofold fit --map places it"
 
 
-def ask_of_map(
+def check_map(
     particles: ParticleSet, model: Model, density: DensityMap, device: torch.device | str, seed: int
-) -> list[Verdict]:
+) -> list[CheckVerdict]:
     """Verdicts on the map's grid, on the model's place in it, and on its hand."""
-    resolution = resolution_of_map(density) or _OTHER_RESOLUTION_IN_PIXELS * density.pixel_size_angstrom
-    target = Target(density, resolution, torch.device(device))
-    place, here, atoms = _ask_place(model, target, seed)
-    return [_ask_grid(particles, density), place, _ask_hand(atoms, target, here)]
+    resolution = resolution_from_noise(density) or _OTHER_RESOLUTION_IN_PIXELS * density.pixel_size_angstrom
+    target = TargetMap(density, resolution, torch.device(device))
+    place, here, atoms = _check_place_in_map(model, target, seed)
+    return [_check_map_frame(particles, density), place, _check_hand_of_map(atoms, target, here)]
 
 
-def _ask_grid(particles: ParticleSet, density: DensityMap) -> Verdict:
+def _check_map_frame(particles: ParticleSet, density: DensityMap) -> CheckVerdict:
     """Whether the map's rotation centre, and so the model's frame, is that of the particles."""
     size, pixel = particles.pixel_size_angstrom, density.pixel_size_angstrom
     sides = " x ".join(map(str, density.values.shape[::-1]))
@@ -202,7 +207,7 @@ def _ask_grid(particles: ParticleSet, density: DensityMap) -> Verdict:
     centre = (particles.box // 2) * size
     away = np.abs(density.centre_angstrom - centre).max()
     if away < _SAME_PLACE_ANGSTROM:
-        return Verdict(MAP, AGREES, f"has the particles' frame, {line}")
+        return CheckVerdict(MAP, AGREES, f"has the particles' frame, {line}")
     if abs(pixel / size - 1) > _SAME_SIZE:
         advice = "give the map that was reconstructed from these particles, or repair the pixel size that is wrong"
     else:
@@ -210,11 +215,11 @@ def _ask_grid(particles: ParticleSet, density: DensityMap) -> Verdict:
             f"the map was cut or padded: a model placed in it lies {away:.1f} Å off in the particles' frame; place the "
             "model in a map of the particles' box"
         )
-    return Verdict(MAP, WRONG, f"its rotation centre is not the particles', {line}", advice)
+    return CheckVerdict(MAP, WRONG, f"its rotation centre is not the particles', {line}", advice)
 
 
-def _ask_place(model: Model, target: Target, seed: int) -> tuple[Verdict, Motions, Atoms]:
-    atoms = Atoms.of(model)
+def _check_place_in_map(model: Model, target: TargetMap, seed: int) -> tuple[CheckVerdict, RigidPoses, RigidMolecule]:
+    atoms = RigidMolecule.of(model)
     resolution = target.resolution_angstrom
     template = make_template(atoms.positions - atoms.centroid, atoms.atomic_numbers, resolution, target.device)
     grid = target.grid(resolution)
@@ -222,7 +227,7 @@ def _ask_place(model: Model, target: Target, seed: int) -> tuple[Verdict, Motion
     turns = np.concatenate([np.eye(3)[None], np.eye(3)[None], Rotation.random(_TURNS, random_state=seed).as_matrix()])
     centres = np.repeat(atoms.centroid[None], len(turns), 0)
     centres[1] -= origin
-    scores = correlations(grid, template, Motions(turns, centres, np.zeros(len(turns))))
+    scores = correlations_at_poses(grid, template, RigidPoses(turns, centres, np.zeros(len(turns))))
     here, less_origin, by_chance = float(scores[0]), float(scores[1]), float(scores[2:].max())
     points = torch.as_tensor(atoms.positions, dtype=torch.float32, device=target.device)
     density = float((grid.at(points).mean() - grid.values.mean()) / grid.values.std())
@@ -233,54 +238,66 @@ def _ask_place(model: Model, target: Target, seed: int) -> tuple[Verdict, Motion
     )
     figures = {"density_at_atoms_sigma": round(density, 3), "compared_at_angstrom": round(resolution, 3)}
     said = f"correlation {here:.2f} at {resolution:.1f} Å, density at atoms {density:.1f} sigma"
-    motions = Motions(np.eye(3)[None], atoms.centroid[None], scores[:1])
-    if in_standard_errors(atoms, target, here, by_chance) >= TRUSTED:
-        return Verdict(PLACE, AGREES, f"it lies in the map, {said}", "", table, figures), motions, atoms
-    if target.density.has_origin and in_standard_errors(atoms, target, less_origin, max(here, by_chance)) >= TRUSTED:
+    motions = RigidPoses(np.eye(3)[None], atoms.centroid[None], scores[:1])
+    if difference_in_standard_errors(atoms, target, here, by_chance) >= TRUSTED_STANDARD_ERRORS:
+        return CheckVerdict(MODEL_IN_MAP, AGREES, f"it lies in the map, {said}", "", table, figures), motions, atoms
+    if (
+        target.density.has_origin
+        and difference_in_standard_errors(atoms, target, less_origin, max(here, by_chance)) >= TRUSTED_STANDARD_ERRORS
+    ):
         x, y, z = origin
         line = f"it lies at the header's origin, correlation {less_origin:.2f} there against {here:.2f}"
         advice = f"take ({x:g}, {y:g}, {z:g}) Å off its coordinates: particles' poses do without that origin"
-        return Verdict(PLACE, WRONG, line, advice, table, figures), motions, atoms
+        return CheckVerdict(MODEL_IN_MAP, WRONG, line, advice, table, figures), motions, atoms
     line = f"undecided, {said}, {by_chance:.2f} turned at random"
-    return Verdict(PLACE, UNDECIDED, line, f"if it is not placed yet, {_FIT}", table, figures), motions, atoms
+    return (
+        CheckVerdict(MODEL_IN_MAP, UNDECIDED, line, f"if it is not placed yet, {_FIT_ADVICE}", table, figures),
+        motions,
+        atoms,
+    )
 
 
-def _ask_hand(atoms: Atoms, target: Target, here: Motions) -> Verdict:
+def _check_hand_of_map(atoms: RigidMolecule, target: TargetMap, here: RigidPoses) -> CheckVerdict:
     """Whether the model fits better into the map's mirror image, near where it lies."""
-    mirror = Target(target.density.mirrored(), target.resolution_angstrom, target.device)
+    mirror = TargetMap(target.density.mirrored(), target.resolution_angstrom, target.device)
     beyond = np.array([0, 0, 2 * target.density.centre_angstrom[2]])
     centre = here.centres[0]
-    as_it_lies = _about_axes(atoms, centre)
+    as_it_lies = _half_turn_poses(atoms, centre)
     # It may have been placed in the map as it is, or in its mirror image.
-    across = _about_axes(atoms, centre * np.array([1, 1, -1]) + beyond, mirrored=True)
-    as_is = float(polish(atoms, target, as_it_lies).scores.max())
-    mirrored = float(polish(atoms, mirror, Motions.in_turn([as_it_lies, across])).scores.max())
-    margin = in_standard_errors(atoms, target, as_is, mirrored)
-    if margin <= -TRUSTED:
+    across = _half_turn_poses(atoms, centre * np.array([1, 1, -1]) + beyond, mirrored=True)
+    as_is = float(refine_at_full_resolution(atoms, target, as_it_lies).scores.max())
+    mirrored = float(
+        refine_at_full_resolution(atoms, mirror, RigidPoses.concatenated([as_it_lies, across])).scores.max()
+    )
+    margin = difference_in_standard_errors(atoms, target, as_is, mirrored)
+    if margin <= -TRUSTED_STANDARD_ERRORS:
         # A model that lies elsewhere may come nearer to the mirror image by chance: only a search everywhere tells.
-        searched = zip((target, mirror), _found_anywhere(atoms, target))
-        anywhere = [float(polish(atoms, one, motions).scores.max()) for one, motions in searched]
+        searched = zip((target, mirror), _search_both_hands(atoms, target))
+        anywhere = [float(refine_at_full_resolution(atoms, one, motions).scores.max()) for one, motions in searched]
         as_is, mirrored = max(as_is, anywhere[0]), max(mirrored, anywhere[1])
-        margin = in_standard_errors(atoms, target, as_is, mirrored)
+        margin = difference_in_standard_errors(atoms, target, as_is, mirrored)
     against = f"correlation {as_is:.2f} against {mirrored:.2f} with its mirror image"
     table = (Alternative("as is", as_is, 0.0, as_is, 0.0), Alternative("mirrored", mirrored, 0.0, mirrored, -margin))
-    if margin >= TRUSTED:
-        return Verdict(MAP_HAND, AGREES, f"agrees with the model, {against}", "", table)
-    if margin <= -TRUSTED:
+    if margin >= TRUSTED_STANDARD_ERRORS:
+        return CheckVerdict(MAP_HAND, AGREES, f"agrees with the model, {against}", "", table)
+    if margin <= -TRUSTED_STANDARD_ERRORS:
         advice = "run cocofold fit --map: it mirrors the map, and fine-tuning then transforms the poses"
-        return Verdict(MAP_HAND, WRONG, f"the map looks mirrored, {against}", advice, table)
-    why = f"{abs(margin):.1f} standard errors apart at {target.resolution_angstrom:.1f} Å, {TRUSTED:g} are trusted"
-    return Verdict(MAP_HAND, UNDECIDED, f"undecided, {against}, {why}", "", table)
+        return CheckVerdict(MAP_HAND, WRONG, f"the map looks mirrored, {against}", advice, table)
+    why = (
+        f"{abs(margin):.1f} standard errors apart at {target.resolution_angstrom:.1f} Å, "
+        f"{TRUSTED_STANDARD_ERRORS:g} are trusted"
+    )
+    return CheckVerdict(MAP_HAND, UNDECIDED, f"undecided, {against}, {why}", "", table)
 
 
-def _found_anywhere(atoms: Atoms, target: Target) -> list[Motions]:
+def _search_both_hands(atoms: RigidMolecule, target: TargetMap) -> list[RigidPoses]:
     """Placements in the map and in its mirror image, by a search at low resolution."""
     resolution = max(_SEARCHED_ANGSTROM, target.resolution_angstrom)
     maps = (target.density, target.density.mirrored())
-    return find(atoms, [Target(one, resolution, target.device) for one in maps])
+    return find_placements(atoms, [TargetMap(one, resolution, target.device) for one in maps])
 
 
-def _about_axes(atoms: Atoms, centre: np.ndarray, mirrored: bool = False) -> Motions:
+def _half_turn_poses(atoms: RigidMolecule, centre: np.ndarray, mirrored: bool = False) -> RigidPoses:
     """The model as it lies, turned by half about its principal axes; or the same of its mirror image along z.
 
     A mirror image is superposed best by a rotation that mirrors it once more along one of its principal axes.
@@ -291,4 +308,4 @@ def _about_axes(atoms: Atoms, centre: np.ndarray, mirrored: bool = False) -> Mot
         turns = np.diag([1.0, 1.0, -1.0]) @ np.einsum("ji,mj,jk->mik", axes, flips, axes)
     else:
         turns = np.einsum("ji,mj,jk->mik", axes, _HALF_TURNS, axes)
-    return Motions(turns, np.repeat(centre[None], len(turns), 0), np.zeros(len(turns)))
+    return RigidPoses(turns, np.repeat(centre[None], len(turns), 0), np.zeros(len(turns)))

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from cocofold.system.atomic_files import appearing_whole
+from cocofold.system.atomic_files import atomic_path
 
 AGREES, WRONG, UNDECIDED = "agrees", "wrong", "undecided"
 
@@ -38,7 +38,7 @@ class Alternative:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CheckVerdict:
     """The answer to one question.
 
     Attributes
@@ -77,9 +77,9 @@ class Verdict:
                 {
                     "name": one.name,
                     "score": round(one.score, 5),
-                    "error": _number(one.error, 5),
+                    "error": _rounded_or_none(one.error, 5),
                     "fine_score": round(one.fine, 5),
-                    "margin_standard_errors": _number(one.margin, 2),
+                    "margin_standard_errors": _rounded_or_none(one.margin, 2),
                 }
                 for one in self.alternatives
             ],
@@ -88,17 +88,17 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Report:
+class CheckReport:
     """All verdicts of a check.
 
     Attributes
     ----------
-    verdicts : tuple of Verdict
+    verdicts : tuple of CheckVerdict
     facts : dict
         What was looked at: particles, resolutions, seed.
     """
 
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[CheckVerdict, ...]
     facts: dict[str, Any]
 
     @property
@@ -111,7 +111,7 @@ class Report:
         """Lines of what is clearly wrong."""
         return [str(verdict) for verdict in self.verdicts if verdict.verdict == WRONG]
 
-    def __getitem__(self, question: str) -> Verdict:
+    def __getitem__(self, question: str) -> CheckVerdict:
         return next(verdict for verdict in self.verdicts if verdict.question == question)
 
     def as_dict(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class Report:
         }
 
 
-def _number(value: float, digits: int) -> float | None:
+def _rounded_or_none(value: float, digits: int) -> float | None:
     return round(value, digits) if math.isfinite(value) else None
 
 
@@ -132,7 +132,7 @@ _GREY = "0.65"
 _ERRORS_SHOWN = 2.0
 
 
-def draw_report(path: str | os.PathLike[str], report: Report) -> None:
+def plot_check(path: str | os.PathLike[str], report: CheckReport) -> None:
     """Write a PNG with the scores as bars and two standard errors; it appears whole or not at all."""
     verdicts = [verdict for verdict in report.verdicts if verdict.alternatives]
     heights = [len(verdict.alternatives) + 1.8 for verdict in verdicts]
@@ -154,5 +154,5 @@ def draw_report(path: str | os.PathLike[str], report: Report) -> None:
         panel.axvline(0, color="black", linewidth=0.6)
         panel.set_title(f"{verdict.question}: {verdict.verdict}", fontsize=9, loc="left")
     panels[-1].set_xlabel("mean ring correlation of images and model (bars: two standard errors)")
-    with appearing_whole(path) as partial:
+    with atomic_path(path) as partial:
         figure.savefig(partial, format="png", dpi=130)

@@ -13,58 +13,66 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cocofold.preflight.scoring import GIVEN, MIRRORS, SHIFTS, Hypothesis, Scorer, other_ctfs, radius_of_gyration
+from cocofold.preflight.scoring import (
+    GIVEN,
+    MIRRORS,
+    SHIFT_CHOICES,
+    Hypothesis,
+    HypothesisScorer,
+    other_ctfs,
+    radius_of_gyration,
+)
 
-CLEAR_IN_ERRORS = 5.0
-AGREES_IN_ERRORS = 4.0
-LEAST_GAIN = 0.1
-ABOVE_CHANCE = 2.0
-TURNS = 12
+CLEAR_STANDARD_ERRORS = 5.0
+AGREES_STANDARD_ERRORS = 4.0
+MIN_RELATIVE_GAIN = 0.1
+MIN_RATIO_TO_CHANCE = 2.0
+RANDOM_TURNS = 12
 _FINE_ANGSTROM = 14.0
-_FINE_RANGE = 1.5
+_FINE_PER_RESOLUTION = 1.5
 _COARSEST_ANGSTROM = 100.0
 
 
 @dataclass(frozen=True)
-class Scores:
+class BandScores:
     """Mean ring correlation of each image, (n,): over all rings, and over the coarse and the fine ones."""
 
     whole: np.ndarray
     coarse: np.ndarray
     fine: np.ndarray
 
-    def __neg__(self) -> Scores:
-        return Scores(-self.whole, -self.coarse, -self.fine)
+    def __neg__(self) -> BandScores:
+        return BandScores(-self.whole, -self.coarse, -self.fine)
 
 
 @dataclass(frozen=True)
-class Mean:
+class MeanWithError:
     """A mean over images and its standard error."""
 
     value: float
     error: float
 
     @classmethod
-    def of(cls, values: np.ndarray) -> Mean:
+    def of(cls, values: np.ndarray) -> MeanWithError:
         """Of values of images, (n,)."""
         if len(values) < 2:
             return cls(float(values.mean()), float("inf"))
         return cls(float(values.mean()), float(values.std(ddof=1)) / len(values) ** 0.5)
 
     @property
-    def in_errors(self) -> float:
+    def z_score(self) -> float:
         """The mean in units of its standard error."""
         if self.value == 0:
             return 0.0
         return self.value / self.error if self.error > 0 else float(np.copysign(np.inf, self.value))
 
 
-class Judge:
+class HypothesisComparer:
     """Compares hypotheses image by image.
 
     Parameters
     ----------
-    scorer : Scorer
+    scorer : HypothesisScorer
     seed : int
         Of the random turns.
 
@@ -76,19 +84,19 @@ class Judge:
         Rings finer than this are the fine ones.
     """
 
-    def __init__(self, scorer: Scorer, seed: int = 0) -> None:
+    def __init__(self, scorer: HypothesisScorer, seed: int = 0) -> None:
         self.scorer = scorer
         resolution = scorer.resolutions_angstrom
-        self.fine_angstrom = max(_FINE_ANGSTROM, _FINE_RANGE * resolution[-1])
+        self.fine_angstrom = max(_FINE_ANGSTROM, _FINE_PER_RESOLUTION * resolution[-1])
         # The error of a ring's correlation falls with the root of its pixels.
         weight = np.sqrt(np.arange(1, len(resolution) + 1)) * (resolution < _COARSEST_ANGSTROM)
         fine = resolution < self.fine_angstrom
         self._weights = [weight, weight * ~fine, weight * fine]
-        self.turns = Rotation.random(TURNS, random_state=seed).as_matrix()
-        self._known: dict[Hypothesis, Scores] = {}
-        self._chance: dict[Hypothesis, list[Scores]] = {}
+        self.turns = Rotation.random(RANDOM_TURNS, random_state=seed).as_matrix()
+        self._known: dict[Hypothesis, BandScores] = {}
+        self._chance: dict[Hypothesis, list[BandScores]] = {}
 
-    def scores(self, hypothesis: Hypothesis) -> Scores:
+    def scores(self, hypothesis: Hypothesis) -> BandScores:
         """Scores of a hypothesis."""
         if hypothesis.contrast < 0:
             return -self.scores(hypothesis.without("contrast"))
@@ -96,47 +104,50 @@ class Judge:
             self._known[hypothesis] = self.summed(self.scorer.correlations(hypothesis))
         return self._known[hypothesis]
 
-    def summed(self, correlations: np.ndarray) -> Scores:
+    def summed(self, correlations: np.ndarray) -> BandScores:
         """Scores from ring correlations, (n, n_rings)."""
-        return Scores(*(correlations @ weight / max(weight.sum(), 1e-12) for weight in self._weights))
+        return BandScores(*(correlations @ weight / max(weight.sum(), 1e-12) for weight in self._weights))
 
-    def by_chance(self, hypothesis: Hypothesis) -> list[Scores]:
+    def by_chance(self, hypothesis: Hypothesis) -> list[BandScores]:
         """Scores of the model turned at random about its centroid."""
         if hypothesis not in self._chance:
             self._chance[hypothesis] = [self.summed(self.scorer.correlations(hypothesis, turn)) for turn in self.turns]
         return self._chance[hypothesis]
 
-    def margin(self, one: Hypothesis, other: Hypothesis) -> Mean:
+    def margin(self, one: Hypothesis, other: Hypothesis) -> MeanWithError:
         """How much better one is, image by image, over all rings."""
-        return Mean.of(self.scores(one).whole - self.scores(other).whole)
+        return MeanWithError.of(self.scores(one).whole - self.scores(other).whole)
 
     def stands(self, hypothesis: Hypothesis) -> bool:
         """Whether fine rings agree with the model as they do for none of its random turns."""
         scores = self.scores(hypothesis)
         # The random turns cost far more than to see that there is nothing to compare.
-        return Mean.of(scores.fine).in_errors >= CLEAR_IN_ERRORS and above_chance(scores, self.by_chance(hypothesis))
+        return MeanWithError.of(scores.fine).z_score >= CLEAR_STANDARD_ERRORS and is_above_chance(
+            scores, self.by_chance(hypothesis)
+        )
 
 
-def beats(one: Scores, other: Scores) -> bool:
+def is_clearly_better(one: BandScores, other: BandScores) -> bool:
     """Whether one is clearly better: at all rings, at the fine ones, and by a tenth of what it explains."""
-    whole, fine = Mean.of(one.whole - other.whole), Mean.of(one.fine - other.fine)
-    enough = whole.value >= LEAST_GAIN * float(one.whole.mean())
-    return enough and min(whole.in_errors, fine.in_errors) >= CLEAR_IN_ERRORS
+    whole, fine = MeanWithError.of(one.whole - other.whole), MeanWithError.of(one.fine - other.fine)
+    enough = whole.value >= MIN_RELATIVE_GAIN * float(one.whole.mean())
+    return enough and min(whole.z_score, fine.z_score) >= CLEAR_STANDARD_ERRORS
 
 
-def above_chance(one: Scores, by_chance: list[Scores]) -> bool:
+def is_above_chance(one: BandScores, by_chance: list[BandScores]) -> bool:
     """Whether fine rings agree twice as well as they do by chance at best, and clearly so."""
     fine = float(one.fine.mean())
-    return Mean.of(one.fine).in_errors >= CLEAR_IN_ERRORS and all(
-        fine >= ABOVE_CHANCE * float(other.fine.mean()) and Mean.of(one.fine - other.fine).in_errors >= CLEAR_IN_ERRORS
+    return MeanWithError.of(one.fine).z_score >= CLEAR_STANDARD_ERRORS and all(
+        fine >= MIN_RATIO_TO_CHANCE * float(other.fine.mean())
+        and MeanWithError.of(one.fine - other.fine).z_score >= CLEAR_STANDARD_ERRORS
         for other in by_chance
     )
 
 
-_SAME_IN_ERRORS = 3.0
+_DISTINCT_STANDARD_ERRORS = 3.0
 
 
-def find_answers(judge: Judge) -> tuple[Hypothesis, Hypothesis]:
+def find_best_hypotheses(judge: HypothesisComparer) -> tuple[Hypothesis, Hypothesis]:
     """What is clearly the case, of all combinations of answers to all questions but the pixel size's.
 
     Returns
@@ -148,37 +159,37 @@ def find_answers(judge: Judge) -> tuple[Hypothesis, Hypothesis]:
     """
     given = Hypothesis()
     ctfs = (GIVEN, *other_ctfs(judge.scorer.particles))
-    every = itertools.product((1, -1), (False, True), (None, *MIRRORS), SHIFTS, ctfs)
+    every = itertools.product((1, -1), (False, True), (None, *MIRRORS), SHIFT_CHOICES, ctfs)
     best = max((Hypothesis(*one) for one in every), key=lambda one: float(judge.scores(one).whole.mean()))
     for name in best.changes():
-        if judge.margin(best, best.without(name)).in_errors < _SAME_IN_ERRORS:
+        if judge.margin(best, best.without(name)).z_score < _DISTINCT_STANDARD_ERRORS:
             best = best.without(name)
-    if best == given or not beats(judge.scores(best), judge.scores(given)) or not judge.stands(best):
-        return (replace(given, contrast=-1) if is_a_dark_blob(judge, given) else given), best
+    if best == given or not is_clearly_better(judge.scores(best), judge.scores(given)) or not judge.stands(best):
+        return (replace(given, contrast=-1) if looks_dark_at_low_resolution(judge, given) else given), best
     state = best
     for name in best.changes():
-        if not beats(judge.scores(state), judge.scores(state.without(name))):
+        if not is_clearly_better(judge.scores(state), judge.scores(state.without(name))):
             state = state.without(name)
     return state, best
 
 
 _STEPS_IN_RADII = (1.3, 2.6)
-_OUTSTANDING = 1.5
+_MIN_WHITE_RATIO = 1.5
 
 
-def is_a_dark_blob(judge: Judge, state: Hypothesis) -> bool:
+def looks_dark_at_low_resolution(judge: HypothesisComparer, state: Hypothesis) -> bool:
     """Whether the model, as a blob, lies where the images are dark.
 
     Beside a white particle images are darker than on average too. But there, moved to the particle, the model finds
     more white than it finds dark where it is.
     """
-    here = Mean.of(judge.scores(state).coarse)
-    if here.in_errors > -CLEAR_IN_ERRORS:
+    here = MeanWithError.of(judge.scores(state).coarse)
+    if here.z_score > -CLEAR_STANDARD_ERRORS:
         return False
     radius = radius_of_gyration(judge.scorer.model)
     for axis, sign, step in itertools.product(range(3), (1, -1), _STEPS_IN_RADII):
         move = sign * step * radius * np.eye(3)[axis]
         there = judge.summed(judge.scorer.correlations(state, move=move)).coarse.mean()
-        if _OUTSTANDING * there > -here.value:
+        if _MIN_WHITE_RATIO * there > -here.value:
             return False
     return True

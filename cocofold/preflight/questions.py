@@ -8,15 +8,23 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cocofold.particles.particle_set import ParticleSet
-from cocofold.preflight.check_report import AGREES, UNDECIDED, WRONG, Alternative, Verdict
-from cocofold.preflight.judging import AGREES_IN_ERRORS, Judge, Mean, Scores, above_chance, beats, find_answers
+from cocofold.preflight.check_report import AGREES, UNDECIDED, WRONG, Alternative, CheckVerdict
+from cocofold.preflight.judging import (
+    AGREES_STANDARD_ERRORS,
+    BandScores,
+    HypothesisComparer,
+    MeanWithError,
+    find_best_hypotheses,
+    is_above_chance,
+    is_clearly_better,
+)
 from cocofold.preflight.scoring import (
     ABSENT,
     FLIPPED,
     GIVEN,
     MIRRORS,
     NEGATED,
-    OTHER_FOCUS,
+    OPPOSITE_DEFOCUS,
     UNFLIPPED,
     Hypothesis,
     other_ctfs,
@@ -27,7 +35,7 @@ from cocofold.structure.model import Model
 CONTRAST, POSES, HAND, SHIFTS, CTF, PIXEL_SIZE = "contrast", "poses", "hand", "shifts", "CTF", "pixel size"
 SMALL_SHIFTS_ANGSTROM = 1.0
 
-_LOOKS = {
+_FINDINGS = {
     "dark": "protein looks dark",
     "transposed": "they look transposed (the inverse rotations)",
     NEGATED: "the sign looks wrong",
@@ -46,17 +54,17 @@ _ADVICE = {
     NEGATED: "negate both origins (rlnOriginXAngst and rlnOriginYAngst, or alignments3D/shift)",
     ABSENT: "set both origins to zero: the images seem to be centred already",
 }
-_CTF_LOOKS = {
+_CTF_FINDINGS = {
     FLIPPED: "the images' phases look flipped",
     UNFLIPPED: "the images' phases do not look flipped",
     ABSENT: "the images look as if they had no CTF",
-    OTHER_FOCUS: "the defoci's sign looks wrong",
+    OPPOSITE_DEFOCUS: "the defoci's sign looks wrong",
 }
 _CTF_ADVICE = {
     FLIPPED: "set rlnCtfDataArePhaseFlipped to 1, or extract the particles without flipping",
     UNFLIPPED: "set rlnCtfDataArePhaseFlipped and rlnCtfPremultiplied to 0",
     ABSENT: "images without CTF, or corrected for it: fine-tune with the images as recorded",
-    OTHER_FOCUS: "negate rlnDefocusU and rlnDefocusV: underfocus is positive",
+    OPPOSITE_DEFOCUS: "negate rlnDefocusU and rlnDefocusV: underfocus is positive",
 }
 
 
@@ -90,13 +98,13 @@ def questions_of(particles: ParticleSet) -> list[Question]:
     ]
 
 
-def answer(question: Question, judge: Judge, state: Hypothesis, doubt: str) -> Verdict:
+def answer_question(question: Question, judge: HypothesisComparer, state: Hypothesis, doubt: str) -> CheckVerdict:
     """The verdict on a question, the other ones being answered as in ``state``.
 
     Parameters
     ----------
     question : Question
-    judge : Judge
+    judge : HypothesisComparer
     state : Hypothesis
         Of alternatives it holds none but those that are clear.
     doubt : str
@@ -107,70 +115,78 @@ def answer(question: Question, judge: Judge, state: Hypothesis, doubt: str) -> V
     table = tabulate(judge, given, {GIVEN: given, **others})
     wrong = next((name for name, one in others.items() if one == state), None)
     if wrong is not None:
-        return _wrong(question, judge, others, wrong, table)
-    return settle(question.name, table, [judge.margin(given, one) for one in others.values()], doubt)
+        return _wrong_answer(question, judge, others, wrong, table)
+    return agrees_or_undecided(question.name, table, [judge.margin(given, one) for one in others.values()], doubt)
 
 
-def tabulate(judge: Judge, given: Hypothesis, hypotheses: dict[str, Hypothesis]) -> tuple[Alternative, ...]:
+def tabulate(
+    judge: HypothesisComparer, given: Hypothesis, hypotheses: dict[str, Hypothesis]
+) -> tuple[Alternative, ...]:
     """Scores and margins of hypotheses against one."""
     rows = []
     for name, one in hypotheses.items():
         scores = judge.scores(one)
-        margin = 0.0 if one == given else judge.margin(one, given).in_errors
-        rows.append(alternative(name, scores, margin))
+        margin = 0.0 if one == given else judge.margin(one, given).z_score
+        rows.append(make_alternative(name, scores, margin))
     return tuple(rows)
 
 
-def alternative(name: str, scores: Scores, margin: float) -> Alternative:
+def make_alternative(name: str, scores: BandScores, margin: float) -> Alternative:
     """A row of a verdict's table."""
-    whole = Mean.of(scores.whole)
+    whole = MeanWithError.of(scores.whole)
     return Alternative(name, whole.value, whole.error, float(scores.fine.mean()), margin)
 
 
-def settle(name: str, table: tuple[Alternative, ...], margins: Sequence[Mean], doubt: str) -> Verdict:
+def agrees_or_undecided(
+    name: str, table: tuple[Alternative, ...], margins: Sequence[MeanWithError], doubt: str
+) -> CheckVerdict:
     """Agrees or undecided, where no alternative is clearly right."""
     closest = table[1 + min(range(len(margins)), key=lambda row: margins[row].value)]
     against = f"{table[0].score:.2f} against {closest.score:.2f} ({closest.name})"
-    least = min(margin.in_errors for margin in margins)
-    if least >= AGREES_IN_ERRORS:
+    least = min(margin.z_score for margin in margins)
+    if least >= AGREES_STANDARD_ERRORS:
         verb = "agree" if name.endswith("s") else "agrees"
-        return Verdict(name, AGREES, f"{verb} with the model, {against}", "", table)
+        return CheckVerdict(name, AGREES, f"{verb} with the model, {against}", "", table)
     apart = f"{abs(closest.margin):.1f} standard errors"
-    if least > -AGREES_IN_ERRORS:
+    if least > -AGREES_STANDARD_ERRORS:
         why = f"only {apart} apart" + (f": {doubt}" if doubt else "")
     else:
         why = f"{apart} the wrong way, but " + (doubt or "by too little, or not at all resolutions, to call it wrong")
-    return Verdict(name, UNDECIDED, f"undecided, {against}, {why}", "", table)
+    return CheckVerdict(name, UNDECIDED, f"undecided, {against}, {why}", "", table)
 
 
-def _wrong(
-    question: Question, judge: Judge, others: dict[str, Hypothesis], wrong: str, table: tuple[Alternative, ...]
-) -> Verdict:
+def _wrong_answer(
+    question: Question,
+    judge: HypothesisComparer,
+    others: dict[str, Hypothesis],
+    wrong: str,
+    table: tuple[Alternative, ...],
+) -> CheckVerdict:
     score = next(row.score for row in table if row.name == wrong)
     figures = f"{score:.2f} against {table[0].score:.2f} as given"
     if question.name == HAND:
         line, advice = f"the poses look mirrored (axis {wrong[10:-1]})", _ADVICE["mirrored"]
     elif question.name == CTF:
         wrong = _flipped_or_absent(judge, others, wrong)
-        line, advice = _CTF_LOOKS[wrong], _CTF_ADVICE[wrong]
+        line, advice = _CTF_FINDINGS[wrong], _CTF_ADVICE[wrong]
     else:
-        line, advice = _LOOKS[wrong], _ADVICE[wrong]
-    return Verdict(question.name, WRONG, f"{line}, {figures}", advice, table)
+        line, advice = _FINDINGS[wrong], _ADVICE[wrong]
+    return CheckVerdict(question.name, WRONG, f"{line}, {figures}", advice, table)
 
 
-def _flipped_or_absent(judge: Judge, others: dict[str, Hypothesis], found: str) -> str:
+def _flipped_or_absent(judge: HypothesisComparer, others: dict[str, Hypothesis], found: str) -> str:
     """Which of the two it is: in each ring they predict the same, but not how rings compare."""
     if found not in (FLIPPED, ABSENT) or FLIPPED not in others:
         return found
     flipped, absent = (judge.scorer.matched(others[name]) for name in (FLIPPED, ABSENT))
-    return FLIPPED if Mean.of(flipped - absent).value > 0 else ABSENT
+    return FLIPPED if MeanWithError.of(flipped - absent).value > 0 else ABSENT
 
 
 _DEFOCI_ANGSTROM = np.arange(3_000.0, 40_000.0, 750.0)
-_TURNS = 6
+_CHANCE_TURNS = 6
 
 
-def other_defoci(judge: Judge, state: Hypothesis, verdict: Verdict) -> Verdict:
+def try_other_defoci(judge: HypothesisComparer, state: Hypothesis, verdict: CheckVerdict) -> CheckVerdict:
     """The verdict on the CTF, with the defocus that each image shows best as a further alternative.
 
     An image's defocus is chosen on half of its Fourier pixels and scored on the others, so that it gains nothing from
@@ -178,14 +194,14 @@ def other_defoci(judge: Judge, state: Hypothesis, verdict: Verdict) -> Verdict:
     """
     state = replace(state, ctf=GIVEN)
     given = judge.scores(state)
-    scores, defoci = _fitted(judge, state, None)
-    margin = Mean.of(scores.whole - given.whole)
-    row = alternative("defoci as the images show", scores, margin.in_errors)
+    scores, defoci = _scores_at_best_defoci(judge, state, None)
+    margin = MeanWithError.of(scores.whole - given.whole)
+    row = make_alternative("defoci as the images show", scores, margin.z_score)
     verdict = replace(verdict, alternatives=(*verdict.alternatives, row))
-    if not beats(scores, given):
+    if not is_clearly_better(scores, given):
         return verdict
-    by_chance = [_fitted(judge, state, turn)[0] for turn in judge.turns[:_TURNS]]
-    if not above_chance(scores, by_chance):
+    by_chance = [_scores_at_best_defoci(judge, state, turn)[0] for turn in judge.turns[:_CHANCE_TURNS]]
+    if not is_above_chance(scores, by_chance):
         return verdict
     low, middle, high = np.percentile(defoci, (10, 50, 90)) / 1e4
     stated = np.percentile(judge.scorer.particles.defocus_u_angstrom, 50) / 1e4
@@ -201,7 +217,9 @@ def other_defoci(judge: Judge, state: Hypothesis, verdict: Verdict) -> Verdict:
     )
 
 
-def _fitted(judge: Judge, state: Hypothesis, turn: np.ndarray | None) -> tuple[Scores, np.ndarray]:
+def _scores_at_best_defoci(
+    judge: HypothesisComparer, state: Hypothesis, turn: np.ndarray | None
+) -> tuple[BandScores, np.ndarray]:
     halves = judge.scorer.correlations_of_defoci(state, _DEFOCI_ANGSTROM, turn)
     every = np.arange(halves[0].shape[1])
     chosen, defoci = [], []
@@ -212,14 +230,14 @@ def _fitted(judge: Judge, state: Hypothesis, turn: np.ndarray | None) -> tuple[S
     return judge.summed((chosen[0] + chosen[1]) / 2), np.mean(defoci, 0)
 
 
-_NEAR = (0.9, 0.95, 0.97, 0.985, 1.015, 1.03, 1.05, 1.1)
-_OF_MODEL = (0.9, 0.95, 1.05, 1.1)
-_FAR = (0.5, 2.0)
-_FINER = (-0.01, -0.005, 0.005, 0.01)
+_NEAR_FACTORS = (0.9, 0.95, 0.97, 0.985, 1.015, 1.03, 1.05, 1.1)
+_MODEL_FACTORS = (0.9, 0.95, 1.05, 1.1)
+_FAR_FACTORS = (0.5, 2.0)
+_FACTOR_STEPS = (-0.01, -0.005, 0.005, 0.01)
 
 
 @dataclass(frozen=True)
-class OtherSize:
+class CorrectedPixelSize:
     """A pixel size that explains the images clearly better than the given one.
 
     Attributes
@@ -237,14 +255,18 @@ class OtherSize:
     model: Model
 
 
-def ask_pixel_size(
-    judge: Judge, states: list[Hypothesis], model: Model, judge_of: Callable[[ParticleSet, Model], Judge], doubt: str
-) -> tuple[Verdict, OtherSize | None]:
+def check_pixel_size(
+    judge: HypothesisComparer,
+    states: list[Hypothesis],
+    model: Model,
+    judge_of: Callable[[ParticleSet, Model], HypothesisComparer],
+    doubt: str,
+) -> tuple[CheckVerdict, CorrectedPixelSize | None]:
     """The verdict on the pixel size, and the one that explains the images if that is clear.
 
     Parameters
     ----------
-    judge : Judge
+    judge : HypothesisComparer
     states : list of Hypothesis
         Under which it is asked: the first is what is held to be right.
     model : Model
@@ -255,64 +277,64 @@ def ask_pixel_size(
     """
     particles = judge.scorer.particles
     size, held = particles.pixel_size_angstrom, states[0]
-    table = [alternative(f"{size:.4g} Å", judge.scores(held), 0.0)]
-    margins: list[Mean] = []
-    found: tuple[float, Judge, Hypothesis, Alternative] | None = None
-    for far in _FAR:
+    table = [make_alternative(f"{size:.4g} Å", judge.scores(held), 0.0)]
+    margins: list[MeanWithError] = []
+    found: tuple[float, HypothesisComparer, Hypothesis, Alternative] | None = None
+    for far in _FAR_FACTORS:
         other = judge_of(with_pixel_size(particles, far), model)
         base = replace(held, pixel_factor=1 / far)
         # Where nothing agrees with the model, nothing else could be told before the pixels have their size.
-        likely = [*states, find_answers(other)[1]] if doubt else states
+        likely = [*states, find_best_hypotheses(other)[1]] if doubt else states
         tried = [replace(state, origins_factor=origins) for state in likely for origins in (1.0, far)]
-        best = _best(other, tried)
+        best = _best_hypothesis(other, tried)
         row, margin = _row(f"{size * far:.4g} Å", other, best, base)
         table.append(row)
         margins.append(margin)
-        if _clear(other, best, base):
+        if _is_clear(other, best, base):
             found = (far, other, best, row)
-    near = [replace(state, pixel_factor=factor) for state in states for factor in _NEAR]
-    scaled = [replace(state, model_factor=factor) for state in states for factor in _OF_MODEL]
+    near = [replace(state, pixel_factor=factor) for state in states for factor in _NEAR_FACTORS]
+    scaled = [replace(state, model_factor=factor) for state in states for factor in _MODEL_FACTORS]
     for one in (*near, *scaled):
         kind = "" if one.model_factor == 1 else ", all else in pixels"
         row, margin = _row(f"{size * one.pixel_factor * one.model_factor:.4g} Å{kind}", judge, one, held)
         if one.without("pixel_factor").without("model_factor") == held:
             table.append(row)
             margins.append(margin)
-    best = _best(judge, [*near, *scaled])
-    if found is None and _clear(judge, best, held):
-        best = _finer(judge, best)
+    best = _best_hypothesis(judge, [*near, *scaled])
+    if found is None and _is_clear(judge, best, held):
+        best = _refine_factor(judge, best)
         factor = best.pixel_factor * best.model_factor
         found = (factor, judge, best, _row(f"{size * factor:.4g} Å", judge, best, held)[0])
     if found is None:
-        return settle(PIXEL_SIZE, tuple(table), margins, doubt), None
+        return agrees_or_undecided(PIXEL_SIZE, tuple(table), margins, doubt), None
     factor, _, best, row = found
     if row not in table:
         table.append(row)
-    return _wrong_pixel_size(size, factor, best, row, table), _other_size(particles, model, factor, best)
+    return _wrong_pixel_size(size, factor, best, row, table), _corrected_pixel_size(particles, model, factor, best)
 
 
-def _best(judge: Judge, hypotheses: list[Hypothesis]) -> Hypothesis:
+def _best_hypothesis(judge: HypothesisComparer, hypotheses: list[Hypothesis]) -> Hypothesis:
     return max(hypotheses, key=lambda one: float(judge.scores(one).whole.mean()))
 
 
-def _row(name: str, judge: Judge, one: Hypothesis, base: Hypothesis) -> tuple[Alternative, Mean]:
+def _row(name: str, judge: HypothesisComparer, one: Hypothesis, base: Hypothesis) -> tuple[Alternative, MeanWithError]:
     margin = judge.margin(base, one)
-    return alternative(name, judge.scores(one), -margin.in_errors), margin
+    return make_alternative(name, judge.scores(one), -margin.z_score), margin
 
 
-def _clear(judge: Judge, best: Hypothesis, base: Hypothesis) -> bool:
-    return beats(judge.scores(best), judge.scores(base)) and judge.stands(best)
+def _is_clear(judge: HypothesisComparer, best: Hypothesis, base: Hypothesis) -> bool:
+    return is_clearly_better(judge.scores(best), judge.scores(base)) and judge.stands(best)
 
 
-def _finer(judge: Judge, best: Hypothesis) -> Hypothesis:
+def _refine_factor(judge: HypothesisComparer, best: Hypothesis) -> Hypothesis:
     name = "pixel_factor" if best.model_factor == 1 else "model_factor"
-    around = [replace(best, **{name: getattr(best, name) + step}) for step in _FINER]
-    return _best(judge, [best, *around])
+    around = [replace(best, **{name: getattr(best, name) + step}) for step in _FACTOR_STEPS]
+    return _best_hypothesis(judge, [best, *around])
 
 
 def _wrong_pixel_size(
     size: float, factor: float, best: Hypothesis, row: Alternative, table: list[Alternative]
-) -> Verdict:
+) -> CheckVerdict:
     line = (
         f"{size:.4g} Å looks wrong by {factor:.3g}, {row.score:.2f} with {size * factor:.4g} Å against "
         f"{table[0].score:.2f} as given"
@@ -324,14 +346,14 @@ def _wrong_pixel_size(
         advice += (
             ", scale origins with it and defoci with its square, and place the model in the map at that pixel size"
         )
-    return Verdict(
+    return CheckVerdict(
         PIXEL_SIZE, WRONG, line, advice, tuple(table), {"pixel_size_found_angstrom": round(size * factor, 4)}
     )
 
 
-def _other_size(particles: ParticleSet, model: Model, factor: float, best: Hypothesis) -> OtherSize:
+def _corrected_pixel_size(particles: ParticleSet, model: Model, factor: float, best: Hypothesis) -> CorrectedPixelSize:
     if best.model_factor != 1:
         centroid = np.average(model.positions, axis=0, weights=model.atomic_numbers)
-        return OtherSize(factor, particles, model.moved_to(centroid + (model.positions - centroid) / factor))
+        return CorrectedPixelSize(factor, particles, model.moved_to(centroid + (model.positions - centroid) / factor))
     origins = particles.origins_angstrom * best.origins_factor
-    return OtherSize(factor, replace(with_pixel_size(particles, factor), origins_angstrom=origins), model)
+    return CorrectedPixelSize(factor, replace(with_pixel_size(particles, factor), origins_angstrom=origins), model)

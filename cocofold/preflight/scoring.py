@@ -10,7 +10,7 @@ import torch
 
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, Poses, project
 from cocofold.imaging.rings import RingPixels, normalise_rings, ring_count, ring_sums
-from cocofold.likelihood.particle_optics import Optics, stretched
+from cocofold.likelihood.particle_optics import ParticleOptics, magnified_poses
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.structure.model import Model
 
@@ -19,7 +19,7 @@ _ATOMS_AT_ONCE = 100_000
 _CELL_PER_RESOLUTION = 0.6
 
 
-class Scorer:
+class HypothesisScorer:
     """Ring correlations of images with a model's projections.
 
     Parameters
@@ -42,7 +42,7 @@ class Scorer:
         n_rings = ring_count(box, pixel, resolution_angstrom)
         self.resolutions_angstrom = box * pixel / np.arange(1, n_rings + 1)
         self.rings = RingPixels.up_to(box, n_rings, self._device)
-        self._points, self._masses = merged(
+        self._points, self._masses = merge_nearby_atoms(
             model.positions, model.atomic_numbers, _CELL_PER_RESOLUTION * self.resolutions_angstrom[-1]
         )
         self.centroid = np.average(self._points, axis=0, weights=self._masses)
@@ -53,10 +53,10 @@ class Scorer:
 
     def _read(self) -> torch.Tensor:
         """Transforms of the images, (n, n_pixels) complex, each ring of unit power."""
-        optics = Optics(self.particles, self.rings)
-        where = self.rings.positions_in(self.particles.box)
+        optics = ParticleOptics(self.particles, self.rings)
+        where = self.rings.flat_indices_in(self.particles.box)
         parts, powers = [], []
-        for rows in _chunks(len(self.particles), _PIXELS_AT_ONCE // self.particles.box**2):
+        for rows in _row_chunks(len(self.particles), _PIXELS_AT_ONCE // self.particles.box**2):
             images = torch.as_tensor(self.particles.images(rows.numpy()), device=self._device)
             planes = torch.fft.rfft2(images).reshape(len(rows), -1)[:, where]
             planes = optics.without_antisymmetric_phase(planes, rows.to(self._device))
@@ -97,7 +97,7 @@ class Scorer:
         both: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
         for defocus in defoci_angstrom:
             same = np.full(len(taken), float(defocus))
-            transfer = self._transfer_of(with_defocus(taken, same, same))
+            transfer = self._compute_transfer(with_defocus(taken, same, same))
             for correlations, chosen in zip(both, (half, ~half)):
                 weight = self.rings.weight * chosen
                 correlations.append(hypothesis.contrast * self._correlate(seen, transfer, weight))
@@ -150,13 +150,13 @@ class Scorer:
         points = points if move is None else points + move
         taken = with_pixel_size(self.particles, hypothesis.pixel_factor)
         rotations = torch.as_tensor(hypothesis.rotations(taken.rotations), dtype=torch.float32)
-        poses = stretched(Poses(rotations, torch.zeros(len(taken), 2)), taken).to(self._device)
+        poses = magnified_poses(Poses(rotations, torch.zeros(len(taken), 2)), taken).to(self._device)
         positions = torch.as_tensor(points, dtype=torch.float32, device=self._device)
         masses = torch.as_tensor(self._masses, dtype=torch.float32, device=self._device)
         widths = torch.full_like(masses, REFERENCE_WIDTH_ANGSTROM)
         parts = [
             project(positions, masses, widths, poses[rows.to(self._device)], self.rings, taken.pixel_size_angstrom)
-            for rows in _chunks(len(taken), _ATOMS_AT_ONCE // len(points))
+            for rows in _row_chunks(len(taken), _ATOMS_AT_ONCE // len(points))
         ]
         return torch.view_as_complex(torch.cat(parts))
 
@@ -167,12 +167,12 @@ class Scorer:
                 self._transfers[key] = torch.ones(len(self.particles), len(self.rings), device=self._device)
             else:
                 taken = with_pixel_size(self.particles, hypothesis.pixel_factor)
-                self._transfers[key] = self._transfer_of(with_ctf(taken, hypothesis.ctf))
+                self._transfers[key] = self._compute_transfer(with_ctf(taken, hypothesis.ctf))
         return self._transfers[key]
 
-    def _transfer_of(self, particles: ParticleSet) -> torch.Tensor:
+    def _compute_transfer(self, particles: ParticleSet) -> torch.Tensor:
         rows = torch.arange(len(particles), device=self._device)
-        return Optics(particles, self.rings).transfer(rows, self.rings)
+        return ParticleOptics(particles, self.rings).transfer(rows, self.rings)
 
 
 def radius_of_gyration(model: Model) -> float:
@@ -180,7 +180,9 @@ def radius_of_gyration(model: Model) -> float:
     return math.sqrt(((model.positions - model.positions.mean(0)) ** 2).sum(1).mean())
 
 
-def merged(positions: np.ndarray, masses: np.ndarray, cell_angstrom: float) -> tuple[np.ndarray, np.ndarray]:
+def merge_nearby_atoms(
+    positions: np.ndarray, masses: np.ndarray, cell_angstrom: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Atoms that share a cubic cell as one mass at their centre.
 
     Parameters
@@ -203,16 +205,16 @@ def merged(positions: np.ndarray, masses: np.ndarray, cell_angstrom: float) -> t
     return centres, total
 
 
-def _chunks(count: int, at_once: int) -> tuple[torch.Tensor, ...]:
+def _row_chunks(count: int, at_once: int) -> tuple[torch.Tensor, ...]:
     return torch.arange(count).split(max(1, at_once))
 
 
 GIVEN = "as given"
 NEGATED, ABSENT = "negated", "none"
-FLIPPED, UNFLIPPED, OTHER_FOCUS = "phases flipped", "phases not flipped", "defocus of opposite sign"
-SHIFTS = (GIVEN, NEGATED, ABSENT)
+FLIPPED, UNFLIPPED, OPPOSITE_DEFOCUS = "phases flipped", "phases not flipped", "defocus of opposite sign"
+SHIFT_CHOICES = (GIVEN, NEGATED, ABSENT)
 MIRRORS = {"x": (-1.0, 1.0, 1.0), "y": (1.0, -1.0, 1.0), "z": (1.0, 1.0, -1.0), "centre": (-1.0, -1.0, -1.0)}
-_ALONG_VIEW = np.array([[1.0], [1.0], [-1.0]])
+_MIRROR_ALONG_VIEW = np.array([[1.0], [1.0], [-1.0]])
 
 
 @dataclass(frozen=True)
@@ -252,7 +254,7 @@ class Hypothesis:
     def rotations(self, given: np.ndarray) -> np.ndarray:
         """Poses, (n, 3, 3): ``A' = diag(1, 1, -1) A M`` of a map mirrored by M."""
         rotations = given.transpose(0, 2, 1) if self.transposed else given
-        return rotations if self.mirror is None else _ALONG_VIEW * rotations * np.array(MIRRORS[self.mirror])
+        return rotations if self.mirror is None else _MIRROR_ALONG_VIEW * rotations * np.array(MIRRORS[self.mirror])
 
     @property
     def shift_factor(self) -> float:
@@ -271,12 +273,12 @@ class Hypothesis:
 def other_ctfs(particles: ParticleSet) -> tuple[str, ...]:
     """Names of the CTFs that images may have instead of theirs."""
     flipped = any(group.phase_flipped or group.ctf_premultiplied for group in particles.optics)
-    return (UNFLIPPED if flipped else FLIPPED, ABSENT, OTHER_FOCUS)
+    return (UNFLIPPED if flipped else FLIPPED, ABSENT, OPPOSITE_DEFOCUS)
 
 
 def with_ctf(particles: ParticleSet, name: str) -> ParticleSet:
     """Particles with the optics of one of ``other_ctfs``, but for ``ABSENT``, of which there are none."""
-    if name == OTHER_FOCUS:
+    if name == OPPOSITE_DEFOCUS:
         return with_defocus(particles, -particles.defocus_u_angstrom, -particles.defocus_v_angstrom)
     if name in (FLIPPED, UNFLIPPED):
         flipped = name == FLIPPED

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
-from cocofold.structure.geometry import dihedral
+from cocofold.structure.geometry import torsion_radians
 
 CLASH_OVERLAP_ANGSTROM = 0.6
 HYDROGEN_BOND_ALLOWANCE_ANGSTROM = 0.4
-BONDS_APART = 4
+EXCLUDED_BONDS = 4
 OUTLIER_SIGMAS = 4.0
 
 # Van der Waals radii (Å) of heavy atoms with their hydrogens: Tsai et al., J. Mol. Biol. 290, 253 (1999), which
@@ -45,7 +45,7 @@ _ANGLES = {
     ("CA", "C", "O"): {"": (120.1, 2.1), "GLY": (120.6, 1.8), "PRO": (120.2, 2.4)},
 }
 # Across the peptide
-_LINKS = {
+_PEPTIDE_LINKS = {
     ("C", "+N"): {"": (1.336, 0.023), "PRO": (1.338, 0.019)},
     ("CA", "C", "+N"): {"": (117.2, 2.2), "GLY": (116.2, 2.0), "PRO": (117.1, 2.8)},
     ("O", "C", "+N"): {"": (122.7, 1.6), "GLY": (123.2, 1.7), "PRO": (121.1, 1.9)},
@@ -57,7 +57,7 @@ _CIS_PROLINE = (127.0, 2.4)
 
 
 @dataclass(frozen=True)
-class Figures:
+class Stereochemistry:
     """Stereochemistry of a protein.
 
     Attributes
@@ -78,11 +78,11 @@ class Figures:
     worst_sigmas: float
 
 
-def figures_of(topology: Any, positions: np.ndarray, labels: Sequence[str]) -> Figures:
+def measure_stereochemistry(topology: Any, positions: np.ndarray, labels: Sequence[str]) -> Stereochemistry:
     """Figures of the heavy atoms of an OpenMM topology at some positions, (n, 3) Å; a label names each residue."""
     sigmas, names = _deviations(topology, positions, labels)
     beyond = np.flatnonzero(np.abs(sigmas) > OUTLIER_SIGMAS)
-    return Figures(
+    return Stereochemistry(
         clashes=tuple(_clashes(topology, positions, labels)),
         backbone_values=len(sigmas),
         outliers=tuple(f"{names[row]} {sigmas[row]:+.1f}σ" for row in beyond),
@@ -106,7 +106,7 @@ def _clashes(topology: Any, positions: np.ndarray, labels: Sequence[str]) -> lis
         allowed = HYDROGEN_BOND_ALLOWANCE_ANGSTROM if polar else 0.0
         if one.residue is other.residue or overlap[row] - allowed < CLASH_OVERLAP_ANGSTROM:
             continue
-        if other.index not in _within(neighbours, one.index):
+        if other.index not in _atoms_within_bonds(neighbours, one.index):
             names = (f"{labels[atom.residue.index]} {atom.name}" for atom in (one, other))
             found.append(f"{' - '.join(names)} {overlap[row]:.2f} Å")
     return found
@@ -130,10 +130,10 @@ def _neighbours(topology: Any) -> dict[int, list[int]]:
     return bonded
 
 
-def _within(bonded: dict[int, list[int]], start: int) -> set[int]:
+def _atoms_within_bonds(bonded: dict[int, list[int]], start: int) -> set[int]:
     """Atoms at most four bonds away."""
     reached = ring = {start}
-    for _ in range(BONDS_APART):
+    for _ in range(EXCLUDED_BONDS):
         ring = {atom for one in ring for atom in bonded[one]} - reached
         reached = reached | ring
     return reached
@@ -146,9 +146,12 @@ def _deviations(topology: Any, positions: np.ndarray, labels: Sequence[str]) -> 
     named = [{atom.name: atom.index for atom in residue.atoms()} for residue in residues]
     for place, residue in enumerate(residues):
         after = residues[place + 1] if place + 1 < len(residues) else None
-        wanted = [(key, _mean(table, residue.name)) for key, table in (*_BONDS.items(), *_ANGLES.items())]
+        wanted = [(key, _expected_value(table, residue.name)) for key, table in (*_BONDS.items(), *_ANGLES.items())]
         if after is not None and after.chain is residue.chain:
-            wanted += [(key, _mean(table, _decisive(key, residue.name, after.name))) for key, table in _LINKS.items()]
+            wanted += [
+                (key, _expected_value(table, _deciding_residue_name(key, residue.name, after.name)))
+                for key, table in _PEPTIDE_LINKS.items()
+            ]
             if after.name == "PRO" and _is_cis(named[place], named[place + 1], positions):
                 wanted[-1] = (("C", "+N", "+CA"), _CIS_PROLINE)
         for key, (mean, deviation) in wanted:
@@ -164,15 +167,15 @@ def _deviations(topology: Any, positions: np.ndarray, labels: Sequence[str]) -> 
 
 def _is_cis(named: dict[str, int], following: dict[str, int], positions: np.ndarray) -> bool:
     atoms = [named.get("CA", -1), named.get("C", -1), following.get("N", -1), following.get("CA", -1)]
-    return -1 not in atoms and abs(dihedral(positions[atoms])) < np.pi / 2
+    return -1 not in atoms and abs(torsion_radians(positions[atoms])) < np.pi / 2
 
 
-def _decisive(key: tuple[str, ...], name: str, after: str) -> str:
+def _deciding_residue_name(key: tuple[str, ...], name: str, after: str) -> str:
     """Which residue's kind decides about a bond or angle across a peptide: the next one, or a glycine before it."""
     return name if name == "GLY" and after != "PRO" and "+CA" not in key else after
 
 
-def _mean(table: dict[str, tuple[float, float]], name: str) -> tuple[float, float]:
+def _expected_value(table: dict[str, tuple[float, float]], name: str) -> tuple[float, float]:
     return table.get(name, table[""])
 
 

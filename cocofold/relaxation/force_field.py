@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cocofold.structure.geometry import dihedral
+from cocofold.structure.geometry import torsion_radians
 from cocofold.structure.model import Model
 from cocofold.structure.topology import Backbone
 from cocofold.system.errors import InputError
@@ -18,19 +18,19 @@ from cocofold.system.errors import InputError
 FORCE_FIELD = ("amber14-all.xml", "implicit/obc2.xml")
 CUTOFF_NM = 1.0
 # kJ/mol: of a peptide bond turned by 90 degrees, and of an improper torsion off by a radian
-_OMEGA, _HAND = 150.0, 400.0
+_OMEGA_STRENGTH_KJ, _CHIRALITY_STRENGTH_KJ = 150.0, 400.0
 _IMPROPER_RAD = 0.6
 _FROZEN_WITHIN_ANGSTROM = 4.5
 
 
-def forcefield(solvent: bool = True) -> Any:
+def load_force_field(solvent: bool = True) -> Any:
     """The force field of proteins, with implicit solvent (generalised Born, OBC II) or in vacuum."""
     from openmm import app
 
     return app.ForceField(*(FORCE_FIELD if solvent else FORCE_FIELD[:1]))
 
 
-def system_of(parts: Parts, field: Any, others: np.ndarray, image_force: bool) -> Any:
+def build_system(parts: ForceFieldProtein, field: Any, others: np.ndarray, image_force: bool) -> Any:
     """The system of a protein, with restraints.
 
     Heavy atoms are held to their positions by a harmonic restraint of strength ``hold`` (kJ/mol/nm², a parameter of the
@@ -39,7 +39,7 @@ def system_of(parts: Parts, field: Any, others: np.ndarray, image_force: bool) -
 
     Parameters
     ----------
-    parts : Parts
+    parts : ForceFieldProtein
     field : openmm.app.ForceField
     others : (m, 3) float
         Atoms (Å) that are not part of the protein.
@@ -65,8 +65,8 @@ def system_of(parts: Parts, field: Any, others: np.ndarray, image_force: bool) -
         hold.addParticle(atom, (parts.positions[atom] / 10).tolist())
     system.addForce(hold)
     _hold_peptides(system, parts)
-    _hold_hands(system, parts)
-    for atom in _near(parts, others).tolist():
+    _hold_chirality(system, parts)
+    for atom in _atoms_near(parts, others).tolist():
         system.setParticleMass(atom, 0)
     if image_force:
         pull = openmm.CustomExternalForce("-(fx*x+fy*y+fz*z)")
@@ -78,19 +78,19 @@ def system_of(parts: Parts, field: Any, others: np.ndarray, image_force: bool) -
     return system
 
 
-def _named(parts: Parts) -> list[dict[str, int]]:
+def _atoms_by_name(parts: ForceFieldProtein) -> list[dict[str, int]]:
     """Atoms of each residue by name."""
     return [{atom.name: atom.index for atom in residue.atoms()} for residue in parts.topology.residues()]
 
 
-def _hold_peptides(system: Any, parts: Parts) -> None:
+def _hold_peptides(system: Any, parts: ForceFieldProtein) -> None:
     import openmm
 
     force = openmm.CustomTorsionForce("depth*(1-cos(theta-theta0))")
     for name in ("depth", "theta0"):
         force.addPerTorsionParameter(name)
     residues = list(parts.topology.residues())
-    named = _named(parts)
+    named = _atoms_by_name(parts)
     for one, other in zip(residues, residues[1:]):
         if one.chain is not other.chain:
             continue
@@ -98,26 +98,28 @@ def _hold_peptides(system: Any, parts: Parts) -> None:
         atoms = [this.get("CA", -1), this.get("C", -1), following.get("N", -1), following.get("CA", -1)]
         if -1 in atoms:
             continue
-        omega = dihedral(parts.positions[atoms])
-        force.addTorsion(*atoms, [_OMEGA, 0.0 if abs(omega) < np.pi / 2 else np.pi])
+        omega = torsion_radians(parts.positions[atoms])
+        force.addTorsion(*atoms, [_OMEGA_STRENGTH_KJ, 0.0 if abs(omega) < np.pi / 2 else np.pi])
     system.addForce(force)
 
 
-def _hold_hands(system: Any, parts: Parts) -> None:
+def _hold_chirality(system: Any, parts: ForceFieldProtein) -> None:
     import openmm
 
     force = openmm.CustomTorsionForce("depth*(theta-theta0)^2")
     for name in ("depth", "theta0"):
         force.addPerTorsionParameter(name)
-    for named in _named(parts):
+    for named in _atoms_by_name(parts):
         atoms = [named.get(name, -1) for name in ("CA", "N", "C", "CB")]
         if -1 in atoms:
             continue
-        force.addTorsion(*atoms, [_HAND, float(np.copysign(_IMPROPER_RAD, dihedral(parts.positions[atoms])))])
+        force.addTorsion(
+            *atoms, [_CHIRALITY_STRENGTH_KJ, float(np.copysign(_IMPROPER_RAD, torsion_radians(parts.positions[atoms])))]
+        )
     system.addForce(force)
 
 
-def _near(parts: Parts, others: np.ndarray) -> np.ndarray:
+def _atoms_near(parts: ForceFieldProtein, others: np.ndarray) -> np.ndarray:
     """Atoms of the protein that other atoms of the model touch."""
     from scipy.spatial import cKDTree
 
@@ -127,7 +129,7 @@ def _near(parts: Parts, others: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.isfinite(distance) & parts.heavy)
 
 
-STANDARD = frozenset(
+STANDARD_AMINO_ACIDS = frozenset(
     {
         "ALA",
         "ARG",
@@ -155,7 +157,7 @@ _SEED = 1
 
 
 @dataclass(frozen=True)
-class Parts:
+class ForceFieldProtein:
     """The protein of a model as OpenMM sees it.
 
     Attributes
@@ -188,7 +190,7 @@ class Parts:
         return np.array([atom.element.atomic_number != _HYDROGEN for atom in self.topology.atoms()])
 
 
-def parts_of(model: Model, forcefield: Any, platform: Any) -> Parts:
+def build_protein(model: Model, forcefield: Any, platform: Any) -> ForceFieldProtein:
     """Take out the protein, and build what is missing of its residues.
 
     Selenomethionine is taken for methionine. Hydrogens of the model are replaced. Missing residues are not built: the
@@ -209,8 +211,8 @@ def parts_of(model: Model, forcefield: Any, platform: Any) -> Parts:
     from openmm import app, unit
     from pdbfixer import PDBFixer
 
-    known, pieces = _pieces(model)
-    topology, rows, positions = _topology(model, pieces)
+    known, pieces = _unbroken_pieces(model)
+    topology, rows, positions = _heavy_atom_topology(model, pieces)
     disulphides = sum(1 for bond in topology.bonds() if {bond[0].name, bond[1].name} == {"SG"})
     text = io.StringIO()
     app.PDBxFile.writeFile(topology, positions * unit.angstrom, text, keepIds=True)
@@ -239,8 +241,8 @@ def parts_of(model: Model, forcefield: Any, platform: Any) -> Parts:
         for residue, row in zip(model.residue_of_atom[rows[rows >= 0]].tolist(), rows[rows >= 0].tolist())
     }
     owner = np.array([residues[atom.residue.index] for atom in modeller.topology.atoms()])
-    names = [_model_name(model, number, atom.name) for number, atom in zip(owner, modeller.topology.atoms())]
-    return Parts(
+    names = [_name_in_model(model, number, atom.name) for number, atom in zip(owner, modeller.topology.atoms())]
+    return ForceFieldProtein(
         topology=modeller.topology,
         positions=np.array(modeller.positions.value_in_unit(unit.angstrom)),
         row=np.array([by_name.get((number, name), -1) for number, name in zip(owner.tolist(), names)]),
@@ -251,14 +253,14 @@ def parts_of(model: Model, forcefield: Any, platform: Any) -> Parts:
     )
 
 
-def _pieces(model: Model) -> tuple[np.ndarray, list[list[int]]]:
+def _unbroken_pieces(model: Model) -> tuple[np.ndarray, list[list[int]]]:
     """Residues that the force field knows, (n_residues,) bool, and runs of them that peptide bonds join."""
     backbone = Backbone.of(model)
     known = np.zeros(len(model.residues), bool)
     pieces: list[list[int]] = []
     joined = False
     for residue, linked in zip(backbone.residues.tolist(), backbone.linked.tolist()):
-        if model.residues[residue].name in STANDARD or model.residues[residue].name == "MSE":
+        if model.residues[residue].name in STANDARD_AMINO_ACIDS or model.residues[residue].name == "MSE":
             known[residue] = True
             if joined:
                 pieces[-1].append(residue)
@@ -272,7 +274,7 @@ def _pieces(model: Model) -> tuple[np.ndarray, list[list[int]]]:
     return known, pieces
 
 
-def _topology(model: Model, pieces: list[list[int]]) -> tuple[Any, np.ndarray, np.ndarray]:
+def _heavy_atom_topology(model: Model, pieces: list[list[int]]) -> tuple[Any, np.ndarray, np.ndarray]:
     """An OpenMM topology of the heavy atoms, their rows in the model or -1, and positions (Å).
 
     A missing CB is built here, since what else is built of a side chain takes its hand from it, and the second oxygen
@@ -330,5 +332,5 @@ def _beta_carbon(nitrogen: np.ndarray, alpha: np.ndarray, carbon: np.ndarray) ->
     return alpha + 1.53 * direction
 
 
-def _model_name(model: Model, residue: int, name: str) -> str:
+def _name_in_model(model: Model, residue: int, name: str) -> str:
     return "SE" if name == "SD" and model.residues[residue].name == "MSE" else name

@@ -10,20 +10,20 @@ from typing import Any
 import gemmi
 import numpy as np
 
-from cocofold.relaxation.clash_figures import Figures, figures_of
-from cocofold.relaxation.force_field import Parts, forcefield, parts_of, system_of
+from cocofold.relaxation.clash_figures import Stereochemistry, measure_stereochemistry
+from cocofold.relaxation.force_field import ForceFieldProtein, build_protein, build_system, load_force_field
 from cocofold.structure.model import Model
 from cocofold.system.errors import InputError
-from cocofold.system.progress import Tell
+from cocofold.system.progress import ProgressCallback
 
 # Strength of the restraint to the start in each stage (kJ/mol/nm²), iterations of the minimiser at most, and whether in
 # solvent: in vacuum a step takes a twelfth of the time, and the restraints leave no room for artefacts of it
-STAGES = ((40_000.0, 300, False), (4_000.0, 300, False), (400.0, 200, True))
+RELAXATION_STAGES = ((40_000.0, 300, False), (4_000.0, 300, False), (400.0, 200, True))
 _TOLERANCE_KJ_PER_NM = 5.0
 _IMAGE_ROUNDS = 3
-_COST_OF_SOLVENT = 12
+_SOLVENT_STEP_COST = 12
 # The images pull displaced atoms back as strongly as the last restraint: measured by a displacement of this size
-_TRIAL_ANGSTROM = 0.5
+_TRIAL_DISPLACEMENT_ANGSTROM = 0.5
 _SEED = 0
 _PLATFORMS = {"cpu": ("CPU",), "cuda": ("CUDA", "OpenCL"), "auto": ("CUDA", "OpenCL", "CPU")}
 
@@ -32,7 +32,7 @@ ImageGradient = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Settings:
+class RelaxSettings:
     """How a model is relaxed.
 
     Attributes
@@ -51,7 +51,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Relaxed:
+class RelaxedModel:
     """A relaxed model and what is known about it.
 
     Attributes
@@ -71,8 +71,8 @@ class Relaxed:
     """
 
     model: Model
-    before: Figures
-    after: Figures
+    before: Stereochemistry
+    after: Stereochemistry
     added_atoms: int
     moved_angstrom: float
     platform: str
@@ -92,10 +92,10 @@ class Relaxed:
 
 def relax(
     model: Model,
-    settings: Settings | None = None,
+    settings: RelaxSettings | None = None,
     image_gradient: ImageGradient | None = None,
-    tell: Tell = lambda what, done: None,
-) -> Relaxed:
+    tell: ProgressCallback = lambda what, done: None,
+) -> RelaxedModel:
     """Relax a model by Amber14 in implicit solvent.
 
     Restraints to the start fade in three stages. With the images' gradient each of the last rounds is minimised under a
@@ -105,7 +105,7 @@ def relax(
     Parameters
     ----------
     model : Model
-    settings : Settings, optional
+    settings : RelaxSettings, optional
     image_gradient : callable, optional
         Of the mean Fourier ring correlation, for positions of the model's atoms.
     tell : callable
@@ -116,27 +116,31 @@ def relax(
     InputError
         If OpenMM is missing, or there is nothing that the force field knows.
     """
-    settings = settings or Settings()
-    openmm = _openmm()
+    settings = settings or RelaxSettings()
+    openmm = _import_openmm()
     platform, properties = _platform(openmm, settings)
-    field = forcefield()
+    field = load_force_field()
     tell("building missing atoms and hydrogens", 0.0)
-    parts = parts_of(model, field, platform)
+    parts = build_protein(model, field, platform)
     others = model.positions[parts.left_out[model.residue_of_atom]]
     systems = {
-        solvent: system_of(parts, forcefield(solvent), others, image_gradient is not None) for solvent in (False, True)
+        solvent: build_system(parts, load_force_field(solvent), others, image_gradient is not None)
+        for solvent in (False, True)
     }
-    pull = _Pull(parts, model, image_gradient) if image_gradient is not None else None
-    positions, context = parts.positions, _context(openmm, systems[STAGES[0][2]], platform, properties, parts.positions)
-    for number, (hold, count, solvent) in enumerate(STAGES):
-        if number > 0 and solvent != STAGES[number - 1][2]:
+    pull = _ImageForce(parts, model, image_gradient) if image_gradient is not None else None
+    positions, context = (
+        parts.positions,
+        _context(openmm, systems[RELAXATION_STAGES[0][2]], platform, properties, parts.positions),
+    )
+    for number, (hold, count, solvent) in enumerate(RELAXATION_STAGES):
+        if number > 0 and solvent != RELAXATION_STAGES[number - 1][2]:
             context = _context(openmm, systems[solvent], platform, properties, positions)
         context.setParameter("hold", hold)
-        rounds = _IMAGE_ROUNDS if pull is not None and number == len(STAGES) - 1 else 1
+        rounds = _IMAGE_ROUNDS if pull is not None and number == len(RELAXATION_STAGES) - 1 else 1
         for repeat in range(rounds):
-            tell(f"minimising, restraints at {hold:g} kJ/mol/nm²", _share_done(number, repeat / rounds))
+            tell(f"minimising, restraints at {hold:g} kJ/mol/nm²", _fraction_done(number, repeat / rounds))
             if pull is not None:
-                pull.renew(context, systems[solvent], positions)
+                pull.refresh_force(context, systems[solvent], positions)
             openmm.LocalEnergyMinimizer.minimize(context, _TOLERANCE_KJ_PER_NM, count // rounds)
             positions = _positions(context)
     if not np.isfinite(positions).all():
@@ -145,29 +149,29 @@ def relax(
     return _result(model, parts, positions, settings, platform.getName())
 
 
-def _share_done(stage: int, part: float) -> float:
+def _fraction_done(stage: int, part: float) -> float:
     """Share of the time after some stages and a part of the next: a step in solvent counts for twelve."""
-    costs = [count * (_COST_OF_SOLVENT if solvent else 1) for _, count, solvent in STAGES]
+    costs = [count * (_SOLVENT_STEP_COST if solvent else 1) for _, count, solvent in RELAXATION_STAGES]
     return (sum(costs[:stage]) + part * costs[stage]) / sum(costs)
 
 
-class _Pull:
+class _ImageForce:
     """The images' force on each atom, renewed from time to time.
 
     Its weight is such that atoms displaced at random by 0.5 Å are pulled back as strongly as by the last restraint.
     """
 
-    def __init__(self, parts: Parts, model: Model, gradient: ImageGradient) -> None:
+    def __init__(self, parts: ForceFieldProtein, model: Model, gradient: ImageGradient) -> None:
         self._parts, self._model, self._gradient = parts, model, gradient
         self._known = parts.row >= 0
         rng = np.random.default_rng(_SEED)
-        trial = rng.normal(0, _TRIAL_ANGSTROM / np.sqrt(3), (int(self._known.sum()), 3))
+        trial = rng.normal(0, _TRIAL_DISPLACEMENT_ANGSTROM / np.sqrt(3), (int(self._known.sum()), 3))
         start = parts.positions[self._known]
         change = self._at(start + trial) - self._at(start)
         size = float(np.sqrt((change**2).sum(1).mean()))
-        self._weight = STAGES[-1][0] * _TRIAL_ANGSTROM / 10 / size if size > 0 else 0.0
+        self._weight = RELAXATION_STAGES[-1][0] * _TRIAL_DISPLACEMENT_ANGSTROM / 10 / size if size > 0 else 0.0
 
-    def renew(self, context: Any, system: Any, positions: np.ndarray) -> None:
+    def refresh_force(self, context: Any, system: Any, positions: np.ndarray) -> None:
         """Set the force at these positions of the protein, (n, 3) Å."""
         pull = system.getForce(system.getNumForces() - 1)
         gradient = self._weight * self._at(positions[self._known])
@@ -182,7 +186,7 @@ class _Pull:
         return self._gradient(moved)[self._parts.row[self._known]]
 
 
-def _openmm() -> Any:
+def _import_openmm() -> Any:
     try:
         import openmm
         import pdbfixer  # noqa: F401
@@ -191,7 +195,7 @@ def _openmm() -> Any:
     return openmm
 
 
-def _platform(openmm: Any, settings: Settings) -> tuple[Any, dict[str, str]]:
+def _platform(openmm: Any, settings: RelaxSettings) -> tuple[Any, dict[str, str]]:
     kind, _, number = settings.device.partition(":")
     if kind not in _PLATFORMS:
         raise InputError(f"--device {settings.device}: give auto, cpu, cuda or cuda:N")
@@ -220,7 +224,9 @@ def _positions(context: Any) -> np.ndarray:
     return np.array(context.getState(getPositions=True).getPositions(asNumpy=True).value_in_unit(unit.angstrom))
 
 
-def _result(model: Model, parts: Parts, positions: np.ndarray, settings: Settings, platform: str) -> Relaxed:
+def _result(
+    model: Model, parts: ForceFieldProtein, positions: np.ndarray, settings: RelaxSettings, platform: str
+) -> RelaxedModel:
     known = parts.row >= 0
     moved = model.positions.copy()
     moved[parts.row[known]] = positions[known]
@@ -231,10 +237,10 @@ def _result(model: Model, parts: Parts, positions: np.ndarray, settings: Setting
         for r in dict.fromkeys(parts.residue.tolist())
     ]
     added = ~known & (parts.heavy | settings.hydrogens) & np.array([a.name != "OXT" for a in parts.topology.atoms()])
-    return Relaxed(
-        model=_written(model, parts, moved, positions, added),
-        before=figures_of(parts.topology, parts.positions, labels),
-        after=figures_of(parts.topology, positions, labels),
+    return RelaxedModel(
+        model=_relaxed_structure(model, parts, moved, positions, added),
+        before=measure_stereochemistry(parts.topology, parts.positions, labels),
+        after=measure_stereochemistry(parts.topology, positions, labels),
         added_atoms=int((added & parts.heavy).sum()),
         moved_angstrom=float(np.sqrt((shift**2).mean())),
         platform=platform,
@@ -242,7 +248,9 @@ def _result(model: Model, parts: Parts, positions: np.ndarray, settings: Setting
     )
 
 
-def _written(model: Model, parts: Parts, moved: np.ndarray, positions: np.ndarray, added: np.ndarray) -> Model:
+def _relaxed_structure(
+    model: Model, parts: ForceFieldProtein, moved: np.ndarray, positions: np.ndarray, added: np.ndarray
+) -> Model:
     """The model at other positions, without the hydrogens of the protein that it had, with atoms that were added."""
     from dataclasses import replace
 
@@ -269,7 +277,7 @@ def _written(model: Model, parts: Parts, moved: np.ndarray, positions: np.ndarra
     return replace(Model.of(structure), notes=model.notes, described=model.described)
 
 
-def _notes(model: Model, parts: Parts) -> tuple[str, ...]:
+def _notes(model: Model, parts: ForceFieldProtein) -> tuple[str, ...]:
     names = [model.residues[row].name for row in np.flatnonzero(parts.left_out)]
     pieces = "1 piece" if parts.pieces == 1 else f"{parts.pieces} pieces"
     notes = [f"{pieces} of protein without gaps, {parts.disulphides} disulphides"]

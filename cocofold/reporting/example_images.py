@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 from cocofold.finetuning.holdout import split_into_passes
-from cocofold.finetuning.preparation import choose
-from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, project, rendered_extra_width, rendering_grid
+from cocofold.finetuning.preparation import apply_particle_options
+from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, added_width_angstrom, project, rendering_grid
 from cocofold.imaging.rings import RingPixels, ring_count
-from cocofold.likelihood.frc_loss import Gaussians, find_contrast, score
+from cocofold.likelihood.frc_loss import AtomGaussians, correlate_in_chunks, find_contrast
 from cocofold.likelihood.observed_images import Observations
-from cocofold.likelihood.particle_optics import Optics, poses_of, stretched
+from cocofold.likelihood.particle_optics import ParticleOptics, magnified_poses, poses_of
 from cocofold.mapfit.placement_file import MIRRORED
 from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet
@@ -35,7 +35,7 @@ _ATOMS_AT_ONCE = 24_000
 
 
 @dataclass(frozen=True)
-class Example:
+class ExampleParticle:
     """One particle; pictures are data URIs of PNGs.
 
     Attributes
@@ -71,7 +71,7 @@ class RunParticles:
     heldout: np.ndarray
 
 
-def find_particles(run: FinishedRun, elsewhere: Path | None = None, folder: Path | None = None) -> RunParticles:
+def read_run_particles(run: FinishedRun, elsewhere: Path | None = None, folder: Path | None = None) -> RunParticles:
     """Read the particles of a run, from where they were or from ``elsewhere``.
 
     Raises
@@ -80,10 +80,10 @@ def find_particles(run: FinishedRun, elsewhere: Path | None = None, folder: Path
         If they cannot be read any more, or are others.
     """
     options = run.options
-    path = elsewhere or _as_given(options.particles, run.path)
-    stacks = folder or (None if options.particles_dir is None else _as_given(options.particles_dir, run.path))
-    passthrough = [_as_given(name, run.path) for name in options.passthrough]
-    used = choose(read_particles(path, stacks, passthrough), options)
+    path = elsewhere or _resolve_run_path(options.particles, run.path)
+    stacks = folder or (None if options.particles_dir is None else _resolve_run_path(options.particles_dir, run.path))
+    passthrough = [_resolve_run_path(name, run.path) for name in options.passthrough]
+    used = apply_particle_options(read_particles(path, stacks, passthrough), options)
     if run.metrics.get("hand") == MIRRORED:
         used = used.mirrored()
     if len(used) != run.metrics["particles"]:
@@ -92,31 +92,33 @@ def find_particles(run: FinishedRun, elsewhere: Path | None = None, folder: Path
     return RunParticles(used, passes[0].heldout.numpy())
 
 
-def _as_given(name: str, run: Path) -> Path:
+def _resolve_run_path(name: str, run: Path) -> Path:
     """A path as the run was given it; if relative, from here or from the folder in which the run is."""
     path = Path(name)
     beside = run.absolute().parent / path
     return beside if not path.exists() and beside.exists() else path
 
 
-def examples(run: FinishedRun, particles: RunParticles) -> list[Example]:
+def example_particles(run: FinishedRun, particles: RunParticles) -> list[ExampleParticle]:
     """Up to six particles seen from directions far apart; of those that the answer was not fitted to, if there are."""
     used = particles.used
-    sign = _contrast(run, used)
+    sign = _contrast_sign(run, used)
     pool = np.arange(len(used)) if run.second_pass or not len(particles.heldout) else particles.heldout
-    rows = pool[_far_apart(view_directions(used.rotations[pool]), _EXAMPLES)]
+    rows = pool[_spread_views(view_directions(used.rotations[pool]), _EXAMPLES)]
     chosen = used.subset(rows)
     rings = RingPixels.up_to(used.box, ring_count(used.box, used.pixel_size_angstrom, LOW_PASS_ANGSTROM))
-    optics = Optics(chosen, rings)
-    observed = sign * _observed(chosen, optics, rings)
-    before, after = (_predicted(*atoms, chosen, optics, rings) for atoms in (_of_start(run), _of_result(run)))
+    optics = ParticleOptics(chosen, rings)
+    observed = sign * _observed_pictures(chosen, optics, rings)
+    before, after = (
+        _predicted_pictures(*atoms, chosen, optics, rings) for atoms in (_start_gaussians(run), _result_gaussians(run))
+    )
     values = _ring_means(run, chosen)
     found = []
     for place, row in enumerate(rows):
         brightest = max(np.abs(before[place]).max(), np.abs(after[place]).max())
         spread = _NOISE_WIDTHS * observed[place].std()
         found.append(
-            Example(
+            ExampleParticle(
                 int(row) + 1,
                 _png(observed[place], spread),
                 _png(before[place], brightest),
@@ -128,23 +130,23 @@ def examples(run: FinishedRun, particles: RunParticles) -> list[Example]:
     return found
 
 
-def _of_start(run: FinishedRun) -> tuple[torch.Tensor, Gaussians]:
+def _start_gaussians(run: FinishedRun) -> tuple[torch.Tensor, AtomGaussians]:
     amplitudes = torch.as_tensor(run.start.atomic_numbers, dtype=torch.float32)
     positions = torch.as_tensor(run.start.positions, dtype=torch.float32)
-    return positions, Gaussians(amplitudes, torch.full_like(amplitudes, REFERENCE_WIDTH_ANGSTROM))
+    return positions, AtomGaussians(amplitudes, torch.full_like(amplitudes, REFERENCE_WIDTH_ANGSTROM))
 
 
-def _of_result(run: FinishedRun) -> tuple[torch.Tensor, Gaussians]:
+def _result_gaussians(run: FinishedRun) -> tuple[torch.Tensor, AtomGaussians]:
     values = (torch.as_tensor(some, dtype=torch.float32) for some in (run.amplitudes, run.widths_angstrom))
-    return torch.as_tensor(run.answer.positions, dtype=torch.float32), Gaussians(*values)
+    return torch.as_tensor(run.answer.positions, dtype=torch.float32), AtomGaussians(*values)
 
 
-def _contrast(run: FinishedRun, particles: ParticleSet) -> float:
+def _contrast_sign(run: FinishedRun, particles: ParticleSet) -> float:
     """1 if protein was taken for white in the images, -1 for dark."""
     contrast = run.options.contrast
     if contrast == "auto":
         few = ring_count(particles.box, particles.pixel_size_angstrom, LOW_PASS_ANGSTROM)
-        contrast = find_contrast(*_of_start(run), Observations(particles, few)).found
+        contrast = find_contrast(*_start_gaussians(run), Observations(particles, few)).found
     return -1.0 if contrast == "dark" else 1.0
 
 
@@ -153,11 +155,14 @@ def _ring_means(run: FinishedRun, chosen: ParticleSet) -> list[list[float]]:
     observations = Observations(chosen, n_rings)
     rows = torch.arange(len(chosen))
     chunk = max(1, _ATOMS_AT_ONCE // len(run.start))
-    pair = (_of_start(run), _of_result(run))
-    return [score(*atoms, observations, rows, observations.rings(n_rings), chunk).mean(1).tolist() for atoms in pair]
+    pair = (_start_gaussians(run), _result_gaussians(run))
+    return [
+        correlate_in_chunks(*atoms, observations, rows, observations.rings(n_rings), chunk).mean(1).tolist()
+        for atoms in pair
+    ]
 
 
-def _far_apart(directions: np.ndarray, count: int) -> np.ndarray:
+def _spread_views(directions: np.ndarray, count: int) -> np.ndarray:
     """Rows of directions each of which is as far from those before as can be, (count,); opposite ones are alike."""
     chosen = [0]
     nearest = np.abs(directions @ directions[0])
@@ -167,35 +172,35 @@ def _far_apart(directions: np.ndarray, count: int) -> np.ndarray:
     return np.array(chosen)
 
 
-def _observed(particles: ParticleSet, optics: Optics, rings: RingPixels) -> np.ndarray:
+def _observed_pictures(particles: ParticleSet, optics: ParticleOptics, rings: RingPixels) -> np.ndarray:
     images = torch.as_tensor(particles.images(np.arange(len(particles))))
-    planes = torch.fft.rfft2(images).reshape(len(images), -1)[:, rings.positions_in(particles.box)]
+    planes = torch.fft.rfft2(images).reshape(len(images), -1)[:, rings.flat_indices_in(particles.box)]
     rows = torch.arange(len(images))
     # Taking out the phase is done for all pixels of the rings of ``optics``, which are these.
-    return _pictures(optics.without_antisymmetric_phase(planes, rows), rings)
+    return _low_passed_images(optics.without_antisymmetric_phase(planes, rows), rings)
 
 
-def _predicted(
-    positions: torch.Tensor, gaussians: Gaussians, particles: ParticleSet, optics: Optics, rings: RingPixels
+def _predicted_pictures(
+    positions: torch.Tensor, gaussians: AtomGaussians, particles: ParticleSet, optics: ParticleOptics, rings: RingPixels
 ) -> np.ndarray:
     pixel = particles.pixel_size_angstrom
-    poses = stretched(poses_of(particles), particles)
+    poses = magnified_poses(poses_of(particles), particles)
     transforms = project(positions, gaussians.amplitudes, gaussians.widths_angstrom, poses, rings, pixel)
     transfer = optics.transfer(torch.arange(len(particles)), rings)
     # Undo the width that rendering adds, to have the molecule's own fall-off.
     frequency = (rings.ring + 1) / (rings.box * pixel)
-    width = rendered_extra_width(rings.box * pixel / rendering_grid(rings.box, rings.n_rings))
+    width = added_width_angstrom(rings.box * pixel / rendering_grid(rings.box, rings.n_rings))
     sharper = torch.exp(2 * (math.pi * width * frequency) ** 2)
-    return _pictures(torch.view_as_complex(transforms) * transfer * sharper, rings)
+    return _low_passed_images(torch.view_as_complex(transforms) * transfer * sharper, rings)
 
 
-def _pictures(transforms: torch.Tensor, rings: RingPixels) -> np.ndarray:
+def _low_passed_images(transforms: torch.Tensor, rings: RingPixels) -> np.ndarray:
     """Real images, (n, side, side), of transforms at the pixels of the rings; the last rings fade out."""
     share = (rings.ring + 1) / (rings.n_rings + 1)
     fade = torch.cos(math.pi / 2 * ((share - 1 + _SOFT_EDGE) / _SOFT_EDGE).clamp(0, 1)) ** 2
     side = max(_SIDE_PIXELS, 2 * (rings.n_rings + 1))
     plane = torch.zeros(len(transforms), side * (side // 2 + 1), dtype=torch.complex64)
-    plane[:, rings.positions_in(side)] = transforms * fade
+    plane[:, rings.flat_indices_in(side)] = transforms * fade
     return torch.fft.irfft2(plane.reshape(-1, side, side // 2 + 1), s=(side, side)).numpy()
 
 

@@ -9,23 +9,23 @@ from typing import Any, Dict
 import numpy as np
 from scipy.spatial import cKDTree
 
-from cocofold.reporting.run_contents import Changes, FinishedRun
+from cocofold.reporting.run_contents import FinishedRun, ModelChanges
 
-Figure = Dict[str, Any]
+PlotlyFigure = Dict[str, Any]
 
-_WORK, _HELDOUT, _GREY = "#0072b2", "#d55e00", "#8a8f98"
+_WORK_COLOUR, _HELDOUT_COLOUR, _GREY = "#0072b2", "#d55e00", "#8a8f98"
 _MOST_DIRECTIONS = 100_000
 _LEAST_FULL_SCALE = 2.0
-_COLUMNS = 200
+_MAP_COLUMNS = 200
 
 
-def correlation_plot(run: FinishedRun) -> Figure:
+def correlation_plot(run: FinishedRun) -> PlotlyFigure:
     """Ring correlation of fitted and held-out images before and after, against resolution."""
     curves = run.metrics["frc_curves"]
     resolution = curves["resolution_angstrom"]
     frequency = [1 / one for one in resolution]
     traces = []
-    for kind, colour in (("work", _WORK), ("held-out", _HELDOUT)):
+    for kind, colour in (("work", _WORK_COLOUR), ("held-out", _HELDOUT_COLOUR)):
         for when, dash in (("start", "dot"), ("end", "solid")):
             name = f"{kind}, {when}"
             if name in curves:
@@ -52,17 +52,17 @@ def correlation_plot(run: FinishedRun) -> Figure:
     return _figure(traces, xaxis=axis, yaxis={"title": {"text": "Fourier ring correlation"}, "rangemode": "tozero"})
 
 
-def cycles_plot(run: FinishedRun) -> Figure:
+def cycles_plot(run: FinishedRun) -> PlotlyFigure:
     """Mean ring correlation at the end of each cycle, and how far CA atoms had moved; the answer is marked."""
     cycles = run.cycles
     names = [f"{int(row['number'])}: {escape(str(row['stage']), quote=False)}" for row in cycles]
     traces = [
-        _line("fitted", names, [row["frc_work"] for row in cycles], _WORK, "lines+markers"),
-        _line("held-out", names, [row["frc_heldout"] for row in cycles], _HELDOUT, "lines+markers"),
+        _line("fitted", names, [row["frc_work"] for row in cycles], _WORK_COLOUR, "lines+markers"),
+        _line("held-out", names, [row["frc_heldout"] for row in cycles], _HELDOUT_COLOUR, "lines+markers"),
         _line("moved", names, [row["moved_angstrom"] for row in cycles], _GREY, "lines+markers", axis="y2"),
     ]
     traces = [trace for trace in traces if any(value is not None for value in trace["y"])]
-    best = [] if run.answer_row is None else [run.answer_row]
+    best = [] if run.result_cycle_row is None else [run.result_cycle_row]
     marks = [
         {"type": "line", "xref": "x", "yref": "paper", "x0": place, "x1": place, "y0": 0, "y1": 1,
          "line": {"color": "#444", "width": 1, "dash": "dash"}}
@@ -84,7 +84,7 @@ def cycles_plot(run: FinishedRun) -> Figure:
     )
 
 
-def displacement_plots(run: FinishedRun, changed: Changes) -> list[tuple[str, Figure]]:
+def displacement_plots(run: FinishedRun, changed: ModelChanges) -> list[tuple[str, PlotlyFigure]]:
     """For each chain with CA atoms its name and the displacement of each residue along it."""
     residues = run.answer.residues
     known = np.isfinite(changed.in_place)
@@ -95,7 +95,7 @@ def displacement_plots(run: FinishedRun, changed: Changes) -> list[tuple[str, Fi
         names = [escape(f"{residues[row].name} {residues[row].number}{residues[row].insertion_code}") for row in rows]
         numbers = [residues[row].number for row in rows]
         traces = [
-            _line("in place", numbers, _rounded(changed.in_place[rows]), _WORK, "lines", text=names),
+            _line("in place", numbers, _rounded(changed.in_place[rows]), _WORK_COLOUR, "lines", text=names),
             _line("superposed", numbers, _rounded(changed.superposed[rows]), _GREY, "lines", text=names),
         ]
         if run.plddt is not None:
@@ -116,10 +116,10 @@ def displacement_plots(run: FinishedRun, changed: Changes) -> list[tuple[str, Fi
     return plots
 
 
-def orientation_plot(directions: np.ndarray) -> Figure:
+def orientation_plot(directions: np.ndarray) -> PlotlyFigure:
     """Density of views on a Mollweide map; at most 100,000 of them, evenly taken."""
     taken = directions[:: 1 + len(directions) // _MOST_DIRECTIONS]
-    x, y, density = density_on_mollweide(taken, smoothing_deg(len(taken)), _COLUMNS)
+    x, y, density = density_on_mollweide(taken, smoothing_deg(len(taken)), _MAP_COLUMNS)
     angle = np.linspace(0, 2 * np.pi, 121)
     values = [[None if np.isnan(one) else round(float(one), 3) for one in row] for row in density]
     hidden = {"visible": False, "showgrid": False, "zeroline": False}
@@ -136,7 +136,7 @@ def orientation_plot(directions: np.ndarray) -> Figure:
     return _figure(traces, xaxis=hidden, yaxis={**hidden, "scaleanchor": "x"}, height=340)
 
 
-def _graticule() -> list[Figure]:
+def _graticule() -> list[PlotlyFigure]:
     """Meridians and parallels every 60 and 30 degrees."""
     lines: list[tuple[Any, Any]] = []
     for latitude in np.deg2rad([-60, -30, 0, 30, 60]):
@@ -167,11 +167,11 @@ def _line(
     text: list[str] | None = None,
     axis: str = "y",
     unit: str = " Å",
-) -> Figure:
+) -> PlotlyFigure:
     digits = ".2f" if text is not None or axis == "y2" else ".4f"
     where = "%{text}" if text is not None else "%{x}"
     suffix = unit if text is not None or axis == "y2" else ""
-    trace: Figure = {
+    trace: PlotlyFigure = {
         "type": "scatter", "mode": mode, "name": name, "x": x, "y": y, "yaxis": axis,
         "line": {"color": colour, "width": 1.8},
         "hovertemplate": f"{where}: %{{y:{digits}}}{suffix}<extra>{name}</extra>",
@@ -183,7 +183,7 @@ def _rounded(values: Any, digits: int = 2) -> list[float | None]:
     return [None if not np.isfinite(value) else round(float(value), digits) for value in values]
 
 
-def _figure(traces: list[Figure], height: int = 380, **layout: Any) -> Figure:
+def _figure(traces: list[PlotlyFigure], height: int = 380, **layout: Any) -> PlotlyFigure:
     axes = {"gridcolor": "#e8eaee", "zerolinecolor": "#c8ccd2", "automargin": True}
     for name in list(layout):
         if "axis" in name:
@@ -208,11 +208,11 @@ _SHELL_POINTS = 6000
 _MOST_VIEWS = 20_000
 _VIEWS_SMOOTHED_OVER = 12
 _LEAST_SMOOTHING_DEG, _MOST_SMOOTHING_DEG = 5.0, 25.0
-_AT_ONCE = 500
+_VIEWS_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
-class Sampling:
+class ViewSampling:
     """How evenly views sample a shell of Fourier space.
 
     Attributes
@@ -251,8 +251,8 @@ def shell_sampling(directions: np.ndarray, radius: int = _SHELL_RADIUS) -> np.nd
     """
     points = even_directions(_SHELL_POINTS)
     counts = np.zeros(len(points), dtype=int)
-    for first in range(0, len(directions), _AT_ONCE):
-        counts += (np.abs(points @ directions[first : first + _AT_ONCE].T) < 0.5 / radius).sum(1)
+    for first in range(0, len(directions), _VIEWS_AT_ONCE):
+        counts += (np.abs(points @ directions[first : first + _VIEWS_AT_ONCE].T) < 0.5 / radius).sum(1)
     return counts
 
 
@@ -271,7 +271,7 @@ def compensation_factor(counts: np.ndarray) -> float:
     return float(factor / (1 + share / (1 - share) * counts.mean() * factor / 2))
 
 
-def sampling(directions: np.ndarray, symmetry: np.ndarray | None = None, seed: int = 0) -> Sampling:
+def measure_view_sampling(directions: np.ndarray, symmetry: np.ndarray | None = None, seed: int = 0) -> ViewSampling:
     """How evenly views sample Fourier space.
 
     Parameters
@@ -290,17 +290,17 @@ def sampling(directions: np.ndarray, symmetry: np.ndarray | None = None, seed: i
         directions = directions[random.choice(len(directions), most, replace=False)]
     even = random.normal(size=(len(directions), 3))
     even /= np.linalg.norm(even, axis=1, keepdims=True)
-    counts = shell_sampling(_copied(directions, turns))
-    return Sampling(
+    counts = shell_sampling(_symmetry_related(directions, turns))
+    return ViewSampling(
         compensation_factor(counts),
-        compensation_factor(shell_sampling(_copied(even, turns))),
+        compensation_factor(shell_sampling(_symmetry_related(even, turns))),
         float((counts == 0).mean()),
         len(directions),
         _SHELL_RADIUS,
     )
 
 
-def _copied(directions: np.ndarray, turns: np.ndarray) -> np.ndarray:
+def _symmetry_related(directions: np.ndarray, turns: np.ndarray) -> np.ndarray:
     return np.einsum("mij,nj->mni", turns, directions).reshape(-1, 3)
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from cocofold.finetuning.options import Options
-from cocofold.reporting.run_contents import Changes, FinishedRun
+from cocofold.reporting.run_contents import FinishedRun, ModelChanges
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RunVerdict:
     """What the particles say of the change: a word for its colour, a headline and an explanation."""
 
     kind: str
@@ -18,13 +18,13 @@ class Verdict:
     explanation: str
 
 
-def verdict_of(run: FinishedRun, changed: Changes) -> Verdict:
+def describe_verdict(run: FinishedRun, changed: ModelChanges) -> RunVerdict:
     """The verdict of a run in plain words."""
     metrics = run.metrics
     moved = f"CA atoms lie {changed.rms_in_place:.2f} Å (root mean square) from where they started"
-    lost = _lost_folds(metrics)
+    lost = _rejected_cycles_sentence(metrics)
     if not metrics["heldout_particles"]:
-        return Verdict(
+        return RunVerdict(
             "undecided",
             "Nothing checks this model: no particles were held out.",
             f"It is the model after cycle {metrics['best_cycle']}; {moved}.{lost} Whether the particles support "
@@ -44,16 +44,16 @@ def verdict_of(run: FinishedRun, changed: Changes) -> Verdict:
             if run.second_pass
             else f"{kept_out} predicts them better than the start does: their {better}. {moved}."
         )
-        return Verdict("supported", "The particles support the new model.", explanation + lost)
+        return RunVerdict("supported", "The particles support the new model.", explanation + lost)
     if metrics["verdict"] == "undecided":
-        return Verdict(
+        return RunVerdict(
             "undecided",
             "The particles do not decide: the model is the start.",
             f"Some cycle predicted the {count} held-out particles a little better than the start, by one to three "
             "standard errors, which is a hint and no more. model.cif is therefore the start, unchanged. More "
             f"particles, or better poses, may decide.{lost}",
         )
-    return Verdict(
+    return RunVerdict(
         "not-supported",
         "The particles do not support a change: the model is the start.",
         f"No cycle predicted the {count} held-out particles better than the start did by more than one standard error. "
@@ -62,7 +62,7 @@ def verdict_of(run: FinishedRun, changed: Changes) -> Verdict:
     )
 
 
-def _lost_folds(metrics: dict[str, Any]) -> str:
+def _rejected_cycles_sentence(metrics: dict[str, Any]) -> str:
     """A sentence on cycles that were no answer for their geometry, if there were any."""
     count = metrics.get("cycles_that_lost_the_fold", 0)
     return f" Cycles that were left out because they had lost the fold (C–N bonds): {count}." if count else ""

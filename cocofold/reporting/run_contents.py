@@ -15,8 +15,8 @@ import yaml
 
 from cocofold.finetuning.options import Options
 from cocofold.mapfit.placement_file import MIRRORED
-from cocofold.mapfit.workflow import MIRRORED_MAP
-from cocofold.structure.geometry import superpose
+from cocofold.mapfit.workflow import MIRRORED_MAP_FILE
+from cocofold.structure.geometry import find_superposition
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
 from cocofold.system.errors import InputError
@@ -75,7 +75,7 @@ class FinishedRun:
         return self.metrics["heldout_particles"] > 0 and all(row["frc_heldout"] is None for row in self.cycles)
 
     @property
-    def answer_row(self) -> int | None:
+    def result_cycle_row(self) -> int | None:
         """Which of the cycles is the answer; None if it is of a pass before theirs."""
         best = (self.metrics["best_cycle"], self.metrics["frc_work"])
         return next((row for row, one in enumerate(self.cycles) if (one["number"], one["frc_work"]) == best), None)
@@ -83,7 +83,7 @@ class FinishedRun:
     @property
     def second_pass(self) -> bool:
         """Whether the answer is of a pass that fitted all particles."""
-        return self.cycles_fit_all and self.answer_row is not None
+        return self.cycles_fit_all and self.result_cycle_row is not None
 
     @property
     def start_name(self) -> str:
@@ -107,17 +107,17 @@ def read_run(path: Path) -> FinishedRun:
             "cocofold finetune command and --resume, then report"
         )
     try:
-        options = _options(path / "config.yaml")
+        options = _read_options(path / "config.yaml")
         metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
-        cycles = _cycles(path / "metrics.csv")
-        _require(metrics)
+        cycles = _read_cycles(path / "metrics.csv")
+        _require_metrics(metrics)
     except InputError:
         raise
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: a file of the run cannot be read ({error}); run it anew") from error
     answer_file = path / _ANSWER
     answer = read_model(answer_file)
-    amplitudes, widths = _gaussians(answer_file, len(answer))
+    amplitudes, widths = _read_gaussians(answer_file, len(answer))
     start = read_model(path / _START)
     return FinishedRun(
         path, options, metrics, cycles, start, answer, amplitudes, widths, _stated_plddt(answer_file, answer)
@@ -145,12 +145,12 @@ def read_density(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return values, voxel
 
 
-def map_of(run: FinishedRun) -> Path | None:
+def find_run_map(run: FinishedRun) -> Path | None:
     """The map in which the run placed its model, mirrored if its hand was wrong; None if it is not there as it was.
 
     A map whose voxels are not those of the particles lies elsewhere than the model, and is not taken.
     """
-    mirrored = run.path / "placement" / MIRRORED_MAP
+    mirrored = run.path / "placement" / MIRRORED_MAP_FILE
     found = mirrored if mirrored.is_file() else Path(run.options.map or "")
     if not found.is_file() or (found != mirrored and run.metrics.get("hand") == MIRRORED):
         return None
@@ -158,7 +158,7 @@ def map_of(run: FinishedRun) -> Path | None:
     return found if values.shape == own.shape and np.allclose(voxel, own_voxel, rtol=1e-3) else None
 
 
-def _options(config: Path) -> Options:
+def _read_options(config: Path) -> Options:
     stored = yaml.safe_load(config.read_text(encoding="utf-8"))
     if not isinstance(stored, dict) or "particles" not in stored:
         raise InputError(f"{config}: holds no settings of a run; give the folder that cocofold finetune wrote")
@@ -166,14 +166,14 @@ def _options(config: Path) -> Options:
     return Options(**{name: value for name, value in stored.items() if name in known})
 
 
-def _require(metrics: dict[str, Any]) -> None:
+def _require_metrics(metrics: dict[str, Any]) -> None:
     needed = ("verdict", "best_cycle", "frc_work", "frc_curves", "particles", "heldout_particles", "versions")
     missing = [name for name in needed if name not in metrics]
     if missing:
         raise ValueError(f"metrics.json lacks {', '.join(missing)}")
 
 
-def _cycles(table: Path) -> list[dict[str, Any]]:
+def _read_cycles(table: Path) -> list[dict[str, Any]]:
     with open(table, newline="", encoding="utf-8") as file:
         return [
             {name: value if name == "stage" else _number(value) for name, value in row.items()}
@@ -185,7 +185,7 @@ def _number(text: str) -> float | None:
     return float(text) if text else None
 
 
-def _gaussians(path: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _read_gaussians(path: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
     block = gemmi.cif.read(str(path)).sole_block()
     table = block.find("_cocofold_gaussian.", ["amplitude", "width_angstrom"])
     if len(table) != count:
@@ -211,7 +211,7 @@ def _stated_plddt(path: Path, model: Model) -> np.ndarray | None:
 
 
 @dataclass(frozen=True)
-class Changes:
+class ModelChanges:
     """Residues of the result, with where they were in the start.
 
     Attributes
@@ -224,7 +224,7 @@ class Changes:
         Numbers of the start's residues that rise by one where the author's do, and by two elsewhere.
     """
 
-    start_row: np.ndarray
+    row_in_start: np.ndarray
     in_place: np.ndarray
     superposed: np.ndarray
     places: np.ndarray
@@ -240,7 +240,7 @@ class Changes:
         return _root_mean_square(self.superposed)
 
 
-def changes(start: Model, answer: Model) -> Changes:
+def compare_with_start(start: Model, answer: Model) -> ModelChanges:
     """Compare a result with its start, of which it has all residues or some.
 
     Raises
@@ -261,12 +261,12 @@ def changes(start: Model, answer: Model) -> Changes:
     there = answer.positions[alpha[has_alpha]]
     here = start.positions[start.atoms_named("CA")[rows[has_alpha]]]
     in_place[has_alpha] = np.linalg.norm(there - here, axis=1)
-    rotation, translation = superpose(there, here)
+    rotation, translation = find_superposition(there, here)
     superposed[has_alpha] = np.linalg.norm(there @ rotation.T + translation - here, axis=1)
-    return Changes(rows, in_place, superposed, _places(start))
+    return ModelChanges(rows, in_place, superposed, _gap_aware_numbers(start))
 
 
-def _places(model: Model) -> np.ndarray:
+def _gap_aware_numbers(model: Model) -> np.ndarray:
     steps = [
         1 if after.chain == before.chain and after.number - before.number in (0, 1) else 2
         for before, after in zip(model.residues, model.residues[1:])

@@ -16,26 +16,33 @@ from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
 from cocofold import __version__
 from cocofold.particles.poses import view_directions
-from cocofold.reporting.example_images import LOW_PASS_ANGSTROM, Example, examples, find_particles
+from cocofold.reporting.example_images import LOW_PASS_ANGSTROM, ExampleParticle, example_particles, read_run_particles
 from cocofold.reporting.plots import (
-    Sampling,
+    ViewSampling,
     correlation_plot,
     cycles_plot,
     displacement_plots,
+    measure_view_sampling,
     orientation_plot,
-    sampling,
     smoothing_deg,
 )
-from cocofold.reporting.report_text import citations, methods_paragraph, verdict_of
-from cocofold.reporting.run_contents import Changes, FinishedRun, changes, map_of, read_density, read_run
-from cocofold.reporting.viewer_files import SCRIPT, isolde_script, viewer_density, viewer_model
-from cocofold.structure.point_groups import rotations_of
+from cocofold.reporting.report_text import citations, describe_verdict, methods_paragraph
+from cocofold.reporting.run_contents import (
+    FinishedRun,
+    ModelChanges,
+    compare_with_start,
+    find_run_map,
+    read_density,
+    read_run,
+)
+from cocofold.reporting.viewer_files import ISOLDE_SCRIPT, isolde_script, viewer_density, viewer_model
+from cocofold.structure.point_groups import point_group_rotations
 from cocofold.system.atomic_files import write_atomically
 from cocofold.system.errors import InputError
 
 
 @dataclass(frozen=True)
-class Report:
+class WrittenReport:
     """What was written; ``missing`` says why sections that show particles are empty, if they are."""
 
     page: Path
@@ -45,7 +52,7 @@ class Report:
 
 def write_report(
     path: Path, map_file: Path | None = None, particles: Path | None = None, particles_dir: Path | None = None
-) -> Report:
+) -> WrittenReport:
     """Write ``report.html`` and ``isolde/open_in_isolde.cxc`` into the folder of a finished run.
 
     Parameters
@@ -64,12 +71,12 @@ def write_report(
         If the run is not finished or cannot be read, and for files that were given and cannot be used.
     """
     run = read_run(path)
-    map_file = map_file or map_of(run)
+    map_file = map_file or find_run_map(run)
     commands = isolde_script(run, map_file)
-    changed = changes(run.start, run.answer)
-    seen = look_at_particles(run, particles, particles_dir)
+    changed = compare_with_start(run.start, run.answer)
+    seen = collect_particle_views(run, particles, particles_dir)
     text = render_page(run, changed, seen, map_file)
-    page, script = path / "report.html", path / SCRIPT
+    page, script = path / "report.html", path / ISOLDE_SCRIPT
     try:
         script.parent.mkdir(exist_ok=True)
         write_atomically(script, commands)
@@ -78,48 +85,50 @@ def write_report(
         raise InputError(
             f"{error.filename or page}: not written ({error.strerror}); make room, or make the folder writable"
         ) from error
-    return Report(page, script, seen.missing)
+    return WrittenReport(page, script, seen.missing)
 
 
 # build/3Dmol-min.js of npm's 3dmol, as published; py3Dmol does not contain it.
 _VIEWER_VERSION = "2.5.5"
-_LEAST_SCALE_ANGSTROM = 1.0
+_LEAST_COLOUR_SCALE_ANGSTROM = 1.0
 
 
 @dataclass(frozen=True)
-class FromImages:
+class ParticleViews:
     """What of a report needs the particles; ``missing`` says why they could not be read."""
 
-    examples: list[Example]
+    examples: list[ExampleParticle]
     directions: np.ndarray | None
     missing: str | None
 
 
-def look_at_particles(run: FinishedRun, elsewhere: Path | None, folder: Path | None) -> FromImages:
+def collect_particle_views(run: FinishedRun, elsewhere: Path | None, folder: Path | None) -> ParticleViews:
     """Example particles and directions of view, or why there are none."""
     try:
-        particles = find_particles(run, elsewhere, folder)
-        return FromImages(examples(run, particles), view_directions(particles.used.rotations), None)
+        particles = read_run_particles(run, elsewhere, folder)
+        return ParticleViews(example_particles(run, particles), view_directions(particles.used.rotations), None)
     except InputError as error:
         if elsewhere is not None or folder is not None:
             raise
-        return FromImages([], None, f"the particles could not be read: {error}")
+        return ParticleViews([], None, f"the particles could not be read: {error}")
 
 
-def render_page(run: FinishedRun, changed: Changes, seen: FromImages, map_file: Path | None) -> str:
+def render_page(run: FinishedRun, changed: ModelChanges, seen: ParticleViews, map_file: Path | None) -> str:
     """The HTML text of a report.
 
     Parameters
     ----------
     run : FinishedRun
-    changed : Changes
-    seen : FromImages
+    changed : ModelChanges
+    seen : ParticleViews
     map_file : Path, optional
         A map to contour in place of the density of the answer.
     """
     moved = displacement_plots(run, changed)
     symmetry = run.metrics.get("symmetry", "C1")
-    sampled = None if seen.directions is None else sampling(seen.directions, rotations_of(symmetry))
+    sampled = (
+        None if seen.directions is None else measure_view_sampling(seen.directions, point_group_rotations(symmetry))
+    )
     plots = {"correlation": correlation_plot(run), "cycles": cycles_plot(run)}
     plots.update((f"chain-{order}", figure) for order, (_, figure) in enumerate(moved))
     if seen.directions is not None:
@@ -131,22 +140,22 @@ def render_page(run: FinishedRun, changed: Changes, seen: FromImages, map_file: 
     cited = citations(run)
     return _template().render(
         title=_title(run),
-        style=Markup(_own("page.css")),
-        script=Markup(_own("page.js")),
+        style=Markup(_read_page_file("page.css")),
+        script=Markup(_read_page_file("page.js")),
         plotly_js=_embedded(get_plotlyjs()),
-        viewer_js=_embedded(f"/*\n{_own('3Dmol-LICENSE.txt')}*/\n{_own('3Dmol-min.js')}"),
+        viewer_js=_embedded(f"/*\n{_read_page_file('3Dmol-LICENSE.txt')}*/\n{_read_page_file('3Dmol-min.js')}"),
         metrics=run.metrics,
         second_pass=run.second_pass,
         cycles_fit_all=run.cycles_fit_all,
         versions=versions,
         particles_name=Path(run.options.particles).name,
         start_name=Path(run.start_name).name,
-        verdict=verdict_of(run, changed),
-        figures=_figures(run, changed, sampled),
+        verdict=describe_verdict(run, changed),
+        figures=_headline_numbers(run, changed, sampled),
         has_plddt=run.plddt is not None,
         has_density=True,
         density_name=(map_file or run.density_file).name,
-        chains=_chains(run, changed, [name for name, _ in moved]),
+        chains=_chain_rows(run, changed, [name for name, _ in moved]),
         removed=len(run.start.residues) - len(run.answer.residues),
         examples=[asdict(example) for example in seen.examples],
         low_pass=f"{LOW_PASS_ANGSTROM:g}",
@@ -157,10 +166,10 @@ def render_page(run: FinishedRun, changed: Changes, seen: FromImages, map_file: 
         methods=methods_paragraph(run),
         citations=cited,
         bibtex="\n\n".join(citation.bibtex for citation in cited),
-        settings=_settings(run),
-        facts=_facts(run, versions),
+        settings=_option_rows(run),
+        facts=_run_facts(run, versions),
         plots=plots,
-        molecules=_molecules(run, changed, map_file),
+        molecules=_viewer_data(run, changed, map_file),
     )
 
 
@@ -172,7 +181,7 @@ def _template() -> Any:
     return environment.get_template("page.html")
 
 
-def _own(name: str) -> str:
+def _read_page_file(name: str) -> str:
     return (files("cocofold.reporting") / "page" / name).read_text(encoding="utf-8")
 
 
@@ -186,14 +195,14 @@ def _title(run: FinishedRun) -> str:
     return name if name.strip() else Path(run.start_name).name
 
 
-def _figures(run: FinishedRun, changed: Changes, sampled: Sampling | None) -> list[dict[str, str]]:
+def _headline_numbers(run: FinishedRun, changed: ModelChanges, sampled: ViewSampling | None) -> list[dict[str, str]]:
     """The numbers at the top: each with a key, a name, its value and what it is."""
     metrics = run.metrics
     finest = metrics["frc_curves"]["resolution_angstrom"][-1]
     held_out = f"{metrics['heldout_particles']:,} held out" + (" at first" if run.second_pass else "")
     rows = [
-        ("frc_heldout", "Held-out FRC", _arrow(metrics, "frc_heldout"), "mean, start → result"),
-        ("frc_work", "Fitted FRC", _arrow(metrics, "frc_work"), f"rings to {finest:.1f} Å"),
+        ("frc_heldout", "Held-out FRC", _start_to_result(metrics, "frc_heldout"), "mean, start → result"),
+        ("frc_work", "Fitted FRC", _start_to_result(metrics, "frc_work"), f"rings to {finest:.1f} Å"),
         ("moved_angstrom", "CA moved", f"{changed.rms_in_place:.2f} Å", f"{changed.rms_superposed:.2f} Å superposed"),
         ("worst_link_angstrom", "C–N bonds", f"{metrics['worst_link_angstrom']:.3f} Å", "largest deviation"),
         ("particles", "Particles", f"{metrics['particles']:,}", held_out),
@@ -204,7 +213,7 @@ def _figures(run: FinishedRun, changed: Changes, sampled: Sampling | None) -> li
     return [dict(zip(("key", "name", "value", "note"), row)) for row in rows]
 
 
-def _arrow(metrics: dict[str, Any], name: str) -> str:
+def _start_to_result(metrics: dict[str, Any], name: str) -> str:
     before, after = metrics[f"{name}_start"], metrics[name]
     return "none held out" if before is None or after is None else f"{before:.3f} → {after:.3f}"
 
@@ -215,7 +224,7 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def _chains(run: FinishedRun, changed: Changes, names: list[str]) -> list[dict[str, Any]]:
+def _chain_rows(run: FinishedRun, changed: ModelChanges, names: list[str]) -> list[dict[str, Any]]:
     owner = np.array([key.chain for key in run.answer.residues])
     rows = []
     for order, name in enumerate(names):
@@ -225,11 +234,11 @@ def _chains(run: FinishedRun, changed: Changes, names: list[str]) -> list[dict[s
     return rows
 
 
-def _settings(run: FinishedRun) -> list[tuple[str, str]]:
+def _option_rows(run: FinishedRun) -> list[tuple[str, str]]:
     return [(name, "" if value is None else str(value)) for name, value in asdict(run.options).items()]
 
 
-def _facts(run: FinishedRun, versions: dict[str, str]) -> list[tuple[str, str]]:
+def _run_facts(run: FinishedRun, versions: dict[str, str]) -> list[tuple[str, str]]:
     ended = datetime.fromtimestamp((run.path / "metrics.json").stat().st_mtime, timezone.utc)
     shown = {name: value for name, value in run.metrics.items() if name not in ("frc_curves", "versions")}
     return [
@@ -240,8 +249,8 @@ def _facts(run: FinishedRun, versions: dict[str, str]) -> list[tuple[str, str]]:
     ]
 
 
-def _molecules(run: FinishedRun, changed: Changes, map_file: Path | None) -> dict[str, Any]:
-    places = changed.places[changed.start_row]
+def _viewer_data(run: FinishedRun, changed: ModelChanges, map_file: Path | None) -> dict[str, Any]:
+    places = changed.places[changed.row_in_start]
     chains = list(dict.fromkeys(key.chain for key in run.answer.residues))
     known = changed.in_place[np.isfinite(changed.in_place)]
     residues = [
@@ -259,7 +268,7 @@ def _molecules(run: FinishedRun, changed: Changes, map_file: Path | None) -> dic
         "result": viewer_model(run.answer, places),
         "chains": chains,
         "residues": residues,
-        "most_moved": round(max(_LEAST_SCALE_ANGSTROM, float(np.quantile(known, 0.98))), 1),
+        "most_moved": round(max(_LEAST_COLOUR_SCALE_ANGSTROM, float(np.quantile(known, 0.98))), 1),
         "density": viewer_density(*read_density(map_file or run.density_file), run.answer),
     }
 

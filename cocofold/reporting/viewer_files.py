@@ -15,9 +15,9 @@ from cocofold.reporting.run_contents import FinishedRun, read_density
 from cocofold.structure.model import Model
 from cocofold.system.errors import InputError
 
-SCRIPT = Path("isolde") / "open_in_isolde.cxc"
+ISOLDE_SCRIPT = Path("isolde") / "open_in_isolde.cxc"
 # ChimeraX expands these in names of files, or ends the name there.
-_UNSAFE = re.compile(r'["\\*?\[\]\x00-\x1f\x7f]')
+_UNSAFE_IN_CHIMERAX = re.compile(r'["\\*?\[\]\x00-\x1f\x7f]')
 
 
 def isolde_script(run: FinishedRun, map_file: Path | None = None) -> str:
@@ -38,7 +38,7 @@ def isolde_script(run: FinishedRun, map_file: Path | None = None) -> str:
     InputError
         If the map cannot be read, or its name cannot be given to ChimeraX.
     """
-    folder = (run.path / SCRIPT).parent
+    folder = (run.path / ISOLDE_SCRIPT).parent
     density = map_file or run.density_file
     opened = [_quoted(path, folder) for path in (run.answer_file, density, run.start_file)]
     values, voxel = read_density(density)
@@ -77,7 +77,7 @@ def isolde_script(run: FinishedRun, map_file: Path | None = None) -> str:
 def _quoted(path: Path, folder: Path) -> str:
     """A path relative to the script's folder, in quotes."""
     relative = Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix()
-    if _UNSAFE.search(relative):
+    if _UNSAFE_IN_CHIMERAX.search(relative):
         raise InputError(
             f"{path}: has characters in its name that ChimeraX's open command does not take as they are; rename it, "
             "or give a link with a plain name"
@@ -88,10 +88,10 @@ def _quoted(path: Path, folder: Path) -> str:
 _HYDROGEN = 1
 _MOST_ATOMS = 40_000
 _MOST_VOXELS = 80**3
-_MARGIN_ANGSTROM = 8.0
+_VIEW_MARGIN_ANGSTROM = 8.0
 _CUBIC_ANGSTROM_PER_DALTON = 1.21
 _BACKBONE = ("N", "CA", "C", "O")
-_STRANGE = re.compile(r"[^A-Za-z0-9'*+-]")
+_UNSAFE_IN_MMCIF = re.compile(r"[^A-Za-z0-9'*+-]")
 _ITEMS = "group_PDB id type_symbol label_atom_id label_comp_id auth_asym_id auth_seq_id Cartn_x Cartn_y Cartn_z"
 
 
@@ -117,16 +117,16 @@ def viewer_model(model: Model, places: np.ndarray) -> str:
         owner = model.residue_of_atom[row]
         key = model.residues[owner]
         x, y, z = model.positions[row]
-        name = _plain(str(model.atom_names[row]))
+        name = _safe_name(str(model.atom_names[row]))
         lines.append(
             f"{'ATOM' if polymer[owner] else 'HETATM'} {row + 1} {gemmi.Element(int(model.atomic_numbers[row])).name} "
-            f'"{name}" {_plain(key.name)} {chains[key.chain]} {places[owner]} {x:.2f} {y:.2f} {z:.2f}'
+            f'"{name}" {_safe_name(key.name)} {chains[key.chain]} {places[owner]} {x:.2f} {y:.2f} {z:.2f}'
         )
     return "\n".join(lines) + "\n"
 
 
-def _plain(name: str) -> str:
-    return _STRANGE.sub("_", name) or "X"
+def _safe_name(name: str) -> str:
+    return _UNSAFE_IN_MMCIF.sub("_", name) or "X"
 
 
 def contour_level(values: np.ndarray, voxel_volume: float, model: Model) -> float:
@@ -148,15 +148,15 @@ def viewer_density(values: np.ndarray, voxel: np.ndarray, model: Model) -> dict[
     model : Model
     """
     level = contour_level(values, float(np.prod(voxel)), model)
-    low = np.floor((model.positions.min(0) - _MARGIN_ANGSTROM) / voxel).astype(int)
-    high = np.ceil((model.positions.max(0) + _MARGIN_ANGSTROM) / voxel).astype(int) + 1
+    low = np.floor((model.positions.min(0) - _VIEW_MARGIN_ANGSTROM) / voxel).astype(int)
+    high = np.ceil((model.positions.max(0) + _VIEW_MARGIN_ANGSTROM) / voxel).astype(int) + 1
     size = np.array(values.shape[::-1])
     low, high = np.clip(low, 0, size - 1), np.clip(high, 1, size)
     part = values[low[2] : high[2], low[1] : high[1], low[0] : high[0]]
     step = 1
     while part.size / step**3 > _MOST_VOXELS:
         step += 1
-    part = _averaged(part, step)
+    part = _bin_voxels(part, step)
     least, most = float(part.min()), float(part.max())
     scale = 255 / ((most - least) or 1.0)
     return {
@@ -170,7 +170,7 @@ def viewer_density(values: np.ndarray, voxel: np.ndarray, model: Model) -> dict[
     }
 
 
-def _averaged(values: np.ndarray, step: int) -> np.ndarray:
+def _bin_voxels(values: np.ndarray, step: int) -> np.ndarray:
     """Means over blocks of ``step`` voxels along each axis; what is left over at the end is dropped."""
     if step == 1:
         return values

@@ -22,25 +22,25 @@ from cocofold.particles.particle_set import OpticsGroup, ParticleSet
 from cocofold.particles.star_write import write_star
 from cocofold.simulation.scene import (
     PARTICLE,
-    Gaussians,
-    Scenes,
+    GaussianCloud,
+    NoiseFreeImages,
     disturb_rotations,
+    draw_image_contents,
     draw_rotations,
-    particle,
+    largest_radius_angstrom,
+    particle_clouds,
     prefer_poles,
-    reach_angstrom,
-    shown,
 )
-from cocofold.simulation.simulation_settings import Settings
+from cocofold.simulation.simulation_settings import SimulationSettings
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
-from cocofold.system.atomic_files import appearing_whole, write_atomically
+from cocofold.system.atomic_files import atomic_path, write_atomically
 from cocofold.system.errors import InputError
 
 
 @dataclass(frozen=True)
-class Simulated:
+class SimulationOutput:
     """What was written.
 
     Attributes
@@ -68,7 +68,7 @@ class Simulated:
     signal_variance: float
 
 
-def simulate(settings: Settings, out: Path) -> Simulated:
+def simulate(settings: SimulationSettings, out: Path) -> SimulationOutput:
     """Simulate particles of a model; noise of standard deviation 1.
 
     Files appear whole or not at all, ``particles.star`` last. The same settings give the same stacks, bit by bit.
@@ -79,18 +79,18 @@ def simulate(settings: Settings, out: Path) -> Simulated:
         For input that cannot be used, before anything is written.
     """
     _check_folder(out, settings)
-    model = _placed(read_model(settings.model), settings)
+    model = _centred_if_asked(read_model(settings.model), settings)
     truth = _draw_particles(settings, out / "particles.mrcs")
-    parts = particle(model, settings)
+    parts = particle_clouds(model, settings)
     _check_inside(model, parts, truth, settings)
-    _, _, _, _, _, of_neighbours, of_junk, _, _ = _streams(settings.seed)
-    shows = shown(settings, of_junk)
+    _, _, _, _, _, of_neighbours, of_junk, _, _ = _random_streams(settings.seed)
+    shows = draw_image_contents(settings, of_junk)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from error
-    scenes = Scenes(model, parts, truth, shows, settings, of_neighbours, of_junk)
-    written = Simulated(
+    scenes = NoiseFreeImages(model, parts, truth, shows, settings, of_neighbours, of_junk)
+    written = SimulationOutput(
         star=out / "particles.star",
         stack=out / "particles.mrcs",
         true_star=out / "true_poses.star",
@@ -109,14 +109,14 @@ def simulate(settings: Settings, out: Path) -> Simulated:
     }
     write_atomically(out / "truth.json", json.dumps(content, indent=1) + "\n")
     write_star(written.true_star, truth)
-    disturbed = _disturbed(truth, settings)
+    disturbed = _with_pose_errors(truth, settings)
     if written.map is not None:
         write_reconstruction(written.map, disturbed)
     write_star(written.star, disturbed)
     return written
 
 
-def _streams(seed: int) -> list[np.random.Generator]:
+def _random_streams(seed: int) -> list[np.random.Generator]:
     """Independent generators, so that one setting leaves the others' draws alone.
 
     Of poses, defoci, errors of poses, noise of counting, preferred views, neighbours, junk, noise of the ice, and
@@ -125,21 +125,21 @@ def _streams(seed: int) -> list[np.random.Generator]:
     return [np.random.default_rng([seed, stream]) for stream in range(9)]
 
 
-def _placed(model: Model, settings: Settings) -> Model:
+def _centred_if_asked(model: Model, settings: SimulationSettings) -> Model:
     if not settings.centre:
         return model
     centre = (settings.box // 2) * settings.pixel_size
     return model.moved_to(model.positions - model.positions.mean(0) + centre)
 
 
-def _draw_particles(settings: Settings, stack: Path) -> ParticleSet:
+def _draw_particles(settings: SimulationSettings, stack: Path) -> ParticleSet:
     count = settings.count
-    poses, defoci, *_ = _streams(settings.seed)
+    poses, defoci, *_ = _random_streams(settings.seed)
     mean = defoci.uniform(*settings.defocus, count)
     half = defoci.uniform(0, settings.astigmatism, count) / 2
     rotations = draw_rotations(count, settings.cone_deg, poses)
     if settings.preferred is not None:
-        preferred = _streams(settings.seed)[4]
+        preferred = _random_streams(settings.seed)[4]
         rotations = prefer_poles(rotations, settings.preferred, settings.preferred_share, preferred)
     group = OpticsGroup(
         name="simulated",
@@ -168,8 +168,8 @@ def _draw_particles(settings: Settings, stack: Path) -> ParticleSet:
     )
 
 
-def _disturbed(truth: ParticleSet, settings: Settings) -> ParticleSet:
-    errors, of_defoci = _streams(settings.seed)[2], _streams(settings.seed)[8]
+def _with_pose_errors(truth: ParticleSet, settings: SimulationSettings) -> ParticleSet:
+    errors, of_defoci = _random_streams(settings.seed)[2], _random_streams(settings.seed)[8]
     return replace(
         truth,
         rotations=disturb_rotations(truth.rotations, settings.pose_noise, errors),
@@ -179,10 +179,10 @@ def _disturbed(truth: ParticleSet, settings: Settings) -> ParticleSet:
     )
 
 
-def _check_inside(model: Model, parts: list[Gaussians], truth: ParticleSet, settings: Settings) -> None:
+def _check_inside(model: Model, parts: list[GaussianCloud], truth: ParticleSet, settings: SimulationSettings) -> None:
     """Refuse a model that leaves the images in some view."""
     centre = (settings.box // 2) * settings.pixel_size
-    reach = reach_angstrom(parts, centre)
+    reach = largest_radius_angstrom(parts, centre)
     shift = float(np.abs(truth.origins_angstrom).max())
     room = settings.extent_angstrom / 2 - settings.pixel_size
     if reach + shift <= room:
@@ -202,7 +202,7 @@ def _check_inside(model: Model, parts: list[Gaussians], truth: ParticleSet, sett
     )
 
 
-def _check_folder(out: Path, settings: Settings) -> None:
+def _check_folder(out: Path, settings: SimulationSettings) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; give a folder")
     if out.is_dir() and any(out.iterdir()):
@@ -217,14 +217,14 @@ def _check_folder(out: Path, settings: Settings) -> None:
         )
 
 
-def _write_stacks(scenes: Scenes, settings: Settings, out: Path) -> float:
+def _write_stacks(scenes: NoiseFreeImages, settings: SimulationSettings, out: Path) -> float:
     """Write the noise-free images, learn the particle's variance, then scale them and add noise in place."""
     chunks = [
         np.arange(start, min(start + scenes.at_once, settings.count))
         for start in range(0, settings.count, scenes.at_once)
     ]
-    _, _, _, counting, _, _, _, of_ice, _ = _streams(settings.seed)
-    noise = Noise(settings.box, settings.pixel_size, settings.ice, settings.bfactor, counting, of_ice)
+    _, _, _, counting, _, _, _, of_ice, _ = _random_streams(settings.seed)
+    noise = NoiseGenerator(settings.box, settings.pixel_size, settings.ice, settings.bfactor, counting, of_ice)
     with contextlib.ExitStack() as files:
         stack = files.enter_context(_new_stack(out / "particles.mrcs", settings))
         clean = files.enter_context(_new_stack(out / "clean.mrcs", settings)) if settings.clean else None
@@ -249,9 +249,9 @@ def _write_stacks(scenes: Scenes, settings: Settings, out: Path) -> float:
 
 
 @contextlib.contextmanager
-def _new_stack(path: Path, settings: Settings) -> Iterator[mrcfile.mrcmemmap.MrcMemmap]:
+def _new_stack(path: Path, settings: SimulationSettings) -> Iterator[mrcfile.mrcmemmap.MrcMemmap]:
     shape = (settings.count, settings.box, settings.box)
-    with appearing_whole(path) as partial, mrcfile.new_mmap(partial, shape, mrc_mode=2, overwrite=True) as file:
+    with atomic_path(path) as partial, mrcfile.new_mmap(partial, shape, mrc_mode=2, overwrite=True) as file:
         file.set_image_stack()
         file.voxel_size = settings.pixel_size
         yield file
@@ -286,7 +286,7 @@ def _shown(what: str, chunks: list[np.ndarray]) -> Iterable[np.ndarray]:
 _ICE_CORRELATION_ANGSTROM = 10.0
 
 
-class Noise:
+class NoiseGenerator:
     """Noise of standard deviation 1, a share of which has passed the microscope.
 
     The ice is a random potential whose power falls as ``1 / (1 + (10 Å k)^2)``; like the particle it is seen through
@@ -331,9 +331,9 @@ class Noise:
         white = self._counting.standard_normal((count, self._box, self._box), dtype=np.float32)
         if not self._ice:
             return white
-        return np.sqrt(1 - self._ice) * white + np.sqrt(self._ice) * self._of_ice(ctf, count)
+        return np.sqrt(1 - self._ice) * white + np.sqrt(self._ice) * self._ice_noise(ctf, count)
 
-    def _of_ice(self, ctf: Ctf, count: int) -> np.ndarray:
+    def _ice_noise(self, ctf: Ctf, count: int) -> np.ndarray:
         seen = contrast_transfer(ctf, self._kx, self._ky) * self._colour
         variance = (seen**2 * self._weight).sum(1, keepdim=True) / self._box**2
         white = torch.as_tensor(self._structural.standard_normal((count, self._box, self._box), dtype=np.float32))

@@ -11,12 +11,12 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from cocofold.imaging.ctf import Ctf, contrast_transfer
-from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, Poses, project, rendered_extra_width, rendering_grid
+from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, Poses, added_width_angstrom, project, rendering_grid
 from cocofold.imaging.rings import RingPixels, ring_count
 from cocofold.likelihood.particle_optics import ctf_of, poses_of
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.particles.poses import matrices_from_relion
-from cocofold.simulation.simulation_settings import Settings
+from cocofold.simulation.simulation_settings import SimulationSettings
 from cocofold.structure.model import Model
 
 PARTICLE, EMPTY, BLOB = 0, 1, 2
@@ -38,12 +38,12 @@ class Neighbours:
         return [rows[place == layer] for layer in np.unique(place)]
 
 
-def draw_neighbours(settings: Settings, reach: float, rng: np.random.Generator) -> Neighbours:
+def draw_neighbours(settings: SimulationSettings, reach: float, rng: np.random.Generator) -> Neighbours:
     """Neighbours that do not overlap the particle and still reach into the image, anywhere there alike.
 
     Parameters
     ----------
-    settings : Settings
+    settings : SimulationSettings
         ``neighbours`` is their mean number in an image; the number is Poisson distributed.
     reach : float
         Radius (Å) of a particle about the centre of the box.
@@ -57,7 +57,7 @@ def draw_neighbours(settings: Settings, reach: float, rng: np.random.Generator) 
     return Neighbours(image, draw_rotations(len(image), 0.0, rng), offsets)
 
 
-def shown(settings: Settings, rng: np.random.Generator) -> np.ndarray:
+def draw_image_contents(settings: SimulationSettings, rng: np.random.Generator) -> np.ndarray:
     """What each image shows: PARTICLE, or junk: EMPTY or BLOB; (count,) int."""
     shows = np.zeros(settings.count, dtype=int)
     rows = rng.permutation(settings.count)[: round(settings.junk * settings.count)]
@@ -65,41 +65,41 @@ def shown(settings: Settings, rng: np.random.Generator) -> np.ndarray:
     return shows
 
 
-class Scenes:
+class NoiseFreeImages:
     """Noise-free images: the particle or junk, and neighbours.
 
     Parameters
     ----------
     model : Model
-    parts : list of Gaussians
+    parts : list of GaussianCloud
         Of the particle, in the frame of the box.
     truth : ParticleSet
         Poses and CTFs that are imaged.
     shows : (count,) int
         PARTICLE, EMPTY or BLOB.
-    settings : Settings
+    settings : SimulationSettings
     of_neighbours, of_junk : numpy.random.Generator
     """
 
     def __init__(
         self,
         model: Model,
-        parts: list[Gaussians],
+        parts: list[GaussianCloud],
         truth: ParticleSet,
         shows: np.ndarray,
-        settings: Settings,
+        settings: SimulationSettings,
         of_neighbours: np.random.Generator,
         of_junk: np.random.Generator,
     ) -> None:
         box, pixel = settings.box, settings.pixel_size
         self._poses, self.ctf = poses_of(truth), ctf_of(truth)
-        self._particle = Renderer(parts, box, pixel, settings.bfactor)
+        self._particle = ImageRenderer(parts, box, pixel, settings.bfactor)
         # Twice as wide, so that what lies beyond the border blurs into the image, and nothing comes in across from it.
         self._margin = box // 2
         wide = [replace(part, positions=part.positions + self._margin * pixel) for part in parts]
-        self._wide = Renderer(wide, 2 * box, pixel, settings.bfactor)
-        self._blob = Renderer([blob(model, of_junk)], box, pixel, settings.bfactor)
-        self._neighbours = draw_neighbours(settings, reach_angstrom(parts, box // 2 * pixel), of_neighbours)
+        self._wide = ImageRenderer(wide, 2 * box, pixel, settings.bfactor)
+        self._blob = ImageRenderer([junk_cloud(model, of_junk)], box, pixel, settings.bfactor)
+        self._neighbours = draw_neighbours(settings, largest_radius_angstrom(parts, box // 2 * pixel), of_neighbours)
         self._shows = shows
         self.at_once = self._particle.images_at_once
 
@@ -107,7 +107,7 @@ class Scenes:
         """The particle alone, (n, box, box) float32."""
         return self._images(self._particle, self._poses[torch.as_tensor(rows)], rows)
 
-    def _images(self, renderer: Renderer, poses: Poses, rows: np.ndarray) -> np.ndarray:
+    def _images(self, renderer: ImageRenderer, poses: Poses, rows: np.ndarray) -> np.ndarray:
         return renderer.images(poses, self.ctf[torch.as_tensor(rows)])
 
     def add_surroundings(self, images: np.ndarray, rows: np.ndarray) -> None:
@@ -126,12 +126,12 @@ class Scenes:
             images[image - rows[0]] += self._images(self._wide, poses, image)[:, inner, inner]
 
 
-_ATOMS_AT_ONCE = 200_000
-_GRID_PIXELS_AT_ONCE = 20_000_000
-_FINER = 2
+_MAX_PROJECTED_ATOMS = 200_000
+_MAX_GRID_PIXELS = 20_000_000
+_GRID_REFINEMENT = 2
 
 
-class Renderer:
+class ImageRenderer:
     """Makes images of clouds of Gaussians from poses and CTFs.
 
     ``project`` draws every Gaussian with an extra width s in common, to which the ring correlation is blind but an
@@ -142,7 +142,7 @@ class Renderer:
 
     Parameters
     ----------
-    parts : list of Gaussians
+    parts : list of GaussianCloud
         Drawn one after the other, so that few wide Gaussians do not slow down many narrow ones.
     box : int
         Even.
@@ -151,17 +151,19 @@ class Renderer:
         Of an envelope ``exp(-B k^2 / 4)``.
     """
 
-    def __init__(self, parts: list[Gaussians], box: int, pixel_size_angstrom: float, bfactor_a2: float = 0.0) -> None:
+    def __init__(
+        self, parts: list[GaussianCloud], box: int, pixel_size_angstrom: float, bfactor_a2: float = 0.0
+    ) -> None:
         self.box = box
         self._rings = RingPixels.up_to(box, ring_count(box, pixel_size_angstrom))
         # The same Fourier pixels, as those of an image of the same extent and finer pixels.
-        self._fine_rings = replace(self._rings, box=_FINER * box, n_rings=_FINER * box // 2 - 1)
-        self._fine_pixel_size = pixel_size_angstrom / _FINER
+        self._fine_rings = replace(self._rings, box=_GRID_REFINEMENT * box, n_rings=_GRID_REFINEMENT * box // 2 - 1)
+        self._fine_pixel_size = pixel_size_angstrom / _GRID_REFINEMENT
         grid = rendering_grid(self._fine_rings.box, self._fine_rings.n_rings)
         spacing = box * pixel_size_angstrom / grid
         step = 1 / (box * pixel_size_angstrom)
         self._kx, self._ky = self._rings.kx * step, self._rings.ky * step
-        widening = 2 * math.pi**2 * rendered_extra_width(spacing) ** 2 * (self._kx**2 + self._ky**2)
+        widening = 2 * math.pi**2 * added_width_angstrom(spacing) ** 2 * (self._kx**2 + self._ky**2)
         # A transform sums over pixels: of the fine grid there, of the image here.
         envelope = torch.exp(-bfactor_a2 * (self._kx**2 + self._ky**2) / 4)
         self._correction = envelope * torch.exp(widening) * (spacing / pixel_size_angstrom) ** 2
@@ -169,7 +171,7 @@ class Renderer:
             (_tensor(part.positions), _tensor(part.amplitudes), _tensor(part.widths_angstrom)) for part in parts
         ]
         largest = max(len(part.positions) for part in parts)
-        self.images_at_once = max(1, min(256, _ATOMS_AT_ONCE // largest, _GRID_PIXELS_AT_ONCE // grid**2))
+        self.images_at_once = max(1, min(256, _MAX_PROJECTED_ATOMS // largest, _MAX_GRID_PIXELS // grid**2))
 
     @torch.no_grad()
     def images(self, poses: Poses, ctf: Ctf) -> np.ndarray:
@@ -178,7 +180,7 @@ class Renderer:
         planes = torch.stack(drawn).sum(0)
         planes = planes * (self._correction * contrast_transfer(ctf, self._kx, self._ky))[..., None]
         filled = torch.zeros(len(planes), self.box * (self.box // 2 + 1), dtype=torch.complex64)
-        filled[:, self._rings.positions_in(self.box)] = torch.view_as_complex(planes.contiguous())
+        filled[:, self._rings.flat_indices_in(self.box)] = torch.view_as_complex(planes.contiguous())
         images = torch.fft.irfft2(filled.view(len(planes), self.box, -1), s=(self.box, self.box))
         return images.numpy()
 
@@ -196,12 +198,12 @@ _BELT_SPACING_ANGSTROM = 3.0
 _BELT_WIDTH_ANGSTROM = 2.0
 _BELT_THICKNESS_ANGSTROM = 15.0
 _BELT_DENSITY_OF_PROTEIN = 0.4
-_CLOSEST_TO_PROTEIN_ANGSTROM = 3.0
+_MIN_BELT_TO_PROTEIN_ANGSTROM = 3.0
 _MEAN_ATOMIC_NUMBER = 6.7
 
 
 @dataclass(frozen=True)
-class Gaussians:
+class GaussianCloud:
     """A cloud of Gaussians: ``(n, 3)`` Å, amplitude at the peak and width (Å), both ``(n,)``."""
 
     positions: np.ndarray
@@ -209,44 +211,46 @@ class Gaussians:
     widths_angstrom: np.ndarray
 
 
-def atoms_of(model: Model) -> Gaussians:
+def atom_cloud(model: Model) -> GaussianCloud:
     """Atoms as fine-tuning starts with them: the atomic number at the peak, the paper's width."""
-    return _alike(model.positions, model.atomic_numbers.astype(float), REFERENCE_WIDTH_ANGSTROM)
+    return _cloud_of_equal_width(model.positions, model.atomic_numbers.astype(float), REFERENCE_WIDTH_ANGSTROM)
 
 
-def particle(model: Model, settings: Settings) -> list[Gaussians]:
+def particle_clouds(model: Model, settings: SimulationSettings) -> list[GaussianCloud]:
     """All that turns with the particle: its atoms, the solvent they displace, a detergent belt."""
-    parts = [atoms_of(model)]
+    parts = [atom_cloud(model)]
     if settings.solvent:
         parts.append(_displaced_solvent(model))
     if settings.belt:
-        parts.append(_belt(model, settings.belt))
+        parts.append(_detergent_belt(model, settings.belt))
     return parts
 
 
-def blob(model: Model, rng: np.random.Generator) -> Gaussians:
+def junk_cloud(model: Model, rng: np.random.Generator) -> GaussianCloud:
     """Junk of the particle's mass and size: each atom in a random direction, as far from their centre as it was."""
     centre = model.positions.mean(0)
     distance = np.linalg.norm(model.positions - centre, axis=1, keepdims=True)
     direction = rng.standard_normal((len(model), 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
-    return _alike(centre + distance * direction, model.atomic_numbers.astype(float), REFERENCE_WIDTH_ANGSTROM)
+    return _cloud_of_equal_width(
+        centre + distance * direction, model.atomic_numbers.astype(float), REFERENCE_WIDTH_ANGSTROM
+    )
 
 
-def reach_angstrom(parts: list[Gaussians], centre: float) -> float:
+def largest_radius_angstrom(parts: list[GaussianCloud], centre: float) -> float:
     """Largest distance of a Gaussian from the centre of the box."""
     return max(float(np.linalg.norm(part.positions - centre, axis=1).max()) for part in parts)
 
 
-def _alike(positions: np.ndarray, amplitudes: np.ndarray, width: float) -> Gaussians:
-    return Gaussians(positions, amplitudes, np.full(len(positions), width))
+def _cloud_of_equal_width(positions: np.ndarray, amplitudes: np.ndarray, width: float) -> GaussianCloud:
+    return GaussianCloud(positions, amplitudes, np.full(len(positions), width))
 
 
 def _integral(amplitude: float, width: float) -> float:
     return amplitude * (2 * np.pi) ** 1.5 * width**3
 
 
-def _displaced_solvent(model: Model) -> Gaussians:
+def _displaced_solvent(model: Model) -> GaussianCloud:
     """Flat solvent, taken out where atoms are (Fraser, MacRae & Suzuki, J. Appl. Cryst. 11, 693, 1978).
 
     Each atom other than hydrogen displaces water from a Gaussian ``exp(-pi r^2 / V^(2/3))`` of its volume V.
@@ -254,10 +258,10 @@ def _displaced_solvent(model: Model) -> Gaussians:
     heavy = model.atomic_numbers > 1
     density = _integral(_OXYGEN, REFERENCE_WIDTH_ANGSTROM) / _WATER_VOLUME_A3
     width = _VOLUME_PER_ATOM_A3 ** (1 / 3) / np.sqrt(2 * np.pi)
-    return _alike(model.positions[heavy], np.full(int(heavy.sum()), -density), width)
+    return _cloud_of_equal_width(model.positions[heavy], np.full(int(heavy.sum()), -density), width)
 
 
-def _belt(model: Model, height: float) -> Gaussians:
+def _detergent_belt(model: Model, height: float) -> GaussianCloud:
     """A belt of detergent about the middle of the model's longest axis, 0.4 times as dense as protein above water."""
     centre = model.positions.mean(0)
     axes = np.linalg.svd(model.positions - centre, full_matrices=False)[2]
@@ -268,12 +272,12 @@ def _belt(model: Model, height: float) -> Gaussians:
     grid = np.stack(np.meshgrid(*ranges, indexing="ij"), -1).reshape(-1, 3)
     grid = grid[((grid[:, 1:] / half_widths) ** 2).sum(1) <= 1]
     positions = centre + grid @ axes
-    positions = positions[cKDTree(model.positions).query(positions)[0] > _CLOSEST_TO_PROTEIN_ANGSTROM]
+    positions = positions[cKDTree(model.positions).query(positions)[0] > _MIN_BELT_TO_PROTEIN_ANGSTROM]
     protein = _integral(_MEAN_ATOMIC_NUMBER, REFERENCE_WIDTH_ANGSTROM) / _VOLUME_PER_ATOM_A3
     water = _integral(_OXYGEN, REFERENCE_WIDTH_ANGSTROM) / _WATER_VOLUME_A3
     mass = _BELT_DENSITY_OF_PROTEIN * (protein - water) * _BELT_SPACING_ANGSTROM**3
     peak = mass / _integral(1.0, _BELT_WIDTH_ANGSTROM)
-    return _alike(positions, np.full(len(positions), peak), _BELT_WIDTH_ANGSTROM)
+    return _cloud_of_equal_width(positions, np.full(len(positions), peak), _BELT_WIDTH_ANGSTROM)
 
 
 def draw_rotations(count: int, missing_cone_deg: float, rng: np.random.Generator) -> np.ndarray:

@@ -8,10 +8,10 @@ from enum import Enum
 from cocofold.system.errors import InputError, require_within
 
 WIDEST_CONE_DEG = 89.0
-LIKELY_MICROMETRES = 100.0
+MAX_DEFOCUS_IN_MICROMETRES = 100.0
 
 
-class Views(str, Enum):
+class ViewDistribution(str, Enum):
     """How viewing directions are spread."""
 
     UNIFORM = "uniform"
@@ -20,7 +20,7 @@ class Views(str, Enum):
 
 
 @dataclass(frozen=True)
-class Settings:
+class SimulationSettings:
     """What to simulate; the defaults are the command's.
 
     Attributes
@@ -36,7 +36,7 @@ class Settings:
     snr : float
         Variance of the noise-free images of the particle alone, whole images and their mean over all, over the variance
         of the noise.
-    views : Views or None
+    views : ViewDistribution or None
         None: a missing cone or preferred views if their angle is given, uniform otherwise.
     missing_cone : float or None
         No view is nearer than this (degrees) to the map's z axis, in either direction.
@@ -84,7 +84,7 @@ class Settings:
     pixel_size: float
     count: int
     snr: float
-    views: Views | None = None
+    views: ViewDistribution | None = None
     missing_cone: float | None = None
     preferred: float | None = None
     preferred_share: float = 0.8
@@ -153,7 +153,7 @@ class Settings:
         return self.box * self.pixel_size
 
     def _check_views(self) -> None:
-        angles = {Views.MISSING_CONE: self.missing_cone, Views.PREFERRED: self.preferred}
+        angles = {ViewDistribution.MISSING_CONE: self.missing_cone, ViewDistribution.PREFERRED: self.preferred}
         if self.missing_cone is not None:
             require_within("--missing-cone", self.missing_cone, 0, WIDEST_CONE_DEG)
         if self.preferred is not None:
@@ -164,13 +164,13 @@ class Settings:
                 raise InputError(f"--views {kind.value}: its angle is not given; add --{kind.value} DEG")
         given = [f"--{kind.value} {angle:g}" for kind, angle in angles.items() if angle is not None]
         asked = given if self.views is None else [f"--views {self.views.value}", *given]
-        expected = 1 if self.views in (None, Views.UNIFORM) else 2
+        expected = 1 if self.views in (None, ViewDistribution.UNIFORM) else 2
         if len(asked) > expected:
             raise InputError(f"{' with '.join(asked)}: contradict each other; leave one out")
 
     def _check_defocus(self) -> None:
         lowest, highest = self.defocus
-        if 0 < highest < LIKELY_MICROMETRES:
+        if 0 < highest < MAX_DEFOCUS_IN_MICROMETRES:
             raise InputError(
                 f"--defocus {lowest:g} {highest:g}: is taken in Å, from 100 to 100000; "
                 f"if these are micrometres, give {lowest * 1e4:g} {highest * 1e4:g}"

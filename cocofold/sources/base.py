@@ -39,11 +39,11 @@ class Stage:
     steps: int
     resolution_angstrom: float
     batches: int = 1
-    gaussians_free: bool = False
-    tentative: bool = False
+    trains_gaussians: bool = False
+    revert_unless_better: bool = False
     epochs: int = 0
-    warm_up: int = 0
-    longest_gradient: float = 0.0
+    warm_up_steps: int = 0
+    max_gradient_norm: float = 0.0
 
 
 class AtomSource(Protocol):
@@ -61,11 +61,11 @@ class AtomSource(Protocol):
         """Positions of all atoms, (n_atoms, 3) Å, differentiable; before the first step those of the input model."""
         ...
 
-    def bytes_of_pass(self) -> int:
+    def step_memory_bytes(self) -> int:
         """About the memory that positions, their gradient and a step of the optimiser take beyond what is held."""
         ...
 
-    def is_large(self) -> bool:
+    def uses_all_cores(self) -> bool:
         """Whether a pass is so long that more of a processor's cores shorten it."""
         ...
 
@@ -77,7 +77,7 @@ class AtomSource(Protocol):
         """Energy of the parameters, and of the positions they give, added to the geometry restraints."""
         ...
 
-    def take_back(self) -> None:
+    def revert_stage(self) -> None:
         """Go back to where the stage began."""
         ...
 

@@ -9,9 +9,9 @@ import roma
 import torch
 
 from cocofold.sources.base import Stage
-from cocofold.sources.motion_field import BYTES_PER_ATOM, body_nodes, move, spread_nodes
+from cocofold.sources.motion_field import BYTES_PER_ATOM, body_nodes, move_frames, spread_nodes
 from cocofold.structure.model import Model
-from cocofold.structure.topology import Backbone, Torsions, centroids, frames
+from cocofold.structure.topology import Backbone, SideChainTorsions, residue_centroids, residue_frames
 from cocofold.structure.weighted_sums import WeightedSums
 
 WHOLE, CHAINS = -1.0, -2.0
@@ -22,7 +22,7 @@ _TORSION_WEIGHT = 0.05
 
 
 @dataclass(frozen=True)
-class _Level:
+class _FieldLevel:
     """A stage of the field: its radius (Å; WHOLE and CHAINS are bodies), and the rate of its shifts (Å a step)."""
 
     radius_angstrom: float
@@ -31,7 +31,7 @@ class _Level:
     torsions: bool = False
 
 
-def _levels(n_chains: int, effort: float) -> list[_Level]:
+def _coarse_to_fine_levels(n_chains: int, effort: float) -> list[_FieldLevel]:
     """Coarse to fine; resolution follows the radius, so that a residue cannot lock into a neighbour's density."""
     table = [
         (WHOLE, 0.20, 20.0, 40),
@@ -51,8 +51,10 @@ def _levels(n_chains: int, effort: float) -> list[_Level]:
             continue
         name = {WHOLE: "whole", CHAINS: "chains"}.get(radius, f"{radius:g} Å")
         fine = 0 < radius < 4
-        stage = Stage(name, max(1, round(effort * steps)), resolution, gaussians_free=fine, tentative=radius == WHOLE)
-        levels.append(_Level(radius, rate, stage, torsions=0 < radius < 1))
+        stage = Stage(
+            name, max(1, round(effort * steps)), resolution, trains_gaussians=fine, revert_unless_better=radius == WHOLE
+        )
+        levels.append(_FieldLevel(radius, rate, stage, torsions=0 < radius < 1))
     return levels
 
 
@@ -77,20 +79,20 @@ class DeformationSource:
         self._device = torch.device(device)
         backbone = Backbone.of(model)
         self._chain = backbone.chain
-        self._levels = _levels(int(backbone.chain.max()) + 1, effort)
+        self._levels = _coarse_to_fine_levels(int(backbone.chain.max()) + 1, effort)
         self._n_moving = len(backbone)
         turned = np.tile(np.eye(3), (len(backbone.passengers), 1, 1))
-        axes = np.concatenate([frames(model.positions[backbone.atoms]), turned])
-        origins = np.concatenate([model.positions[backbone.atoms[:, 1]], centroids(model, backbone.passengers)])
-        local = np.einsum("nji,nj->ni", axes[backbone.carrier], model.positions - origins[backbone.carrier])
-        self._carrier = self._tensor(backbone.carrier)
+        axes = np.concatenate([residue_frames(model.positions[backbone.atoms]), turned])
+        origins = np.concatenate([model.positions[backbone.atoms[:, 1]], residue_centroids(model, backbone.passengers)])
+        local = np.einsum("nji,nj->ni", axes[backbone.frame_of_atom], model.positions - origins[backbone.frame_of_atom])
+        self._carrier = self._tensor(backbone.frame_of_atom)
         self._rotations = self._tensor(axes, torch.float32)
         self._origins = self._tensor(origins, torch.float32)
         self._local = self._tensor(local, torch.float32)
         weights = torch.cat([self._local, torch.ones_like(self._local[:, :1])], dim=1)
         rows = self._carrier[:, None] * 4 + torch.arange(4, device=device)
         self._carry = WeightedSums(rows, weights, 4 * len(origins))
-        torsions = Torsions.of(model, backbone)
+        torsions = SideChainTorsions.of(model, backbone)
         self._turned = []
         for of_atom, atoms in torsions.turned:
             used, which = np.unique(of_atom, return_inverse=True)
@@ -115,11 +117,11 @@ class DeformationSource:
                 rotations, self._origins = self._frames()
                 self._rotations = roma.special_procrustes(rotations)
                 self._torsions = self._torsions.detach()
-        self._lay_nodes(stage)
+        self._spread_stage_nodes(stage)
         count = len(self._nodes.centres)
         return self._parameters(torch.zeros(count, 3), torch.zeros(count, 3), self._torsions)
 
-    def _lay_nodes(self, stage: int) -> None:
+    def _spread_stage_nodes(self, stage: int) -> None:
         self._level = self._levels[stage]
         positions = self._origins.cpu().double().numpy()
         if self._level.radius_angstrom == WHOLE:
@@ -143,7 +145,7 @@ class DeformationSource:
         return groups
 
     def _frames(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return move(self._nodes, self._turns, self._shifts, self._rotations, self._origins)
+        return move_frames(self._nodes, self._turns, self._shifts, self._rotations, self._origins)
 
     def positions(self) -> torch.Tensor:
         """Positions of all atoms, (n_atoms, 3) Å, differentiable."""
@@ -168,11 +170,11 @@ class DeformationSource:
                 local = local.index_copy(0, atoms, end + turned)
         return local
 
-    def bytes_of_pass(self) -> int:
+    def step_memory_bytes(self) -> int:
         """See ``AtomSource``."""
         return BYTES_PER_ATOM * len(self._carrier)
 
-    def is_large(self) -> bool:
+    def uses_all_cores(self) -> bool:
         """Its arrays are small."""
         return False
 
@@ -187,7 +189,7 @@ class DeformationSource:
         change = 2 * (1 - torch.cos(self._torsions)) / _TORSION_SLACK**2
         return _TORSION_WEIGHT * torch.log1p(change).mean()
 
-    def take_back(self) -> None:
+    def revert_stage(self) -> None:
         """Go back to where the stage began."""
         self._parameters(torch.zeros_like(self._turns), torch.zeros_like(self._shifts), self._torsions.detach())
 
@@ -205,5 +207,5 @@ class DeformationSource:
         """Go back to a state within a stage; groups for an optimiser, as from ``begin``."""
         self._rotations = state["rotations"].to(self._device)
         self._origins = state["origins"].to(self._device)
-        self._lay_nodes(stage)
+        self._spread_stage_nodes(stage)
         return self._parameters(state["turns"].clone(), state["shifts"].clone(), state["torsions"])

@@ -16,14 +16,14 @@ from cocofold.structure.topology import Backbone
 from cocofold.structure.weighted_sums import WeightedSums
 
 _NEAREST_NODES = 16
-_NODES_PER_RADIUS = 1.5
-_LEAST_SHARE = 1e-6
+_NODES_PER_FIELD_RADIUS = 1.5
+_NEAREST_NODE_MIN_WEIGHT = 1e-6
 # Of a pass through a field, its gradient and what restrains the atoms
 BYTES_PER_ATOM = 20_000
 
 
 @dataclass(frozen=True)
-class Nodes:
+class FieldNodes:
     """Nodes of a field and how residues share their motions.
 
     Attributes
@@ -40,9 +40,9 @@ class Nodes:
     neighbours: torch.Tensor
     weights: torch.Tensor
 
-    def to(self, device: torch.device | str) -> Nodes:
+    def to(self, device: torch.device | str) -> FieldNodes:
         """The same nodes on another device."""
-        return Nodes(self.centres.to(device), self.neighbours.to(device), self.weights.to(device))
+        return FieldNodes(self.centres.to(device), self.neighbours.to(device), self.weights.to(device))
 
     @cached_property
     def means(self) -> WeightedSums:
@@ -50,7 +50,7 @@ class Nodes:
         return WeightedSums(self.neighbours, self.weights, len(self.centres))
 
 
-def spread_nodes(positions: np.ndarray, radius_angstrom: float, n_moving: int) -> Nodes:
+def spread_nodes(positions: np.ndarray, radius_angstrom: float, n_moving: int) -> FieldNodes:
     """Nodes at some of the residues, about 2/3 radius apart, weighted by a Gaussian of that radius.
 
     A residue sees its 16 nearest nodes at most, so the cost is linear in residues. One that is far from all nodes
@@ -63,7 +63,7 @@ def spread_nodes(positions: np.ndarray, radius_angstrom: float, n_moving: int) -
     n_moving : int
         Nodes lie on the first so many residues; the others ride along.
     """
-    chosen = _thin(positions[:n_moving], radius_angstrom / _NODES_PER_RADIUS)
+    chosen = _rows_at_spacing(positions[:n_moving], radius_angstrom / _NODES_PER_FIELD_RADIUS)
     shared = min(_NEAREST_NODES, len(chosen))
     tree = cKDTree(positions[chosen])
     distance, neighbours = (a.reshape(len(positions), -1) for a in tree.query(positions, k=shared))
@@ -72,27 +72,27 @@ def spread_nodes(positions: np.ndarray, radius_angstrom: float, n_moving: int) -
     if shared < len(chosen):
         taper = np.clip(1 - (distance / distance[:, -1:]) ** 2, 0, None) ** 2
     weights = np.exp(-0.5 * (distance**2 - distance[:, :1] ** 2) / radius_angstrom**2) * taper
-    weights[:, 0] += _LEAST_SHARE
+    weights[:, 0] += _NEAREST_NODE_MIN_WEIGHT
     weights /= weights.sum(1, keepdims=True)
-    return Nodes(
+    return FieldNodes(
         torch.as_tensor(positions[chosen], dtype=torch.float32),
         torch.as_tensor(neighbours),
         torch.as_tensor(weights, dtype=torch.float32),
     )
 
 
-def body_nodes(positions: np.ndarray, body: np.ndarray) -> Nodes:
+def body_nodes(positions: np.ndarray, body: np.ndarray) -> FieldNodes:
     """One node for each rigid body, at its centre; ``body`` is the body of each residue, (n_residues,) int."""
     count = int(body.max()) + 1
     centres = np.stack([positions[body == number].mean(0) for number in range(count)])
-    return Nodes(
+    return FieldNodes(
         torch.as_tensor(centres, dtype=torch.float32),
         torch.as_tensor(body)[:, None],
         torch.ones(len(body), 1),
     )
 
 
-def _thin(positions: np.ndarray, spacing: float) -> np.ndarray:
+def _rows_at_spacing(positions: np.ndarray, spacing: float) -> np.ndarray:
     """Rows such that every position has a chosen one within ``spacing`` and no two chosen are closer."""
     tree = cKDTree(positions)
     free = np.ones(len(positions), dtype=bool)
@@ -104,8 +104,8 @@ def _thin(positions: np.ndarray, spacing: float) -> np.ndarray:
     return np.array(chosen)
 
 
-def move(
-    nodes: Nodes, turns: torch.Tensor, shifts: torch.Tensor, rotations: torch.Tensor, origins: torch.Tensor
+def move_frames(
+    nodes: FieldNodes, turns: torch.Tensor, shifts: torch.Tensor, rotations: torch.Tensor, origins: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Move residue frames by the field.
 
@@ -115,7 +115,7 @@ def move(
 
     Parameters
     ----------
-    nodes : Nodes
+    nodes : FieldNodes
     turns, shifts : (n_nodes, 3) float
         Rotation vectors (radian) and translations (Å).
     rotations : (n_residues, 3, 3) float
@@ -137,7 +137,7 @@ def move(
 
 
 # Radius of the field (Å) and rate of its shifts (Å a step), by the finest resolution that is compared (Å).
-_FIELDS = (
+_FIELD_BY_RESOLUTION = (
     (20.0, 20.0, 0.30),
     (17.0, 12.0, 0.30),
     (12.5, 8.0, 0.25),
@@ -146,10 +146,10 @@ _FIELDS = (
     (0.0, 2.0, 0.08),
 )
 _TURN_PER_SHIFT = 0.1
-_INNER = "inner."
+_INNER_KEY_PREFIX = "inner."
 
 
-class FieldOnTop:
+class FieldOnTopSource:
     """Atoms of a source under a field of rigid motions, both learned together (``cocofold.sources.base.AtomSource``).
 
     A residue turns about its CA atom and shifts. What the field reached in earlier stages is kept as one motion of each
@@ -168,7 +168,7 @@ class FieldOnTop:
         self._device = torch.device(device)
         backbone = Backbone.of(model)
         self._alpha = torch.as_tensor(backbone.atoms[:, 1], device=self._device)
-        self._carrier = torch.as_tensor(backbone.carrier, device=self._device)
+        self._carrier = torch.as_tensor(backbone.frame_of_atom, device=self._device)
         self._stages = inner.stages()
         count = len(backbone)
         self._reached = {
@@ -176,7 +176,7 @@ class FieldOnTop:
             "shifts": torch.zeros(count, 3, device=self._device),
             "origins": torch.zeros(count, 3, device=self._device),
         }
-        self._nodes: Nodes | None = None
+        self._nodes: FieldNodes | None = None
         self._turns = torch.zeros(0, 3)
         self._shifts = torch.zeros(0, 3)
 
@@ -200,7 +200,9 @@ class FieldOnTop:
         """Nodes of a stage, at rest."""
         self._nodes, groups = None, []
         if self._stages[stage].batches:
-            _, radius, rate = next(row for row in _FIELDS if row[0] <= self._stages[stage].resolution_angstrom)
+            _, radius, rate = next(
+                row for row in _FIELD_BY_RESOLUTION if row[0] <= self._stages[stage].resolution_angstrom
+            )
             origins = self._reached["origins"].cpu().double().numpy()
             self._nodes = spread_nodes(origins, radius, len(origins)).to(self._device)
             count = len(self._nodes.centres)
@@ -217,7 +219,7 @@ class FieldOnTop:
         rotations, origins = self._reached["rotations"], base + self._reached["shifts"]
         if self._nodes is None:
             return rotations, origins
-        return move(self._nodes, self._turns, self._shifts, rotations, origins)
+        return move_frames(self._nodes, self._turns, self._shifts, rotations, origins)
 
     def positions(self) -> torch.Tensor:
         """Positions of all atoms, (n_atoms, 3) Å, differentiable."""
@@ -227,13 +229,13 @@ class FieldOnTop:
         base, rotations, origins = (part.index_select(0, self._carrier) for part in (base, rotations, origins))
         return torch.matmul(rotations, (inner - base)[..., None])[..., 0] + origins
 
-    def bytes_of_pass(self) -> int:
+    def step_memory_bytes(self) -> int:
         """The inner source's and the field's."""
-        return self._inner.bytes_of_pass() + BYTES_PER_ATOM * len(self._carrier)
+        return self._inner.step_memory_bytes() + BYTES_PER_ATOM * len(self._carrier)
 
-    def is_large(self) -> bool:
+    def uses_all_cores(self) -> bool:
         """If the inner source is."""
-        return self._inner.is_large()
+        return self._inner.uses_all_cores()
 
     def confidence(self) -> torch.Tensor | None:
         """The inner source's."""
@@ -243,22 +245,26 @@ class FieldOnTop:
         """The inner source's, of the positions that are shown."""
         return self._inner.prior(positions)
 
-    def take_back(self) -> None:
+    def revert_stage(self) -> None:
         """Go back to where the stage began."""
-        self._inner.take_back()
+        self._inner.revert_stage()
         with torch.no_grad():
             self._turns.zero_()
             self._shifts.zero_()
 
     def state(self) -> dict[str, torch.Tensor]:
         """All that ``restore`` needs to go on from here within the stage."""
-        inner = {_INNER + name: values for name, values in self._inner.state().items()}
+        inner = {_INNER_KEY_PREFIX + name: values for name, values in self._inner.state().items()}
         moving = {"field.turns": self._turns.detach(), "field.shifts": self._shifts.detach()}
         return {**inner, **self._reached, **moving}
 
     def restore(self, stage: int, state: dict[str, torch.Tensor]) -> list[dict]:
         """Go back to a state within a stage; groups for an optimiser, as from ``begin``."""
-        inner = {name[len(_INNER) :]: values for name, values in state.items() if name.startswith(_INNER)}
+        inner = {
+            name[len(_INNER_KEY_PREFIX) :]: values
+            for name, values in state.items()
+            if name.startswith(_INNER_KEY_PREFIX)
+        }
         self._reached = {name: state[name].to(self._device) for name in self._reached}
         groups = [*self._inner.restore(stage, inner), *self._lay(stage)]
         if self._nodes is not None:

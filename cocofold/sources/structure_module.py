@@ -9,20 +9,20 @@ from dataclasses import dataclass, replace
 import torch
 
 from cocofold.alphafold.attention import ImageAdapter
-from cocofold.alphafold.pair_representation import Pair, SegmentPair, segments_of
-from cocofold.alphafold.structure_network import Folded, StructureModule
+from cocofold.alphafold.pair_representation import PairRepresentation, SegmentPairAddition, split_into_segments
+from cocofold.alphafold.structure_network import StructureModule, StructureModuleOutput
 from cocofold.sources.base import Stage
 
-_TAUGHT = "distil"
-_AFTER_TEACHER = 0.1
+_DISTILLATION_STAGE = "distil"
+_RATE_FACTOR_AFTER_DISTILLATION = 0.1
 _WARM_UP_STEPS = 10
-_LONGEST_GRADIENT = 1.0
-_DRAWS = "dropout.draws"
+_MAX_GRADIENT_NORM = 1.0
+_DROPOUT_DRAWS_KEY = "dropout.draws"
 _BYTES, _BYTES_PER_RESIDUE, _BYTES_PER_RESIDUE_AND_SEGMENT, _BYTES_PER_PAIR = 150_000_000, 371_000, 1000, 125
 
 
 @dataclass(frozen=True)
-class Learned:
+class TrainingRates:
     """What of the network is learned, and how fast; a rate of zero leaves it as it is.
 
     Attributes
@@ -58,7 +58,7 @@ class Learned:
 
 
 @dataclass(frozen=True)
-class Course:
+class Schedule:
     """How the training goes.
 
     Attributes
@@ -75,13 +75,13 @@ class Course:
 
 
 @dataclass(frozen=True)
-class Frozen:
+class TrunkOutput:
     """What the trunk gave for n residues.
 
     Attributes
     ----------
     single : (n, 384) float
-    pair : Pair
+    pair : PairRepresentation
         From ``normalise_pair``, where it is to be.
     aatype : (n,) int
     mask : (n,) bool
@@ -90,14 +90,14 @@ class Frozen:
     """
 
     single: torch.Tensor
-    pair: Pair
+    pair: PairRepresentation
     aatype: torch.Tensor
     mask: torch.Tensor
     chain: torch.Tensor
 
 
 @dataclass(frozen=True)
-class Placed:
+class AtomPlacement:
     """Which atoms make up the model, and where they are put.
 
     Attributes
@@ -118,7 +118,7 @@ class Placed:
     translations: torch.Tensor
 
 
-class NetworkSource:
+class StructureModuleSource:
     """The structure module on frozen representations, put into the map by a fixed affine.
 
     What is learned are additions to the representations, an image adapter, and, slowly, the weights. Before the first
@@ -129,22 +129,22 @@ class NetworkSource:
     ----------
     module : StructureModule
         Without adapter.
-    frozen : Frozen
-    placed : Placed
-    learned : Learned
-    target : Target, optional
-    course : Course
+    frozen : TrunkOutput
+    placed : AtomPlacement
+    learned : TrainingRates
+    target : DistillationTarget, optional
+    course : Schedule
     device
     """
 
     def __init__(
         self,
         module: StructureModule,
-        frozen: Frozen,
-        placed: Placed,
-        learned: Learned,
-        target: Target | None = None,
-        course: Course = Course(),
+        frozen: TrunkOutput,
+        placed: AtomPlacement,
+        learned: TrainingRates,
+        target: DistillationTarget | None = None,
+        course: Schedule = Schedule(),
         device: torch.device | str = "cpu",
     ) -> None:
         self._learned = learned
@@ -155,14 +155,14 @@ class NetworkSource:
         self._single, self._aatype, self._mask = (
             values.to(device) for values in (frozen.single.float(), frozen.aatype, frozen.mask)
         )
-        self._placed = Placed(*(part.to(device) for part in vars(placed).values()))
+        self._placed = AtomPlacement(*(part.to(device) for part in vars(placed).values()))
         self._target = target
         self._added_single = torch.zeros_like(self._single)
-        self._added_pair = SegmentPair(segments_of(frozen.chain, learned.pair_segments)).to(device)
+        self._added_pair = SegmentPairAddition(split_into_segments(frozen.chain, learned.pair_segments)).to(device)
         self._stages = _stages(target is not None, course)
         self._stage = 0
         self._draws = 0
-        self._at_begin: dict[str, torch.Tensor] = {}
+        self._stage_start_state: dict[str, torch.Tensor] = {}
 
     def stages(self) -> list[Stage]:
         """Stages of the whole run, in order."""
@@ -181,17 +181,20 @@ class NetworkSource:
                 values.requires_grad_(rate > 0)
             if rate > 0 and of_kind:
                 groups.append({"params": of_kind, "lr": rate})
-        self._at_begin = {name: values.detach().clone() for name, values in self.state().items()}
+        self._stage_start_state = {name: values.detach().clone() for name, values in self.state().items()}
         return groups
 
     def _rates(self) -> dict[str, float]:
         """Rates of this stage; while distilling, only the additions learn."""
         learned = self._learned
         rates = {kind: getattr(learned, kind + "_rate") for kind in ("single", "pair", "adapter", "weights")}
-        if self._stages[self._stage].name == _TAUGHT:
+        if self._stages[self._stage].name == _DISTILLATION_STAGE:
             distilling = {"single": learned.distil_rate, "pair": learned.distil_rate}
             return {kind: distilling.get(kind, 0.0) if rate else 0.0 for kind, rate in rates.items()}
-        return {kind: rate * (1.0 if self._target is None else _AFTER_TEACHER) for kind, rate in rates.items()}
+        return {
+            kind: rate * (1.0 if self._target is None else _RATE_FACTOR_AFTER_DISTILLATION)
+            for kind, rate in rates.items()
+        }
 
     def _parameters(self) -> dict[str, torch.Tensor]:
         """All that can be learned, by kind and name."""
@@ -204,19 +207,19 @@ class NetworkSource:
                 parameters[f"weights.{name}"] = values
         return parameters
 
-    def _fold(self) -> Folded:
+    def _fold(self) -> StructureModuleOutput:
         single = self._single + self._added_single
         pair = replace(self._pair, added=self._added_pair) if self._learned.pair_rate else self._pair
         return self._module(single, pair, self._aatype, self._mask)
 
     def positions(self) -> torch.Tensor:
         """Positions of all atoms, (n_atoms, 3) Å, differentiable; activations are dropped where gradients are taken."""
-        with self._dropping() if torch.is_grad_enabled() and self._learned.dropout else contextlib.nullcontext():
+        with self._dropout_active() if torch.is_grad_enabled() and self._learned.dropout else contextlib.nullcontext():
             atoms = self._fold().atom14[self._placed.residue, self._placed.slot]
         return torch.matmul(self._placed.rotations, atoms[..., None])[..., 0] + self._placed.translations
 
     @contextlib.contextmanager
-    def _dropping(self) -> Iterator[None]:
+    def _dropout_active(self) -> Iterator[None]:
         """Drop activations, others at each call, the same ones in a run that is resumed."""
         devices = [self._single.device] if self._single.is_cuda else []
         self._module.train()
@@ -228,16 +231,16 @@ class NetworkSource:
             self._module.eval()
         self._draws += 1
 
-    def bytes_of_pass(self) -> int:
+    def step_memory_bytes(self) -> int:
         """See ``AtomSource``; measured for 100 to 1,200 residues, within 10 %; 100 MB more for larger blocks."""
         n = len(self._single)
         segments = len(self._added_pair.values) if self._learned.pair_rate else 0
         # Gradient and two moments of each value.
-        learned = 3 * sum(values.nbytes for name, values in self._parameters().items() if self._is_learned(name))
+        learned = 3 * sum(values.nbytes for name, values in self._parameters().items() if self._is_trained(name))
         passed = _BYTES + n * (_BYTES_PER_RESIDUE + segments * _BYTES_PER_RESIDUE_AND_SEGMENT) + n * n * _BYTES_PER_PAIR
         return learned + passed
 
-    def is_large(self) -> bool:
+    def uses_all_cores(self) -> bool:
         """A network is."""
         return True
 
@@ -248,29 +251,29 @@ class NetworkSource:
 
     def prior(self, positions: torch.Tensor) -> torch.Tensor:
         """Distance from the target while distilling."""
-        if self._target is None or self._stages[self._stage].name != _TAUGHT:
+        if self._target is None or self._stages[self._stage].name != _DISTILLATION_STAGE:
             return positions.new_zeros(())
         return self._target.loss(positions)
 
-    def take_back(self) -> None:
+    def revert_stage(self) -> None:
         """Go back to where the stage began."""
-        self._take(self._at_begin)
+        self._take(self._stage_start_state)
 
     def _take(self, state: dict[str, torch.Tensor]) -> None:
         parameters = self._parameters()
         with torch.no_grad():
             for name, values in state.items():
-                if name == _DRAWS:
+                if name == _DROPOUT_DRAWS_KEY:
                     self._draws = int(values)
                 else:
                     parameters[name].copy_(values)
 
     def state(self) -> dict[str, torch.Tensor]:
         """All that ``restore`` needs to go on from here within the stage."""
-        learned = {name: values.detach() for name, values in self._parameters().items() if self._is_learned(name)}
-        return {**learned, _DRAWS: torch.tensor(self._draws)}
+        learned = {name: values.detach() for name, values in self._parameters().items() if self._is_trained(name)}
+        return {**learned, _DROPOUT_DRAWS_KEY: torch.tensor(self._draws)}
 
-    def _is_learned(self, name: str) -> bool:
+    def _is_trained(self, name: str) -> bool:
         rates = vars(self._learned)
         return rates[name.partition(".")[0] + "_rate"] > 0
 
@@ -280,34 +283,34 @@ class NetworkSource:
         return self.begin(stage)
 
 
-def _stages(taught: bool, course: Course) -> list[Stage]:
+def _stages(taught: bool, course: Schedule) -> list[Stage]:
     """From low to high resolution, longer if there is no teacher; or all that the images say, for some epochs."""
     if course.epochs is not None:
-        return [Stage("images", 0, 0.0, gaussians_free=True, epochs=course.epochs)]
+        return [Stage("images", 0, 0.0, trains_gaussians=True, epochs=course.epochs)]
     table = [("6.7 Å", 6.7, 40), ("all", 0.0, 60)]
     if not taught:
         table = [("20 Å", 20.0, 50), ("17 Å", 17.0, 40), ("12.5 Å", 12.5, 60), ("9 Å", 9.0, 60), *table]
     stages = [
-        Stage(name, steps, resolution, batches=4, gaussians_free=resolution < 8) for name, resolution, steps in table
+        Stage(name, steps, resolution, batches=4, trains_gaussians=resolution < 8) for name, resolution, steps in table
     ]
     if taught:
-        stages.insert(0, Stage(_TAUGHT, 110, 0.0, batches=0))
+        stages.insert(0, Stage(_DISTILLATION_STAGE, 110, 0.0, batches=0))
     return [
         replace(
             stage,
             steps=max(1, round(course.effort * stage.steps)),
-            warm_up=_WARM_UP_STEPS,
-            longest_gradient=_LONGEST_GRADIENT,
+            warm_up_steps=_WARM_UP_STEPS,
+            max_gradient_norm=_MAX_GRADIENT_NORM,
         )
         for stage in stages
     ]
 
 
 _CLAMP_ANGSTROM = 10.0
-_TINY = 1e-6
+_LEAST_SQUARED_LENGTH = 1e-6
 
 
-class Target:
+class DistillationTarget:
     """A model to be learned.
 
     The loss is half the frame-aligned point error of CA atoms (Jumper et al., alg. 28, clamped at 10 Å and divided by
@@ -324,23 +327,23 @@ class Target:
     def __init__(self, backbone: torch.Tensor, positions: torch.Tensor) -> None:
         self._backbone = backbone
         self._positions = positions
-        self._local = _seen_from(positions[backbone])
+        self._local = _local_ca_positions(positions[backbone])
         self._distances = _alpha_distances(positions[backbone])
 
     def loss(self, positions: torch.Tensor) -> torch.Tensor:
         """Of all atoms at ``positions``, (n_atoms, 3) Å; differentiable."""
         backbone = positions[self._backbone]
-        error = _length(_seen_from(backbone) - self._local).clamp_max(_CLAMP_ANGSTROM) / _CLAMP_ANGSTROM
+        error = _length(_local_ca_positions(backbone) - self._local).clamp_max(_CLAMP_ANGSTROM) / _CLAMP_ANGSTROM
         distances = (_alpha_distances(backbone) - self._distances).abs()
         in_place = _length(positions - self._positions)
         return 0.5 * (error.mean() + distances.mean() + in_place.mean())
 
 
 def _length(difference: torch.Tensor) -> torch.Tensor:
-    return torch.sqrt((difference**2).sum(-1) + _TINY)
+    return torch.sqrt((difference**2).sum(-1) + _LEAST_SQUARED_LENGTH)
 
 
-def _seen_from(backbone: torch.Tensor) -> torch.Tensor:
+def _local_ca_positions(backbone: torch.Tensor) -> torch.Tensor:
     """CA atoms in the frames of all residues, (n, n, 3); ``backbone`` is (n, 3, 3): N, CA, C."""
     nitrogen, alpha, carbon = backbone.unbind(1)
     x = torch.nn.functional.normalize(carbon - alpha, dim=1)

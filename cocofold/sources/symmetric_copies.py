@@ -12,7 +12,7 @@ from cocofold.sources.base import AtomSource, Stage
 from cocofold.structure.model import Model
 
 
-def copied(positions: np.ndarray, rotations: np.ndarray, centre: np.ndarray) -> np.ndarray:
+def copy_positions(positions: np.ndarray, rotations: np.ndarray, centre: np.ndarray) -> np.ndarray:
     """Positions of all copies, one copy after the other.
 
     Parameters
@@ -31,7 +31,7 @@ def copied(positions: np.ndarray, rotations: np.ndarray, centre: np.ndarray) -> 
     return (np.einsum("cij,nj->cni", rotations, positions - centre) + centre).reshape(-1, 3)
 
 
-def assembly_of(subunit: Model, rotations: np.ndarray, centre: np.ndarray) -> Model:
+def build_assembly(subunit: Model, rotations: np.ndarray, centre: np.ndarray) -> Model:
     """The model of all copies: the subunit's atoms, then each copy's in the same order, under new chain names."""
     structure = subunit.structure.clone()
     names = [chain.name for chain in structure[0]]
@@ -51,11 +51,11 @@ def assembly_of(subunit: Model, rotations: np.ndarray, centre: np.ndarray) -> Mo
     # Every atom has its copies, even if it lies on an axis.
     structure.transform_to_assembly("all", gemmi.HowToNameCopiedChain.Short, merge_dist=0)
     model = Model.of(structure)
-    positions = copied(subunit.positions, rotations, centre)
+    positions = copy_positions(subunit.positions, rotations, centre)
     return replace(model, positions=positions, notes=subunit.notes, described=subunit.described)
 
 
-class Copies:
+class SymmetricCopies:
     """Atoms of an assembly whose copies share all parameters (implements ``cocofold.sources.base.AtomSource``).
 
     Parameters
@@ -87,13 +87,13 @@ class Copies:
         others = torch.matmul(first - centre, rotations[1:].mT) + centre
         return torch.cat([first, others.flatten(0, 1)])
 
-    def bytes_of_pass(self) -> int:
+    def step_memory_bytes(self) -> int:
         """See ``AtomSource``; copies are no more than their positions."""
-        return self._subunit.bytes_of_pass()
+        return self._subunit.step_memory_bytes()
 
-    def is_large(self) -> bool:
+    def uses_all_cores(self) -> bool:
         """If the subunit is."""
-        return self._subunit.is_large()
+        return self._subunit.uses_all_cores()
 
     def confidence(self) -> torch.Tensor | None:
         """The subunit's, for each copy."""
@@ -104,9 +104,9 @@ class Copies:
         """The subunit's: a mean over its atoms, as restraints are over the assembly's."""
         return self._subunit.prior(positions[: len(positions) // len(self._rotations)])
 
-    def take_back(self) -> None:
+    def revert_stage(self) -> None:
         """See ``AtomSource``."""
-        self._subunit.take_back()
+        self._subunit.revert_stage()
 
     def state(self) -> dict[str, torch.Tensor]:
         """See ``AtomSource``."""

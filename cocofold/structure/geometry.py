@@ -8,7 +8,7 @@ import numpy as np
 N_MOMENTS = 17
 
 
-def moments(moving: np.ndarray, fixed: np.ndarray) -> np.ndarray:
+def pair_moments(moving: np.ndarray, fixed: np.ndarray) -> np.ndarray:
     """Products of paired points x and y whose sums over any subset fix its superposition and its squared distances.
 
     Parameters
@@ -26,7 +26,7 @@ def moments(moving: np.ndarray, fixed: np.ndarray) -> np.ndarray:
     return np.column_stack([np.ones(len(moving)), moving, fixed, outer.reshape(-1, 9), squares])
 
 
-def superpose_moments(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def superpose_from_moments(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Proper rotations and translations that bring x nearest to y.
 
     Parameters
@@ -66,16 +66,16 @@ def squared_distance_weights(rotation: np.ndarray, translation: np.ndarray) -> n
     )
 
 
-def superpose(moving: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def find_superposition(moving: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rotation (3, 3) and translation (3,) Å that bring paired points, (n, 3) Å each, nearest to each other."""
     centre_moving, centre_fixed = moving.mean(0), fixed.mean(0)
-    rotation, shift = superpose_moments(moments(moving - centre_moving, fixed - centre_fixed).sum(0))
+    rotation, shift = superpose_from_moments(pair_moments(moving - centre_moving, fixed - centre_fixed).sum(0))
     return rotation, shift + centre_fixed - rotation @ centre_moving
 
 
-def superposed(moving: np.ndarray, fixed: np.ndarray) -> np.ndarray:
+def superpose_onto(moving: np.ndarray, fixed: np.ndarray) -> np.ndarray:
     """``moving`` after its superposition on ``fixed``, (n, 3) Å."""
-    rotation, translation = superpose(moving, fixed)
+    rotation, translation = find_superposition(moving, fixed)
     return moving @ rotation.T + translation
 
 
@@ -84,6 +84,6 @@ def rmsd(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.sqrt(((first - second) ** 2).sum(1).mean()))
 
 
-def dihedral(points: np.ndarray) -> float:
+def torsion_radians(points: np.ndarray) -> float:
     """Torsion of four points, (4, 3), in radians from -π to π."""
     return float(gemmi.calculate_dihedral(*(gemmi.Position(*point) for point in points)))

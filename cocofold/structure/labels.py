@@ -12,7 +12,7 @@ import gemmi
 
 _Residues = Dict[str, List[gemmi.Residue]]
 _POLYMER, _WATER = gemmi.EntityType.Polymer, gemmi.EntityType.Water
-_MOST_UNKNOWN = 10_000
+_MAX_UNMODELLED_RESIDUES = 10_000
 _UNKNOWN = "UNK"
 
 
@@ -27,7 +27,7 @@ class _Entity:
     labels: list[str]
 
 
-def settle_labels(structure: gemmi.Structure) -> None:
+def complete_labels(structure: gemmi.Structure) -> None:
     """Give every residue of the first model a label name and an entity, and in a polymer its place in the sequence.
 
     What the file says is kept: label names, entity numbers, sequences with residues that are not modelled, places in
@@ -38,17 +38,17 @@ def settle_labels(structure: gemmi.Structure) -> None:
     if not _labels_are_usable(structure):
         # Where molecules share a label they may share the kind of the first too.
         structure.add_entity_types(overwrite=True)
-        _label_anew(structure)
-    residues = _by_label(structure)
+        _assign_new_labels(structure)
+    residues = _residues_by_label(structure)
     entities = _sort_into_entities(structure, residues)
     _replace_entities(structure, entities)
     # Aligns polymers that have a sequence, but no places in it.
     structure.assign_label_seq_id()
     for entity in list(entities):
         if entity.kind == _POLYMER:
-            _settle_sequence(entity, entities, residues)
-    _merge_alike(entities, residues)
-    _number(entities)
+            _complete_sequence(entity, entities, residues)
+    _merge_identical_entities(entities, residues)
+    _number_entities(entities)
     _replace_entities(structure, entities)
     for entity in entities:
         for label in entity.labels:
@@ -56,7 +56,7 @@ def settle_labels(structure: gemmi.Structure) -> None:
                 residue.entity_id = entity.name
 
 
-def _by_label(structure: gemmi.Structure) -> _Residues:
+def _residues_by_label(structure: gemmi.Structure) -> _Residues:
     residues: _Residues = {}
     for chain in structure[0]:
         for residue in chain:
@@ -66,7 +66,7 @@ def _by_label(structure: gemmi.Structure) -> _Residues:
 
 def _labels_are_usable(structure: gemmi.Structure) -> bool:
     return structure.input_format != gemmi.CoorFormat.Pdb and all(
-        _is_plain(label) and _is_one_molecule(members) for label, members in _by_label(structure).items()
+        _is_plain(label) and _is_one_molecule(members) for label, members in _residues_by_label(structure).items()
     )
 
 
@@ -75,7 +75,11 @@ def _is_one_molecule(members: Sequence[gemmi.Residue]) -> bool:
     kinds = {residue.entity_type for residue in members}
     if len(kinds) > 1:
         return False
-    alike = len({residue.is_water() for residue in members}) == len({_place(residue) > 0 for residue in members}) == 1
+    alike = (
+        len({residue.is_water() for residue in members})
+        == len({_sequence_place(residue) > 0 for residue in members})
+        == 1
+    )
     return kinds != {_POLYMER} or (alike and len({str(residue.seqid) for residue in members}) == len(members))
 
 
@@ -84,7 +88,7 @@ def _is_plain(label: str) -> bool:
     return bool(label) and label.isascii() and gemmi.cif.quote(label) == label
 
 
-def _label_anew(structure: gemmi.Structure) -> None:
+def _assign_new_labels(structure: gemmi.Structure) -> None:
     """One label a polymer, named as its chain if possible, one for the waters of a chain, one for each other residue.
 
     A chain that goes on in a later block, with higher numbers, is one polymer.
@@ -171,13 +175,13 @@ def _replace_entities(structure: gemmi.Structure, entities: Sequence[_Entity]) -
         structure.entities.append(written)
 
 
-def _settle_sequence(entity: _Entity, entities: list[_Entity], residues: _Residues) -> None:
+def _complete_sequence(entity: _Entity, entities: list[_Entity], residues: _Residues) -> None:
     """Give a polymer a sequence if it has none; move copies that do not match theirs into entities of their own."""
     if not entity.sequence:
-        entity.sequence = _sequence_of_places([residues[label] for label in entity.labels])
+        entity.sequence = _sequence_from_places([residues[label] for label in entity.labels])
     for label in list(entity.labels):
         members = residues[label]
-        if _fits(members, entity.sequence):
+        if _matches_sequence(members, entity.sequence):
             continue
         for place, residue in enumerate(members, start=1):
             residue.label_seq = place
@@ -189,34 +193,34 @@ def _settle_sequence(entity: _Entity, entities: list[_Entity], residues: _Residu
             entities.append(_Entity("", entity.kind, entity.polymer_type, own, [label]))
 
 
-def _fits(members: Sequence[gemmi.Residue], sequence: Sequence[str]) -> bool:
+def _matches_sequence(members: Sequence[gemmi.Residue], sequence: Sequence[str]) -> bool:
     """Whether each residue has a place in the sequence that names it, one after another."""
-    return _ascend(members) and all(
-        _place(residue) <= len(sequence) and residue.name in sequence[_place(residue) - 1].split(",")
+    return _sequence_places_ascend(members) and all(
+        _sequence_place(residue) <= len(sequence) and residue.name in sequence[_sequence_place(residue) - 1].split(",")
         for residue in members
     )
 
 
-def _ascend(members: Sequence[gemmi.Residue]) -> bool:
-    places = [_place(residue) for residue in members]
+def _sequence_places_ascend(members: Sequence[gemmi.Residue]) -> bool:
+    places = [_sequence_place(residue) for residue in members]
     return places[0] > 0 and all(after > before for before, after in zip(places, places[1:]))
 
 
-def _place(residue: gemmi.Residue) -> int:
+def _sequence_place(residue: gemmi.Residue) -> int:
     return residue.label_seq or 0
 
 
-def _sequence_of_places(copies: Sequence[Sequence[gemmi.Residue]]) -> list[str]:
+def _sequence_from_places(copies: Sequence[Sequence[gemmi.Residue]]) -> list[str]:
     """The sequence that the places of modelled residues make up; unknown between them; none if they say none."""
-    copies = [members for members in copies if _ascend(members)]
-    length = max((_place(members[-1]) for members in copies), default=0)
-    if length > sum(len(members) for members in copies) + _MOST_UNKNOWN:
+    copies = [members for members in copies if _sequence_places_ascend(members)]
+    length = max((_sequence_place(members[-1]) for members in copies), default=0)
+    if length > sum(len(members) for members in copies) + _MAX_UNMODELLED_RESIDUES:
         return []
-    names = {_place(residue): residue.name for members in reversed(copies) for residue in members}
+    names = {_sequence_place(residue): residue.name for members in reversed(copies) for residue in members}
     return [names.get(place, _UNKNOWN) for place in range(1, length + 1)]
 
 
-def _merge_alike(entities: list[_Entity], residues: _Residues) -> None:
+def _merge_identical_entities(entities: list[_Entity], residues: _Residues) -> None:
     """Make one of new entities that are the same molecule."""
     first: dict[tuple, _Entity] = {}
     for entity in list(entities):
@@ -229,7 +233,7 @@ def _merge_alike(entities: list[_Entity], residues: _Residues) -> None:
             entities.remove(entity)
 
 
-def _number(entities: Sequence[_Entity]) -> None:
+def _number_entities(entities: Sequence[_Entity]) -> None:
     names = {entity.name for entity in entities}
     numbers = (str(number) for number in itertools.count(1) if str(number) not in names)
     for entity in entities:

@@ -10,7 +10,7 @@ import gemmi
 import numpy as np
 
 # Categories of a file: lists of values by category and item, where False stands for "." and None for "?".
-Categories = Dict[str, Dict[str, List]]
+CifCategories = Dict[str, Dict[str, List]]
 
 
 def add_table(block: gemmi.cif.Block, category: str, items: str, rows: Iterable[Sequence[object]]) -> None:
@@ -32,7 +32,7 @@ def _text(value: object) -> str:
     return gemmi.cif.quote(str(value)) if str(value) else "."
 
 
-def rows_by(categories: Categories, category: str, key: str) -> dict[str, dict[str, str]]:
+def rows_by_item(categories: CifCategories, category: str, key: str) -> dict[str, dict[str, str]]:
     """Rows of a category by one of its items, without the values that are unknown or do not apply."""
     items = categories.get(category, {})
     rows = (dict(zip(items, values)) for values in zip(*items.values()))
@@ -49,10 +49,10 @@ def atomic_number(atom: gemmi.Atom, residue: gemmi.Residue) -> int:
     """Number of the atom's element; for one of unknown element that of its name, or else carbon's."""
     if atom.element.atomic_number > 0:
         return atom.element.atomic_number
-    return element_named(atom.name, len(residue) == 1).atomic_number or _CARBON
+    return element_from_atom_name(atom.name, len(residue) == 1).atomic_number or _CARBON
 
 
-def element_named(atom_name: str, alone: bool) -> gemmi.Element:
+def element_from_atom_name(atom_name: str, alone: bool) -> gemmi.Element:
     """The element that an atom's name says, X if it says none.
 
     Parameters
@@ -111,7 +111,7 @@ class Model:
     residue_of_atom: np.ndarray
     residues: tuple[ResidueKey, ...]
     notes: tuple[str, ...] = ()
-    described: Categories = field(default_factory=dict)
+    described: CifCategories = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.positions)

@@ -12,8 +12,8 @@ import gemmi
 import numpy as np
 
 from cocofold import __version__
-from cocofold.structure.model import Categories, Model, add_table, rows_by
-from cocofold.system.atomic_files import appearing_whole
+from cocofold.structure.model import CifCategories, Model, add_table, rows_by_item
+from cocofold.system.atomic_files import atomic_path
 
 _DICTIONARY = ("mmcif_ma.dic", "1.4.9", "https://raw.githubusercontent.com/ihmwg/ModelCIF/master/dist/mmcif_ma.dic")
 # What belongs to a crystal or to the frame of the input (cell, symmetry, operators of assemblies, anisotropic B
@@ -22,10 +22,10 @@ _WRITTEN_BY_GEMMI = (
     "atom_type", "atoms", "block_name", "cis", "conn", "entity_poly", "entity_poly_seq", "entry", "group_pdb",
     "struct_asym", "struct_conf", "struct_sheet", "title_keywords",
 )  # fmt: skip
-PLACED_AS = "_cocofold_placement."
-_MODEL, _SOFTWARE, _PROTOCOL = 1, 1, 1
-_INPUT, _OUTPUT = 1, 2
-_GLOBAL, _LOCAL = 1, 2
+PLACEMENT_CATEGORY = "_cocofold_placement."
+_MODEL_ID, _SOFTWARE_ID, _PROTOCOL_ID = 1, 1, 1
+_INPUT_GROUP_ID, _OUTPUT_GROUP_ID = 1, 2
+_GLOBAL_METRIC_ID, _LOCAL_METRIC_ID = 1, 2
 
 
 def write_model(
@@ -64,7 +64,7 @@ def write_model(
         if values is not None and np.shape(values) != (count,):
             raise ValueError(f"an array of shape {np.shape(values)} was given where ({count},) is needed")
     structure = _moved_structure(model, plddt)
-    document = structure.make_mmcif_document(_groups())
+    document = structure.make_mmcif_document(_mmcif_output_groups())
     block = document.sole_block()
     add_table(block, "_audit_conform.", "dict_name dict_version dict_location", [_DICTIONARY])
     block.set_pair("_struct.entry_id", gemmi.cif.quote(structure.name))
@@ -79,13 +79,13 @@ def write_model(
         rows = [[serial, f"{amplitude:.4f}", f"{width:.4f}"] for serial, (amplitude, width) in gaussians]
         add_table(block, "_cocofold_gaussian.", "atom_site_id amplitude width_angstrom", rows)
     for name, value in (placed_as or {}).items():
-        block.set_pair(PLACED_AS + name, gemmi.cif.quote(value))
-    with appearing_whole(path) as partial:
+        block.set_pair(PLACEMENT_CATEGORY + name, gemmi.cif.quote(value))
+    with atomic_path(path) as partial:
         # Not by gemmi, which does not notice a full disk.
         partial.write_text(document.as_string())
 
 
-def _groups() -> gemmi.MmcifOutputGroups:
+def _mmcif_output_groups() -> gemmi.MmcifOutputGroups:
     groups = gemmi.MmcifOutputGroups(False)
     for name in _WRITTEN_BY_GEMMI:
         setattr(groups, name, True)
@@ -112,22 +112,31 @@ def _write_protocol(block: gemmi.cif.Block, structure: gemmi.Structure, details:
     data = [[f"target {entity.name}", "target"] for entity in entities]
     data += [[f"input {structure.name}", "input structure"], [structure.name, "model coordinates"]]
     add_table(block, "_ma_data.", "id name content_type", [[row, *one] for row, one in enumerate(data, start=1)])
-    groups = [[row, _INPUT if row < len(data) else _OUTPUT, row] for row in range(1, len(data) + 1)]
+    groups = [[row, _INPUT_GROUP_ID if row < len(data) else _OUTPUT_GROUP_ID, row] for row in range(1, len(data) + 1)]
     add_table(block, "_ma_data_group.", "ordinal_id group_id data_id", groups)
     # Whether a sequence is of a database or designed is not known here.
     targets = [[entity.name, row, ""] for row, entity in enumerate(entities, start=1)]
     add_table(block, "_ma_target_entity.", "entity_id data_id origin", targets)
     instances = [[label, entity.name, ""] for entity in entities for label in entity.subchains]
     add_table(block, "_ma_target_entity_instance.", "asym_id entity_id details", instances)
-    kind = [[_MODEL, structure.name, len(data), "Other", details or "an input structure"]]
+    kind = [[_MODEL_ID, structure.name, len(data), "Other", details or "an input structure"]]
     add_table(block, "_ma_model_list.", "ordinal_id model_name data_id model_type model_type_other_details", kind)
     add_table(block, "_ma_model_group.", "id name", [[1, "all models"]])
-    add_table(block, "_ma_model_group_link.", "model_id group_id", [[_MODEL, 1]])
+    add_table(block, "_ma_model_group_link.", "model_id group_id", [[_MODEL_ID, 1]])
     purpose = "fine-tuning of models against cryo-EM particle images"
-    software = [[_SOFTWARE, "cocofold", __version__, "package", "refinement", purpose]]
+    software = [[_SOFTWARE_ID, "cocofold", __version__, "package", "refinement", purpose]]
     add_table(block, "_software.", "pdbx_ordinal name version type classification description", software)
-    add_table(block, "_ma_software_group.", "ordinal_id group_id software_id", [[1, 1, _SOFTWARE]])
-    step = [1, _PROTOCOL, 1, "model refinement" if details else "other", details, 1, _INPUT, _OUTPUT]
+    add_table(block, "_ma_software_group.", "ordinal_id group_id software_id", [[1, 1, _SOFTWARE_ID]])
+    step = [
+        1,
+        _PROTOCOL_ID,
+        1,
+        "model refinement" if details else "other",
+        details,
+        1,
+        _INPUT_GROUP_ID,
+        _OUTPUT_GROUP_ID,
+    ]
     items = "ordinal_id protocol_id step_id method_type details software_group_id"
     add_table(block, "_ma_protocol_step.", f"{items} input_data_group_id output_data_group_id", [step])
 
@@ -138,23 +147,23 @@ def _write_confidence(block: gemmi.cif.Block, structure: gemmi.Structure, plddt:
     if not known.any():
         return
     metrics = [
-        [_GLOBAL, "pLDDT", "predicted accuracy of CA positions, mean over residues", "pLDDT", "global", 1],
-        [_LOCAL, "pLDDT", "predicted accuracy of the CA position of a residue", "pLDDT", "local", 1],
+        [_GLOBAL_METRIC_ID, "pLDDT", "predicted accuracy of CA positions, mean over residues", "pLDDT", "global", 1],
+        [_LOCAL_METRIC_ID, "pLDDT", "predicted accuracy of the CA position of a residue", "pLDDT", "local", 1],
     ]
     add_table(block, "_ma_qa_metric.", "id name description type mode software_group_id", metrics)
-    mean = [[1, _MODEL, _GLOBAL, f"{plddt[known].mean():.2f}"]]
+    mean = [[1, _MODEL_ID, _GLOBAL_METRIC_ID, f"{plddt[known].mean():.2f}"]]
     add_table(block, "_ma_qa_metric_global.", "ordinal_id model_id metric_id metric_value", mean)
     placed = [
-        [residue.subchain, residue.label_seq, residue.name, _LOCAL, f"{value:.2f}"]
+        [residue.subchain, residue.label_seq, residue.name, _LOCAL_METRIC_ID, f"{value:.2f}"]
         for residue, value in zip(residues_of(structure), plddt)
         if residue.label_seq is not None and np.isfinite(value)
     ]
     items = "ordinal_id model_id label_asym_id label_seq_id label_comp_id metric_id metric_value"
-    add_table(block, "_ma_qa_metric_local.", items, [[row, _MODEL, *one] for row, one in enumerate(placed, start=1)])
+    add_table(block, "_ma_qa_metric_local.", items, [[row, _MODEL_ID, *one] for row, one in enumerate(placed, start=1)])
 
 
 # Categories that say what molecules are, whatever their atoms' positions; kept of an mmCIF that is read.
-DESCRIBING = (
+MOLECULE_CATEGORIES = (
     "_chem_comp.",
     "_entity.",
     "_pdbx_branch_scheme.",
@@ -167,7 +176,7 @@ DESCRIBING = (
     "_struct_ref_seq.",
 )
 # Of these, written as they came; the others are written anew, with what they say.
-_COPIED = tuple(name for name in DESCRIBING if "branch" in name or "struct_ref" in name)
+_COPIED_CATEGORIES = tuple(name for name in MOLECULE_CATEGORIES if "branch" in name or "struct_ref" in name)
 _ENTITY_TYPE = {
     gemmi.EntityType.Polymer: "polymer",
     gemmi.EntityType.NonPolymer: "non-polymer",
@@ -192,14 +201,14 @@ _TYPE_IN_POLYMER = {
 }
 
 
-def write_molecules(block: gemmi.cif.Block, structure: gemmi.Structure, described: Categories) -> None:
+def write_molecules(block: gemmi.cif.Block, structure: gemmi.Structure, described: CifCategories) -> None:
     """Write what molecules a structure has; names and the like are taken from ``described``, where it has them."""
     _write_entities(block, structure, described)
     _write_components(block, structure, described)
     _write_polymer_scheme(block, structure, described)
     _write_other_scheme(block, structure)
     labels = {label for entity in structure.entities for label in entity.subchains}
-    for category in _COPIED:
+    for category in _COPIED_CATEGORIES:
         items = described.get(category, {})
         if items and labels.issuperset(items.get("asym_id", ())):
             block.set_mmcif_category(category, dict(items))
@@ -210,16 +219,16 @@ def residues_of(structure: gemmi.Structure) -> Iterator[gemmi.Residue]:
     return (residue for chain in structure[0] for residue in chain)
 
 
-def _write_entities(block: gemmi.cif.Block, structure: gemmi.Structure, described: Categories) -> None:
-    given = rows_by(described, "_entity.", "id")
+def _write_entities(block: gemmi.cif.Block, structure: gemmi.Structure, described: CifCategories) -> None:
+    given = rows_by_item(described, "_entity.", "id")
     names = {entity.name: given.get(entity.name, {}).get("pdbx_description") for entity in structure.entities}
     rows = [
         [entity.name, _ENTITY_TYPE.get(entity.entity_type), names[entity.name], len(entity.subchains)]
         for entity in structure.entities
     ]
     add_table(block, "_entity.", "id type pdbx_description pdbx_number_of_molecules", rows)
-    single = {residue.entity_id: residue.name for residue in residues_of(structure) if _stands_alone(residue)}
-    components = rows_by(described, "_chem_comp.", "id")
+    single = {residue.entity_id: residue.name for residue in residues_of(structure) if _is_nonpolymer_or_water(residue)}
+    components = rows_by_item(described, "_chem_comp.", "id")
     alone = [
         [entity, names[entity] or components.get(name, {}).get("name"), name, "explicit"]
         for entity, name in single.items()
@@ -227,12 +236,12 @@ def _write_entities(block: gemmi.cif.Block, structure: gemmi.Structure, describe
     add_table(block, "_pdbx_entity_nonpoly.", "entity_id name comp_id ma_model_mode", alone)
 
 
-def _stands_alone(residue: gemmi.Residue) -> bool:
+def _is_nonpolymer_or_water(residue: gemmi.Residue) -> bool:
     return residue.entity_type in (gemmi.EntityType.NonPolymer, gemmi.EntityType.Water)
 
 
-def _write_components(block: gemmi.cif.Block, structure: gemmi.Structure, described: Categories) -> None:
-    given = rows_by(described, "_chem_comp.", "id")
+def _write_components(block: gemmi.cif.Block, structure: gemmi.Structure, described: CifCategories) -> None:
+    given = rows_by_item(described, "_chem_comp.", "id")
     types = {residue.name: "NON-POLYMER" for residue in residues_of(structure)}
     for entity in structure.entities:
         for monomers in entity.full_sequence:
@@ -248,7 +257,7 @@ def _write_components(block: gemmi.cif.Block, structure: gemmi.Structure, descri
     add_table(block, "_chem_comp.", "id type name formula formula_weight ma_provenance", rows)
 
 
-def _write_polymer_scheme(block: gemmi.cif.Block, structure: gemmi.Structure, described: Categories) -> None:
+def _write_polymer_scheme(block: gemmi.cif.Block, structure: gemmi.Structure, described: CifCategories) -> None:
     """Author's numbers along the sequences, also of what is not modelled, if they are known."""
     scheme = described.get("_pdbx_poly_seq_scheme.", {})
     columns = [scheme.get(item, ()) for item in ("asym_id", "seq_id", "mon_id", "pdb_seq_num", "pdb_ins_code")]
@@ -282,7 +291,7 @@ def _write_other_scheme(block: gemmi.cif.Block, structure: gemmi.Structure) -> N
     rows = []
     for chain in structure[0]:
         for residue in chain:
-            if _stands_alone(residue):
+            if _is_nonpolymer_or_water(residue):
                 place = counted[residue.subchain] = counted.get(residue.subchain, 0) + 1
                 number, name = residue.seqid.num, residue.name
                 row = [residue.subchain, residue.entity_id, name, place, number, name, chain.name]

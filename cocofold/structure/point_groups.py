@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from cocofold.system.errors import InputError
 
-MOST_FOLD = 60
+MAX_FOLD = 60
 _CYCLIC = re.compile(r"C([1-9]\d?)")
 _DIHEDRAL = re.compile(r"D([1-9]\d?)")
 _GOLDEN = (1 + math.sqrt(5)) / 2
@@ -23,10 +23,10 @@ _POLYHEDRAL = {
     "I3": ((2, (-1, 0, _GOLDEN)), (5, (0, 0, 1))),
     "I4": ((2, (1, 0, _GOLDEN)), (5, (2, 0, 1))),
 }
-ALLOWED = f"C1 to C{MOST_FOLD}, D1 to D{MOST_FOLD}, T, O, I (as I2) and I1 to I4"
+ALLOWED_POINT_GROUPS = f"C1 to C{MAX_FOLD}, D1 to D{MAX_FOLD}, T, O, I (as I2) and I1 to I4"
 
 
-def rotations_of(group: str) -> np.ndarray:
+def point_group_rotations(group: str) -> np.ndarray:
     """Rotations of a point group about the origin, the identity first.
 
     Cn and Dn have their n-fold axis along z, Dn a two-fold one along x; T has a three-fold axis along z, O a four-fold
@@ -46,18 +46,18 @@ def rotations_of(group: str) -> np.ndarray:
     InputError
         If there is no such group.
     """
-    name = normal_name(group)
+    name = normalise_point_group(group)
     cyclic, dihedral = _CYCLIC.fullmatch(name), _DIHEDRAL.fullmatch(name)
     if cyclic:
-        generators = [_turn(int(cyclic[1]), (0, 0, 1))]
+        generators = [_axis_rotation(int(cyclic[1]), (0, 0, 1))]
     elif dihedral:
-        generators = [_turn(int(dihedral[1]), (0, 0, 1)), _turn(2, (1, 0, 0))]
+        generators = [_axis_rotation(int(dihedral[1]), (0, 0, 1)), _axis_rotation(2, (1, 0, 0))]
     else:
-        generators = [_turn(fold, axis) for fold, axis in _POLYHEDRAL[name]]
-    return _closed(generators)
+        generators = [_axis_rotation(fold, axis) for fold, axis in _POLYHEDRAL[name]]
+    return _group_closure(generators)
 
 
-def normal_name(group: str) -> str:
+def normalise_point_group(group: str) -> str:
     """A group's name in capitals, ``I`` as ``I2``.
 
     Raises
@@ -68,17 +68,17 @@ def normal_name(group: str) -> str:
     name = group.strip().upper()
     name = "I2" if name == "I" else name
     fold = _CYCLIC.fullmatch(name) or _DIHEDRAL.fullmatch(name)
-    if name not in _POLYHEDRAL and not (fold and int(fold[1]) <= MOST_FOLD):
-        raise InputError(f"--symmetry {group}: no point group that particles have; give {ALLOWED}")
+    if name not in _POLYHEDRAL and not (fold and int(fold[1]) <= MAX_FOLD):
+        raise InputError(f"--symmetry {group}: no point group that particles have; give {ALLOWED_POINT_GROUPS}")
     return name
 
 
-def _turn(fold: int, axis: tuple[float, float, float]) -> np.ndarray:
+def _axis_rotation(fold: int, axis: tuple[float, float, float]) -> np.ndarray:
     direction = np.array(axis, dtype=float)
     return Rotation.from_rotvec(2 * math.pi / fold * direction / np.linalg.norm(direction)).as_matrix()
 
 
-def _closed(generators: list[np.ndarray]) -> np.ndarray:
+def _group_closure(generators: list[np.ndarray]) -> np.ndarray:
     """All products of the generators, each once."""
     found = [np.eye(3)]
     for element in found:

@@ -13,16 +13,16 @@ from typing import NoReturn
 import gemmi
 import numpy as np
 
-from cocofold.structure.labels import settle_labels
-from cocofold.structure.model import Model, element_named
-from cocofold.structure.modelcif import DESCRIBING, PLACED_AS
+from cocofold.structure.labels import complete_labels
+from cocofold.structure.model import Model, element_from_atom_name
+from cocofold.structure.modelcif import MOLECULE_CATEGORIES, PLACEMENT_CATEGORY
 from cocofold.system.errors import InputError
 
 _GZIP = b"\x1f\x8b"
-_MAP_STAMP = slice(208, 211)
+_MRC_MAP_STRING = slice(208, 211)
 _CIF_START = re.compile(rb"(?:\s*#[^\n]*\n|\s)*data_", re.IGNORECASE)
-_COORDINATES = (slice(30, 38), slice(38, 46), slice(46, 54))
-_NEEDED_COLUMNS = ("id", "type_symbol", "label_alt_id", "label_asym_id")
+_PDB_COORDINATE_COLUMNS = (slice(30, 38), slice(38, 46), slice(46, 54))
+_REQUIRED_ATOM_SITE_ITEMS = ("id", "type_symbol", "label_alt_id", "label_asym_id")
 
 
 def read_model(path: str | os.PathLike[str]) -> Model:
@@ -40,7 +40,7 @@ def read_model(path: str | os.PathLike[str]) -> Model:
     if not path.is_file():
         raise InputError(f"model {path}: no such file; give an mmCIF or PDB file")
     try:
-        structure, described = _parse(path, _content(path))
+        structure, described = _parse(path, _read_text_bytes(path))
         structure.name = structure.name or _stem(path)
         model = _first_model(structure)
     except (RuntimeError, ValueError, IndexError, OSError, EOFError, zlib.error) as error:
@@ -54,24 +54,24 @@ def read_model(path: str | os.PathLike[str]) -> Model:
     return replace(model, described=described)
 
 
-def read_placed_as(path: str | os.PathLike[str]) -> dict[str, str]:
+def read_map_placement(path: str | os.PathLike[str]) -> dict[str, str]:
     """What a model file says of its place in a map (see ``write_model``); nothing if it says nothing."""
-    content = _content(Path(path))
+    content = _read_text_bytes(Path(path))
     if not _CIF_START.match(content):
         return {}
     block = gemmi.cif.read_string(content)[0]
-    return {name: str(values[0]) for name, values in block.get_mmcif_category(PLACED_AS).items() if values}
+    return {name: str(values[0]) for name, values in block.get_mmcif_category(PLACEMENT_CATEGORY).items() if values}
 
 
 def _stem(path: Path) -> str:
     return path.name.split(".")[0] or path.name
 
 
-def _content(path: Path) -> bytes:
+def _read_text_bytes(path: Path) -> bytes:
     content = path.read_bytes()
     if content.startswith(_GZIP):
         content = gzip.decompress(content)
-    if content[_MAP_STAMP] == b"MAP":
+    if content[_MRC_MAP_STRING] == b"MAP":
         raise InputError(f"model {path}: is a map (MRC); give an mmCIF or PDB file with a protein model")
     if b"\0" in content:
         raise InputError(f"model {path}: is a binary file; give an mmCIF or PDB file with a protein model")
@@ -91,8 +91,8 @@ def _parse(path: Path, content: bytes) -> tuple[gemmi.Structure, dict]:
     if not blocks:
         _refuse_without_atoms(path, document)
     block = blocks[0]
-    described = {name: block.get_mmcif_category(name) for name in DESCRIBING}
-    _complete_columns(block)
+    described = {name: block.get_mmcif_category(name) for name in MOLECULE_CATEGORIES}
+    _add_missing_atom_site_items(block)
     return gemmi.make_structure_from_block(block), {name: items for name, items in described.items() if items}
 
 
@@ -103,7 +103,7 @@ def _check_pdb(path: Path, content: bytes) -> None:
         if line[:6] not in (b"ATOM  ", b"HETATM"):
             continue
         found = True
-        for part in _COORDINATES:
+        for part in _PDB_COORDINATE_COLUMNS:
             try:
                 float(line[part])
             except ValueError as error:
@@ -134,12 +134,12 @@ def _refuse_without_atoms(path: Path, document: gemmi.cif.Document) -> NoReturn:
     raise InputError(f"model {path}: holds {found}; give an mmCIF or PDB file with a protein model")
 
 
-def _complete_columns(block: gemmi.cif.Block) -> None:
+def _add_missing_atom_site_items(block: gemmi.cif.Block) -> None:
     """Add columns of ``_atom_site`` that gemmi needs and the file does without."""
     loop = block.find_loop("_atom_site.Cartn_x").get_loop()
     if loop is None:
         return
-    for name in _NEEDED_COLUMNS:
+    for name in _REQUIRED_ATOM_SITE_ITEMS:
         if f"_atom_site.{name}" in loop.tags:
             continue
         loop.add_columns([f"_atom_site.{name}"], value=".")
@@ -157,7 +157,7 @@ def _complete_columns(block: gemmi.cif.Block) -> None:
 def _guess_elements(block: gemmi.cif.Block) -> None:
     for row in block.find("_atom_site.", ["type_symbol", *_naming_columns(block)]):
         name, residue = row.str(1), row.str(2)
-        row[0] = element_named(name, alone=name.upper() == residue.upper()).name
+        row[0] = element_from_atom_name(name, alone=name.upper() == residue.upper()).name
 
 
 def _naming_columns(block: gemmi.cif.Block) -> list[str]:
@@ -203,7 +203,7 @@ def _first_model(structure: gemmi.Structure) -> Model:
     changed = keep_first_conformations(structure)
     if changed:
         notes.append(f"{changed} residues have alternate conformations; the first of each is taken")
-    settle_labels(structure)
+    complete_labels(structure)
     unknown = sum(atom.element.atomic_number == 0 for chain in structure[0] for residue in chain for atom in residue)
     if unknown:
         notes.append(f"{unknown} atoms are of no known element; they count as what their names say, or else as carbon")

@@ -25,14 +25,14 @@ _TRANS_LINK = {
     ("O", "CA"): 2.775,
 }
 _CIS_LINK = {**_TRANS_LINK, ("CA", "CA"): 2.94, ("O", "CA"): 3.57}
-_CIS_BELOW_ANGSTROM = 3.3
+_MAX_CIS_CA_CA_ANGSTROM = 3.3
 
 _NEIGHBOUR_REACH_ANGSTROM = 12.0
 _NEIGHBOUR_SLACK_ANGSTROM = 0.3
 _CLASH_SEARCH_ANGSTROM = 4.5
-_CLOSEST_ANGSTROM = 3.2
-_CLOSEST_POLAR_ANGSTROM = 2.6
-_CLOSEST_ALPHA_ANGSTROM = 3.8
+_MIN_CONTACT_ANGSTROM = 3.2
+_MIN_POLAR_CONTACT_ANGSTROM = 2.6
+_MIN_CA_CONTACT_ANGSTROM = 3.8
 _POLAR = (7, 8, 16)
 
 
@@ -128,13 +128,13 @@ class Restraints:
         # A tree that is used once need not be balanced.
         tree = cKDTree(positions, compact_nodes=False, balanced_tree=False)
         pairs = tree.query_pairs(_CLASH_SEARCH_ANGSTROM, output_type="ndarray")
-        first, second = self._backbone.carrier[pairs].T
+        first, second = self._backbone.frame_of_atom[pairs].T
         before, after = np.minimum(first, second), np.maximum(first, second)
         joined = (before == after) | ((after == before + 1) & self._backbone.linked[before])
         pairs = pairs[~joined]
         pairs = pairs[(self._model.atomic_numbers[pairs] > 1).all(1)]
-        least = np.where(self._is_polar[pairs].all(1), _CLOSEST_POLAR_ANGSTROM, _CLOSEST_ANGSTROM)
-        least[self._is_alpha[pairs].all(1)] = _CLOSEST_ALPHA_ANGSTROM
+        least = np.where(self._is_polar[pairs].all(1), _MIN_POLAR_CONTACT_ANGSTROM, _MIN_CONTACT_ANGSTROM)
+        least[self._is_alpha[pairs].all(1)] = _MIN_CA_CONTACT_ANGSTROM
         return pairs, np.minimum(least, _distances(self._model, pairs))
 
 
@@ -152,13 +152,13 @@ def _link_distances(model: Model, backbone: Backbone) -> tuple[np.ndarray, np.nd
     rows = {name: model.atoms_named(name)[backbone.residues] for name in ("N", "CA", "C", "O")}
     before = np.flatnonzero(backbone.linked)
     after = before + 1
-    cis = _distances(model, np.stack([rows["CA"][before], rows["CA"][after]], axis=1)) < _CIS_BELOW_ANGSTROM
+    cis = _distances(model, np.stack([rows["CA"][before], rows["CA"][after]], axis=1)) < _MAX_CIS_CA_CA_ANGSTROM
     pairs, targets = [], []
     for (name, next_name), trans in _TRANS_LINK.items():
         pairs.append(np.stack([rows[name][before], rows[next_name][after]], axis=1))
         targets.append(np.where(cis, _CIS_LINK[name, next_name], trans))
     bonds = covalent_bonds(model)
-    first, second = np.sort(backbone.carrier[bonds], axis=1).T
+    first, second = np.sort(backbone.frame_of_atom[bonds], axis=1).T
     bonds = bonds[(first != second) & ~((second == first + 1) & backbone.linked[first])]
     pair, target = np.concatenate([*pairs, bonds]), np.concatenate([*targets, _distances(model, bonds)])
     present = (pair >= 0).all(1)

@@ -42,7 +42,7 @@ class Backbone:
     atoms: np.ndarray
     passengers: np.ndarray
     linked: np.ndarray
-    carrier: np.ndarray
+    frame_of_atom: np.ndarray
     chain: np.ndarray
 
     def __len__(self) -> int:
@@ -58,7 +58,7 @@ class Backbone:
         carbon, nitrogen = model.positions[atoms[:-1, 2]], model.positions[atoms[1:, 0]]
         close = np.linalg.norm(carbon - nitrogen, axis=1) < LONGEST_PEPTIDE_BOND_ANGSTROM
         others = np.setdiff1d(np.unique(model.residue_of_atom), residues)
-        anchors = _anchors(model, residues, others) if len(others) else {}
+        anchors = _bonded_backbone_residues(model, residues, others) if len(others) else {}
         passengers = np.array([row for row in others if row not in anchors], dtype=int)
         linked = np.zeros(len(residues) + len(passengers), dtype=bool)
         linked[: len(residues) - 1] = close & (chain[1:] == chain[:-1])
@@ -68,12 +68,12 @@ class Backbone:
         for row, anchor in anchors.items():
             frame_of_residue[row] = frame_of_residue[anchor]
         if len(passengers):
-            centres = centroids(model, passengers)
+            centres = residue_centroids(model, passengers)
             chain = np.append(chain, chain[cKDTree(model.positions[atoms[:, 1]]).query(centres)[1]])
         return cls(residues, atoms, passengers, linked, frame_of_residue[model.residue_of_atom], chain)
 
 
-def _anchors(model: Model, residues: np.ndarray, others: np.ndarray) -> dict[int, int]:
+def _bonded_backbone_residues(model: Model, residues: np.ndarray, others: np.ndarray) -> dict[int, int]:
     """For each of the other residues that is bonded to one with a backbone, also by way of others, that residue.
 
     Of several the one with the shortest bond. A metal belongs to what it coordinates, but passes nothing on: a
@@ -106,7 +106,7 @@ def _is_nucleotide(name: str) -> bool:
     return gemmi.find_tabulated_residue(name).is_nucleic_acid()
 
 
-def centroids(model: Model, residues: np.ndarray) -> np.ndarray:
+def residue_centroids(model: Model, residues: np.ndarray) -> np.ndarray:
     """Mean position of the atoms of each residue, (n, 3) Å; ``residues`` are rows in ``Model.residues``."""
     count = np.bincount(model.residue_of_atom, minlength=len(model.residues))
     total = np.zeros((len(model.residues), 3))
@@ -114,7 +114,7 @@ def centroids(model: Model, residues: np.ndarray) -> np.ndarray:
     return total[residues] / count[residues, None]
 
 
-def frames(backbone_positions: np.ndarray) -> np.ndarray:
+def residue_frames(backbone_positions: np.ndarray) -> np.ndarray:
     """Right-handed axes of residues by Gram-Schmidt: x along CA to C, y in the plane of N.
 
     Parameters
@@ -136,12 +136,12 @@ def frames(backbone_positions: np.ndarray) -> np.ndarray:
     return np.stack([x, y, np.cross(x, y)], axis=-1)
 
 
-_LONGEST_ANGSTROM = (1.75, 2.05, 2.3)
-_LONGEST_TO_HYDROGEN_ANGSTROM = 1.35
-_HEAVIER_THAN = 10
-_LONGEST_TO_METAL_ANGSTROM = 2.8
+_MAX_BOND_ANGSTROM_BY_HEAVY_ATOMS = (1.75, 2.05, 2.3)
+_MAX_BOND_TO_HYDROGEN_ANGSTROM = 1.35
+_NEON = 10
+_MAX_BOND_TO_METAL_ANGSTROM = 2.8
 # Nitrogen, oxygen, fluorine, sulfur, chlorine, selenium, bromine, iodine.
-_COORDINATING = (7, 8, 9, 16, 17, 34, 35, 53)
+_COORDINATING_ELEMENTS = (7, 8, 9, 16, 17, 34, 35, 53)
 _METALS = [number for number in range(1, 119) if gemmi.Element(number).is_metal]
 
 
@@ -152,16 +152,16 @@ def covalent_bonds(model: Model) -> np.ndarray:
     are (S-S), and a hydrogen below 1.35 Å. A metal is bonded to nitrogen, oxygen, sulfur, selenium and halogens below
     2.8 Å, and to nothing else.
     """
-    pairs = cKDTree(model.positions).query_pairs(_LONGEST_ANGSTROM[-1], output_type="ndarray")
+    pairs = cKDTree(model.positions).query_pairs(_MAX_BOND_ANGSTROM_BY_HEAVY_ATOMS[-1], output_type="ndarray")
     distance = np.linalg.norm(model.positions[pairs[:, 0]] - model.positions[pairs[:, 1]], axis=1)
     numbers = model.atomic_numbers[pairs]
-    limit = np.array(_LONGEST_ANGSTROM)[(numbers > _HEAVIER_THAN).sum(1)]
-    limit[(numbers == 1).any(1)] = _LONGEST_TO_HYDROGEN_ANGSTROM
+    limit = np.array(_MAX_BOND_ANGSTROM_BY_HEAVY_ATOMS)[(numbers > _NEON).sum(1)]
+    limit[(numbers == 1).any(1)] = _MAX_BOND_TO_HYDROGEN_ANGSTROM
     bonds = pairs[distance < limit]
     metal = is_metal(model)
     if not metal.any():
         return bonds
-    return np.concatenate([bonds[~metal[bonds].any(1)], _coordination(model, metal)])
+    return np.concatenate([bonds[~metal[bonds].any(1)], _metal_bonds(model, metal)])
 
 
 def is_metal(model: Model) -> np.ndarray:
@@ -169,22 +169,22 @@ def is_metal(model: Model) -> np.ndarray:
     return np.isin(model.atomic_numbers, _METALS)
 
 
-def _coordination(model: Model, metal: np.ndarray) -> np.ndarray:
-    metals, others = np.flatnonzero(metal), np.flatnonzero(np.isin(model.atomic_numbers, _COORDINATING))
+def _metal_bonds(model: Model, metal: np.ndarray) -> np.ndarray:
+    metals, others = np.flatnonzero(metal), np.flatnonzero(np.isin(model.atomic_numbers, _COORDINATING_ELEMENTS))
     if len(others) == 0:
         return np.empty((0, 2), dtype=int)
     near = cKDTree(model.positions[metals]).query_ball_tree(
-        cKDTree(model.positions[others]), _LONGEST_TO_METAL_ANGSTROM
+        cKDTree(model.positions[others]), _MAX_BOND_TO_METAL_ANGSTROM
     )
     found = [(metals[row], others[column]) for row, columns in enumerate(near) for column in sorted(columns)]
     return np.array(found, dtype=int).reshape(-1, 2)
 
 
-_DEEPEST = 4
+_MAX_CHI = 4
 
 
 @dataclass(frozen=True)
-class Torsions:
+class SideChainTorsions:
     """Side-chain torsions chi 1 ... chi 4, ordered so that a torsion comes after those nearer to the backbone.
 
     Attributes
@@ -202,7 +202,7 @@ class Torsions:
         return len(self.axes)
 
     @classmethod
-    def of(cls, model: Model, backbone: Backbone) -> Torsions:
+    def of(cls, model: Model, backbone: Backbone) -> SideChainTorsions:
         """Torsions of every side chain that hangs on its backbone alone.
 
         Rings, prolines, cystines and side chains bonded to another residue have none beyond what leaves these
@@ -216,18 +216,18 @@ class Torsions:
             neighbours.setdefault(int(first), []).append(int(second))
             neighbours.setdefault(int(second), []).append(int(first))
         axes: list[tuple[int, int]] = []
-        turned: list[tuple[list[int], list[int]]] = [([], []) for _ in range(_DEEPEST)]
+        turned: list[tuple[list[int], list[int]]] = [([], []) for _ in range(_MAX_CHI)]
         beta = model.atoms_named("CB")[backbone.residues]
         for (_, alpha, _), base in zip(backbone.atoms.tolist(), beta.tolist()):
             if base >= 0:
-                _descend(alpha, base, 0, neighbours, tied, model.atomic_numbers, axes, turned)
+                _collect_torsions(alpha, base, 0, neighbours, tied, model.atomic_numbers, axes, turned)
         return cls(
             np.array(axes, dtype=int).reshape(-1, 2),
             tuple((np.array(torsion, dtype=int), np.array(atom, dtype=int)) for torsion, atom in turned),
         )
 
 
-def _descend(
+def _collect_torsions(
     near: int,
     far: int,
     depth: int,
@@ -238,8 +238,8 @@ def _descend(
     turned: list[tuple[list[int], list[int]]],
 ) -> None:
     """Add the torsion about near-far, if the bond is rotatable, and those behind it."""
-    beyond = _beyond(near, far, neighbours)
-    if beyond is None or depth == _DEEPEST:
+    beyond = _atoms_beyond_bond(near, far, neighbours)
+    if beyond is None or depth == _MAX_CHI:
         return
     heavy = [atom for atom in beyond if atomic_numbers[atom] > 1]
     if heavy and not tied.intersection([*beyond, far]):
@@ -249,10 +249,10 @@ def _descend(
         axes.append((near, far))
     for atom in sorted(neighbours[far]):
         if atom != near and atomic_numbers[atom] > 1:
-            _descend(far, atom, depth + 1, neighbours, tied, atomic_numbers, axes, turned)
+            _collect_torsions(far, atom, depth + 1, neighbours, tied, atomic_numbers, axes, turned)
 
 
-def _beyond(near: int, far: int, neighbours: dict[int, list[int]]) -> list[int] | None:
+def _atoms_beyond_bond(near: int, far: int, neighbours: dict[int, list[int]]) -> list[int] | None:
     """Atoms that hang on ``far`` when the bond near-far is cut; None if the bond lies in a ring."""
     seen, stack = {far}, [far]
     while stack:

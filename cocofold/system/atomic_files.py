@@ -11,7 +11,7 @@ from cocofold.system.errors import InputError
 
 
 @contextlib.contextmanager
-def appearing_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside ``path``, renamed to it at the end; removed if anything goes wrong.
 
     What is renamed is on the disk, so that also the machine may fail at any moment. An ``OSError`` while writing, of a
@@ -55,7 +55,7 @@ def remove_partial(folder: Path) -> None:
 
 def write_atomically(path: str | os.PathLike[str], content: str) -> None:
     """Write a text file that appears whole or not at all."""
-    with appearing_whole(path) as partial:
+    with atomic_path(path) as partial:
         partial.write_text(content, encoding="utf-8")
 
 

@@ -33,19 +33,19 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-_MEMORY_FACTS = Path("/proc/meminfo")
-_OF_PROCESS = Path("/proc/self/statm")
+_MEMINFO_FILE = Path("/proc/meminfo")
+_STATM_FILE = Path("/proc/self/statm")
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 # glibc's numbers of these settings, and the most that it takes for the second
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _BYTES_KEPT, _LARGEST_KEPT = 64 * 2**20, 32 * 2**20
-_LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
+_CGROUP_FILES = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 
 
 def available_bytes() -> int:
     """Memory that can be taken without pushing others out, within the control group's limit if there is one."""
-    free = [_of_machine()]
-    for most, used in _LIMITS:
+    free = [_available_on_machine()]
+    for most, used in _CGROUP_FILES:
         try:
             limit = int((_CONTROL_GROUPS / most).read_text())
             free.append(limit - int((_CONTROL_GROUPS / used).read_text()))
@@ -57,7 +57,7 @@ def available_bytes() -> int:
 def resident_bytes() -> int:
     """Memory that this process holds now."""
     try:
-        return int(_OF_PROCESS.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(_STATM_FILE.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
@@ -74,9 +74,9 @@ def keep_freed_memory() -> None:
         adjust(_M_TRIM_THRESHOLD, _BYTES_KEPT)
 
 
-def _of_machine() -> int:
+def _available_on_machine() -> int:
     try:
-        for line in _MEMORY_FACTS.read_text().splitlines():
+        for line in _MEMINFO_FILE.read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError, IndexError):

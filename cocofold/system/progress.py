@@ -12,12 +12,12 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 # Told what is being done, and what share of it is done, from 0 to 1
-Tell = Callable[[str, float], None]
+ProgressCallback = Callable[[str, float], None]
 
 _SMOOTHED = 0.05
 
 
-class Pace:
+class EtaEstimator:
     """Time left, from the steps taken since ``first_step``; a second pass is as long as the first at most."""
 
     def __init__(self, first_step: int, last_step: int, passes_left: int) -> None:
@@ -33,7 +33,7 @@ class Pace:
         return each * (self._last - step + self._later)
 
 
-class Progress:
+class TrainingProgressBar:
     """A bar on standard error, shown on terminals only.
 
     Parameters
@@ -58,7 +58,7 @@ class Progress:
         self._task = self._bar.add_task("FRC", total=total, completed=done)
         self._correlation: float | None = None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> TrainingProgressBar:
         self._bar.start()
         return self
 
@@ -75,7 +75,7 @@ class Progress:
 
 
 @contextlib.contextmanager
-def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+def image_progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar for what is done image by image, told the number done and of all; it goes when all are."""
     console = Console(stderr=True)
     bar = Bar(
@@ -109,7 +109,7 @@ def _stop(bar: Bar) -> None:
 
 
 @contextlib.contextmanager
-def shown() -> Iterator[Tell]:
+def search_progress_bar() -> Iterator[ProgressCallback]:
     """A bar on standard error, shown on terminals only, told what is done and how much of it."""
     console = Console(stderr=True)
     bar = Bar(

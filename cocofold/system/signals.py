@@ -15,11 +15,11 @@ from types import TracebackType
 from cocofold.system.errors import InputError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_UNDISTURBED_S = 10.0
-STOP_WITH = "COCOFOLD_STOP_WITH"
+_GRACE_SECONDS = 10.0
+STOP_WITH_VARIABLE = "COCOFOLD_STOP_WITH"
 
 
-class Ended(SystemExit):
+class Interrupted(SystemExit):
     """The process was asked to end; its exit status is that of a shell: 128 and the signal's number.
 
     Parameters
@@ -44,8 +44,8 @@ class Ended(SystemExit):
         return f"ended by {self.why}" + (f"; {self.advice}" if self.advice else "")
 
 
-class Endings:
-    """Turns signals that would end the process, and the end of another process, into the exception ``Ended``.
+class SignalHandler:
+    """Turns signals that would end the process, and the end of another process, into the exception ``Interrupted``.
 
     SIGTERM, SIGINT and SIGHUP raise it at once, or within ``deferred`` at the next ``check``, in the main thread; those
     that are ignored stay so. For 10 s further signals do not disturb what is done at the end. Other threads leave
@@ -63,26 +63,26 @@ class Endings:
     """
 
     def __init__(self, stop_with: int | None = None) -> None:
-        self._asked: int | None = None
+        self._received_signal: int | None = None
         self._deferring = False
         self._raised_at = float("-inf")
         self._handlers: dict[int, object] = {}
         self._stop_with = stop_with
         self._watched = None if stop_with is None else _open_process(stop_with)
 
-    def __enter__(self) -> Endings:
+    def __enter__(self) -> SignalHandler:
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 if signal.getsignal(number) != signal.SIG_IGN:
                     self._handlers[number] = signal.signal(number, self._note)
-            self._ask_those_around()
+            self._raise_pending_of_outer()
         return self
 
-    def _ask_those_around(self) -> None:
+    def _raise_pending_of_outer(self) -> None:
         """Raise again what was caught since the context around this one: libraries do that while they are imported."""
         for handler in self._handlers.values():
             around = getattr(handler, "__self__", None)
-            if isinstance(around, Endings) and around._asked is not None:
+            if isinstance(around, SignalHandler) and around._received_signal is not None:
                 self.__exit__(None, None, None)
                 around.check()
 
@@ -95,18 +95,18 @@ class Endings:
             os.close(self._watched)
 
     def _note(self, number: int, frame: object) -> None:
-        self._asked = number
-        if not self._deferring and time.monotonic() - self._raised_at >= _UNDISTURBED_S:
+        self._received_signal = number
+        if not self._deferring and time.monotonic() - self._raised_at >= _GRACE_SECONDS:
             self.check()
 
     def check(self) -> None:
-        """Raise ``Ended`` if the process was asked to end, or the watched one is gone."""
-        if self._asked is not None:
+        """Raise ``Interrupted`` if the process was asked to end, or the watched one is gone."""
+        if self._received_signal is not None:
             self._raised_at = time.monotonic()
-            raise Ended(signal.Signals(self._asked).name, self._asked)
+            raise Interrupted(signal.Signals(self._received_signal).name, self._received_signal)
         if self._watched is not None and _is_gone(self._watched):
             self._raised_at = time.monotonic()
-            raise Ended(f"the end of process {self._stop_with}", signal.SIGTERM)
+            raise Interrupted(f"the end of process {self._stop_with}", signal.SIGTERM)
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
@@ -119,7 +119,7 @@ class Endings:
         self.check()
 
 
-def end_with_variable() -> None:
+def watch_process_of_environment() -> None:
     """End this process by SIGTERM when the process that ``COCOFOLD_STOP_WITH`` names, if it is set, is gone.
 
     For programs that start commands: their own end, even by SIGKILL, then leaves none behind.
@@ -129,11 +129,11 @@ def end_with_variable() -> None:
     InputError
         If the variable is not the number of a process that runs.
     """
-    number = os.environ.get(STOP_WITH)
+    number = os.environ.get(STOP_WITH_VARIABLE)
     if not number:
         return
     if not number.isdigit():
-        raise InputError(f"{STOP_WITH} is {number!r}; it must be the number of a process, or unset")
+        raise InputError(f"{STOP_WITH_VARIABLE} is {number!r}; it must be the number of a process, or unset")
     watched = _open_process(int(number))
 
     def wait() -> None:
@@ -144,7 +144,7 @@ def end_with_variable() -> None:
 
 
 def ignore_signals() -> None:
-    """Let no signal that ``Endings`` knows end the process any more."""
+    """Let no signal that ``SignalHandler`` knows end the process any more."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 

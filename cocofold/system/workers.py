@@ -12,13 +12,13 @@ from types import TracebackType
 from cocofold.system.errors import InputError
 
 # Tells a process that the first has started its rank and their count
-_MEMBER = "COCOFOLD_MEMBER"
+_WORKER_VARIABLE = "COCOFOLD_MEMBER"
 # Set by torchrun, of its processes
-_BY_TORCHRUN = "TORCHELASTIC_RUN_ID"
+_TORCHRUN_VARIABLE = "TORCHELASTIC_RUN_ID"
 
 
 @dataclass(frozen=True)
-class Member:
+class WorkerProcess:
     """One of several processes that work together; those that it has started are gone when its context ends.
 
     Attributes
@@ -40,7 +40,7 @@ class Member:
     others: Sequence[subprocess.Popen] = ()
 
     @classmethod
-    def wanted(cls, count: int) -> Member:
+    def wanted(cls, count: int) -> WorkerProcess:
         """This process, of ``count``, the others of which it starts on this machine, or of those of torchrun.
 
         Raises
@@ -50,11 +50,11 @@ class Member:
         """
         if count < 1:
             raise InputError(f"--processes {count}: give 1 or more")
-        ours = os.environ.get(_MEMBER)
+        ours = os.environ.get(_WORKER_VARIABLE)
         if ours:
             rank, every = map(int, ours.split(":"))
             return cls(rank, every, every)
-        if _BY_TORCHRUN in os.environ:
+        if _TORCHRUN_VARIABLE in os.environ:
             every = int(os.environ["WORLD_SIZE"])
             if count not in (1, every):
                 raise InputError(f"--processes {count}: torchrun has started {every}; leave the option out")
@@ -62,11 +62,11 @@ class Member:
         return cls._starting(count) if count > 1 else cls(0, 1)
 
     @classmethod
-    def _starting(cls, count: int) -> Member:
+    def _starting(cls, count: int) -> WorkerProcess:
         others = [
             subprocess.Popen(
                 [sys.executable, "-m", "cocofold", *sys.argv[1:]],
-                env={**os.environ, _MEMBER: f"{rank}:{count}", "LOCAL_RANK": str(rank)},
+                env={**os.environ, _WORKER_VARIABLE: f"{rank}:{count}", "LOCAL_RANK": str(rank)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 # Signals of a terminal are for the first, which ends the others.
@@ -76,7 +76,7 @@ class Member:
         ]
         return cls(0, count, count, others=others)
 
-    def __enter__(self) -> Member:
+    def __enter__(self) -> WorkerProcess:
         return self
 
     def __exit__(

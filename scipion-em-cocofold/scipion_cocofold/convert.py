@@ -53,9 +53,9 @@ _PARTICLES = (
 )
 # What particles may carry as attributes of the column's name after an underscore: half set, marks of a selection
 _HELD_OUT, _SCORED_RINGS = "cocofoldHeldOut", "cocofoldScoredRings"
-_CARRIED = ("rlnRandomSubset", _HELD_OUT, _SCORED_RINGS)
+_CARRIED_COLUMNS = ("rlnRandomSubset", _HELD_OUT, _SCORED_RINGS)
 _GROUP_ATTRIBUTE = "_rlnOpticsGroup"
-_AT_ONCE = 10000
+_PARTICLES_AT_ONCE = 10000
 
 
 class ConversionError(Exception):
@@ -93,8 +93,8 @@ def writeParticles(particles, path):
     try:
         # Optics are known only after all particles are read, and stand first in the file
         with open(partial + ".rows", "w+", encoding="utf-8") as rows:
-            for some in _inParts(particles):
-                rows.writelines(" ".join(row) + "\n" for row in _rows(some, groups, names))
+            for some in _inBatches(particles):
+                rows.writelines(" ".join(row) + "\n" for row in _particleRows(some, groups, names))
                 written += len(some)
             if not written:
                 raise ConversionError("The set of particles is empty.")
@@ -102,7 +102,7 @@ def writeParticles(particles, path):
             with open(partial, "w", encoding="utf-8") as star:
                 _writeHead(star, "optics", groups.labels)
                 star.writelines(" ".join(row) + "\n" for row in groups.rows)
-                _writeHead(star, "particles", (*_PARTICLES, *_carried(particles.getFirstItem())))
+                _writeHead(star, "particles", (*_PARTICLES, *_carriedColumns(particles.getFirstItem())))
                 star.writelines(rows)
         os.replace(partial, path)
     finally:
@@ -121,7 +121,7 @@ def requirePosesAndCtfs(particles):
         raise ConversionError("The particles have no CTF. Give particles whose CTF was estimated before they were cut.")
 
 
-def selectedParticles(particles, positions, heldOut, scoredRings, selected):
+def appendSelectedParticles(particles, positions, heldOut, scoredRings, selected):
     """Append the particles at some positions of a set to another set, with the marks that fine-tuning honours.
 
     Parameters
@@ -146,18 +146,18 @@ def selectedParticles(particles, positions, heldOut, scoredRings, selected):
             selected.append(copy)
 
 
-def _inParts(particles):
+def _inBatches(particles):
     some = []
     for particle in particles.iterItems():
         some.append(particle.clone())
-        if len(some) == _AT_ONCE:
+        if len(some) == _PARTICLES_AT_ONCE:
             yield some
             some = []
     if some:
         yield some
 
 
-def _rows(particles, groups, names):
+def _particleRows(particles, groups, names):
     matrices = np.array([particle.getTransform().getMatrix() for particle in particles], dtype=float)
     if (np.linalg.det(matrices[:, :3, :3]) < 0).any():
         raise ConversionError(
@@ -167,7 +167,7 @@ def _rows(particles, groups, names):
     # inv(M) = [A | -origin]
     inverse = np.linalg.inv(matrices)
     angles = _relionAngles(inverse[:, :3, :3])
-    carried = _carried(particles[0])
+    carried = _carriedColumns(particles[0])
     for particle, (rot, tilt, psi), move in zip(particles, angles, inverse[:, :2, 3]):
         sampling = particle.getSamplingRate()
         ctf = particle.getCTF()
@@ -183,7 +183,7 @@ def _rows(particles, groups, names):
             ctf.getDefocusAngle(),
             ctf.getPhaseShift() if ctf.hasPhaseShift() else 0.0,
         )
-        row = [f"{int(max(index, 1)):06}@{names.of(name)}", str(groups.numberOf(particle))]
+        row = [f"{int(max(index, 1)):06}@{names.of(name)}", str(groups.groupNumber(particle))]
         row += [f"{number:.6f}" for number in numbers]
         yield row + [str(getattr(particle, "_" + name).get()) for name in carried]
 
@@ -196,9 +196,9 @@ def _relionAngles(rotations):
         return Rotation.from_matrix(rotations.transpose(0, 2, 1)).as_euler("ZYZ", degrees=True)
 
 
-def _carried(particle):
+def _carriedColumns(particle):
     """Return the columns for what a particle carries."""
-    return [name for name in _CARRIED if getattr(particle, "_" + name, None) is not None]
+    return [name for name in _CARRIED_COLUMNS if getattr(particle, "_" + name, None) is not None]
 
 
 class _OpticsGroups:
@@ -225,7 +225,7 @@ class _OpticsGroups:
                 "a time."
             )
 
-    def numberOf(self, particle):
+    def groupNumber(self, particle):
         """Return the number of a particle's group, from 1."""
         acquisition = particle.getAcquisition()
         stated = getattr(particle, _GROUP_ATTRIBUTE, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # Steps of a whole run, and images of each
-_STEPS, _BATCH = 1790, 16
+_STEPS_OF_RUN, _IMAGES_PER_STEP = 1790, 16
 # Of one thread for an image with its share of a step: 1.1 ms for 1,656 atoms in a box of 64, 8 ms for 13,400 in 288.
 # In seconds:
 _S_PER_ATOM, _S_PER_PIXEL, _S_PER_IMAGE = 3e-7, 4.1e-8, 0.4e-3
@@ -15,7 +15,7 @@ _GB_OF_PROGRAM, _GB_PER_PAIR, _MOST_CACHE_GB = 0.5, 1.3e-6, 4.3
 _SHARE_OF_THREADS, _SHARE_IN_MODULE = 0.2, 0.8
 
 
-def expectation(particles: int, box: int, residues: int, effort: float, threads: int, network: bool) -> str:
+def estimateSentence(particles: int, box: int, residues: int, effort: float, threads: int, network: bool) -> str:
     """Return a sentence on expected time and memory, on a processor.
 
     Parameters
@@ -31,10 +31,10 @@ def expectation(particles: int, box: int, residues: int, effort: float, threads:
         Whether a prediction's network is trained, after its model was moved.
     """
     image = _S_PER_IMAGE + _S_PER_ATOM * _ATOMS_PER_RESIDUE * residues + _S_PER_PIXEL * box**2
-    images, module = effort * _STEPS * _BATCH * image, 0.0
+    images, module = effort * _STEPS_OF_RUN * _IMAGES_PER_STEP * image, 0.0
     memory = _GB_OF_PROGRAM + min(_MOST_CACHE_GB, 4e-9 * particles * box**2)
     if network:
-        images += effort * _MODULE_STEPS * 4 * _BATCH * image
+        images += effort * _MODULE_STEPS * 4 * _IMAGES_PER_STEP * image
         module = effort * _MODULE_STEPS * _MODULE_S_PER_PAIR * residues**2
         memory += _GB_PER_PAIR * residues**2
     more = min(threads, 8) - 1

@@ -18,7 +18,7 @@ from pwem.objects import Volume
 
 MAP_ENDINGS = (".mrc", ".map", ".ccp4")
 _AXES = ("_atom_site.Cartn_x", "_atom_site.Cartn_y", "_atom_site.Cartn_z")
-_PLACED = "_cocofold_placement."
+_PLACEMENT_CATEGORY = "_cocofold_placement."
 
 
 def originOf(volume: Volume) -> np.ndarray:
@@ -61,7 +61,7 @@ def writeMoved(source: str, target: str, shift: np.ndarray) -> None:
     if isMmcif(source):
         content = MMCIF2Dict(source)
         for axis, move in zip(_AXES, shift):
-            content[axis] = [_moved(value, move) for value in content[axis]]
+            content[axis] = [_movedCoordinate(value, move) for value in content[axis]]
         writer = MMCIFIO()
         writer.set_dict(content)
         writer.save(partial)
@@ -83,10 +83,10 @@ def isPlaced(path: str) -> bool:
     if not isMmcif(path):
         return False
     with open(path) as lines:
-        return any(line.startswith(_PLACED) for line in lines)
+        return any(line.startswith(_PLACEMENT_CATEGORY) for line in lines)
 
 
-def findShift(path: str, volume: Volume) -> tuple[np.ndarray, tuple[float, float]]:
+def findShiftToBox(path: str, volume: Volume) -> tuple[np.ndarray, tuple[float, float]]:
     """Find the vector that takes a model, placed in a volume, from its own frame to the box's.
 
     Parameters
@@ -109,7 +109,7 @@ def findShift(path: str, volume: Volume) -> tuple[np.ndarray, tuple[float, float
     return candidates[best], (found[best], found[1 - best])
 
 
-def guessShift(path: str, box: int, sampling: float) -> np.ndarray:
+def guessShiftToBox(path: str, box: int, sampling: float) -> np.ndarray:
     """Return the vector (Å) to the box's frame for a model without a volume: that which brings it nearer the centre."""
     middle = readPositions(path).mean(axis=0)
     shift = -centredOrigin(box, sampling)
@@ -117,7 +117,7 @@ def guessShift(path: str, box: int, sampling: float) -> np.ndarray:
     return min(candidates, key=lambda move: np.linalg.norm(middle + move - shift))
 
 
-def asMrc(volume: Volume, folder: str) -> str:
+def convertToMrc(volume: Volume, folder: str) -> str:
     """Return the path of a volume as an MRC file, converted into a folder if it is in another format."""
     path: str = volume.getFileName().split(":")[0]
     if os.path.splitext(path)[1].lower() in MAP_ENDINGS:
@@ -138,7 +138,7 @@ def _meanDensity(volume: Volume, positions: np.ndarray) -> float:
     return float((found.mean() - values.mean()) / max(values.std(), 1e-12))
 
 
-def _moved(value: str, move: float) -> str:
+def _movedCoordinate(value: str, move: float) -> str:
     """Return a coordinate's text moved, with the digits that it has, three behind the point at least."""
     digits = max(3, len(value.partition(".")[2]))
     return f"{float(value) + move:.{digits}f}"

@@ -17,10 +17,10 @@ from pyworkflow.protocol import MODE_RESUME
 
 STATUS_OF = {"supported": 0, "undecided": 3, "not supported": 4}
 FAILED, NO_PROJECT = 1, 2
-_LOOK_EVERY_S = 2.0
+_POLL_INTERVAL_S = 2.0
 
 
-def run(name, tell=print):
+def runProject(name, tell=print):
     """Run what has not finished of a project, in the order of its connections.
 
     Parameters
@@ -45,7 +45,7 @@ def run(name, tell=print):
     if not project.getRuns():
         tell(f"Project {name} has no protocols; make it anew with 'scipion template'.")
         return NO_PROJECT
-    for protocol in _inOrder(project):
+    for protocol in _inDependencyOrder(project):
         if protocol.isFinished():
             continue
         tell(f"running   {protocol.getObjLabel()}")
@@ -54,9 +54,9 @@ def run(name, tell=print):
         # In this order nothing has to be waited for; with prerequisites it would only be scheduled
         protocol.setPrerequisites()
         project.launchProtocol(protocol, wait=True)
-        ended = _ended(project, protocol.getObjId())
+        ended = _waitForEnd(project, protocol.getObjId())
         found = ended.summary() if ended.isFinished() else ["failed: " + ended.getErrorMessage().strip()]
-        for line in _plain("\n".join(found)):
+        for line in _withoutMarkup("\n".join(found)):
             tell("          " + line)
         if not ended.isFinished():
             return FAILED
@@ -66,23 +66,23 @@ def run(name, tell=print):
     return max([STATUS_OF[verdict] for _, verdict in verdicts], default=0)
 
 
-def _plain(text):
+def _withoutMarkup(text):
     """Return the lines of a summary without Scipion's markup for links and bold."""
     text = re.sub(r"\[\[[^]]*\]\[([^]]*)\]\]", r"\1", text)
     text = re.sub(r"\*([^*\n]+)\*", r"\1", text)
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _ended(project, number):
+def _waitForEnd(project, number):
     """Return a protocol when it has ended; in a queue it goes on after it was launched."""
     while True:
         (protocol,) = (run for run in project.getRuns(refresh=True, checkPids=False) if run.getObjId() == number)
         if not protocol.isActive():
             return protocol
-        time.sleep(_LOOK_EVERY_S)
+        time.sleep(_POLL_INTERVAL_S)
 
 
-def _inOrder(project):
+def _inDependencyOrder(project):
     """Return the protocols, each after those that it takes inputs from."""
     graph = project.getRunsGraph()
     waiting = {run.getObjId(): run for run in project.getRuns()}
@@ -113,7 +113,7 @@ def main():
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m scipion_cocofold.headless", description=__doc__)
     parser.add_argument("project", help="name of a Scipion project, as made by 'scipion template ... --noschedule'")
-    sys.exit(run(parser.parse_args().project, lambda line: print(line, flush=True)))
+    sys.exit(runProject(parser.parse_args().project, lambda line: print(line, flush=True)))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from Bio.PDB.MMCIF2Dict import MMCIF2Dict
 from .frames import isMmcif
 
 
-def chainsOf(path: str) -> dict[str, int]:
+def chainLengths(path: str) -> dict[str, int]:
     """Return the numbers of protein residues of each chain of a model, by its name, in order."""
     lengths: dict[str, int] = {}
     for chain, _ in _alphaCarbons(path):
@@ -22,7 +22,7 @@ def displacements(start: str, result: str) -> dict[tuple[str, str], float]:
     return {key: float(np.linalg.norm(after[key] - before[key])) for key in after if key in before}
 
 
-def widths(path: str) -> np.ndarray:
+def gaussianWidths(path: str) -> np.ndarray:
     """Return the learned widths (Å) of the Gaussians of a model's atoms, shape (n,); empty if the file has none."""
     content = MMCIF2Dict(path)
     return np.array(content.get("_cocofold_gaussian.width_angstrom", []), dtype=float)

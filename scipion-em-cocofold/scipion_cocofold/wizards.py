@@ -5,12 +5,12 @@ from pyworkflow.gui import dialog
 from pyworkflow.gui.tree import ListTreeProviderString
 from pyworkflow.object import String
 
-from .estimates import expectation
+from .estimates import estimateSentence
 from .objects import CocofoldPrediction
 from .protocols import ProtCocofoldFinetune, ProtCocofoldFit
-from .residues import chainsOf
+from .residues import chainLengths
 
-GROUPS = [
+POINT_GROUPS = [
     "C1",
     "auto",
     *(f"C{order}" for order in range(2, 13)),
@@ -30,11 +30,13 @@ class CocofoldBodiesWizard(EmWizard):
         model = form.protocol.inputModel.get()
         if model is None:
             return dialog.showWarning("Bodies", "Give the model first.", form.root)
-        chains = chainsOf(modelFile(model))
+        chains = chainLengths(modelFile(model))
         texts = [f"{chain} ({length} residues)" for chain, length in chains.items()]
         picked = _pick(form, "Bodies", texts, "Chains that are bodies of their own; the others stay together.")
         return (
-            form.setVar("bodies", bodiesOf(list(chains), [text.split(" (")[0] for text in picked])) if picked else None
+            form.setVar("bodies", bodiesText(list(chains), [text.split(" (")[0] for text in picked]))
+            if picked
+            else None
         )
 
 
@@ -44,7 +46,7 @@ class CocofoldSymmetryWizard(EmWizard):
     _targets = [(ProtCocofoldFit, ["symmetry"]), (ProtCocofoldFinetune, ["symmetry"])]
 
     def show(self, form, *args):
-        picked = _pick(form, "Symmetry", GROUPS, "Point group of the volume, with axes as in RELION.")
+        picked = _pick(form, "Symmetry", POINT_GROUPS, "Point group of the volume, with axes as in RELION.")
         return form.setVar("symmetry", picked[0]) if picked else None
 
 
@@ -57,12 +59,14 @@ class CocofoldResolutionWizard(EmWizard):
         particles = form.protocol.inputParticles.get()
         if particles is None:
             return dialog.showWarning("Resolution", "Give the particles first.", form.root)
-        texts = [f"{value:.2f} Å ({share} of Nyquist)" for share, value in resolutionsOf(particles.getSamplingRate())]
+        texts = [
+            f"{value:.2f} Å ({share} of Nyquist)" for share, value in resolutionChoices(particles.getSamplingRate())
+        ]
         picked = _pick(form, "Finest resolution", texts, "Finer detail of the images is not compared.")
         return form.setVar("resolution", picked[0].split(" ")[0]) if picked else None
 
 
-class CocofoldExpectationWizard(EmWizard):
+class CocofoldEstimateWizard(EmWizard):
     """Says how long fine-tuning will take, and how much memory."""
 
     _targets = [(ProtCocofoldFinetune, ["expected"])]
@@ -72,9 +76,9 @@ class CocofoldExpectationWizard(EmWizard):
         particles, model = protocol.inputParticles.get(), protocol.inputModel.get()
         if particles is None or model is None:
             return dialog.showWarning("Time and memory", "Give particles and a model first.", form.root)
-        residues = sum(chainsOf(modelFile(model)).values())
+        residues = sum(chainLengths(modelFile(model)).values())
         count = min(particles.getSize(), protocol.maxParticles.get() or particles.getSize())
-        text = expectation(
+        text = estimateSentence(
             count,
             particles.getDimensions()[0],
             residues,
@@ -90,13 +94,13 @@ def modelFile(model):
     return model.getModelFileName() if isinstance(model, CocofoldPrediction) else model.getFileName()
 
 
-def bodiesOf(chains, alone):
+def bodiesText(chains, alone):
     """Return the text for some chains that are bodies of their own and the others together: "A;B,C"."""
     together = [chain for chain in chains if chain not in alone]
     return ";".join([*([",".join(together)] if together else []), *alone])
 
 
-def resolutionsOf(sampling):
+def resolutionChoices(sampling):
     """Return resolutions (Å) that images of a sampling rate can have, with their share of Nyquist."""
     return [("all", 2 * sampling), ("4/5", 2.5 * sampling), ("2/3", 3 * sampling), ("1/2", 4 * sampling)]
 
@@ -108,7 +112,7 @@ def _pick(form, title, texts, message):
 
 __all__ = [
     "CocofoldBodiesWizard",
-    "CocofoldExpectationWizard",
+    "CocofoldEstimateWizard",
     "CocofoldResolutionWizard",
     "CocofoldSymmetryWizard",
 ]

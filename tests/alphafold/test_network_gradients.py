@@ -10,7 +10,7 @@ from network_inputs import random_inputs, rough_module
 
 from cocofold.alphafold import pair_representation
 from cocofold.alphafold import pair_representation as pairs_module
-from cocofold.alphafold.pair_representation import normalise_pair, pair_types
+from cocofold.alphafold.pair_representation import choose_pair_dtypes, normalise_pair
 from cocofold.alphafold.residue_frames import Rigid
 from cocofold.alphafold.structure_network import FoldingOptions, StructureModule
 
@@ -80,7 +80,7 @@ def hold_rotations(monkeypatch: pytest.MonkeyPatch) -> Callable[[StructureModule
                 rotation = next(runs)
             return Rigid(rotation, self.translation)
 
-        monkeypatch.setattr(Rigid, "with_fixed_rotation", constant)
+        monkeypatch.setattr(Rigid, "with_detached_rotation", constant)
 
     return hold
 
@@ -144,7 +144,7 @@ def test_weights_get_the_same_gradient_whether_the_pair_asks_or_not() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_projection_of_a_frozen_pair_in_blocks_is_exact(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """And its gradient, for blocks of two rows, against sums written out."""
-    monkeypatch.setattr(pairs_module, "_BLOCK_NUMBERS", 2 * N * 128)
+    monkeypatch.setattr(pairs_module, "_PAIR_ELEMENTS_AT_ONCE", 2 * N * 128)
     pair = normalise_pair(random_inputs(N)[1], dtype)
     weight = torch.randn(12, 128, dtype=torch.float64, requires_grad=True)
     expected = torch.einsum("ijc,hc->hij", pair.values.double(), weight)
@@ -154,7 +154,7 @@ def test_projection_of_a_frozen_pair_in_blocks_is_exact(dtype: torch.dtype, monk
 
 def test_attention_in_blocks_is_the_sums_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """With all gradients, for blocks of two rows and a last one of one."""
-    monkeypatch.setattr(pair_representation, "_QUERY_BLOCK_NUMBERS", {"cpu": 2 * 3 * N})
+    monkeypatch.setattr(pair_representation, "_LOGITS_AT_ONCE", {"cpu": 2 * 3 * N})
     shapes = (3, N, 4), (3, N, 4), (3, N, N), (3, N, 5), (N, N, 6)
     generator = torch.Generator().manual_seed(8)
     inputs = [torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes]
@@ -163,7 +163,7 @@ def test_attention_in_blocks_is_the_sums_written_out(monkeypatch: pytest.MonkeyP
     columns = torch.randn(N, 7, generator=generator, dtype=torch.float64)
 
     def attended(query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor, *rest: torch.Tensor) -> tuple:
-        return pair_representation.attend(query, key, pair_representation.SharedBias(bias), *rest, columns)
+        return pair_representation.attend_with_pair(query, key, pair_representation.SharedBias(bias), *rest, columns)
 
     gathered, between, met = attended(*inputs)
     torch.testing.assert_close(gathered, torch.einsum("hij,hjd->hid", shares, values))
@@ -200,11 +200,11 @@ def test_a_shorter_copy_for_the_backward_pass_leaves_the_atoms_and_nearly_the_gr
 
 def test_auto_shortens_only_what_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
-    assert pair_types("auto", 999) == (torch.float32, torch.float32)
-    assert pair_types("auto", 1000) == (torch.float32, torch.bfloat16)
-    assert pair_types("float16", 5000) == (torch.float16, torch.float16)
+    assert choose_pair_dtypes("auto", 999) == (torch.float32, torch.float32)
+    assert choose_pair_dtypes("auto", 1000) == (torch.float32, torch.bfloat16)
+    assert choose_pair_dtypes("float16", 5000) == (torch.float16, torch.float16)
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-    assert pair_types("auto", 5000) == (torch.float32, torch.float32)
+    assert choose_pair_dtypes("auto", 5000) == (torch.float32, torch.float32)
 
 
 def test_gradients_of_a_shared_bias_do_not_pile_up_from_one_backward_pass_to_the_next() -> None:
@@ -214,7 +214,9 @@ def test_gradients_of_a_shared_bias_do_not_pile_up_from_one_backward_pass_to_the
     pair = torch.randn(6, 6, 4, generator=generator, dtype=torch.float64)
     given = torch.randn(2, 6, 6, generator=generator, dtype=torch.float64, requires_grad=True)
     shared = pair_representation.SharedBias(given)
-    first, second = (pair_representation.attend(scale * query, key, shared, values, pair)[0] for scale in (1, 2))
+    first, second = (
+        pair_representation.attend_with_pair(scale * query, key, shared, values, pair)[0] for scale in (1, 2)
+    )
     alone = torch.autograd.grad(first.square().sum(), given, retain_graph=True)[0]
     both = torch.autograd.grad(first.square().sum() + second.square().sum(), given, retain_graph=True)[0]
     again = torch.autograd.grad(first.square().sum(), given)[0]

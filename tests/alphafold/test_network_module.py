@@ -9,7 +9,12 @@ import torch
 from network_inputs import random_inputs, rough_module
 
 from cocofold.alphafold.attention import InvariantPointAttention
-from cocofold.alphafold.pair_representation import Pair, SegmentPair, normalise_pair, segments_of
+from cocofold.alphafold.pair_representation import (
+    PairRepresentation,
+    SegmentPairAddition,
+    normalise_pair,
+    split_into_segments,
+)
 from cocofold.alphafold.residue_frames import Rigid
 from cocofold.alphafold.structure_network import FoldingOptions, StructureModule
 from cocofold.system.errors import InputError
@@ -104,10 +109,10 @@ def test_a_prepared_pair_gives_what_the_tensor_gives(module: StructureModule) ->
 
 def test_segments_are_the_shortest_of_equal_length_that_are_few_enough() -> None:
     chain = torch.tensor([0] * 7 + [1] * 4)
-    assert segments_of(chain, 11).tolist() == list(range(11))
-    assert segments_of(chain, 10).tolist() == [0, 0, 1, 1, 2, 2, 3, 4, 4, 5, 5]
-    assert segments_of(chain, 5).tolist() == [0, 0, 0, 1, 1, 1, 2, 3, 3, 3, 4]
-    assert segments_of(chain, 1).tolist() == [0] * 7 + [1] * 4
+    assert split_into_segments(chain, 11).tolist() == list(range(11))
+    assert split_into_segments(chain, 10).tolist() == [0, 0, 1, 1, 2, 2, 3, 4, 4, 5, 5]
+    assert split_into_segments(chain, 5).tolist() == [0, 0, 0, 1, 1, 1, 2, 3, 3, 3, 4]
+    assert split_into_segments(chain, 1).tolist() == [0] * 7 + [1] * 4
 
 
 @pytest.mark.parametrize("most", [N, 5])
@@ -115,15 +120,17 @@ def test_an_addition_in_segments_is_the_addition_written_out(module: StructureMo
     """With its gradient."""
     single, pair, aatype, mask = random_inputs(N)
     base = normalise_pair(pair, torch.float64).values
-    segment = segments_of(torch.arange(N) // 5, most)
-    addition = SegmentPair(segment).double()
-    before = module(single, Pair(base), aatype, mask).atom14
-    torch.testing.assert_close(module(single, Pair(base, addition), aatype, mask).atom14, before, rtol=0, atol=1e-9)
+    segment = split_into_segments(torch.arange(N) // 5, most)
+    addition = SegmentPairAddition(segment).double()
+    before = module(single, PairRepresentation(base), aatype, mask).atom14
+    torch.testing.assert_close(
+        module(single, PairRepresentation(base, addition), aatype, mask).atom14, before, rtol=0, atol=1e-9
+    )
     torch.nn.init.normal_(addition.values, std=0.3, generator=torch.Generator().manual_seed(0))
     written_out = addition.values.detach()[segment][:, segment].requires_grad_()
     pattern = torch.linspace(-1, 1, before.numel(), dtype=torch.float64).view_as(before)
-    expected = module(single, Pair(base + written_out), aatype, mask).atom14
-    reached = module(single, Pair(base, addition), aatype, mask).atom14
+    expected = module(single, PairRepresentation(base + written_out), aatype, mask).atom14
+    reached = module(single, PairRepresentation(base, addition), aatype, mask).atom14
     assert float((expected - before).detach().abs().max()) > 0.1
     torch.testing.assert_close(reached, expected, rtol=1e-9, atol=1e-9)
     (expected * pattern).sum().backward()

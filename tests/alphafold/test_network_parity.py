@@ -10,7 +10,7 @@ import torch
 
 from cocofold.alphafold import load_structure_module
 from cocofold.alphafold.pair_representation import normalise_pair
-from cocofold.alphafold.structure_network import Folded, StructureModule
+from cocofold.alphafold.structure_network import StructureModule, StructureModuleOutput
 
 SETS = ("n22", "n40pad")
 
@@ -20,7 +20,9 @@ def module(shared_data: Path) -> StructureModule:
     return load_structure_module(shared_data / "afm" / "sm_params.npz")
 
 
-def _fold(module: StructureModule, given: dict[str, np.ndarray], dtype: torch.dtype = torch.float32) -> Folded:
+def _fold(
+    module: StructureModule, given: dict[str, np.ndarray], dtype: torch.dtype = torch.float32
+) -> StructureModuleOutput:
     with torch.no_grad():
         return module.to(dtype)(*(torch.from_numpy(given[name]) for name in ("single", "pair", "aatype", "seq_mask")))
 

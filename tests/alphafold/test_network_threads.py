@@ -6,7 +6,7 @@ import pytest
 import torch
 from network_inputs import random_inputs, rough_module
 
-from cocofold.alphafold.structure_network import FoldingOptions, LayerNorm
+from cocofold.alphafold.structure_network import FoldingOptions, ReproducibleLayerNorm
 
 RESIDUES = 150
 
@@ -42,7 +42,7 @@ def test_atoms_and_gradients_do_not_depend_on_threads(threads) -> None:
 def test_the_normalisation_is_torchs() -> None:
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(20, 384, generator=generator, dtype=torch.float64)
-    ours, theirs = LayerNorm(384).double(), torch.nn.LayerNorm(384).double()
+    ours, theirs = ReproducibleLayerNorm(384).double(), torch.nn.LayerNorm(384).double()
     for name, parameter in ours.named_parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         theirs.get_parameter(name).data = parameter.data.clone()

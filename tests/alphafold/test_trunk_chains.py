@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cocofold.alphafold.chains import Chains, has_whole_query, read_a3m_chains, read_fasta
+from cocofold.alphafold.chains import Chains, first_record_covers_all_chains, read_a3m_chains, read_fasta
 from cocofold.system.errors import InputError
 
 
@@ -78,7 +78,7 @@ def test_a_missing_or_binary_fasta_is_refused(tmp_path: Path) -> None:
 def test_chains_of_an_a3m_file(text: str, sequences: tuple[str, ...], is_whole: bool, tmp_path: Path) -> None:
     path = _file(tmp_path, "x.a3m", text)
     assert read_a3m_chains(path).sequences == sequences
-    assert has_whole_query(path) is is_whole
+    assert first_record_covers_all_chains(path) is is_whole
 
 
 @pytest.mark.parametrize(

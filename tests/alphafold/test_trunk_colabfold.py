@@ -14,7 +14,7 @@ import pytest
 import torch
 from trunk_files import ColabFoldFolder, DeepMind
 
-from cocofold.alphafold.colabfold import from_colabfold
+from cocofold.alphafold.colabfold import read_colabfold_prediction
 from cocofold.alphafold.prediction import Prediction
 from cocofold.alphafold.rebuild import write_prediction
 from cocofold.structure.read_model import read_model
@@ -32,7 +32,7 @@ def monomer(colabfold: ColabFoldFolder, deepmind: DeepMind) -> Path:
 
 
 def test_a_monomer_gives_deepminds_atoms(monomer: Path, deepmind: DeepMind, weights: Path) -> None:
-    found = from_colabfold(monomer, weights)
+    found = read_colabfold_prediction(monomer, weights)
     prediction, origin = found.prediction, found.prediction.origin
     assert prediction.chains.sequences == (deepmind.sequence,)
     assert prediction.single.dtype == torch.float32
@@ -55,7 +55,7 @@ def test_chains_and_padding_do_not_move_atoms(
     cuts: tuple[int, ...], padding: int, colabfold: ColabFoldFolder, deepmind: DeepMind, weights: Path
 ) -> None:
     chains = [part for part in ("".join(p) for p in np.split(list(deepmind.sequence), cuts)) if part]
-    found = from_colabfold(colabfold.write(chains, padding=padding), weights)
+    found = read_colabfold_prediction(colabfold.write(chains, padding=padding), weights)
     assert found.prediction.chains.sequences == tuple(chains)
     assert found.prediction.chains.names == tuple("ABC"[: len(chains)])
     np.testing.assert_allclose(found.atoms.positions[:, 1], deepmind.atom37[:, 1], atol=0.1)
@@ -63,7 +63,7 @@ def test_chains_and_padding_do_not_move_atoms(
 
 def test_a_homo_oligomer_and_unknown_residues(colabfold: ColabFoldFolder, weights: Path, tmp_path: Path) -> None:
     chains = ["MKTAYIXKQR", "MKTAYIXKQR", "GS"]
-    found = from_colabfold(colabfold.write(chains), weights)
+    found = read_colabfold_prediction(colabfold.write(chains), weights)
     assert found.prediction.chains.sequences == tuple(chains)
     assert found.prediction.chain_index.tolist() == [0] * 10 + [1] * 10 + [2] * 2
     write_prediction(found.prediction, tmp_path / "out", found.atoms)
@@ -88,34 +88,37 @@ def test_the_model_that_is_asked_for(colabfold: ColabFoldFolder, deepmind: DeepM
     folder = colabfold.write(chains, rank=3, model=2)
 
     def origin(**asked: int) -> tuple[int | None, int, int | None]:
-        found = from_colabfold(folder, weights, **asked).prediction.origin
+        found = read_colabfold_prediction(folder, weights, **asked).prediction.origin
         return found.rank, found.model_number, found.seed
 
     assert origin() == (1, 1, 1)
     assert origin(rank=2) == (2, 1, 0)
     assert origin(model_number=1) == (1, 1, 1)
     with pytest.raises(InputError, match=r"no model of --rank 4; there are rank 1 \(model 1, seed 1\), rank 2"):
-        from_colabfold(folder, weights, rank=4)
+        read_colabfold_prediction(folder, weights, rank=4)
     with pytest.raises(InputError, match="no model of --rank 1 and --model-number 2"):
-        from_colabfold(folder, weights, rank=1, model_number=2)
+        read_colabfold_prediction(folder, weights, rank=1, model_number=2)
 
 
 def test_weights_of_another_model_are_refused_by_name(monomer: Path, weights: Path) -> None:
     with pytest.raises(InputError, match=r"these are of model_2_multimer_v3, but the representations are of model_1"):
-        from_colabfold(monomer, weights / "params_model_2_multimer_v3.npz")
+        read_colabfold_prediction(monomer, weights / "params_model_2_multimer_v3.npz")
     with pytest.raises(InputError, match=r"holds no params_model_1_multimer_v3.npz"):
-        from_colabfold(monomer, monomer)
+        read_colabfold_prediction(monomer, monomer)
     with pytest.raises(InputError, match="no such file"):
-        from_colabfold(monomer, monomer / "missing.npz")
+        read_colabfold_prediction(monomer, monomer / "missing.npz")
 
 
 def test_weights_of_another_model_are_refused_by_their_atoms(monomer: Path, weights: Path, tmp_path: Path) -> None:
     renamed = tmp_path / "params_model_1_multimer_v3.npz"
     shutil.copyfile(weights / "params_model_2_multimer_v3.npz", renamed)
     with pytest.raises(InputError, match=r"the weights are not those of this prediction: they give CA atoms that are"):
-        from_colabfold(monomer, renamed)
+        read_colabfold_prediction(monomer, renamed)
     # The largest deviation is the user's to choose.
-    assert from_colabfold(monomer, renamed, max_deviation_angstrom=1e3).prediction.origin.ca_rmsd_to_program > 0.5
+    assert (
+        read_colabfold_prediction(monomer, renamed, max_deviation_angstrom=1e3).prediction.origin.ca_rmsd_to_program
+        > 0.5
+    )
 
 
 def test_weights_are_found_where_colabfold_keeps_them(
@@ -123,31 +126,31 @@ def test_weights_are_found_where_colabfold_keeps_them(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(InputError, match=r"no --weights given, and .*cache/colabfold/params: holds no params_model_1"):
-        from_colabfold(monomer)
+        read_colabfold_prediction(monomer)
     shutil.copytree(weights, tmp_path / "cache" / "colabfold" / "params")
-    assert from_colabfold(monomer).prediction.origin.model_number == 1
+    assert read_colabfold_prediction(monomer).prediction.origin.model_number == 1
 
 
 def test_jobs_are_listed_and_chosen(colabfold: ColabFoldFolder, deepmind: DeepMind, weights: Path) -> None:
     colabfold.write([deepmind.sequence], job="first_all")
     folder = colabfold.write([deepmind.sequence], job="second")
     with pytest.raises(InputError, match="holds 2 jobs; choose one with --job: first_all, second"):
-        from_colabfold(folder, weights)
-    assert from_colabfold(folder, weights, job="first_all").prediction.origin.job == "first_all"
+        read_colabfold_prediction(folder, weights)
+    assert read_colabfold_prediction(folder, weights, job="first_all").prediction.origin.job == "first_all"
     with pytest.raises(InputError, match="no job 'third'; there are first_all, second"):
-        from_colabfold(folder, weights, job="third")
+        read_colabfold_prediction(folder, weights, job="third")
 
 
 def test_recycles_are_those_of_the_job(colabfold: ColabFoldFolder, deepmind: DeepMind, weights: Path) -> None:
     folder = colabfold.write([deepmind.sequence])
     with open(folder / "log.txt", "a") as log:
         log.write("Query 2/2: other (length 22)\nalphafold2_multimer_v3_model_1_seed_000 took 2s (9 recycles)\n")
-    assert from_colabfold(folder, weights).prediction.origin.recycles == 3
+    assert read_colabfold_prediction(folder, weights).prediction.origin.recycles == 3
     (folder / "log.txt").unlink()
     (folder / "config.json").write_text('{"num_recycles": 12}')
-    assert from_colabfold(folder, weights).prediction.origin.recycles == 12
+    assert read_colabfold_prediction(folder, weights).prediction.origin.recycles == 12
     (folder / "config.json").unlink()
-    assert from_colabfold(folder, weights).prediction.origin.recycles is None
+    assert read_colabfold_prediction(folder, weights).prediction.origin.recycles is None
 
 
 @pytest.mark.parametrize("kind", ["alphafold2_ptm", "alphafold2", "alphafold2_multimer_v2", "deepfold_v1"])
@@ -157,7 +160,7 @@ def test_other_kinds_of_model_are_refused(
     folder = colabfold.write([deepmind.sequence], model_type=kind)
     message = f"predicted by {kind}, .* again with --model-type alphafold2_multimer_v3 .*finetune --model"
     with pytest.raises(InputError, match=message):
-        from_colabfold(folder, weights)
+        read_colabfold_prediction(folder, weights)
 
 
 @pytest.mark.parametrize(
@@ -172,17 +175,17 @@ def test_files_that_are_missing(
     kind: str, message: str, colabfold: ColabFoldFolder, deepmind: DeepMind, weights: Path
 ) -> None:
     with pytest.raises(InputError, match=message):
-        from_colabfold(colabfold.write([deepmind.sequence], without=(kind,)), weights)
+        read_colabfold_prediction(colabfold.write([deepmind.sequence], without=(kind,)), weights)
 
 
 def test_a_missing_alignment_is_named_and_missing_scores_are_allowed(
     colabfold: ColabFoldFolder, deepmind: DeepMind, weights: Path
 ) -> None:
     folder = colabfold.write([deepmind.sequence], without=("scores",))
-    assert from_colabfold(folder, weights).prediction.pae is None
+    assert read_colabfold_prediction(folder, weights).prediction.pae is None
     (folder / "job.a3m").unlink()
     with pytest.raises(InputError, match=r"job.a3m is missing"):
-        from_colabfold(folder, weights)
+        read_colabfold_prediction(folder, weights)
 
 
 def test_pickles_of_save_all_hold_the_same(colabfold: ColabFoldFolder, deepmind: DeepMind, weights: Path) -> None:
@@ -191,10 +194,10 @@ def test_pickles_of_save_all_hold_the_same(colabfold: ColabFoldFolder, deepmind:
     (folder / SINGLE).unlink()
     pickled = folder / SINGLE.replace("single_repr", "all").replace(".npy", ".pickle")
     pickled.write_bytes(pickle.dumps({"representations": kept, "plddt": np.ones(22, np.float16)}))
-    assert from_colabfold(folder, weights).prediction.origin.ca_rmsd_to_program < 0.05
+    assert read_colabfold_prediction(folder, weights).prediction.origin.ca_rmsd_to_program < 0.05
     pickled.write_bytes(pickle.dumps({"plddt": np.ones(22, np.float16)}))
     with pytest.raises(InputError, match="the single representation is"):
-        from_colabfold(folder, weights)
+        read_colabfold_prediction(folder, weights)
 
 
 def _saved(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -241,7 +244,7 @@ def test_damaged_folders_are_refused(
 ) -> None:
     damage(monomer)
     with pytest.raises(InputError, match=message):
-        from_colabfold(monomer, weights)
+        read_colabfold_prediction(monomer, weights)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +267,7 @@ def test_folders_of_other_programs_are_recognised(names: list[str], message: str
     for name in names:
         (tmp_path / name).touch()
     with pytest.raises(InputError, match=message):
-        from_colabfold(tmp_path)
+        read_colabfold_prediction(tmp_path)
 
 
 def test_files_of_two_runs_in_one_folder_are_refused(
@@ -272,9 +275,9 @@ def test_files_of_two_runs_in_one_folder_are_refused(
 ) -> None:
     colabfold.write([deepmind.sequence], model=1)
     with pytest.raises(InputError, match="two models claim rank 1 of job"):
-        from_colabfold(colabfold.write([deepmind.sequence], model=2), weights)
+        read_colabfold_prediction(colabfold.write([deepmind.sequence], model=2), weights)
     with pytest.raises(InputError, match="no such folder"):
-        from_colabfold(colabfold.folder / "missing")
+        read_colabfold_prediction(colabfold.folder / "missing")
 
 
 def test_the_command_says_what_it_found(

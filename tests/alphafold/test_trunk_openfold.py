@@ -11,7 +11,7 @@ import pytest
 import torch
 from trunk_files import DeepMind, write_pdb
 
-from cocofold.alphafold.openfold import from_openfold
+from cocofold.alphafold.openfold import read_openfold_prediction
 from cocofold.system.errors import InputError
 
 Pickle = Callable[..., Path]
@@ -25,7 +25,7 @@ def fasta(tmp_path: Path, deepmind: DeepMind) -> Path:
 
 
 def test_outputs_give_deepminds_atoms(openfold_pickle: Pickle, deepmind: DeepMind, weights: Path, fasta: Path) -> None:
-    found = from_openfold(openfold_pickle(), weights, fasta)
+    found = read_openfold_prediction(openfold_pickle(), weights, fasta)
     prediction, origin = found.prediction, found.prediction.origin
     assert prediction.pair.dtype == torch.float32
     np.testing.assert_array_equal(prediction.single, deepmind.single)
@@ -41,17 +41,17 @@ def test_sequences_come_from_the_model_beside_or_from_aatype(
 ) -> None:
     path = openfold_pickle(asym_id=np.repeat([1, 2], [12, 10]))
     with pytest.raises(InputError, match="the pickle does not hold the sequences; give them with --fasta"):
-        from_openfold(path, weights)
+        read_openfold_prediction(path, weights)
     chains = [deepmind.sequence[:12], deepmind.sequence[12:]]
     beside = path.with_name("job_model_1_multimer_v3_unrelaxed.pdb")
     write_pdb(beside, chains, deepmind.atom37, deepmind.plddt)
-    found = from_openfold(path, weights)
+    found = read_openfold_prediction(path, weights)
     assert found.prediction.chains.sequences == tuple(chains)
     assert found.prediction.origin.files["sequences"] == str(beside)
     beside.unlink()
     numbers = found.prediction.aatype.numpy()
     path = openfold_pickle(aatype=numbers, asym_id=np.repeat([1, 2], [12, 10]))
-    assert from_openfold(path, weights).prediction.chains.sequences == tuple(chains)
+    assert read_openfold_prediction(path, weights).prediction.chains.sequences == tuple(chains)
 
 
 def test_padding_is_cut_off(openfold_pickle: Pickle, deepmind: DeepMind, weights: Path, fasta: Path) -> None:
@@ -64,7 +64,7 @@ def test_padding_is_cut_off(openfold_pickle: Pickle, deepmind: DeepMind, weights
         "plddt": np.pad(deepmind.plddt, pad),
         "predicted_aligned_error": np.pad(deepmind.pae, [*pad, *pad]),
     }
-    found = from_openfold(openfold_pickle(**padded), weights, fasta)
+    found = read_openfold_prediction(openfold_pickle(**padded), weights, fasta)
     assert len(found.prediction) == 22
     assert found.prediction.origin.ca_max_to_program < 3e-4
 
@@ -77,7 +77,7 @@ def test_copies_are_put_together_as_openfold_does(
     mask = np.concatenate([deepmind.atom37_mask[:6], deepmind.atom37_mask[:6], deepmind.atom37_mask[12:]])
     (tmp_path / "x.fasta").write_text(f">a\n{first}\n>b\n{other}\n>c\n{first}\n")
     path = openfold_pickle(final_atom_mask=mask, asym_id=np.repeat([1, 2, 3], [6, 6, 10]))
-    found = from_openfold(path, weights, tmp_path / "x.fasta")
+    found = read_openfold_prediction(path, weights, tmp_path / "x.fasta")
     assert found.prediction.chains.sequences == (first, first, other)
 
 
@@ -96,7 +96,7 @@ def test_other_sequences_are_refused(
     ):
         fasta.write_text(f">x\n{sequence}\n")
         with pytest.raises(InputError, match=message):
-            from_openfold(path, weights, fasta)
+            read_openfold_prediction(path, weights, fasta)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_pickles_that_are_refused(
     changes: dict, message: str, openfold_pickle: Pickle, weights: Path, fasta: Path
 ) -> None:
     with pytest.raises(InputError, match=message):
-        from_openfold(openfold_pickle(**changes), weights, fasta)
+        read_openfold_prediction(openfold_pickle(**changes), weights, fasta)
 
 
 @pytest.mark.parametrize(
@@ -141,18 +141,20 @@ def test_files_that_are_refused_by_name(
     name: str, message: str, openfold_pickle: Pickle, weights: Path, fasta: Path
 ) -> None:
     with pytest.raises(InputError, match=message):
-        from_openfold(openfold_pickle(name), weights, fasta)
+        read_openfold_prediction(openfold_pickle(name), weights, fasta)
 
 
 def test_names_that_say_more_or_less(openfold_pickle: Pickle, weights: Path, fasta: Path) -> None:
-    found = from_openfold(openfold_pickle("a_model_b_model_1_multimer_v3_mine_output_dict.pkl"), weights, fasta)
+    found = read_openfold_prediction(
+        openfold_pickle("a_model_b_model_1_multimer_v3_mine_output_dict.pkl"), weights, fasta
+    )
     assert found.prediction.origin.job == "a_model_b"
-    found = from_openfold(openfold_pickle("mine.pkl"), weights, fasta, model_number=1)
+    found = read_openfold_prediction(openfold_pickle("mine.pkl"), weights, fasta, model_number=1)
     assert (found.prediction.origin.job, found.prediction.origin.model_number) == ("mine", 1)
     with pytest.raises(InputError, match="--model-number 2, but its name says model 1"):
-        from_openfold(openfold_pickle(), weights, fasta, model_number=2)
+        read_openfold_prediction(openfold_pickle(), weights, fasta, model_number=2)
     with pytest.raises(InputError, match="no such file"):
-        from_openfold(fasta.with_name("missing.pkl"), weights, fasta)
+        read_openfold_prediction(fasta.with_name("missing.pkl"), weights, fasta)
 
 
 def test_the_command_reads_a_pickle(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from cocofold.alphafold.safe_pickle import load_arrays
+from cocofold.alphafold.safe_pickle import load_pickled_arrays
 from cocofold.system.errors import InputError
 
 CONTENT = {
@@ -30,7 +30,7 @@ CONTENT = {
 def test_arrays_come_back(protocol: int, tmp_path: Path) -> None:
     path = tmp_path / "x.pkl"
     path.write_bytes(pickle.dumps(CONTENT, protocol))
-    found = load_arrays(path)
+    found = load_pickled_arrays(path)
     for name, value in CONTENT.items():
         if isinstance(value, np.ndarray):
             np.testing.assert_array_equal(found[name], value)
@@ -54,7 +54,7 @@ def test_a_pickle_that_runs_a_program_is_refused_and_runs_nothing(tmp_path: Path
     path = tmp_path / "x.pkl"
     path.write_bytes(pickle.dumps({"single": np.zeros(2), "pair": _Touch(tmp_path / "made")}))
     with pytest.raises(InputError, match=r"asks for subprocess.call; only numpy arrays"):
-        load_arrays(path)
+        load_pickled_arrays(path)
     assert not (tmp_path / "made").exists()
     pickle.loads(path.read_bytes())
     assert (tmp_path / "made").exists()
@@ -72,14 +72,14 @@ def test_a_pickle_that_runs_a_program_is_refused_and_runs_nothing(tmp_path: Path
 def test_any_other_class_is_refused_by_name(value: object, name: str, tmp_path: Path) -> None:
     (tmp_path / "x.pkl").write_bytes(pickle.dumps({"x": value}))
     with pytest.raises(InputError, match=f"asks for {name}"):
-        load_arrays(tmp_path / "x.pkl")
+        load_pickled_arrays(tmp_path / "x.pkl")
 
 
 @pytest.mark.parametrize("value", [np.array(["a", None], dtype=object), np.zeros(2, dtype=[("x", "f4"), ("y", "O")])])
 def test_arrays_of_objects_are_refused(value: np.ndarray, tmp_path: Path) -> None:
     (tmp_path / "x.pkl").write_bytes(pickle.dumps({"x": value}))
     with pytest.raises(InputError, match="an array of type"):
-        load_arrays(tmp_path / "x.pkl")
+        load_pickled_arrays(tmp_path / "x.pkl")
 
 
 def test_damaged_and_other_files_are_refused(tmp_path: Path) -> None:
@@ -92,6 +92,6 @@ def test_damaged_and_other_files_are_refused(tmp_path: Path) -> None:
     ):
         (tmp_path / "x.pkl").write_bytes(content)
         with pytest.raises(InputError, match=message):
-            load_arrays(tmp_path / "x.pkl")
+            load_pickled_arrays(tmp_path / "x.pkl")
     with pytest.raises(InputError, match="no such file"):
-        load_arrays(tmp_path / "y.pkl")
+        load_pickled_arrays(tmp_path / "y.pkl")

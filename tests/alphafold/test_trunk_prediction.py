@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from trunk_files import ColabFoldFolder, DeepMind
 
 from cocofold.alphafold import load_structure_module
-from cocofold.alphafold.colabfold import from_colabfold
+from cocofold.alphafold.colabfold import read_colabfold_prediction
 from cocofold.alphafold.prediction import Prediction
-from cocofold.alphafold.rebuild import Found, rebuild, write_prediction
+from cocofold.alphafold.rebuild import VerifiedPrediction, predict_atoms, write_prediction
 from cocofold.structure.read_model import read_model
 from cocofold.system.errors import InputError
 
@@ -27,19 +27,19 @@ NAME = "prediction.safetensors"
 
 
 @pytest.fixture
-def found(colabfold: ColabFoldFolder, deepmind: DeepMind, weights: Path) -> Found:
+def found(colabfold: ColabFoldFolder, deepmind: DeepMind, weights: Path) -> VerifiedPrediction:
     chains = [deepmind.sequence[:12], deepmind.sequence[12:]]
-    return from_colabfold(colabfold.write(chains), weights)
+    return read_colabfold_prediction(colabfold.write(chains), weights)
 
 
 @pytest.fixture
-def bundle(found: Found, tmp_path: Path) -> Path:
+def bundle(found: VerifiedPrediction, tmp_path: Path) -> Path:
     write_prediction(found.prediction, tmp_path / "out", found.atoms)
     return tmp_path / "out"
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32])
-def test_a_bundle_comes_back(kind: torch.dtype, found: Found, tmp_path: Path) -> None:
+def test_a_bundle_comes_back(kind: torch.dtype, found: VerifiedPrediction, tmp_path: Path) -> None:
     written = replace(found.prediction, pair=found.prediction.pair.to(kind))
     write_prediction(written, tmp_path / "out", found.atoms)
     again = Prediction.read(tmp_path / "out")
@@ -51,7 +51,7 @@ def test_a_bundle_comes_back(kind: torch.dtype, found: Found, tmp_path: Path) ->
     assert all(torch.equal(again.weights[name], written.weights[name]) for name in again.weights)
 
 
-def test_what_the_program_did_not_give_stays_out(found: Found, tmp_path: Path) -> None:
+def test_what_the_program_did_not_give_stays_out(found: VerifiedPrediction, tmp_path: Path) -> None:
     write_prediction(replace(found.prediction, plddt=None, pae=None), tmp_path / "out", found.atoms)
     again = Prediction.read(tmp_path / "out")
     assert again.plddt is None
@@ -59,7 +59,7 @@ def test_what_the_program_did_not_give_stays_out(found: Found, tmp_path: Path) -
 
 
 def test_the_bundle_alone_gives_deepminds_atoms(bundle: Path, deepmind: DeepMind) -> None:
-    atoms = rebuild(Prediction.read(bundle))
+    atoms = predict_atoms(Prediction.read(bundle))
     there = deepmind.atom37_mask[:, 1] > 0
     np.testing.assert_allclose(atoms.positions[there, 1], deepmind.atom37[there, 1], atol=0.1)
 
@@ -72,7 +72,7 @@ def test_weights_have_the_official_names_and_layout(bundle: Path, deepmind: Deep
         np.testing.assert_array_equal(prediction.weights[name], deepmind.parameters[name])
 
 
-def test_the_model_is_that_of_the_program(bundle: Path, found: Found, deepmind: DeepMind) -> None:
+def test_the_model_is_that_of_the_program(bundle: Path, found: VerifiedPrediction, deepmind: DeepMind) -> None:
     """All heavy atoms of DeepMind's, with chains, numbers and pLDDT."""
     model = read_model(bundle / "model.cif")
     order = "N CA C CB O CG CG1 CG2 OG OG1 SG CD CD1 CD2 ND1 ND2 OD1 OD2 SD CE CE1 CE2 CE3 NE NE1 NE2 OE1 OE2 CH2 NH1 "
@@ -94,7 +94,7 @@ def test_the_model_is_that_of_the_program(bundle: Path, found: Found, deepmind: 
     assert (bundle / NAME).stat().st_mode == (bundle / "model.cif").stat().st_mode
 
 
-def test_a_bundle_is_written_beside_nothing_else(found: Found, bundle: Path, tmp_path: Path) -> None:
+def test_a_bundle_is_written_beside_nothing_else(found: VerifiedPrediction, bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds model.cif, prediction.safetensors; give another one"):
         write_prediction(found.prediction, bundle)
     (tmp_path / "file").touch()
@@ -105,7 +105,7 @@ def test_a_bundle_is_written_beside_nothing_else(found: Found, bundle: Path, tmp
     assert Prediction.read(tmp_path / "run").origin == found.prediction.origin
 
 
-def test_nothing_is_left_of_a_bundle_that_cannot_be_written(found: Found, tmp_path: Path) -> None:
+def test_nothing_is_left_of_a_bundle_that_cannot_be_written(found: VerifiedPrediction, tmp_path: Path) -> None:
     # safetensors cannot store this, and is asked to after the model is there.
     broken = replace(found.prediction, weights={"x": torch.zeros(2).to_sparse()})
     with pytest.raises((RuntimeError, ValueError)):
@@ -175,4 +175,4 @@ def test_the_weight_file_and_the_bundle_are_one_module(bundle: Path, weights: Pa
     module = load_structure_module(weights / "params_model_1_multimer_v3.npz")
     with torch.no_grad():
         out = module(prediction.single, prediction.pair, prediction.aatype, prediction.mask)
-    np.testing.assert_allclose(rebuild(prediction).positions, out.atom14.numpy(), atol=1e-5)
+    np.testing.assert_allclose(predict_atoms(prediction).positions, out.atom14.numpy(), atol=1e-5)

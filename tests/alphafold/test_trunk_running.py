@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from trunk_files import ColabFoldFolder, DeepMind
 
-from cocofold.alphafold.from_fasta import Request, predict_fasta
+from cocofold.alphafold.from_fasta import PredictionRequest, predict_fasta
 from cocofold.alphafold.run_programs import (
     ColabFoldSettings,
     OpenFoldSettings,
@@ -175,7 +175,7 @@ def test_the_prediction_must_be_of_the_chains_asked_for(
     colabfold.write([deepmind.sequence], job="x")
     results = tmp_path / "out" / "colabfold" / "results"
     shutil.copytree(colabfold.folder, results)
-    request = Request(
+    request = PredictionRequest(
         tmp_path / "x.fasta",
         colabfold_command=str(stand_in(tmp_path / "bin" / "colabfold_batch", makes=str(results / "x"))),
     )
@@ -239,11 +239,11 @@ def test_with_no_program_the_message_says_what_can_be_done(
 ) -> None:
     for program in ("auto", "colabfold", "openfold"):
         with pytest.raises(InputError, match=r"needs a program that predicts.*cocofold finetune --model") as caught:
-            predict_fasta(Request(fasta, program), tmp_path / "run", print)
+            predict_fasta(PredictionRequest(fasta, program), tmp_path / "run", print)
         assert ("pip install" in str(caught.value)) == (program != "openfold")
         assert ("OPENFOLD_HOME" in str(caught.value)) == (program != "colabfold")
     with pytest.raises(InputError, match="--program boltz: must be one of"):
-        Request(fasta, "boltz")
+        PredictionRequest(fasta, "boltz")
     monkeypatch.setenv("OPENFOLD_HOME", str(tmp_path))
     with pytest.raises(InputError, match=r"holds no run_pretrained_openfold.py"):
         find_openfold()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cocofold.alphafold.weights import single_representation
+from cocofold.alphafold.weights import project_single_representation
 from cocofold.system.errors import InputError
 
 SCOPE = "alphafold/alphafold_iteration/evoformer/single_activations//"
@@ -38,7 +38,7 @@ def _parameters(file: Path) -> tuple[np.ndarray, np.ndarray]:
 def test_a_run_in_float32_gives_the_linear_map(file: Path) -> None:
     weights, bias = _parameters(file)
     row = np.random.default_rng(3).normal(size=(30, 256)).astype(np.float16)
-    single = single_representation(torch.from_numpy(row), file)
+    single = project_single_representation(torch.from_numpy(row), file)
     assert single.dtype == torch.float32
     np.testing.assert_allclose(single, row.astype(float) @ weights + bias, atol=1e-5)
 
@@ -46,7 +46,7 @@ def test_a_run_in_float32_gives_the_linear_map(file: Path) -> None:
 def test_a_run_in_bfloat16_rounds_as_colabfold_does(file: Path) -> None:
     weights, bias = _parameters(file)
     row = _bfloat16(np.random.default_rng(3).normal(size=(30, 256)))
-    single = single_representation(torch.from_numpy(row.astype(np.float16)), file).numpy()
+    single = project_single_representation(torch.from_numpy(row.astype(np.float16)), file).numpy()
     product = row.astype(float) @ _bfloat16(weights)
     # Where the sum lies between two bfloat16 numbers, float32 and float64 may disagree.
     np.testing.assert_allclose(single, _bfloat16(product) + _bfloat16(bias), atol=0.04, rtol=0)
@@ -57,4 +57,4 @@ def test_a_run_in_bfloat16_rounds_as_colabfold_does(file: Path) -> None:
 def test_a_file_without_the_projection_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     with pytest.raises(InputError, match="missing: evoformer/single_activations//weights"):
-        single_representation(torch.zeros(3, 256), tmp_path / "other.npz")
+        project_single_representation(torch.zeros(3, 256), tmp_path / "other.npz")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cocofold.__main__ import main
-from cocofold.assessment.backbone_geometry import geometry_figures
+from cocofold.assessment.backbone_geometry import measure_geometry
 from cocofold.assessment.comparison import assess
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
@@ -30,7 +30,7 @@ def test_moving_the_model_changes_only_what_is_in_place(adk_closed: Model, adk_o
     assert there.ca_rmsd_in_place > 30
     for before, after in zip(here.residues, there.residues):
         assert after.superposed_angstrom == pytest.approx(before.superposed_angstrom, abs=1e-6)
-    here, there = geometry_figures(adk_closed), geometry_figures(turned)
+    here, there = measure_geometry(adk_closed), measure_geometry(turned)
     assert there.cis_proline == here.cis_proline
     assert there.d_residues == here.d_residues == ()
     assert there.ramachandran_outliers == here.ramachandran_outliers

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from cocofold.assessment.backbone_geometry import geometry_figures
+from cocofold.assessment.backbone_geometry import measure_geometry
 from cocofold.structure.model import Model
 from cocofold.system.errors import InputError
 
@@ -34,7 +34,7 @@ def _turn_about(model: Model, atoms: np.ndarray, first: int, second: int, degree
 
 
 def test_a_crystal_structure_has_no_faults(adk_open: Model) -> None:
-    figures = geometry_figures(adk_open, adk_open)
+    figures = measure_geometry(adk_open, adk_open)
     assert figures.peptides == 213
     assert figures.bonds_within_tolerance == 1
     assert figures.chiral_residues == sum(key.name != "GLY" for key in adk_open.residues)
@@ -56,7 +56,7 @@ def test_cis_and_hand_agree_with_gemmi(tcr: Model) -> None:
             near = residue.find_atom("C", "*").pos.dist(following.find_atom("N", "*").pos) < 2
             if near and abs(gemmi.calculate_omega(residue, following)) < np.pi / 6:
                 cis.append(f"{chain.name} {following.seqid} {following.name}")
-    figures = geometry_figures(tcr)
+    figures = measure_geometry(tcr)
     assert sorted(figures.cis_proline + figures.cis_other) == sorted(cis)
     assert figures.n_cis == 5
     # All residues have one hand, in gemmi's improper as in ours.
@@ -66,14 +66,14 @@ def test_cis_and_hand_agree_with_gemmi(tcr: Model) -> None:
 
 
 def test_gaps_are_no_bonds(tcr: Model) -> None:
-    assert geometry_figures(tcr).peptides == 815 - 5 - 2
-    assert geometry_figures(tcr, tcr).peptides == 815 - 5 - 2
+    assert measure_geometry(tcr).peptides == 815 - 5 - 2
+    assert measure_geometry(tcr, tcr).peptides == 815 - 5 - 2
 
 
 @pytest.mark.parametrize("with_start", [True, False])
 def test_a_torn_bond_is_a_bad_bond_not_a_gap(adk_open: Model, with_start: bool) -> None:
     moved = adk_open.positions + np.where(_part(adk_open, "A", 101, 300)[:, None], [30.0, 0, 0], 0)
-    figures = geometry_figures(adk_open.moved_to(moved), adk_open if with_start else None)
+    figures = measure_geometry(adk_open.moved_to(moved), adk_open if with_start else None)
     assert figures.peptides == 213
     assert figures.bad_bonds == (f"A 101 {adk_open.residues[100].name}",)
     assert figures.bonds_within_tolerance == pytest.approx(212 / 213)
@@ -88,14 +88,14 @@ def test_a_bond_just_out_of_tolerance_counts(adk_open: Model) -> None:
         moved = adk_open.positions + np.where(
             _part(adk_open, "A", 101, 300)[:, None], (length - np.linalg.norm(bond)) * unit, 0
         )
-        figures = geometry_figures(adk_open.moved_to(moved), adk_open)
+        figures = measure_geometry(adk_open.moved_to(moved), adk_open)
         assert figures.bonds_within_tolerance == pytest.approx(share)
 
 
 def test_a_gap_in_the_start_stays_a_gap(adk_open: Model) -> None:
     apart = adk_open.moved_to(adk_open.positions + np.where(_part(adk_open, "A", 101, 300)[:, None], [30.0, 0, 0], 0))
     # The model has a bond there; its start had none, so it is not judged.
-    assert geometry_figures(adk_open, apart).peptides == 212
+    assert measure_geometry(adk_open, apart).peptides == 212
 
 
 def test_residues_taken_out_of_the_model_leave_a_gap(adk_open: Model, rewritten: Callable[..., Model]) -> None:
@@ -104,15 +104,15 @@ def test_residues_taken_out_of_the_model_leave_a_gap(adk_open: Model, rewritten:
             del structure[0][0][place]
 
     model = rewritten(adk_open, cut)
-    assert geometry_figures(model, adk_open).peptides == geometry_figures(model).peptides == 213 - 6
+    assert measure_geometry(model, adk_open).peptides == measure_geometry(model).peptides == 213 - 6
 
 
 def test_a_mirrored_model_is_of_d_amino_acids(adk_open: Model) -> None:
     mirrored = adk_open.moved_to(adk_open.positions * [1, 1, -1])
-    figures = geometry_figures(mirrored, adk_open)
+    figures = measure_geometry(mirrored, adk_open)
     assert len(figures.d_residues) == figures.chiral_residues
     assert figures.new_d == figures.d_residues
-    assert geometry_figures(mirrored, mirrored).new_d == ()
+    assert measure_geometry(mirrored, mirrored).new_d == ()
 
 
 def test_one_inverted_residue_is_named(adk_open: Model) -> None:
@@ -122,7 +122,7 @@ def test_one_inverted_residue_is_named(adk_open: Model) -> None:
     normal /= np.linalg.norm(normal)
     moved = adk_open.positions.copy()
     moved[rows[3]] = beta - 2 * ((beta - alpha) @ normal) * normal
-    figures = geometry_figures(adk_open.moved_to(moved), adk_open)
+    figures = measure_geometry(adk_open.moved_to(moved), adk_open)
     name = next(key.name for key in adk_open.residues if key.number == 50)
     assert figures.d_residues == figures.new_d == (f"A 50 {name}",)
 
@@ -134,7 +134,7 @@ def test_a_turned_peptide_is_named(adk_open: Model, degrees: float, kind: str) -
     carbon, nitrogen = _row(adk_open, "A", 100, "C"), _row(adk_open, "A", 101, "N")
     # All behind the bond turns, so that only this omega changes.
     model = _turn_about(adk_open, _part(adk_open, "A", 101, 300), carbon, nitrogen, degrees)
-    figures = geometry_figures(model, adk_open)
+    figures = measure_geometry(model, adk_open)
     key = next(key for key in adk_open.residues if key.number == 101)
     name = (f"A 101 {key.name}",)
     assert key.name != "PRO"
@@ -147,7 +147,7 @@ def test_a_turned_peptide_is_named(adk_open: Model, degrees: float, kind: str) -
 def test_close_residues_are_contacts_unless_bonded(adk_open: Model) -> None:
     shift = adk_open.positions[_row(adk_open, "A", 10, "CA")] - adk_open.positions[_row(adk_open, "A", 150, "CA")]
     moved = adk_open.positions + np.where(_part(adk_open, "A", 150, 150)[:, None], shift + np.array([2.0, 0, 0]), 0)
-    figures = geometry_figures(adk_open.moved_to(moved), adk_open)
+    figures = measure_geometry(adk_open.moved_to(moved), adk_open)
     first, second = (next(key.name for key in adk_open.residues if key.number == n) for n in (10, 150))
     assert f"A 10 {first} - A 150 {second}" in figures.close_alphas
     assert figures.new_close_alphas == figures.close_alphas
@@ -155,4 +155,4 @@ def test_close_residues_are_contacts_unless_bonded(adk_open: Model) -> None:
 
 def test_a_start_of_another_molecule_is_refused(adk_open: Model, tcr: Model) -> None:
     with pytest.raises(InputError, match="the start shares"):
-        geometry_figures(tcr, adk_open)
+        measure_geometry(tcr, adk_open)

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from cocofold.assessment.matching import match_residues, matched_positions, traces_of
-from cocofold.structure.geometry import rmsd, superposed
+from cocofold.assessment.matching import ca_traces, match_residues, matched_positions
+from cocofold.structure.geometry import rmsd, superpose_onto
 from cocofold.structure.model import Model
 from cocofold.system.errors import InputError
 
 
 def _figures(model: Model, reference: Model) -> tuple:
-    traces, others = traces_of(model), traces_of(reference)
+    traces, others = ca_traces(model), ca_traces(reference)
     matching = match_residues(traces, others)
     moving, fixed = matched_positions(matching.superposed, traces, others)
     partners = {traces[m.model].name: others[m.reference].name for m in matching.superposed}
     in_place = rmsd(*matched_positions(matching.in_place, traces, others))
-    return partners, len(moving), rmsd(superposed(moving, fixed), fixed), in_place
+    return partners, len(moving), rmsd(superpose_onto(moving, fixed), fixed), in_place
 
 
 def test_closed_against_open_as_published_with_the_data(adk_closed: Model, adk_open: Model) -> None:
@@ -68,14 +68,14 @@ def test_mutated_residues_keep_their_numbers(adk_open: Model, rewritten: Callabl
         for place in [*range(16), 100]:
             structure[0][0][place].name = "TRP"
 
-    traces, others = traces_of(rewritten(adk_open, mutate)), traces_of(adk_open)
+    traces, others = ca_traces(rewritten(adk_open, mutate)), ca_traces(adk_open)
     (match,) = match_residues(traces, others).superposed
     assert match.by_number
     assert (len(match.pairs), match.identical) == (214, 197)
 
 
 def test_numbers_out_of_order_are_not_relied_on(adk_open: Model) -> None:
-    (trace,) = traces_of(adk_open)
+    (trace,) = ca_traces(adk_open)
     numbers = list(trace.numbers)
     numbers[50] = numbers[51]
     (match,) = match_residues([replace(trace, numbers=tuple(numbers))], [trace]).superposed
@@ -84,7 +84,7 @@ def test_numbers_out_of_order_are_not_relied_on(adk_open: Model) -> None:
 
 
 def test_a_peptide_needs_more_in_common(tcr: Model) -> None:
-    (peptide,) = [trace for trace in traces_of(tcr) if len(trace) == 9]
+    (peptide,) = [trace for trace in ca_traces(tcr) if len(trace) == 9]
     others = [replace(peptide, sequence=peptide.sequence[:kept] + "W" * (9 - kept)) for kept in (4, 6)]
     with pytest.raises(InputError, match="no residues in common"):
         match_residues([peptide], others[:1])
@@ -93,7 +93,7 @@ def test_a_peptide_needs_more_in_common(tcr: Model) -> None:
 
 
 def test_insertion_codes_tell_residues_apart(tcr: Model) -> None:
-    traces = traces_of(tcr)
+    traces = ca_traces(tcr)
     assert any(code for trace in traces for _, code in trace.numbers)
     for match in match_residues(traces, traces).superposed:
         assert match.by_number
@@ -129,12 +129,12 @@ def test_pairing_of_copies_is_the_best_of_all(adk_open: Model, ring_of_copies: C
             moved[owner == name] += random.normal(size=3) * 25
         # Turned by a third about the diagonal, so that the best pairing is not the one in place.
         model = reference.moved_to(moved[:, [1, 2, 0]])
-        traces, others = traces_of(model), traces_of(reference)
+        traces, others = ca_traces(model), ca_traces(reference)
         moving = [trace.positions for trace in traces]
         values, lying = [], []
         for order in itertools.permutations(range(4)):
             fixed = np.concatenate([others[place].positions for place in order])
-            values.append(rmsd(superposed(np.concatenate(moving), fixed), fixed))
+            values.append(rmsd(superpose_onto(np.concatenate(moving), fixed), fixed))
             lying.append(rmsd(np.concatenate(moving), fixed))
         _, _, together, in_place = _figures(model, reference)
         assert together == pytest.approx(min(values), abs=2e-3)
@@ -142,7 +142,7 @@ def test_pairing_of_copies_is_the_best_of_all(adk_open: Model, ring_of_copies: C
 
 
 def test_pairing_of_copies_that_all_moved_is_the_best_of_all(adk_open: Model) -> None:
-    (trace,) = traces_of(adk_open)
+    (trace,) = ca_traces(adk_open)
     random = np.random.default_rng(0)
 
     def turned(positions: np.ndarray, vector: np.ndarray) -> np.ndarray:
@@ -162,9 +162,9 @@ def test_pairing_of_copies_that_all_moved_is_the_best_of_all(adk_open: Model) ->
         values = []
         for order in itertools.permutations(ring):
             fixed = np.concatenate([copy.positions for copy in order])
-            values.append(rmsd(superposed(moving, fixed), fixed))
+            values.append(rmsd(superpose_onto(moving, fixed), fixed))
         moving, fixed = matched_positions(match_residues(traces, ring).superposed, traces, ring)
-        assert rmsd(superposed(moving, fixed), fixed) == pytest.approx(min(values), abs=2e-3)
+        assert rmsd(superpose_onto(moving, fixed), fixed) == pytest.approx(min(values), abs=2e-3)
 
 
 def test_a_ring_shifted_along_its_axis_keeps_its_names(adk_open: Model, ring_of_copies: Callable[..., Model]) -> None:
@@ -175,11 +175,11 @@ def test_a_ring_shifted_along_its_axis_keeps_its_names(adk_open: Model, ring_of_
 
 def test_a_surplus_chain_stays_alone(adk_open: Model, ring_of_copies: Callable[..., Model]) -> None:
     reference = ring_of_copies(adk_open, "AB")
-    both = traces_of(reference)
+    both = ca_traces(reference)
     matching = match_residues(both, both[1:])
     assert [both[m.model].name for m in matching.in_place] == ["B"]
 
 
 def test_unrelated_proteins_have_nothing_in_common(adk_open: Model, tcr: Model) -> None:
     with pytest.raises(InputError, match="no residues in common"):
-        match_residues(traces_of(adk_open), traces_of(tcr))
+        match_residues(ca_traces(adk_open), ca_traces(tcr))

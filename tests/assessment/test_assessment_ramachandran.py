@@ -4,7 +4,7 @@ import gemmi
 import numpy as np
 import pytest
 
-from cocofold.assessment.backbone_geometry import geometry_figures, judge, kinds_of
+from cocofold.assessment.backbone_geometry import classify_torsions, measure_geometry, ramachandran_kinds
 from cocofold.structure.model import Model
 
 
@@ -30,7 +30,7 @@ from cocofold.structure.model import Model
     ],
 )
 def test_known_places(kind: str, phi: float, psi: float, favoured: bool, outlier: bool) -> None:
-    found = judge(np.array([phi, phi + 360.0]), np.array([psi, psi - 360.0]), np.array([kind, kind]))
+    found = classify_torsions(np.array([phi, phi + 360.0]), np.array([psi, psi - 360.0]), np.array([kind, kind]))
     assert [row.tolist() for row in found] == [[favoured] * 2, [outlier] * 2]
 
 
@@ -38,14 +38,14 @@ def test_glycine_is_symmetric_about_its_centre() -> None:
     """It has no hand, so that most of its plot is its own mirror image."""
     phi, psi = (angles.ravel() for angles in np.meshgrid(np.arange(-179.0, 180, 2), np.arange(-179.0, 180, 2)))
     kinds = np.full(len(phi), "glycine")
-    assert (judge(phi, psi, kinds)[1] == judge(-phi, -psi, kinds)[1]).mean() > 0.97
+    assert (classify_torsions(phi, psi, kinds)[1] == classify_torsions(-phi, -psi, kinds)[1]).mean() > 0.97
     general = np.full(len(phi), "general")
-    assert (judge(phi, psi, general)[1] == judge(-phi, -psi, general)[1]).mean() < 0.9
+    assert (classify_torsions(phi, psi, general)[1] == classify_torsions(-phi, -psi, general)[1]).mean() < 0.9
 
 
 def test_what_precedes_proline_has_its_own_plot() -> None:
     names, followers = np.array(["ALA", "ALA", "GLY", "PRO", "PRO"]), np.array(["GLY", "PRO", "PRO", "ALA", "PRO"])
-    assert kinds_of(names, followers).tolist() == ["general", "preproline", "glycine", "proline", "proline"]
+    assert ramachandran_kinds(names, followers).tolist() == ["general", "preproline", "glycine", "proline", "proline"]
 
 
 def test_torsions_are_gemmis(tcr: Model) -> None:
@@ -59,12 +59,14 @@ def test_torsions_are_gemmis(tcr: Model) -> None:
             ):
                 continue
             phi, psi = (np.degrees([angle]) for angle in gemmi.calculate_phi_psi(before, residue, after))
-            good, bad = judge(phi, psi, kinds_of(np.array([residue.name]), np.array([after.name])))
+            good, bad = classify_torsions(
+                phi, psi, ramachandran_kinds(np.array([residue.name]), np.array([after.name]))
+            )
             judged += 1
             favoured += int(good[0])
             if bad[0]:
                 outliers.append(f"{chain.name} {residue.seqid} {residue.name}")
-    figures = geometry_figures(tcr)
+    figures = measure_geometry(tcr)
     assert figures.ramachandran_residues == judged
     assert figures.ramachandran_favoured == pytest.approx(favoured / judged)
     assert sorted(figures.ramachandran_outliers) == sorted(outliers)
@@ -72,10 +74,10 @@ def test_torsions_are_gemmis(tcr: Model) -> None:
 
 
 def test_new_outliers_are_those_that_the_start_has_not(adk_open: Model) -> None:
-    assert geometry_figures(adk_open, adk_open).new_ramachandran_outliers == ()
+    assert measure_geometry(adk_open, adk_open).new_ramachandran_outliers == ()
     mirrored = adk_open.moved_to(adk_open.positions * [1, 1, -1])
-    known = set(geometry_figures(adk_open).ramachandran_outliers)
-    figures = geometry_figures(mirrored, adk_open)
+    known = set(measure_geometry(adk_open).ramachandran_outliers)
+    figures = measure_geometry(mirrored, adk_open)
     # A mirrored protein has right angles for few of its residues
     assert len(figures.ramachandran_outliers) > 60
     assert set(figures.new_ramachandran_outliers or ()) == set(figures.ramachandran_outliers) - known

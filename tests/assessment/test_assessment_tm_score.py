@@ -7,8 +7,8 @@ from typing import Callable
 import numpy as np
 import pytest
 
-from cocofold.assessment.matching import match_residues, traces_of
-from cocofold.assessment.tm_score import StructuralAlignment, align_by_score, align_structures, final_scale
+from cocofold.assessment.matching import ca_traces, match_residues
+from cocofold.assessment.tm_score import StructuralAlignment, align_by_score, align_structures, tm_score_d0_angstrom
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
 
@@ -16,7 +16,7 @@ LADDER = ["start_closed", "start_closed_moved", *(f"trajectory/dims_{n:03d}" for
 
 
 def _align(model: Model, reference: Model) -> StructuralAlignment:
-    traces, others = traces_of(model), traces_of(reference)
+    traces, others = ca_traces(model), ca_traces(reference)
     return align_structures(match_residues(traces, others).superposed, traces, others)
 
 
@@ -24,7 +24,7 @@ def _align(model: Model, reference: Model) -> StructuralAlignment:
 def test_single_chains_score_as_in_tm_align(shared_data: Path, adk_open: Model, name: str) -> None:
     tmtools = pytest.importorskip("tmtools")
     model = read_model(shared_data / "adk" / f"{name}.cif")
-    (trace,), (other,) = traces_of(model), traces_of(adk_open)
+    (trace,), (other,) = ca_traces(model), ca_traces(adk_open)
     theirs = tmtools.tm_align(trace.positions, other.positions, trace.sequence, other.sequence)
     ours = _align(model, adk_open)
     assert ours.tm_score == pytest.approx(theirs.tm_norm_chain2, abs=0.002)
@@ -36,8 +36,8 @@ def test_single_chains_score_as_in_tm_align(shared_data: Path, adk_open: Model, 
 
 def test_a_part_is_normalised_by_the_reference(shared_data: Path, adk_open: Model) -> None:
     tmtools = pytest.importorskip("tmtools")
-    (trace,) = traces_of(read_model(shared_data / "adk" / "trajectory" / "dims_061.cif"))
-    (whole,) = traces_of(adk_open)
+    (trace,) = ca_traces(read_model(shared_data / "adk" / "trajectory" / "dims_061.cif"))
+    (whole,) = ca_traces(adk_open)
     part = replace(
         trace,
         residues=trace.residues[:120],
@@ -54,7 +54,7 @@ def test_a_part_is_normalised_by_the_reference(shared_data: Path, adk_open: Mode
 
 
 def test_a_wrong_register_of_the_matching_is_repaired(adk_open: Model) -> None:
-    (trace,) = traces_of(adk_open)
+    (trace,) = ca_traces(adk_open)
     (match,) = match_residues([trace], [trace]).superposed
     shifted = replace(match, pairs=np.column_stack([np.arange(210), np.arange(4, 214)]))
     assert align_structures([shifted], [trace], [trace]).tm_score == pytest.approx(1)
@@ -69,7 +69,7 @@ def test_the_model_itself_scores_one_wherever_it_lies(adk_open: Model) -> None:
 
 def test_chains_are_not_aligned_across(adk_open: Model, ring_of_copies: Callable[..., Model]) -> None:
     reference = ring_of_copies(adk_open, "AB")
-    traces = traces_of(reference)
+    traces = ca_traces(reference)
     matching = match_residues(traces, traces)
     crossed = [replace(matching.superposed[0], reference=1)]
     # The model's chain A may lie on the reference's B only, though A of the reference is there too.
@@ -83,7 +83,7 @@ def test_a_complex_scores_by_its_joined_chains(shared_data: Path, tcr: Model) ->
     model = read_model(shared_data / "tcr" / "start_tcr_displaced.cif")
     joined = [
         (np.concatenate([t.positions for t in traces]), "".join(t.sequence for t in traces))
-        for traces in (traces_of(model), traces_of(tcr))
+        for traces in (ca_traces(model), ca_traces(tcr))
     ]
     theirs = tmtools.tm_align(joined[0][0], joined[1][0], joined[0][1], joined[1][1])
     ours = _align(model, tcr)
@@ -93,9 +93,9 @@ def test_a_complex_scores_by_its_joined_chains(shared_data: Path, tcr: Model) ->
 
 
 def test_scale_of_the_score() -> None:
-    assert final_scale(214) == pytest.approx(1.24 * 199 ** (1 / 3) - 1.8)
-    assert final_scale(21) == final_scale(10) == 0.5
-    assert final_scale(22) == pytest.approx(1.24 * 7 ** (1 / 3) - 1.8)
+    assert tm_score_d0_angstrom(214) == pytest.approx(1.24 * 199 ** (1 / 3) - 1.8)
+    assert tm_score_d0_angstrom(21) == tm_score_d0_angstrom(10) == 0.5
+    assert tm_score_d0_angstrom(22) == pytest.approx(1.24 * 7 ** (1 / 3) - 1.8)
 
 
 def test_dynamic_programming_finds_the_best_alignment() -> None:

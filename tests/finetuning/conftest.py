@@ -10,14 +10,14 @@ from running import command
 
 from cocofold.commands.demo import closed_state, open_state
 from cocofold.simulation.particle_simulation import simulate
-from cocofold.simulation.simulation_settings import Settings
+from cocofold.simulation.simulation_settings import SimulationSettings
 
 
 @pytest.fixture(scope="session")
 def particles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """STAR of 80 particles of open adenylate kinase."""
     folder = tmp_path_factory.mktemp("simulated") / "particles"
-    simulate(Settings(model=str(open_state()), box=64, pixel_size=2.5, count=80, snr=0.3, seed=3), folder)
+    simulate(SimulationSettings(model=str(open_state()), box=64, pixel_size=2.5, count=80, snr=0.3, seed=3), folder)
     return folder / "particles.star"
 
 

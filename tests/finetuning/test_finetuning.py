@@ -14,11 +14,11 @@ import torch
 from running import EFFORT, command, refused
 
 from cocofold.assessment.comparison import assess
-from cocofold.finetuning.holdout import Cycle, Pass, split_into_passes, verdict_of
+from cocofold.finetuning.holdout import Cycle, TrainingPass, split_into_passes, verdict_of_pass
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.run import finetune
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM
-from cocofold.likelihood.frc_loss import Gaussians, mean_correlation_gradient
+from cocofold.likelihood.frc_loss import AtomGaussians, mean_correlation_gradient
 from cocofold.likelihood.observed_images import Observations
 from cocofold.particles import read_particles
 from cocofold.structure.read_model import read_model
@@ -117,7 +117,7 @@ def test_chunks_do_not_change_the_gradient(particles: Path, start: Path) -> None
     model = read_model(start)
     positions = torch.as_tensor(model.positions, dtype=torch.float32)
     amplitudes = torch.as_tensor(model.atomic_numbers, dtype=torch.float32)
-    gaussians = Gaussians(amplitudes, torch.full_like(amplitudes, REFERENCE_WIDTH_ANGSTROM))
+    gaussians = AtomGaussians(amplitudes, torch.full_like(amplitudes, REFERENCE_WIDTH_ANGSTROM))
     rows, rings = torch.arange(16), observations.rings(20)
     whole, *gradients = mean_correlation_gradient(positions, gaussians, observations, rows, rings, 16)
     parts, *others = mean_correlation_gradient(positions, gaussians, observations, rows, rings, 3)
@@ -128,8 +128,8 @@ def test_chunks_do_not_change_the_gradient(particles: Path, start: Path) -> None
 
 
 def test_every_particle_comes_once_before_any_comes_again(particles: Path, start: Path, tmp_path: Path) -> None:
-    from cocofold.finetuning.training_loop import Loop
-    from cocofold.likelihood.distributed import Alone
+    from cocofold.finetuning.training_loop import TrainingLoop
+    from cocofold.likelihood.distributed import LocalComparison
     from cocofold.sources.deformation import DeformationSource
     from cocofold.structure.restraints import Restraints
 
@@ -140,13 +140,13 @@ def test_every_particle_comes_once_before_any_comes_again(particles: Path, start
     options = Options(particles=str(particles), model=str(start), batch_size=10)
     amplitudes = torch.ones(len(model))
     source = DeformationSource(model)
-    loop = Loop(
+    loop = TrainingLoop(
         source,
         Restraints(model, backbone, 0.0),
-        Gaussians(amplitudes, amplitudes),
+        AtomGaussians(amplitudes, amplitudes),
         amplitudes > 0,
         observations,
-        Alone(observations),
+        LocalComparison(observations),
         work,
         options,
         images_at_once=10,
@@ -170,15 +170,15 @@ def test_every_particle_comes_once_before_any_comes_again(particles: Path, start
 
 def test_hinges_act_outside_their_ranges_only() -> None:
     counted = torch.tensor([True, True, True, False])
-    inside = Gaussians(torch.tensor([6.0, 1.0, 20.0, 50.0]), torch.tensor([0.675, 0.33, 0.89, 3.0]))
+    inside = AtomGaussians(torch.tensor([6.0, 1.0, 20.0, 50.0]), torch.tensor([0.675, 0.33, 0.89, 3.0]))
     assert float(inside.penalty(counted)) == pytest.approx(0, abs=1e-6)
-    outside = Gaussians(torch.tensor([0.5, 22.0, 6.0, 6.0]), torch.tensor([0.675, 0.675, 1.0, 0.675]))
+    outside = AtomGaussians(torch.tensor([0.5, 22.0, 6.0, 6.0]), torch.tensor([0.675, 0.675, 1.0, 0.675]))
     assert float(outside.penalty(counted)) == pytest.approx(0.5 + 2.0 + 0.2)
 
 
-def followed(correlations: list[np.ndarray]) -> Pass:
+def followed(correlations: list[np.ndarray]) -> TrainingPass:
     """A pass whose cycles explain held-out images so well, the start first; each (n_images,)."""
-    this = Pass(torch.arange(5), torch.arange(len(correlations[0])))
+    this = TrainingPass(torch.arange(5), torch.arange(len(correlations[0])))
     for number, of_images in enumerate(correlations):
         rings = torch.as_tensor(of_images)[:, None]
         this.add(Cycle(number, 0, 0, "", 0.0, 0.0, float(rings.mean()), 0.0, 0.0, 0.0), torch.zeros(5, 1), rings)
@@ -190,13 +190,13 @@ def test_the_answer_is_the_cycle_that_explains_most_if_it_clearly_explains_more_
     scatter = 0.02 * np.random.default_rng(1).standard_normal((5, 60))
     gains = [0.0, -0.02, 0.03, 0.05, 0.04]
     clear = followed([images + gain + (gain != 0) * error for gain, error in zip(gains, scatter)])
-    assert (clear.best, clear.highest, verdict_of(clear)) == (3, 3, "supported")
+    assert (clear.best, clear.highest, verdict_of_pass(clear)) == (3, 3, "supported")
     assert clear.curves["held-out, end"][0] > clear.curves["held-out, start"][0] + 0.04
     # Standard errors are 0.0026: a gain of two is a hint, one of a third is nothing, and both leave the start.
     hint = followed([images, images + 0.0052 - scatter[1].mean() + scatter[1]])
-    assert (hint.best, hint.highest, verdict_of(hint)) == (0, 1, "undecided")
+    assert (hint.best, hint.highest, verdict_of_pass(hint)) == (0, 1, "undecided")
     nothing = followed([images, images + 0.0009 - scatter[1].mean() + scatter[1]])
-    assert (nothing.best, nothing.highest, verdict_of(nothing)) == (0, 1, "not supported")
+    assert (nothing.best, nothing.highest, verdict_of_pass(nothing)) == (0, 1, "not supported")
     assert nothing.curves["held-out, end"] == nothing.curves["held-out, start"]
 
 
@@ -205,4 +205,4 @@ def test_a_share_to_hold_out_may_be_asked_for() -> None:
     assert [len(this.heldout) for this in split_into_passes(100, 0, 0.3)] == [30, 0]
     nothing_held_out = split_into_passes(1000, 0, 0.0)
     assert [len(this.work) for this in nothing_held_out] == [1000]
-    assert verdict_of(nothing_held_out[0]) == "undecided"
+    assert verdict_of_pass(nothing_held_out[0]) == "undecided"

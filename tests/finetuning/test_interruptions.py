@@ -27,7 +27,7 @@ from cocofold.finetuning.run import finetune
 from cocofold.finetuning.run_folder import RunFolder
 from cocofold.system.atomic_files import write_atomically
 from cocofold.system.errors import InputError
-from cocofold.system.signals import Ended, Endings
+from cocofold.system.signals import Interrupted, SignalHandler
 
 SHORT = 0.03
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -168,16 +168,16 @@ def test_signals_that_are_ignored_stay_so(particles: Path, start: Path, tmp_path
 def test_a_second_signal_does_not_disturb_the_end() -> None:
     before = signal.getsignal(signal.SIGINT)
     statuses = []
-    with Endings() as endings:
+    with SignalHandler() as endings:
         try:
             with endings.deferred():
                 os.kill(os.getpid(), signal.SIGINT)
                 statuses.append("waited")
-        except Ended as ending:
+        except Interrupted as ending:
             os.kill(os.getpid(), signal.SIGTERM)
             statuses.append(ending.code)
         # Had a library kept the exception to itself, the next step would raise it again.
-        with contextlib.suppress(Ended):
+        with contextlib.suppress(Interrupted):
             endings.check()
             statuses.append("went on")
     assert statuses == ["waited", 130]
@@ -187,12 +187,12 @@ def test_a_second_signal_does_not_disturb_the_end() -> None:
 def test_a_signal_that_a_library_kept_to_itself_ends_what_comes_next() -> None:
     before = signal.getsignal(signal.SIGTERM)
     reached = []
-    with Endings():
+    with SignalHandler():
         with contextlib.suppress(BaseException):
             os.kill(os.getpid(), signal.SIGTERM)
             reached.append("after the signal")
         around = signal.getsignal(signal.SIGTERM)
-        with pytest.raises(Ended) as ended, Endings():
+        with pytest.raises(Interrupted) as ended, SignalHandler():
             reached.append("the next step")
         assert signal.getsignal(signal.SIGTERM) == around
     assert ended.value.code == 128 + signal.SIGTERM

@@ -15,9 +15,9 @@ from cocofold.finetuning.options import Options
 from cocofold.finetuning.run import finetune
 from cocofold.imaging.rings import RingPixels
 from cocofold.likelihood import frc_loss, memory_plan
-from cocofold.likelihood.frc_loss import Gaussians, mean_correlation_gradient, score
-from cocofold.likelihood.memory_plan import MemoryPlan, Work
-from cocofold.likelihood.observed_images import Observations, bytes_kept
+from cocofold.likelihood.frc_loss import AtomGaussians, correlate_in_chunks, mean_correlation_gradient
+from cocofold.likelihood.memory_plan import MemoryPlan, RunWorkload
+from cocofold.likelihood.observed_images import Observations, bytes_per_transform
 from cocofold.particles import read_particles
 from cocofold.structure.read_model import read_model
 from cocofold.system.errors import InputError
@@ -30,7 +30,9 @@ def planned(monkeypatch: pytest.MonkeyPatch, available: float, **other: int) -> 
     monkeypatch.setattr(memory_plan, "available_bytes", lambda: int(available))
     monkeypatch.setattr(memory_plan, "cache_budget", lambda device: int(min(0.25 * available, 4 * 2**30)))
     work = {"atoms": 13_397, "images": 3000, "source_bytes": int(2e9), "atoms_at_once": 24_000, "batch_size": 32}
-    return MemoryPlan.of(Work(rings=RingPixels.up_to(288, 143), pixel_size_angstrom=1.073, **{**work, **other}), CPU)
+    return MemoryPlan.of(
+        RunWorkload(rings=RingPixels.up_to(288, 143), pixel_size_angstrom=1.073, **{**work, **other}), CPU
+    )
 
 
 def test_with_enough_memory_all_transforms_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +61,7 @@ def test_fewer_images_are_compared_at_once_where_memory_is_short(monkeypatch: py
 @pytest.mark.parametrize(("batch_size", "processes", "on_cpu", "on_gpu"), [(16, 1, 8, 16), (16, 4, 8, 4), (1, 4, 1, 1)])
 def test_a_batch_has_parts_for_several_processes(batch_size: int, processes: int, on_cpu: int, on_gpu: int) -> None:
     """On a CPU their number changes nothing; each GPU gets a part of its own."""
-    work = Work(1000, 300, RingPixels.up_to(64, 31), 2.0, 0, 27_000, batch_size, processes)
+    work = RunWorkload(1000, 300, RingPixels.up_to(64, 31), 2.0, 0, 27_000, batch_size, processes)
     assert work.most_at_once(CPU) == on_cpu
     assert work.most_at_once(torch.device("cuda")) == on_gpu
 
@@ -128,7 +130,7 @@ def compared(particles: Path, start: Path) -> tuple:
     observations = Observations(read_particles(particles), 20)
     model = read_model(start)
     positions = torch.as_tensor(model.positions, dtype=torch.float32)
-    gaussians, rings = Gaussians.at_start(model.atomic_numbers), observations.rings(20)
+    gaussians, rings = AtomGaussians.from_elements(model.atomic_numbers), observations.rings(20)
     return observations, (positions, gaussians, observations, torch.arange(24), rings, 12)
 
 
@@ -136,7 +138,7 @@ def test_out_of_memory_halves_what_is_compared_at_once_and_goes_on(
     compared: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     observations, given = compared
-    expected, scores = mean_correlation_gradient(*given), score(*given)
+    expected, scores = mean_correlation_gradient(*given), correlate_in_chunks(*given)
     gpu, said = _Gpu(4), []
     monkeypatch.setattr(frc_loss, "correlate", gpu)
     observations.tell = said.append
@@ -148,7 +150,7 @@ def test_out_of_memory_halves_what_is_compared_at_once_and_goes_on(
     assert found[0] == pytest.approx(expected[0], rel=1e-5)
     for ours, known in zip(found[1:], expected[1:]):
         torch.testing.assert_close(ours, known, rtol=1e-3, atol=1e-7)
-    torch.testing.assert_close(score(*given), scores, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(correlate_in_chunks(*given), scores, rtol=1e-4, atol=1e-6)
     assert max(gpu.tried[10:]) == 3
 
 
@@ -189,4 +191,4 @@ def test_a_run_without_memory_ends_in_one_message_and_goes_on(
 
 def test_transforms_that_are_kept_take_what_the_plan_counts(compared: tuple) -> None:
     observations, _ = compared
-    assert observations._cache.nbytes == len(observations) * bytes_kept(observations.rings(20))
+    assert observations._cache.nbytes == len(observations) * bytes_per_transform(observations.rings(20))

@@ -12,14 +12,14 @@ from running import command, log, refused
 from scipy.spatial.transform import Rotation
 
 from cocofold.assessment.comparison import assess
-from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, density_map
+from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, render_density
 from cocofold.mapfit.density_map import DensityMap
-from cocofold.mapfit.placement_file import Body, Placement
+from cocofold.mapfit.placement_file import PlacedBody, Placement
 from cocofold.particles import read_particles
 from cocofold.particles.star_write import write_star
-from cocofold.sources.symmetric_copies import copied
+from cocofold.sources.symmetric_copies import copy_positions
 from cocofold.structure.modelcif import write_model
-from cocofold.structure.point_groups import rotations_of
+from cocofold.structure.point_groups import point_group_rotations
 from cocofold.structure.read_model import read_model
 
 TURN, SHIFT = Rotation.from_rotvec([0.3, -1.2, 0.8]).as_matrix(), np.array([12.0, -30.0, 4.5])
@@ -47,7 +47,7 @@ def truth_map(truth: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Density of what was imaged, with noise."""
     model = read_model(truth)
     widths = np.full(len(model), REFERENCE_WIDTH_ANGSTROM)
-    values = density_map(model.positions, model.atomic_numbers.astype(float), widths, 64, 2.5)
+    values = render_density(model.positions, model.atomic_numbers.astype(float), widths, 64, 2.5)
     noise = np.random.default_rng(0).normal(scale=values.std(), size=values.shape)
     path = tmp_path_factory.mktemp("map") / "map.mrc"
     DensityMap((values + noise).astype(np.float32), 2.5).write(path)
@@ -55,7 +55,7 @@ def truth_map(truth: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_placement_puts_the_model_where_it_says(particles: Path, moved: Path, start: Path, tmp_path: Path) -> None:
-    Placement("as-is", {}, (Body("A", TURN, SHIFT, 1.0),)).write(tmp_path / "placement.json")
+    Placement("as-is", {}, (PlacedBody("A", TURN, SHIFT, 1.0),)).write(tmp_path / "placement.json")
     _run(particles, moved, tmp_path / "placed", "--placement", tmp_path / "placement.json", *SHORTER)
     _run(particles, start, tmp_path / "there", *SHORTER)
     first, second = (read_model(tmp_path / name / "models" / "cycle_00.cif") for name in ("placed", "there"))
@@ -113,7 +113,9 @@ def test_copies_move_alike(particles: Path, start: Path, tmp_path: Path) -> None
     _run(particles, tmp_path / "subunit.cif", out, "--symmetry", "c3", "--heldout", 0, *SHORTER)
     first, every = read_model(out / "subunit.cif"), read_model(out / "model.cif")
     assert np.abs(first.positions - beside.positions).max() > 0.01
-    np.testing.assert_allclose(every.positions, copied(first.positions, rotations_of("C3"), centre), atol=3e-3)
+    np.testing.assert_allclose(
+        every.positions, copy_positions(first.positions, point_group_rotations("C3"), centre), atol=3e-3
+    )
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["symmetry"] == "C3"
     assert "C3: 3 copies share the parameters of one" in log(out)

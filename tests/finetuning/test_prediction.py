@@ -19,19 +19,19 @@ from typer.testing import CliRunner
 
 from cocofold.__main__ import app
 from cocofold.alphafold.chains import Chains
-from cocofold.alphafold.prediction import Origin, Prediction
+from cocofold.alphafold.prediction import Prediction, Provenance
 from cocofold.alphafold.rebuild import write_prediction
 from cocofold.alphafold.weight_layout import random_weights
-from cocofold.finetuning.holdout import Cycle, Pass
-from cocofold.finetuning.options import Options, paper
+from cocofold.finetuning.holdout import Cycle, TrainingPass
+from cocofold.finetuning.options import Options, paper_options
 from cocofold.finetuning.run import finetune
 from cocofold.finetuning.run_folder import RunFolder
-from cocofold.finetuning.starting_model import PredictedStart, place_on
-from cocofold.likelihood.distributed import Alone
+from cocofold.finetuning.starting_model import PredictedStart, superpose_chains
+from cocofold.likelihood.distributed import LocalComparison
 from cocofold.particles import read_particles
 from cocofold.simulation.particle_simulation import simulate
-from cocofold.simulation.simulation_settings import Settings
-from cocofold.sources.structure_module import Target
+from cocofold.simulation.simulation_settings import SimulationSettings
+from cocofold.sources.structure_module import DistillationTarget
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
@@ -56,7 +56,7 @@ def prediction(tmp_path_factory: pytest.TempPathFactory) -> Path:
         residue_numbers=torch.as_tensor(chains.residue_numbers()),
         chains=chains,
         weights=random_weights(0),
-        origin=Origin(program="none", program_version=None, job="toy", model_number=1),
+        origin=Provenance(program="none", program_version=None, job="toy", model_number=1),
     )
     write_prediction(random_prediction, folder)
     return folder
@@ -74,7 +74,7 @@ def placed(prediction: Path) -> Path:
 @pytest.fixture(scope="module")
 def images(placed: Path) -> Path:
     folder = placed.parent / "particles"
-    simulate(Settings(model=str(placed), box=64, pixel_size=2.5, count=30, snr=0.5), folder)
+    simulate(SimulationSettings(model=str(placed), box=64, pixel_size=2.5, count=30, snr=0.5), folder)
     return folder / "particles.star"
 
 
@@ -92,7 +92,7 @@ def start_of(asked: Options) -> PredictedStart:
 def test_the_network_starts_at_the_prediction_where_its_model_lies(
     prediction: Path, placed: Path, images: Path
 ) -> None:
-    start = start_of(options(prediction, placed, images)).taught_by(None)
+    start = start_of(options(prediction, placed, images)).with_teacher(None)
     assert np.abs(start.model.positions - read_model(placed).positions).max() < 2e-3
     source = start.source()
     with torch.no_grad():
@@ -106,7 +106,7 @@ def test_the_network_starts_at_the_prediction_where_its_model_lies(
 
 
 def test_all_that_is_learned_gets_a_gradient_and_is_in_the_state(prediction: Path, placed: Path, images: Path) -> None:
-    start = start_of(options(prediction, placed, images)).taught_by(None)
+    start = start_of(options(prediction, placed, images)).with_teacher(None)
     source = start.source()
     groups = source.begin(0)
     assert len(groups) == 4
@@ -123,13 +123,13 @@ def test_all_that_is_learned_gets_a_gradient_and_is_in_the_state(prediction: Pat
     other.restore(0, {name: values.clone() for name, values in source.state().items()})
     with torch.no_grad():
         assert torch.equal(other.positions(), reached)
-        other.take_back()
+        other.revert_stage()
         assert torch.equal(other.positions(), reached)
 
 
 def test_what_has_no_rate_stays_as_it_is(prediction: Path, placed: Path, images: Path) -> None:
     frozen = options(prediction, placed, images, weights_rate=0.0, adapter_rate=0.0)
-    source = start_of(frozen).taught_by(None).source()
+    source = start_of(frozen).with_teacher(None).source()
     learned = sum(values.numel() for group in source.begin(0) for values in group["params"])
     assert learned == 20 * 384 + 20 * 20 * 128
     assert all(name.startswith(("single.", "pair.", "dropout.")) for name in source.state())
@@ -138,7 +138,7 @@ def test_what_has_no_rate_stays_as_it_is(prediction: Path, placed: Path, images:
 def test_a_target_is_reached_at_itself_and_asks_for_its_place(placed: Path) -> None:
     model = read_model(placed)
     positions = torch.as_tensor(model.positions)
-    target = Target(torch.as_tensor(Backbone.of(model).atoms), positions)
+    target = DistillationTarget(torch.as_tensor(Backbone.of(model).atoms), positions)
     assert float(target.loss(positions)) < 0.01
     turned = (positions - 80) @ torch.as_tensor(TURN) + 80
     assert float(target.loss(turned)) > 1
@@ -169,7 +169,7 @@ def test_a_model_of_another_sequence_or_chain_is_refused(
     assert not (tmp_path / "run").exists()
     one_chain = model.only(np.array([key.chain == "A" for key in model.residues]))
     with pytest.raises(InputError, match="chain B of the prediction has 0 residues in common"):
-        place_on(model, one_chain, "one_chain.cif")
+        superpose_chains(model, one_chain, "one_chain.cif")
 
 
 def test_a_run_needs_a_start_and_a_prediction_a_place(prediction: Path, images: Path, tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_a_network_resumes_to_the_same_model(
 
     same: dict[str, object] = {"contrast": "white", "heldout": 0.0}
     if kind == "paper":
-        short = paper(particles=str(images), model=str(placed), prediction=str(prediction), cycles=6, **same)
+        short = paper_options(particles=str(images), model=str(placed), prediction=str(prediction), cycles=6, **same)
     else:
         deform = kind == "field on top"
         short = options(prediction, placed, images, effort=0.02, teacher=False, deform=deform, cycles=3, **same)
@@ -251,7 +251,7 @@ def _energy(positions: torch.Tensor) -> torch.Tensor:
 def test_the_field_on_top_has_the_gradient_of_finite_differences_and_goes_on_where_it_was(
     prediction: Path, placed: Path, images: Path
 ) -> None:
-    source = start_of(options(prediction, placed, images, deform=True)).taught_by(None).source()
+    source = start_of(options(prediction, placed, images, deform=True)).with_teacher(None).source()
     with torch.no_grad():
         assert np.abs(source.positions().numpy() - read_model(placed).positions).max() < 2e-3
     groups = source.begin(0)
@@ -279,15 +279,15 @@ def test_the_field_on_top_has_the_gradient_of_finite_differences_and_goes_on_whe
 
 def test_the_paper_s_preset_is_its_authors_training(prediction: Path, placed: Path, images: Path) -> None:
     given = {"particles": str(images), "model": str(placed), "prediction": str(prediction)}
-    asked = paper(**given)
+    asked = paper_options(**given)
     assert (asked.batch_size, asked.cycles, asked.epochs) == (32, 10, 10)
     assert (asked.amplitude_rate, asked.width_rate, asked.weights_rate, asked.adapter_rate) == (0.01, 0.005, 1e-4, 1e-3)
     assert (asked.data_weight, asked.geometry_weight, asked.single_rate, asked.pair_rate) == (1.0, 0.0, 0.0, 0.0)
     assert not asked.teacher
-    assert paper(**given, cycles=3, batch_size=8).epochs == 3
-    source = start_of(asked).taught_by(None).source()
+    assert paper_options(**given, cycles=3, batch_size=8).epochs == 3
+    source = start_of(asked).with_teacher(None).source()
     (stage,) = source.stages()
-    assert (stage.epochs, stage.resolution_angstrom, stage.gaussians_free) == (10, 0.0, True)
+    assert (stage.epochs, stage.resolution_angstrom, stage.trains_gaussians) == (10, 0.0, True)
     with torch.no_grad():
         before = source.positions()
         assert np.abs(before.numpy() - read_model(placed).positions).max() < 2e-3
@@ -302,9 +302,9 @@ def test_the_paper_s_preset_is_its_authors_training(prediction: Path, placed: Pa
 
 
 def test_a_cycle_that_lost_the_fold_is_no_answer() -> None:
-    def followed(watches_fold: bool) -> Pass:
+    def followed(watches_fold: bool) -> TrainingPass:
         images = 0.2 + 0.05 * torch.linspace(-1, 1, 60)[:, None]
-        this = Pass(torch.arange(5), torch.arange(60), watches_fold)
+        this = TrainingPass(torch.arange(5), torch.arange(60), watches_fold)
         # The later a cycle, the more it explains; the third one's bonds are off by more than 0.1 Å more, as the last.
         for number, (gain, link) in enumerate(zip((0.0, 0.03, 0.05, 0.08), (0.04, 0.13, 0.15, 2.0))):
             rings = images + gain * torch.linspace(0.9, 1.1, 60)[:, None]
@@ -316,7 +316,7 @@ def test_a_cycle_that_lost_the_fold_is_no_answer() -> None:
     watched = followed(watches_fold=True)
     assert (watched.best, watched.highest) == (1, 1)
     assert [watched.keeps_fold(cycle) for cycle in watched.cycles] == [True, True, False, False]
-    second = Pass(torch.arange(60), torch.arange(0), watches_fold=True, last_cycle=1)
+    second = TrainingPass(torch.arange(60), torch.arange(0), watches_fold=True, last_cycle=1)
     for number, link in enumerate((0.04, 0.2)):
         second.add(Cycle(number, 0, 0, "", 0.0, 0.0, None, 0.0, 0.0, link), torch.zeros(60, 1), None)
     assert not second.gave_answer
@@ -368,7 +368,7 @@ def test_switches_of_the_command_reach_the_settings(monkeypatch: pytest.MonkeyPa
     assert (other.deform, other.teacher) == (True, False)
     assert (bare.single_rate, bare.pair_rate) == (0.0, 0.0)
     assert bare.weights_rate > 0
-    assert authors == [paper(particles="P.star", prediction="P", cycles=count) for count in (4, 10)]
+    assert authors == [paper_options(particles="P.star", prediction="P", cycles=count) for count in (4, 10)]
 
 
 def test_a_pair_of_half_the_memory_gives_nearly_the_same_atoms(prediction: Path, placed: Path, images: Path) -> None:
@@ -376,7 +376,7 @@ def test_a_pair_of_half_the_memory_gives_nearly_the_same_atoms(prediction: Path,
     for precision in ("float32", "float16"):
         short = options(prediction, placed, images, pair_precision=precision)
         with torch.no_grad():
-            reached.append(start_of(short).taught_by(None).source().positions())
+            reached.append(start_of(short).with_teacher(None).source().positions())
     assert 0 < float((reached[0] - reached[1]).abs().max()) < 0.1
 
 
@@ -408,7 +408,7 @@ def test_idle_cores_are_used_for_a_network_alone(
     prediction: Path, placed: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used: list[str] = []
-    monkeypatch.setattr(Alone, "on_idle_cores", lambda _: contextlib.nullcontext(used.append("once")))
+    monkeypatch.setattr(LocalComparison, "on_idle_cores", lambda _: contextlib.nullcontext(used.append("once")))
     finetune(options(prediction, placed, images, effort=0.01, teacher=False, cycles=1), tmp_path / "network")
     assert len(used) > 4
     used.clear()

@@ -18,13 +18,19 @@ import torch
 from running import command, log
 
 from cocofold.assessment.comparison import assess
-from cocofold.likelihood.distributed import Processes, Shared
-from cocofold.likelihood.frc_loss import Gaussians, chunks, mean_correlation_gradient, score, share_of_gradient
+from cocofold.likelihood.distributed import DistributedComparison, WorkerGroup
+from cocofold.likelihood.frc_loss import (
+    AtomGaussians,
+    correlate_in_chunks,
+    mean_correlation_gradient,
+    packed_gradient,
+    split_into_chunks,
+)
 from cocofold.likelihood.observed_images import Observations
-from cocofold.likelihood.worker_messages import Request
+from cocofold.likelihood.worker_messages import ComparisonRequest
 from cocofold.particles import read_particles
 from cocofold.structure.read_model import read_model
-from cocofold.system.workers import Member
+from cocofold.system.workers import WorkerProcess
 
 SHORT = ("--effort", 0.03)
 # Processes that share one machine's cores; the first finds the port of the others by itself
@@ -111,23 +117,23 @@ def test_what_another_process_computes_does_not_depend_on_layout(particles: Path
     turned = replace(given, rotations=np.asfortranarray(given.rotations))
     received = pickle.loads(pickle.dumps(turned))
     received = replace(received, rotations=np.ascontiguousarray(received.rotations))
-    gaussians = Gaussians.at_start(model.atomic_numbers)
+    gaussians = AtomGaussians.from_elements(model.atomic_numbers)
     positions = torch.as_tensor(model.positions, dtype=torch.float32)
     found = []
     for kept, atoms in ((turned, positions.T.contiguous().T), (received, positions)):
         observations = Observations(kept, 31)
         rings = observations.rings(31)
-        shares = [
-            share_of_gradient(atoms, gaussians, observations, row, rings, 20) for row in torch.arange(20).split(1)
-        ]
-        found.append((torch.stack(shares), score(atoms, gaussians, observations, torch.arange(20), rings, 1)))
+        shares = [packed_gradient(atoms, gaussians, observations, row, rings, 20) for row in torch.arange(20).split(1)]
+        found.append(
+            (torch.stack(shares), correlate_in_chunks(atoms, gaussians, observations, torch.arange(20), rings, 1))
+        )
         observations.close()
     assert all(torch.equal(one, other) for one, other in zip(*found))
 
 
 @pytest.mark.parametrize(("count", "most"), [(16, 3), (16, 14), (7, 7), (1, 3), (60, 8)])
 def test_chunks_are_even_and_keep_the_order(count: int, most: int) -> None:
-    parts = chunks(torch.arange(count), most)
+    parts = split_into_chunks(torch.arange(count), most)
     sizes = [len(part) for part in parts]
     assert torch.equal(torch.cat(parts), torch.arange(count))
     assert max(sizes) <= most
@@ -217,10 +223,10 @@ def test_all_end_soon_when_one_of_them_is_killed(particles: Path, start: Path, t
 class Transport:
     """Answers of others, as they would arrive."""
 
-    def __init__(self, others: list[Shared]) -> None:
+    def __init__(self, others: list[DistributedComparison]) -> None:
         self._others = others
 
-    def send(self, request: Request) -> None:
+    def send(self, request: ComparisonRequest) -> None:
         self._sent = request
 
     def answers(self, shape: tuple[int, ...]) -> torch.Tensor:
@@ -236,10 +242,10 @@ class Transport:
 def test_uneven_shares_give_what_one_process_gives(count: int, particles: Path, start: Path) -> None:
     """Of 20 images in five chunks; the second of three processes sends two sums, the seventh may have none."""
     observations, model = Observations(read_particles(particles), 20), read_model(start)
-    given = (torch.as_tensor(model.positions, dtype=torch.float32), Gaussians.at_start(model.atomic_numbers))
+    given = (torch.as_tensor(model.positions, dtype=torch.float32), AtomGaussians.from_elements(model.atomic_numbers))
     asked = (torch.arange(40, 60), observations.rings(20), 4)
     shared = [
-        Shared(Processes(Member(rank, count, others=[None])), observations)  # type: ignore[list-item]
+        DistributedComparison(WorkerGroup(WorkerProcess(rank, count, others=[None])), observations)  # type: ignore[list-item]
         for rank in range(count)
     ]
     shared[0]._processes.outbox = Transport(shared[1:])  # type: ignore[assignment]
@@ -248,7 +254,7 @@ def test_uneven_shares_give_what_one_process_gives(count: int, particles: Path, 
     expected = mean_correlation_gradient(*given, observations, *asked)
     assert found[0] == expected[0] > 0.1
     assert all(torch.equal(one, other) and one.any() for one, other in zip(found[1:], expected[1:]))
-    assert torch.equal(shared[0].score(*given, *asked), score(*given, observations, *asked))
+    assert torch.equal(shared[0].score(*given, *asked), correlate_in_chunks(*given, observations, *asked))
     assert meanwhile == ["once"]
     observations.close()
 
@@ -297,7 +303,7 @@ def test_the_first_uses_the_cores_of_those_that_wait(cores: int, threads: int, m
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        first = Processes(Member(0, 3, here=2, others=[None, None]))  # type: ignore[list-item]
+        first = WorkerGroup(WorkerProcess(0, 3, here=2, others=[None, None]))  # type: ignore[list-item]
         with first.on_idle_cores():
             assert torch.get_num_threads() == threads
         assert torch.get_num_threads() == 2

@@ -10,7 +10,7 @@ import torch
 from benchmarks import literal
 from cocofold.imaging import projection
 from cocofold.imaging.ctf import Ctf, contrast_transfer, electron_wavelength_angstrom
-from cocofold.imaging.projection import Poses, project, rendered_extra_width, rendering_grid
+from cocofold.imaging.projection import Poses, added_width_angstrom, project, rendering_grid
 from cocofold.imaging.rings import RingPixels, normalise_rings, ring_correlations
 
 BOX, PIXEL = 32, 1.9
@@ -36,7 +36,7 @@ def _ctf() -> Ctf:
 
 
 def _plane(rings: RingPixels, values: torch.Tensor) -> torch.Tensor:
-    return torch.view_as_real(torch.fft.rfft2(values).reshape(1, -1)[:, rings.positions_in(BOX)])
+    return torch.view_as_real(torch.fft.rfft2(values).reshape(1, -1)[:, rings.flat_indices_in(BOX)])
 
 
 def _ours(case: dict) -> torch.Tensor:
@@ -55,7 +55,7 @@ def _literal(case: dict) -> torch.Tensor:
     ctf = contrast_transfer(_ctf(), kx, ky).view(BOX, BOX)
     view = literal.View(case["rotation"], case["origin"], ctf, case["image"])
     grid = rendering_grid(BOX, BOX // 2 - 1)
-    extra = rendered_extra_width(BOX * PIXEL / grid)
+    extra = added_width_angstrom(BOX * PIXEL / grid)
     atoms = case["positions"], case["amplitudes"], case["widths"]
     return literal.correlate(*atoms, view, PIXEL, extra, grid, atoms_at_once=23)
 
@@ -81,12 +81,12 @@ def test_values_and_gradients_are_those_of_the_plain_equations(case: dict) -> No
 
 
 def test_a_cut_at_two_widths_would_not_do(case: dict, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(projection, "CUT_IN_WIDTHS", 2.0)
+    monkeypatch.setattr(projection, "CUTOFF_IN_SIGMAS", 2.0)
     assert max(_compared(case)[1]) > 1e-4
 
 
 def test_without_a_cut_nothing_differs(case: dict, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(projection, "CUT_IN_WIDTHS", 8.0)
+    monkeypatch.setattr(projection, "CUTOFF_IN_SIGMAS", 8.0)
     differences, gradients = _compared(case)
     assert float(differences.abs().max()) < 1e-10
     assert max(gradients) < 1e-9

@@ -46,7 +46,7 @@ class _Clean:
         positions, amplitudes, widths = self.atoms
         predicted = project(positions + shift_angstrom, amplitudes, widths, batch.poses, rings, 2.5)
         predicted = predicted * {"ctf": batch.transfer, "negative": -batch.transfer, "none": 1.0}[transfer]
-        planes = torch.fft.rfft2(self.images).reshape(10, -1)[:, rings.positions_in(64)]
+        planes = torch.fft.rfft2(self.images).reshape(10, -1)[:, rings.flat_indices_in(64)]
         observed = torch.view_as_real(planes)
         power = ring_sums((observed**2).sum(-1) * rings.weight, rings)
         per_ring = ring_correlations(predicted, normalise_rings(observed, rings), rings)

@@ -10,7 +10,7 @@ import roma
 import torch
 
 from cocofold.imaging.ctf import Ctf, contrast_transfer, electron_wavelength_angstrom
-from cocofold.imaging.projection import Poses, Splat, density_map, project, rendered_extra_width, rendering_grid
+from cocofold.imaging.projection import Poses, Splat, added_width_angstrom, project, render_density, rendering_grid
 from cocofold.imaging.rings import RingPixels, normalise_rings, ring_correlations, ring_count, ring_sums
 
 BOX, PIXEL = 64, 1.7
@@ -52,7 +52,7 @@ def test_projection_is_the_direct_sum(n_rings: int) -> None:
     # Undo the width that all atoms are given for rendering, and the grid's scale.
     spacing = BOX * PIXEL / rendering_grid(BOX, n_rings)
     k2 = (rings.kx.numpy() ** 2 + rings.ky.numpy() ** 2) / (BOX * PIXEL) ** 2
-    ours = ours * spacing**2 * np.exp(2 * np.pi**2 * rendered_extra_width(spacing) ** 2 * k2)
+    ours = ours * spacing**2 * np.exp(2 * np.pi**2 * added_width_angstrom(spacing) ** 2 * k2)
     theirs = _direct(atoms, poses, rings)
     error, power = (np.bincount(rings.ring.numpy(), (np.abs(values) ** 2).sum(0)) for values in (ours - theirs, theirs))
     relative = np.sqrt(error / power)
@@ -171,7 +171,7 @@ def test_wavelength() -> None:
 
 def test_density_map_puts_atoms_in_place() -> None:
     position = np.array([[30.3, 41.7, 52.2]])
-    volume = density_map(position, np.array([6.0]), np.array([0.6]), 48, 2.0)
+    volume = render_density(position, np.array([6.0]), np.array([0.6]), 48, 2.0)
     z, y, x = (np.arange(48) * 2.0 for _ in range(3))
     total = volume.sum()
     centre = [

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cocofold.imaging import projection
-from cocofold.imaging.projection import Splat, window_side
+from cocofold.imaging.projection import Splat, tile_window_side
 
 GRID, REACH = 30, 4
 
@@ -39,7 +39,7 @@ def test_images_are_the_sums_written_out(count: int, crowded: bool) -> None:
 
 def test_an_atom_is_drawn_alike_wherever_it_lies_in_its_tile() -> None:
     """At least as far as asked for."""
-    width = window_side(REACH) - 2 * REACH
+    width = tile_window_side(REACH) - 2 * REACH
     for place in torch.linspace(0, 2 * width, 41, dtype=torch.float64):
         x = place[None, None]
         one = torch.ones(1, 1, dtype=torch.float64)
@@ -60,14 +60,14 @@ def test_what_is_drawn_does_not_depend_on_other_images_or_the_order_of_atoms() -
 
 def test_the_order_of_rows_is_that_of_torch() -> None:
     key = torch.randint(0, 50, (1000,), generator=torch.Generator().manual_seed(0))
-    assert torch.equal(projection._in_order(key), key.argsort(stable=True))
+    assert torch.equal(projection._stable_argsort(key), key.argsort(stable=True))
     # More than 16 bits hold
     large = key * 5000
-    assert torch.equal(projection._in_order(large), large.argsort(stable=True))
+    assert torch.equal(projection._stable_argsort(large), large.argsort(stable=True))
 
 
 def test_gradients_where_a_tile_fills_several_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(projection, "_ATOMS_A_ROW", 2)
+    monkeypatch.setattr(projection, "_ATOMS_PER_ROW", 2)
     atoms = [values.requires_grad_() for values in _atoms(7, crowded=True)]
     assert torch.autograd.gradcheck(lambda *values: Splat.apply(*values, GRID, REACH), atoms)
 

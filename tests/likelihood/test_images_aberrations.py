@@ -13,7 +13,7 @@ from literal_images import BOX, PIXEL, Scene
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.run import finetune
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM
-from cocofold.likelihood.frc_loss import Gaussians, score
+from cocofold.likelihood.frc_loss import AtomGaussians, correlate_in_chunks
 from cocofold.likelihood.observed_images import Observations
 from cocofold.particles import read_particles
 from cocofold.system.errors import InputError
@@ -36,12 +36,14 @@ def explained(star: Path, positions: np.ndarray, amplitudes: np.ndarray) -> np.n
     """Mean ring correlation of each image with its prediction."""
     particles = read_particles(star)
     observations = Observations(particles, BOX // 2 - 1)
-    gaussians = Gaussians(
+    gaussians = AtomGaussians(
         torch.as_tensor(amplitudes, dtype=torch.float32), torch.full((len(positions),), REFERENCE_WIDTH_ANGSTROM)
     )
     rows, rings = torch.arange(len(particles)), observations.rings(BOX // 2 - 1)
     return (
-        score(torch.as_tensor(positions, dtype=torch.float32), gaussians, observations, rows, rings, 4).mean(1).numpy()
+        correlate_in_chunks(torch.as_tensor(positions, dtype=torch.float32), gaussians, observations, rows, rings, 4)
+        .mean(1)
+        .numpy()
     )
 
 
@@ -100,7 +102,7 @@ def test_antisymmetric_aberrations_are_taken_out_as_relion_does(tmp_path: Path, 
         observations = Observations(read_particles(scene.write(tmp_path, planes * ctf, [group], [1])), BOX // 2 - 1)
         rings = observations.rings(BOX // 2 - 1)
         taken_out = torch.view_as_complex(observations.batch(torch.tensor([0]), rings).transforms)[0].numpy()
-        at = rings.positions_in(BOX).numpy()
+        at = rings.flat_indices_in(BOX).numpy()
         expected = (relion * ctf[0]).ravel()[at]
         product = (taken_out * expected.conj()).real
         weights = np.abs(taken_out * expected)
@@ -144,7 +146,7 @@ def test_noisy_images_flipped_afterwards_are_explained_as_before(shared_data: Pa
     atoms = [atom for chain in model for residue in chain for atom in residue]
     positions = torch.tensor([atom.pos.tolist() for atom in atoms], dtype=torch.float32)
     charges = torch.tensor([float(atom.element.atomic_number) for atom in atoms])
-    gaussians = Gaussians(charges, torch.full_like(charges, REFERENCE_WIDTH_ANGSTROM))
+    gaussians = AtomGaussians(charges, torch.full_like(charges, REFERENCE_WIDTH_ANGSTROM))
     particles = read_particles(star).subset(np.arange(12))
     kx, ky = (axis.ravel() / (64 * 2.5) for axis in np.meshgrid(np.arange(33), np.fft.fftfreq(64) * 64))
     flipped = np.fft.rfft2(particles.images(np.arange(12))).reshape(12, -1)
@@ -172,7 +174,7 @@ def test_noisy_images_flipped_afterwards_are_explained_as_before(shared_data: Pa
     means = []
     for given in (particles, read_particles(tmp_path / "particles.star", tmp_path).subset(np.arange(12))):
         observations = Observations(given, 31)
-        scores = score(positions, gaussians, observations, torch.arange(12), observations.rings(31), 12)
+        scores = correlate_in_chunks(positions, gaussians, observations, torch.arange(12), observations.rings(31), 12)
         means.append(scores.mean(1).numpy())
     np.testing.assert_allclose(means[1], means[0], atol=0.01)
     assert means[0].mean() > 0.2

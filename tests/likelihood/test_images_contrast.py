@@ -12,7 +12,7 @@ import torch
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.run import finetune
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM
-from cocofold.likelihood.frc_loss import Gaussians, find_contrast
+from cocofold.likelihood.frc_loss import AtomGaussians, find_contrast
 from cocofold.likelihood.observed_images import Observations
 from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet
@@ -38,7 +38,7 @@ def data(shared_data: Path) -> tuple[Path, Path, ParticleSet]:
 def found(particles: ParticleSet, model_path: Path) -> str:
     model = read_model(str(model_path))
     amplitudes = torch.as_tensor(model.atomic_numbers, dtype=torch.float32)
-    gaussians = Gaussians(amplitudes, torch.full_like(amplitudes, REFERENCE_WIDTH_ANGSTROM))
+    gaussians = AtomGaussians(amplitudes, torch.full_like(amplitudes, REFERENCE_WIDTH_ANGSTROM))
     observations = Observations(particles, 31)
     return find_contrast(torch.as_tensor(model.positions, dtype=torch.float32), gaussians, observations).found
 

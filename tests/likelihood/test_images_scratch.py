@@ -17,7 +17,7 @@ import pytest
 from literal_images import BOX, PIXEL, Scene
 
 from cocofold.finetuning.options import Options
-from cocofold.finetuning.preparation import staged
+from cocofold.finetuning.preparation import copied_to_scratch
 from cocofold.finetuning.run import finetune
 from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet
@@ -44,7 +44,7 @@ def scratch(tmp_path: Path) -> Path:
 def test_the_chosen_images_alone_are_copied(particles: ParticleSet, scratch: Path) -> None:
     chosen = particles.subset(np.array([7, 2, 5]))
     told: list[tuple[int, int]] = []
-    with staged(chosen, scratch, lambda done, total: told.append((done, total))) as copied:
+    with copied_to_scratch(chosen, scratch, lambda done, total: told.append((done, total))) as copied:
         (stack,) = copied.stacks
         assert stack.parent.parent == scratch
         with mrcfile.open(stack) as file:
@@ -62,7 +62,7 @@ def test_nothing_is_left_after_errors(particles: ParticleSet, scratch: Path) -> 
     found: list[Path] = []
 
     def fail() -> None:
-        with staged(particles, scratch):
+        with copied_to_scratch(particles, scratch):
             found.extend(scratch.iterdir())
             raise ZeroDivisionError
 
@@ -71,7 +71,7 @@ def test_nothing_is_left_after_errors(particles: ParticleSet, scratch: Path) -> 
     assert len(found) == 1
     assert not list(scratch.iterdir())
     os.truncate(particles.stacks[0], 3000)
-    with pytest.raises(InputError, match="became shorter"), staged(particles, scratch):
+    with pytest.raises(InputError, match="became shorter"), copied_to_scratch(particles, scratch):
         pass
     assert not list(scratch.iterdir())
 
@@ -79,11 +79,11 @@ def test_nothing_is_left_after_errors(particles: ParticleSet, scratch: Path) -> 
 def test_too_little_space_and_unusable_folders(
     particles: ParticleSet, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InputError, match="no such folder"), staged(particles, scratch / "none"):
+    with pytest.raises(InputError, match="no such folder"), copied_to_scratch(particles, scratch / "none"):
         pass
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=50_000_000))
     expected = r"0\.07 GB are needed for 9 images, 0\.05 GB are available"
-    with pytest.raises(InputError, match=expected), staged(particles, scratch):
+    with pytest.raises(InputError, match=expected), copied_to_scratch(particles, scratch):
         pass
     assert not list(scratch.iterdir())
 

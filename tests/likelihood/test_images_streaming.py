@@ -192,7 +192,7 @@ def test_a_run_without_memory_for_images_is_the_same_run(
 def test_the_budget_is_a_share_of_available_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     facts, groups = tmp_path / "meminfo", tmp_path / "cgroup"
     facts.write_text("MemTotal: 9000000 kB\nMemAvailable: 8000000 kB\n")
-    monkeypatch.setattr(hardware, "_MEMORY_FACTS", facts)
+    monkeypatch.setattr(hardware, "_MEMINFO_FILE", facts)
     monkeypatch.setattr(hardware, "_CONTROL_GROUPS", groups)
     budget = cocofold.likelihood.observed_images.cache_budget
     assert hardware.available_bytes() == 8_000_000 * 1024

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cocofold.likelihood.residue_support import Images
+from cocofold.likelihood.residue_support import ImageAgreement
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
 
@@ -20,7 +20,7 @@ def model(shared_data: Path) -> Model:
 
 def test_support_is_the_slope_of_the_correlation(shared_data: Path, model: Model, monkeypatch) -> None:
     """As a residue's amplitudes are scaled, by differences."""
-    images = Images(model, shared_data / "adk" / "uniform" / "particles_200.star", None, {}, 30, "cpu")
+    images = ImageAgreement(model, shared_data / "adk" / "uniform" / "particles_200.star", None, {}, 30, "cpu")
     support = images.support(model)
     assert support.correlation == pytest.approx(images.mean(model.positions, model.atomic_numbers), abs=1e-5)
     plain = images._gaussians
@@ -41,7 +41,7 @@ def test_support_is_the_slope_of_the_correlation(shared_data: Path, model: Model
 
 
 def test_few_images_name_no_stretch(shared_data: Path, model: Model) -> None:
-    images = Images(model, shared_data / "adk" / "uniform" / "particles_200.star", None, {}, 6, "cpu")
+    images = ImageAgreement(model, shared_data / "adk" / "uniform" / "particles_200.star", None, {}, 6, "cpu")
     support = images.support(model)
     assert np.isinf(support.standard_errors).all()
     assert support.against == ()

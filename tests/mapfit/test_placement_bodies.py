@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from cocofold.mapfit.bodies import all_of, bodies_of, describe, select
-from cocofold.mapfit.placement_file import Body, Placement, apply_placement
+from cocofold.mapfit.bodies import format_selection, parse_bodies, select_residues, selection_of_all
+from cocofold.mapfit.placement_file import PlacedBody, Placement, apply_placement
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
 from cocofold.system.errors import InputError
@@ -21,11 +21,11 @@ def tcr(shared_data: Path) -> Model:
 
 
 def test_chains_and_ranges(tcr: Model) -> None:
-    assert all_of(tcr) == "A,B,C,D,E"
-    assert bodies_of(tcr, "A, B,C ;D,E") == ["A,B,C", "D,E"]
-    assert bodies_of(tcr, "auto") == ["A", "B", "C", "D", "E"]
-    parts = bodies_of(tcr, "A:-100-120,B;A:121-1000,C,D,E")
-    chosen = np.array([select(tcr, part) for part in parts])
+    assert selection_of_all(tcr) == "A,B,C,D,E"
+    assert parse_bodies(tcr, "A, B,C ;D,E") == ["A,B,C", "D,E"]
+    assert parse_bodies(tcr, "auto") == ["A", "B", "C", "D", "E"]
+    parts = parse_bodies(tcr, "A:-100-120,B;A:121-1000,C,D,E")
+    chosen = np.array([select_residues(tcr, part) for part in parts])
     assert (chosen.sum(0) == 1).all()
     expected = [residue.chain == "B" or (residue.chain == "A" and residue.number <= 120) for residue in tcr.residues]
     assert np.array_equal(chosen[0], expected)
@@ -35,7 +35,7 @@ def test_any_selection_is_described_so_that_it_is_found_again(kinase: Model) -> 
     rng = np.random.default_rng(0)
     for share in (0.1, 0.5, 0.95):
         chosen = rng.uniform(size=len(kinase.residues)) < share
-        assert np.array_equal(select(kinase, describe(kinase, chosen)), chosen)
+        assert np.array_equal(select_residues(kinase, format_selection(kinase, chosen)), chosen)
 
 
 def test_what_is_no_protein_follows_the_nearest_body(kinase: Model) -> None:
@@ -54,7 +54,7 @@ def test_what_is_no_protein_follows_the_nearest_body(kinase: Model) -> None:
     structure[0].add_chain(chain)
     model = Model.of(structure)
     name = kinase.residues[0].chain
-    assert bodies_of(model, f"{name}:1-100;{name}:101-214") == [f"{name}:1-100,I:1-1", f"{name}:101-214,I:2-2"]
+    assert parse_bodies(model, f"{name}:1-100;{name}:101-214") == [f"{name}:1-100,I:1-1", f"{name}:101-214,I:2-2"]
 
 
 @pytest.mark.parametrize(
@@ -70,13 +70,13 @@ def test_what_is_no_protein_follows_the_nearest_body(kinase: Model) -> None:
 )
 def test_bodies_that_cannot_be(kinase: Model, text: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        bodies_of(kinase, text)
+        parse_bodies(kinase, text)
 
 
 def _placement() -> Placement:
     turns = Rotation.from_rotvec([[0.1, 2, 0.4], [0, 0, -1.0]]).as_matrix()
     shifts = np.array([[1.5, -30, 7], [0, 2, 90.0]])
-    bodies = (Body("A:1-100", turns[0], shifts[0], 0.8, 0.3), Body("A:101-214", turns[1], shifts[1], 0.7))
+    bodies = (PlacedBody("A:1-100", turns[0], shifts[0], 0.8, 0.3), PlacedBody("A:101-214", turns[1], shifts[1], 0.7))
     scores = {"as-is": 0.3, "mirrored": 0.8, "verdict": "mirrored"}
     return Placement("mirrored", scores, bodies, {"resolution_angstrom": 5.0})
 
@@ -91,7 +91,7 @@ def test_a_placement_is_read_as_it_was_written_and_moves_each_body(kinase: Model
     assert found.facts == written.facts
     moved = apply_placement(kinase, found)
     for body, stated in zip(written.bodies, content["bodies"]):
-        atoms = select(kinase, stated["selection"])[kinase.residue_of_atom]
+        atoms = select_residues(kinase, stated["selection"])[kinase.residue_of_atom]
         expected = [
             np.array(stated["rotation"]) @ position + stated["translation_angstrom"]
             for position in kinase.positions[atoms]

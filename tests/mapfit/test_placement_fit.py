@@ -13,13 +13,19 @@ from scipy.spatial.transform import Rotation
 
 from cocofold.assessment.comparison import assess
 from cocofold.commands.fit import fit as fit_command
-from cocofold.mapfit.bodies import place_bodies, select
+from cocofold.mapfit.bodies import place_bodies, select_residues
 from cocofold.mapfit.density_map import DensityMap, read_map
-from cocofold.mapfit.fit_model import fit, uncovered_share
+from cocofold.mapfit.fit_model import fit_in_map, uncovered_share
 from cocofold.mapfit.placement_file import Placement, apply_placement
-from cocofold.mapfit.rigid_refinement import Motions
-from cocofold.mapfit.search_pipeline import stand
-from cocofold.mapfit.target_map import Atoms, Target, resolution_of_halves, resolution_of_map, soft_region
+from cocofold.mapfit.rigid_refinement import RigidPoses
+from cocofold.mapfit.search_pipeline import assess_significance
+from cocofold.mapfit.target_map import (
+    RigidMolecule,
+    TargetMap,
+    resolution_from_half_maps,
+    resolution_from_noise,
+    soft_molecule_mask,
+)
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
@@ -67,7 +73,7 @@ def test_a_moved_model_and_a_mirrored_map(shared_data: Path, tmp_path: Path, cap
 
 def test_too_little_detail_claims_nothing(kinase: Model) -> None:
     """At 30 Å the mirror image of a blob fits nearly as well."""
-    found = fit(kinase, drawn(kinase, 0.2), 30.0)
+    found = fit_in_map(kinase, drawn(kinase, 0.2), 30.0)
     assert found.placement.hand == "as-is"
     assert found.placement.hand_scores["verdict"] == "undecided"
     assert "undecided: at 30.0 Å the model correlates by" in found.warnings[0]
@@ -76,15 +82,15 @@ def test_too_little_detail_claims_nothing(kinase: Model) -> None:
 def test_displaced_chains_are_placed_as_bodies(shared_data: Path) -> None:
     start = read_model(shared_data / "tcr" / "start_tcr_displaced.cif")
     truth = read_model(shared_data / "tcr" / "truth.cif")
-    target = Target(read_map(shared_data / "tcr" / "reconstruction.mrc"), 9.0, _CPU)
-    whole = Atoms.of(start)
-    chosen = [select(start, text) for text in ("A,B,C", "D,E")]
-    bodies = [Atoms.of(start, rows) for rows in chosen]
-    as_it_is = Motions(np.eye(3)[None], whole.centroid[None], np.ones(1))
+    target = TargetMap(read_map(shared_data / "tcr" / "reconstruction.mrc"), 9.0, _CPU)
+    whole = RigidMolecule.of(start)
+    chosen = [select_residues(start, text) for text in ("A,B,C", "D,E")]
+    bodies = [RigidMolecule.of(start, rows) for rows in chosen]
+    as_it_is = RigidPoses(np.eye(3)[None], whole.centroid[None], np.ones(1))
     found = place_bodies(bodies, target, as_it_is, whole.centroid, lambda what, done: None)
     for rows, body, (motions, standing) in zip(chosen, bodies, found):
         moved = body.moved(motions.rotations[0], motions.centres[0])
-        assert np.sqrt(((moved.alphas - Atoms.of(truth, rows).alphas) ** 2).sum(1).mean()) < 1.0
+        assert np.sqrt(((moved.alphas - RigidMolecule.of(truth, rows).alphas) ** 2).sum(1).mean()) < 1.0
         assert standing.trusted
 
 
@@ -97,36 +103,38 @@ def _two_copies(kinase: Model) -> DensityMap:
 
 
 def test_rivals_are_really_different(kinase: Model) -> None:
-    atoms = Atoms.of(kinase)
+    atoms = RigidMolecule.of(kinase)
     density = _two_copies(kinase)
     rng = np.random.default_rng(0)
     noisy = replace(density, values=density.values + 0.3 * rng.standard_normal(density.values.shape).astype(np.float32))
-    target = Target(noisy, 8.0, _CPU)
+    target = TargetMap(noisy, 8.0, _CPU)
     turns = np.stack([np.eye(3), Rotation.from_rotvec([0, 0, 0.02]).as_matrix(), np.eye(3), _ANYWHERE])
     centres = atoms.centroid + np.array([[0.0, 0, 0], [0.1, 0, 0], [72, 72, 72], [0, 0, 0]])
-    found = stand(atoms, target, Motions(turns, centres, np.array([0.8, 0.79, 0.78, 0.3])))
+    found = assess_significance(atoms, target, RigidPoses(turns, centres, np.array([0.8, 0.79, 0.78, 0.3])))
     assert found.runner_up == 3
-    assert found.equivalents == 1
+    assert found.n_equivalent == 1
     assert found.trusted
-    assert not stand(atoms, target, Motions(turns[[0, 3]], centres[[0, 3]], np.array([0.31, 0.3]))).trusted
+    assert not assess_significance(
+        atoms, target, RigidPoses(turns[[0, 3]], centres[[0, 3]], np.array([0.31, 0.3]))
+    ).trusted
     # A dimer turned upon itself is where it was.
     axis = np.diag([-1.0, -1, 1])
     alphas = np.concatenate([atoms.alphas - atoms.centroid + 30, (atoms.alphas - atoms.centroid + 30) @ axis])
-    dimer = Atoms(alphas, np.full(len(alphas), 6), alphas)
-    same = Motions(np.stack([np.eye(3), axis]), np.zeros((2, 3)) + atoms.centroid, np.array([0.8, 0.8]))
-    assert stand(dimer, target, same).runner_up is None
+    dimer = RigidMolecule(alphas, np.full(len(alphas), 6), alphas)
+    same = RigidPoses(np.stack([np.eye(3), axis]), np.zeros((2, 3)) + atoms.centroid, np.array([0.8, 0.8]))
+    assert assess_significance(dimer, target, same).runner_up is None
 
 
 def test_uncovered_density(kinase: Model, kinase_map: DensityMap) -> None:
-    target = Target(kinase_map, 8.0, _CPU)
-    assert uncovered_share(target, Atoms.of(kinase)) < 0.03
-    half = Atoms.of(kinase, np.arange(len(kinase.residues)) < 107)
+    target = TargetMap(kinase_map, 8.0, _CPU)
+    assert uncovered_share(target, RigidMolecule.of(kinase)) < 0.03
+    half = RigidMolecule.of(kinase, np.arange(len(kinase.residues)) < 107)
     assert 0.25 < uncovered_share(target, half) < 0.6
 
 
 def test_resolution_from_noise_and_from_half_maps(kinase: Model) -> None:
     clean = drawn(kinase)
-    low_passed = Target(clean, 12.0, _CPU).grid(12.0, voxels=4.0).values.numpy()
+    low_passed = TargetMap(clean, 12.0, _CPU).grid(12.0, voxels=4.0).values.numpy()
     assert low_passed.shape == clean.values.shape
     rng = np.random.default_rng(3)
     halves = [
@@ -137,17 +145,17 @@ def test_resolution_from_noise_and_from_half_maps(kinase: Model) -> None:
         for _ in range(2)
     ]
     mean = replace(clean, values=(halves[0].values + halves[1].values) / 2)
-    assert resolution_of_halves(halves[0], halves[1], soft_region(mean)) == pytest.approx(12, rel=0.15)
-    assert resolution_of_map(mean) == pytest.approx(12, rel=0.15)
-    assert resolution_of_map(replace(clean, values=clean.values * (soft_region(clean) > 0.5))) is None
+    assert resolution_from_half_maps(halves[0], halves[1], soft_molecule_mask(mean)) == pytest.approx(12, rel=0.15)
+    assert resolution_from_noise(mean) == pytest.approx(12, rel=0.15)
+    assert resolution_from_noise(replace(clean, values=clean.values * (soft_molecule_mask(clean) > 0.5))) is None
 
 
 def test_resolution_of_relions_maps(shared_data: Path) -> None:
     folder = shared_data / "adk" / "small300"
     whole, half1, half2 = (read_map(folder / f"{name}.mrc") for name in ("reconstruction", "half1", "half2"))
     published = json.loads((folder.parent / "uniform" / "info.json").read_text())["half_fsc0143_masked"]
-    assert resolution_of_halves(half1, half2, soft_region(whole)) == pytest.approx(published, abs=0.2)
-    assert resolution_of_map(whole) == pytest.approx(published, abs=0.2)
+    assert resolution_from_half_maps(half1, half2, soft_molecule_mask(whole)) == pytest.approx(published, abs=0.2)
+    assert resolution_from_noise(whole) == pytest.approx(published, abs=0.2)
 
 
 def test_input_that_cannot_be_used(kinase: Model, kinase_map: DensityMap, tmp_path: Path) -> None:

@@ -5,17 +5,23 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from cocofold.mapfit.density_map import DensityMap, Grid, Spectrum
-from cocofold.mapfit.fft_search import search
-from cocofold.mapfit.rigid_refinement import Motions, angles_between, correlations, even_rotations, refine
-from cocofold.mapfit.target_map import Atoms, Target, Template, make_template
+from cocofold.mapfit.density_map import DensityMap, MapGrid, MapTransform
+from cocofold.mapfit.fft_search import search_exhaustively
+from cocofold.mapfit.rigid_refinement import (
+    RigidPoses,
+    angles_between,
+    correlations_at_poses,
+    even_rotations,
+    refine_poses,
+)
+from cocofold.mapfit.target_map import RigidMolecule, TargetMap, Template, make_template
 from cocofold.structure.model import Model
 
 _CPU = torch.device("cpu")
 
 
-def _one(rotation: np.ndarray, centre: np.ndarray) -> Motions:
-    return Motions(rotation[None], np.asarray(centre, dtype=float)[None], np.zeros(1))
+def _one(rotation: np.ndarray, centre: np.ndarray) -> RigidPoses:
+    return RigidPoses(rotation[None], np.asarray(centre, dtype=float)[None], np.zeros(1))
 
 
 @pytest.mark.parametrize("step_deg", [12, 20, 35])
@@ -45,7 +51,7 @@ def test_a_grid_gives_the_low_passed_map_at_any_position() -> None:
         return np.cos(2 * np.pi * (3 * x / extent[0] - 2 * y / extent[1]) + 1) + np.sin(2 * np.pi * 4 * z / extent[2])
 
     fine = np.cos(2 * np.pi * 10 * x / extent[0])  # of 7 Å
-    grid = Spectrum((coarse(x, y, z) + fine).astype(np.float32), pixel_size, _CPU).grid(10.0)
+    grid = MapTransform((coarse(x, y, z) + fine).astype(np.float32), pixel_size, _CPU).grid(10.0)
     points = rng.uniform(5, 40, (500, 3))
     expected = coarse(*points.T)
     for one in (
@@ -61,7 +67,7 @@ def test_a_grid_gives_the_low_passed_map_at_any_position() -> None:
 
 
 def test_a_template_is_the_models_density(kinase: Model) -> None:
-    atoms = Atoms.of(kinase)
+    atoms = RigidMolecule.of(kinase)
     centred = atoms.positions - atoms.centroid
     template = make_template(centred, atoms.atomic_numbers, 8.0, _CPU)
     assert float(template.values.mean()) == pytest.approx(0, abs=1e-4)
@@ -76,46 +82,48 @@ def test_a_template_is_the_models_density(kinase: Model) -> None:
     assert len(template.thinned(100).points) == 100
 
 
-def _correlation_by_hand(grid: Grid, template: Template, motion: Motions) -> float:
+def _correlation_by_hand(grid: MapGrid, template: Template, motion: RigidPoses) -> float:
     points = motion.apply(template.points.numpy())[0]
     seen = grid.at(torch.as_tensor(points, dtype=torch.float32)).numpy()
     return float(np.corrcoef(seen, template.values.numpy())[0, 1])
 
 
 def test_correlations_and_their_maximum(kinase: Model, kinase_map: DensityMap) -> None:
-    atoms, target = Atoms.of(kinase), Target(kinase_map, 8.0, _CPU)
+    atoms, target = RigidMolecule.of(kinase), TargetMap(kinase_map, 8.0, _CPU)
     grid = target.grid(8.0)
     template = make_template(atoms.positions - atoms.centroid, atoms.atomic_numbers, 8.0, _CPU)
     turn = Rotation.from_rotvec(np.radians([5.0, -4, 6])).as_matrix()
     moved = _one(turn, atoms.centroid + np.array([1.5, -1, 1.2]))
-    assert correlations(grid, template, moved)[0] == pytest.approx(
+    assert correlations_at_poses(grid, template, moved)[0] == pytest.approx(
         _correlation_by_hand(grid, template, moved), abs=1e-5
     )
-    found = refine(grid, template, moved, 40)
-    assert found.scores[0] > correlations(grid, template, moved)[0] + 0.1
+    found = refine_poses(grid, template, moved, 40)
+    assert found.scores[0] > correlations_at_poses(grid, template, moved)[0] + 0.1
     assert found.scores[0] == pytest.approx(_correlation_by_hand(grid, template, found), abs=1e-4)
     assert np.abs(found.apply(atoms.positions - atoms.centroid)[0] - atoms.positions).max() < 0.7
     assert np.linalg.det(found.rotations[0]) == pytest.approx(1)
 
 
 def test_the_search_finds_places_in_both_hands(kinase: Model, kinase_map: DensityMap) -> None:
-    atoms = Atoms.of(kinase)
+    atoms = RigidMolecule.of(kinase)
     template = make_template(atoms.positions - atoms.centroid, atoms.atomic_numbers, 12.0, _CPU)
     rotations = np.concatenate([np.eye(3)[None], even_rotations(np.radians(60))])
     everywhere = (torch.zeros(3), torch.full((3,), 144.0))
-    here, other = search(Target(kinase_map, 12.0, _CPU).grid(12.0), template, rotations, everywhere, both_hands=True)
+    here, other = search_exhaustively(
+        TargetMap(kinase_map, 12.0, _CPU).grid(12.0), template, rotations, everywhere, both_hands=True
+    )
     assert np.array_equal(here.rotations[0], np.eye(3))
     assert np.abs(here.centres[0] - atoms.centroid).max() < 3
     # Inverted through position 0: the voxels of a periodic box, read backwards.
     inverted_values = np.roll(kinase_map.values[::-1, ::-1, ::-1], 1, (0, 1, 2))
-    inverted = Target(DensityMap(inverted_values, 3.0), 12.0, _CPU).grid(12.0)
-    again = search(inverted, template, rotations, everywhere, both_hands=True)
+    inverted = TargetMap(DensityMap(inverted_values, 3.0), 12.0, _CPU).grid(12.0)
+    again = search_exhaustively(inverted, template, rotations, everywhere, both_hands=True)
     for one, mate, sign in ((other, again[0], 1), (again[1], here, 1)):
         expected = {_place(mate, row) for row in range(5)}
         assert sum(_place(one, row, sign) in expected for row in range(5)) >= 4
 
 
-def _place(motions: Motions, row: int, sign: int = 1) -> tuple:
+def _place(motions: RigidPoses, row: int, sign: int = 1) -> tuple:
     """A motion in figures that can be compared, its centre in the periodic box."""
     centre = np.rint(sign * motions.centres[row] / 4.0).astype(int) % 36
     return (*np.rint(motions.rotations[row].ravel() * 50).astype(int), *centre)
@@ -124,6 +132,6 @@ def _place(motions: Motions, row: int, sign: int = 1) -> tuple:
 def test_distinct_motions() -> None:
     turns = Rotation.from_rotvec(np.radians([[0, 0, 0], [0, 0, 5], [0, 0, 40], [0, 0, 1]])).as_matrix()
     centres = np.array([[0.0, 0, 0], [1, 0, 0], [0, 0, 0], [9, 0, 0]])
-    found = Motions(turns, centres, np.array([0.5, 0.9, 0.7, 0.1])).distinct(10, 10, 3)
+    found = RigidPoses(turns, centres, np.array([0.5, 0.9, 0.7, 0.1])).distinct(10, 10, 3)
     assert found.scores.tolist() == [0.9, 0.7, 0.1]
     assert len(found.distinct(2, 10, 3)) == 2

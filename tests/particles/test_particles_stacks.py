@@ -13,7 +13,7 @@ import pytest
 from particle_project import Project, write_stack
 
 from cocofold.particles import read_particles
-from cocofold.particles.mrc import StackReader, read_header
+from cocofold.particles.mrc import StackReader, read_stack_header
 from cocofold.system.errors import InputError
 
 
@@ -72,7 +72,7 @@ def test_a_single_image_and_trailing_bytes(tmp_path: Path) -> None:
 
 
 def test_few_stacks_stay_open(tmp_path: Path) -> None:
-    reader = StackReader(most_open=2)
+    reader = StackReader(max_open_files=2)
     images = small_images("int16")
     for number in range(5):
         write_stack(tmp_path / f"{number}.mrcs", images + number)
@@ -111,11 +111,11 @@ def test_stacks_that_are_refused(tmp_path: Path) -> None:
     for content, part in cases.items():
         path.write_bytes(content)
         with pytest.raises(InputError) as caught:
-            read_header(path)
+            read_stack_header(path)
         assert part in str(caught.value)
         assert str(path) in str(caught.value)
     with pytest.raises(InputError, match="cannot be opened"):
-        read_header(tmp_path / "none.mrcs")
+        read_stack_header(tmp_path / "none.mrcs")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

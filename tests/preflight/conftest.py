@@ -11,7 +11,7 @@ from preflight_sets import simulated
 from cocofold.commands.demo import closed_state, open_state
 from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet
-from cocofold.simulation.particle_simulation import Simulated
+from cocofold.simulation.particle_simulation import SimulationOutput
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
 
@@ -25,19 +25,19 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
+def files(tmp_path_factory: pytest.TempPathFactory) -> SimulationOutput:
     """The simulated set."""
     return simulated(tmp_path_factory.mktemp("preflight") / "particles")
 
 
 @pytest.fixture(scope="session")
-def particles(files: Simulated) -> ParticleSet:
+def particles(files: SimulationOutput) -> ParticleSet:
     """As read."""
     return read_particles(files.star)
 
 
 @pytest.fixture(scope="session")
-def truth(files: Simulated) -> Model:
+def truth(files: SimulationOutput) -> Model:
     """What was imaged, in place."""
     return read_model(files.model)
 

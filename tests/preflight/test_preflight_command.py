@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 
 from cocofold.__main__ import main
-from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, density_map
-from cocofold.mapfit.rigid_refinement import Motions
-from cocofold.mapfit.target_map import Atoms, Target
+from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, render_density
+from cocofold.mapfit.rigid_refinement import RigidPoses
+from cocofold.mapfit.target_map import RigidMolecule, TargetMap
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.particles.star_write import write_star
-from cocofold.simulation.particle_simulation import Simulated
+from cocofold.simulation.particle_simulation import SimulationOutput
 from cocofold.structure.model import Model
 
 Command = Callable[..., int]
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, files: Simulated) -> Command:
+def command(monkeypatch: pytest.MonkeyPatch, files: SimulationOutput) -> Command:
     """Run ``cocofold check`` in this process; returns the exit status. Options may be given anew."""
 
     def run(*options: object) -> int:
@@ -49,7 +49,7 @@ def map_file(truth: Model, tmp_path: Path) -> Path:
 
 def write_map(model: Model, path: Path, box: int, pixel_size: float) -> Path:
     widths = np.full(len(model), REFERENCE_WIDTH_ANGSTROM)
-    values = density_map(model.positions, model.atomic_numbers.astype(float), widths, box, pixel_size)
+    values = render_density(model.positions, model.atomic_numbers.astype(float), widths, box, pixel_size)
     values += 0.1 * values.std() * np.random.default_rng(0).standard_normal(values.shape)
     with mrcfile.new(path) as file:
         file.set_data(values.astype(np.float32))
@@ -107,9 +107,9 @@ def test_a_mirrored_map(
     """The search everywhere, by which this is confirmed, is tested where it belongs."""
     asked = []
 
-    def find(atoms: Atoms, targets: list[Target]) -> list[Motions]:
+    def find(atoms: RigidMolecule, targets: list[TargetMap]) -> list[RigidPoses]:
         asked.append(len(targets))
-        return [Motions(np.eye(3)[None], atoms.centroid[None], np.zeros(1))] * 2
+        return [RigidPoses(np.eye(3)[None], atoms.centroid[None], np.zeros(1))] * 2
 
     monkeypatch.setattr("cocofold.preflight.check_inputs.find", find)
     path = write_map(truth, tmp_path / "map.mrc", 48, 3.0)

@@ -16,15 +16,15 @@ from cocofold.particles.particle_set import ParticleSet
 from cocofold.particles.poses import matrices_from_relion, relion_from_matrices
 from cocofold.preflight import judging
 from cocofold.preflight.check_inputs import check
-from cocofold.preflight.check_report import Report
-from cocofold.preflight.judging import Judge, Mean
-from cocofold.preflight.scoring import Hypothesis, Scorer
+from cocofold.preflight.check_report import CheckReport
+from cocofold.preflight.judging import HypothesisComparer, MeanWithError
+from cocofold.preflight.scoring import Hypothesis, HypothesisScorer
 from cocofold.structure.model import Model
 
 Plant = Callable[[ParticleSet], ParticleSet]
 
 
-def _wrong(report: Report) -> set[str]:
+def _wrong(report: CheckReport) -> set[str]:
     return {verdict.question for verdict in report.verdicts if verdict.verdict == "wrong"}
 
 
@@ -110,12 +110,14 @@ def test_a_model_beside_the_particle_does_not_make_it_dark(
     particles: ParticleSet, truth: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There images are darker than on average, for the CTF surrounds what is white with a dark fringe."""
-    monkeypatch.setattr(judging, "CLEAR_IN_ERRORS", 3.0)
-    beside = Judge(Scorer(particles, truth.moved_to(truth.positions - np.array([0, 40, 0])), 7.0))
-    assert Mean.of(beside.scores(Hypothesis()).coarse).in_errors < -3
-    assert not judging.is_a_dark_blob(beside, Hypothesis())
-    dark = Judge(Scorer(replace(particles, contrast=-particles.contrast), truth, 7.0))
-    assert judging.is_a_dark_blob(dark, Hypothesis())
+    monkeypatch.setattr(judging, "CLEAR_STANDARD_ERRORS", 3.0)
+    beside = HypothesisComparer(
+        HypothesisScorer(particles, truth.moved_to(truth.positions - np.array([0, 40, 0])), 7.0)
+    )
+    assert MeanWithError.of(beside.scores(Hypothesis()).coarse).z_score < -3
+    assert not judging.looks_dark_at_low_resolution(beside, Hypothesis())
+    dark = HypothesisComparer(HypothesisScorer(replace(particles, contrast=-particles.contrast), truth, 7.0))
+    assert judging.looks_dark_at_low_resolution(dark, Hypothesis())
 
 
 def test_noise_is_undecided(truth: Model, tmp_path: Path) -> None:

@@ -16,19 +16,19 @@ from openmm import Platform, app
 from typer.testing import CliRunner
 
 from cocofold.__main__ import app as command
-from cocofold.assessment.backbone_geometry import geometry_figures
+from cocofold.assessment.backbone_geometry import measure_geometry
 from cocofold.assessment.comparison import assess
-from cocofold.relaxation.clash_figures import figures_of
-from cocofold.relaxation.force_field import forcefield, parts_of
-from cocofold.relaxation.minimization import Settings, relax
-from cocofold.structure.geometry import dihedral
+from cocofold.relaxation.clash_figures import measure_stereochemistry
+from cocofold.relaxation.force_field import build_protein, load_force_field
+from cocofold.relaxation.minimization import RelaxSettings, relax
+from cocofold.structure.geometry import torsion_radians
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
-from cocofold.structure.read_model import read_model, read_placed_as
+from cocofold.structure.read_model import read_map_placement, read_model
 from cocofold.system.errors import InputError
 
 Fragment = Callable[..., Model]
-QUICK = Settings(device="cpu", threads=1)
+QUICK = RelaxSettings(device="cpu", threads=1)
 
 
 def lone_atoms(*atoms: tuple[str, str, str]) -> app.Topology:
@@ -59,7 +59,7 @@ def lone_atoms(*atoms: tuple[str, str, str]) -> app.Topology:
 )
 def test_clashes_are_chimeraxs(atoms: tuple, distance: float, clashes: int) -> None:
     positions = np.array([[0.0, 0.0, 0.0], [distance, 0.0, 0.0]])
-    assert len(figures_of(lone_atoms(*atoms), positions, ["one", "other"]).clashes) == clashes
+    assert len(measure_stereochemistry(lone_atoms(*atoms), positions, ["one", "other"]).clashes) == clashes
 
 
 def test_atoms_at_most_four_bonds_apart_do_not_clash() -> None:
@@ -70,13 +70,15 @@ def test_atoms_at_most_four_bonds_apart_do_not_clash() -> None:
     positions = np.zeros((6, 3))
     positions[:, 0] = np.arange(6) * 0.5
     # Only the first and the last are five bonds apart
-    assert len(figures_of(carbons, positions, list("abcdef")).clashes) == 1
+    assert len(measure_stereochemistry(carbons, positions, list("abcdef")).clashes) == 1
 
 
 def test_bonds_and_angles_are_judged_by_engh_and_huber(whole: Model) -> None:
-    parts = parts_of(whole.only(np.arange(len(whole.residues)) < 12), forcefield(), Platform.getPlatformByName("CPU"))
+    parts = build_protein(
+        whole.only(np.arange(len(whole.residues)) < 12), load_force_field(), Platform.getPlatformByName("CPU")
+    )
     labels = [str(number) for number in range(12)]
-    good = figures_of(parts.topology, parts.positions, labels)
+    good = measure_stereochemistry(parts.topology, parts.positions, labels)
     # N-CA, CA-C, C-O, N-CA-C, CA-C-O of 12 residues, four values of each of 11 peptides
     assert good.backbone_values == 12 * 5 + 11 * 4
     assert good.outliers == ()
@@ -86,7 +88,7 @@ def test_bonds_and_angles_are_judged_by_engh_and_huber(whole: Model) -> None:
     bond = positions[carbon] - positions[base]
     # 1.229 Å with a standard deviation of 0.019 Å, made longer by five of these
     positions[carbon] = positions[base] + bond / np.linalg.norm(bond) * (1.229 + 5 * 0.019)
-    assert figures_of(parts.topology, positions, labels).outliers == ("5 C-O +5.0σ",)
+    assert measure_stereochemistry(parts.topology, positions, labels).outliers == ("5 C-O +5.0σ",)
 
 
 def test_a_strained_model_is_repaired_and_keeps_its_fold(fragment: Fragment) -> None:
@@ -98,7 +100,7 @@ def test_a_strained_model_is_repaired_and_keeps_its_fold(fragment: Fragment) -> 
     assert found.after.worst_sigmas < 4.5
     assert len(found.after.clashes) <= len(found.before.clashes)
     assert assess(found.model, start).ca_rmsd < 0.5
-    geometry = geometry_figures(found.model, start)
+    geometry = measure_geometry(found.model, start)
     assert geometry.new_d == geometry.new_cis == ()
     assert found.model.residues == start.residues
 
@@ -148,7 +150,7 @@ def test_side_chains_built_from_the_backbone_are_of_l_amino_acids(fragment: Frag
     bare = Model.of(structure)
     found = relax(bare, QUICK)
     assert len(found.model) == len(start)
-    figures = geometry_figures(found.model, bare)
+    figures = measure_geometry(found.model, bare)
     assert figures.chiral_residues == sum(key.name != "GLY" for key in start.residues)
     assert figures.d_residues == ()
 
@@ -179,7 +181,7 @@ def test_a_cis_peptide_stays_cis(fragment: Fragment) -> None:
         rows = {key.number: row for row, key in enumerate(model.residues)}
         named = {name: model.atoms_named(name) for name in ("CA", "C", "N")}
         atoms = [named["CA"][rows[86]], named["C"][rows[86]], named["N"][rows[87]], named["CA"][rows[87]]]
-        return abs(np.degrees(dihedral(model.positions[atoms])))
+        return abs(np.degrees(torsion_radians(model.positions[atoms])))
 
     start = fragment(80, 94, noise=0.1)
     assert omega(start) < 40
@@ -190,7 +192,7 @@ def test_disulphides_are_recognised(shared_data: Path) -> None:
     model = read_model(shared_data / "tcr" / "truth.cif")
     # Beta-2 microglobulin: Cys 25 and Cys 80
     chain = model.only(np.array([key.chain == "B" for key in model.residues]))
-    parts = parts_of(chain, forcefield(), Platform.getPlatformByName("CPU"))
+    parts = build_protein(chain, load_force_field(), Platform.getPlatformByName("CPU"))
     assert parts.disulphides == 1
     bonds = [bond for bond in parts.topology.bonds() if {bond[0].name, bond[1].name} == {"SG"}]
     assert len(bonds) == 1
@@ -219,16 +221,16 @@ def test_images_keep_the_fit(placed: Path, tmp_path: Path) -> None:
         result = CliRunner().invoke(command, words)
         assert result.exit_code == 0, result.output
     facts = json.loads((tmp_path / "images.json").read_text())
-    from cocofold.likelihood.residue_support import Images
+    from cocofold.likelihood.residue_support import ImageAgreement
 
     start = read_model(placed)
-    images = Images(start, tmp_path / "images" / "particles.star", None, {}, 60, "cpu")
+    images = ImageAgreement(start, tmp_path / "images" / "particles.star", None, {}, 60, "cpu")
     for name in ("alone", "images"):
         relaxed = read_model(tmp_path / f"{name}.cif")
         frc[name] = images.mean(relaxed.positions, relaxed.atomic_numbers)
     assert facts["frc"]["after"] == pytest.approx(frc["images"], abs=1e-4)
     assert frc["images"] > frc["alone"] + 1e-3
-    assert read_placed_as(tmp_path / "images.cif")["hand"] == "as-is"
+    assert read_map_placement(tmp_path / "images.cif")["hand"] == "as-is"
 
 
 def test_bad_input_is_refused_with_one_message(placed: Path, fragment: Fragment, tmp_path: Path) -> None:
@@ -244,4 +246,4 @@ def test_bad_input_is_refused_with_one_message(placed: Path, fragment: Fragment,
     alone = fragment(1, 5)
     unknown = replace(alone, residues=tuple(key._replace(name="UNK") for key in alone.residues))
     with pytest.raises(InputError, match="nothing to relax"):
-        relax(unknown, Settings(device="cpu"))
+        relax(unknown, RelaxSettings(device="cpu"))

@@ -18,7 +18,7 @@ from cocofold.commands.demo import closed_state, open_state
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.run import finetune
 from cocofold.simulation.particle_simulation import simulate
-from cocofold.simulation.simulation_settings import Settings
+from cocofold.simulation.simulation_settings import SimulationSettings
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def _one_thread() -> Iterator[None]:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with simulated particles, and runs ``judged`` and ``all_fitted`` (with none held out)."""
     folder = tmp_path_factory.mktemp("project")
-    settings = Settings(model=str(open_state()), box=48, pixel_size=3.0, count=COUNT, snr=0.5, seed=5)
+    settings = SimulationSettings(model=str(open_state()), box=48, pixel_size=3.0, count=COUNT, snr=0.5, seed=5)
     star = simulate(settings, folder / "particles").star
     for name, share in (("judged", None), ("all_fitted", 0.0)):
         options = Options(

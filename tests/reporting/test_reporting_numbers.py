@@ -17,17 +17,28 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from cocofold.commands.demo import open_state
-from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, density_map
+from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, render_density
 from cocofold.imaging.rings import RingPixels
-from cocofold.likelihood.frc_loss import Gaussians
-from cocofold.likelihood.particle_optics import Optics
+from cocofold.likelihood.frc_loss import AtomGaussians
+from cocofold.likelihood.particle_optics import ParticleOptics
 from cocofold.particles import read_particles
 from cocofold.particles.poses import matrices_from_relion, view_directions
-from cocofold.reporting.example_images import _observed, _predicted, examples, find_particles
-from cocofold.reporting.plots import compensation_factor, density_on_mollweide, sampling, shell_sampling, smoothing_deg
-from cocofold.reporting.run_contents import map_of, read_run
+from cocofold.reporting.example_images import (
+    _observed_pictures,
+    _predicted_pictures,
+    example_particles,
+    read_run_particles,
+)
+from cocofold.reporting.plots import (
+    compensation_factor,
+    density_on_mollweide,
+    measure_view_sampling,
+    shell_sampling,
+    smoothing_deg,
+)
+from cocofold.reporting.run_contents import find_run_map, read_run
 from cocofold.reporting.viewer_files import contour_level, viewer_density
-from cocofold.structure.point_groups import rotations_of
+from cocofold.structure.point_groups import point_group_rotations
 from cocofold.structure.read_model import read_model
 
 RANDOM = np.random.default_rng(1)
@@ -54,7 +65,7 @@ def test_compensation_factor_has_the_published_values() -> None:
 def test_views_from_a_cone_leave_fourier_space_empty() -> None:
     tops = random_directions(20_000)
     tops = tops[tops[:, 2] > np.cos(np.deg2rad(30))]
-    found = sampling(tops)
+    found = measure_view_sampling(tops)
     # Their slices reach 30° from the equator: half of the shell.
     assert found.unsampled == pytest.approx(0.5, abs=0.02)
     assert found.scf < 0.2
@@ -62,8 +73,8 @@ def test_views_from_a_cone_leave_fourier_space_empty() -> None:
 
 def test_symmetry_makes_sampling_more_even() -> None:
     side = around_an_axis(500)
-    assert sampling(side).scf < 0.82
-    found = sampling(side, rotations_of("O"))
+    assert measure_view_sampling(side).scf < 0.82
+    found = measure_view_sampling(side, point_group_rotations("O"))
     assert found.scf > 0.9
     assert found.views == 500
 
@@ -74,7 +85,7 @@ def test_points_without_a_view_count_as_in_the_authors_program() -> None:
 
 
 def test_few_views_are_compared_with_as_many_random_ones() -> None:
-    found = sampling(random_directions(300))
+    found = measure_view_sampling(random_directions(300))
     assert found.scf == pytest.approx(found.scf_of_random_views, abs=0.06)
     assert found.scf < 0.9
     assert found.views == 300
@@ -114,11 +125,11 @@ def test_pictures_show_what_relion_shows(shared_data: Path) -> None:
     particles = read_particles(folder / "particles.star").subset(np.arange(len(clean)))
     model = read_model(shared_data / "adk" / "truth_open.cif")
     rings = RingPixels.up_to(particles.box, 10)
-    optics = Optics(particles, rings)
+    optics = ParticleOptics(particles, rings)
     amplitudes = torch.as_tensor(model.atomic_numbers, dtype=torch.float32)
-    gaussians = Gaussians(amplitudes, torch.full_like(amplitudes, REFERENCE_WIDTH_ANGSTROM))
+    gaussians = AtomGaussians(amplitudes, torch.full_like(amplitudes, REFERENCE_WIDTH_ANGSTROM))
     positions = torch.as_tensor(model.positions, dtype=torch.float32)
-    ours = _predicted(positions, gaussians, particles, optics, rings)
+    ours = _predicted_pictures(positions, gaussians, particles, optics, rings)
     planes = torch.fft.fft2(clean)
     frequency = torch.fft.fftfreq(particles.box) * particles.box
     ring = torch.round(torch.sqrt(frequency[:, None] ** 2 + frequency[None] ** 2))
@@ -130,65 +141,65 @@ def test_pictures_show_what_relion_shows(shared_data: Path) -> None:
         shrunk[np.ix_(rows, np.arange(9))] = plane[np.ix_(rows, np.arange(9))]
         coarse = np.fft.irfft2(shrunk, s=(particles.box, particles.box))
         assert np.corrcoef(coarse.ravel(), low[place].ravel())[0, 1] > 0.97
-    assert _observed(particles, optics, rings).shape == ours.shape
+    assert _observed_pictures(particles, optics, rings).shape == ours.shape
 
 
 def test_examples_are_of_those_not_fitted(copy_of: Callable[..., Path]) -> None:
     run = read_run(copy_of())
-    particles = find_particles(run)
+    particles = read_run_particles(run)
     heldout = set((particles.heldout + 1).tolist())
     assert len(heldout) == 6
     # The answer is of the second pass, which fitted all.
-    assert {example.number for example in examples(run, particles)} != heldout
+    assert {example.number for example in example_particles(run, particles)} != heldout
     one_pass = replace(run, cycles=[{**row, "frc_heldout": 0.5} for row in run.cycles])
-    assert {example.number for example in examples(one_pass, particles)} == heldout
+    assert {example.number for example in example_particles(one_pass, particles)} == heldout
 
 
 def test_dark_images_are_shown_white(copy_of: Callable[..., Path], project: Path, tmp_path: Path) -> None:
     white = read_run(copy_of())
-    expected = examples(white, find_particles(white))
+    expected = example_particles(white, read_run_particles(white))
     shutil.copytree(project / "particles", tmp_path / "dark")
     with mrcfile.open(next((tmp_path / "dark").glob("particles*.mrcs")), "r+", permissive=True) as stack:
         stack.set_data(-stack.data)
     for contrast in ("dark", "auto"):
         options = replace(white.options, contrast=contrast, particles=str(tmp_path / "dark" / "particles.star"))
         dark = replace(white, options=options)
-        found = examples(dark, find_particles(dark))
+        found = example_particles(dark, read_run_particles(dark))
         assert [example.image for example in found] == [example.image for example in expected]
         assert [example.frc_result for example in found] == pytest.approx([one.frc_result for one in expected])
 
 
 def test_poses_of_a_mirrored_map_are_mirrored(copy_of: Callable[..., Path]) -> None:
     run = read_run(copy_of())
-    as_is = find_particles(run).used
-    mirrored = find_particles(replace(run, metrics={**run.metrics, "hand": "mirrored"})).used
+    as_is = read_run_particles(run).used
+    mirrored = read_run_particles(replace(run, metrics={**run.metrics, "hand": "mirrored"})).used
     assert view_directions(mirrored.rotations) == pytest.approx(view_directions(as_is.rotations) * [-1, -1, 1])
 
 
 def test_map_in_which_the_run_placed_its_model_is_used(copy_of: Callable[..., Path], tmp_path: Path) -> None:
     run = copy_of()
-    assert map_of(read_run(run)) is None
+    assert find_run_map(read_run(run)) is None
     given = tmp_path / "given.mrc"
     shutil.copy(run / "density.mrc", given)
     found = read_run(run)
     options = replace(found.options, map=str(given))
-    assert map_of(replace(found, options=options)) == given
+    assert find_run_map(replace(found, options=options)) == given
     # Of the other hand: only the mirrored map, which the run wrote, has the model in it.
     other = replace(found, options=options, metrics={**found.metrics, "hand": "mirrored"})
-    assert map_of(other) is None
+    assert find_run_map(other) is None
     (run / "placement").mkdir()
     shutil.copy(given, run / "placement" / "mirrored.mrc")
-    assert map_of(other) == run / "placement" / "mirrored.mrc"
+    assert find_run_map(other) == run / "placement" / "mirrored.mrc"
     shutil.rmtree(run / "placement")
     with mrcfile.open(given, "r+") as file:
         file.voxel_size = 1.3
-    assert map_of(replace(found, options=options)) is None
+    assert find_run_map(replace(found, options=options)) is None
 
 
 def test_contour_encloses_the_volume_of_the_model() -> None:
     model = read_model(open_state())
     ones = np.ones(len(model))
-    values = density_map(model.positions, model.atomic_numbers * ones, 0.675 * ones, 64, 2.5)
+    values = render_density(model.positions, model.atomic_numbers * ones, 0.675 * ones, 64, 2.5)
     level = contour_level(values, 2.5**3, model)
     # 1.21 Å³ a dalton; adenylate kinase has 23.6 kDa, of which hydrogens are 7 %.
     assert (values >= level).sum() * 2.5**3 == pytest.approx(1.21 * 23_600 * 0.93, rel=0.02)
@@ -203,7 +214,7 @@ def test_contour_encloses_the_volume_of_the_model() -> None:
 def test_large_maps_are_made_coarser_in_place() -> None:
     model = read_model(open_state())
     ones = np.ones(len(model))
-    values = density_map(model.positions, model.atomic_numbers * ones, 0.675 * ones, 200, 0.8)
+    values = render_density(model.positions, model.atomic_numbers * ones, 0.675 * ones, 200, 0.8)
     shown = viewer_density(values, np.full(3, 0.8), model)
     assert np.prod(shown["size"]) <= 80**3
     assert shown["voxel"] == [1.6] * 3

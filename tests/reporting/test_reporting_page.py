@@ -15,8 +15,8 @@ import yaml
 from reports import COUNT, Page, give_plddt
 
 from cocofold.reporting.plots import cycles_plot
-from cocofold.reporting.report_text import citations, methods_paragraph, verdict_of
-from cocofold.reporting.run_contents import FinishedRun, changes, read_run
+from cocofold.reporting.report_text import citations, describe_verdict, methods_paragraph
+from cocofold.reporting.run_contents import FinishedRun, compare_with_start, read_run
 from cocofold.reporting.run_report import write_report
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
@@ -209,12 +209,15 @@ def test_verdict_in_plain_words(name: str, verdict: str, kind: str, words: str, 
     metrics = json.loads((run / "metrics.json").read_text())
     (run / "metrics.json").write_text(json.dumps({**metrics, "verdict": verdict}))
     found: FinishedRun = read_run(run)
-    said = verdict_of(found, changes(found.start, found.answer))
+    said = describe_verdict(found, compare_with_start(found.start, found.answer))
     assert said.kind == kind
     assert words in said.headline + said.explanation
     assert "lost the fold" not in said.explanation
     lossy = replace(found, metrics={**found.metrics, "cycles_that_lost_the_fold": 3})
-    assert "lost the fold (C–N bonds): 3" in verdict_of(lossy, changes(found.start, found.answer)).explanation
+    assert (
+        "lost the fold (C–N bonds): 3"
+        in describe_verdict(lossy, compare_with_start(found.start, found.answer)).explanation
+    )
 
 
 def test_residues_left_out_of_the_answer_are_counted(copy_of: Callable[..., Path]) -> None:
@@ -232,7 +235,7 @@ def test_residues_left_out_of_the_answer_are_counted(copy_of: Callable[..., Path
 def test_an_answer_of_the_first_pass_is_not_said_to_be_of_the_second(copy_of: Callable[..., Path]) -> None:
     found = read_run(copy_of())
     assert found.second_pass
-    assert found.answer_row == found.metrics["best_cycle"]
+    assert found.result_cycle_row == found.metrics["best_cycle"]
     # A second pass that lost the fold: its cycles are listed, and the answer is none of them.
     earlier = replace(found, metrics={**found.metrics, "frc_work": 0.123})
     assert earlier.cycles_fit_all

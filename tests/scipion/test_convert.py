@@ -13,7 +13,7 @@ pytest.importorskip("scipion", reason="scipion-app is not installed (extra 'scip
 
 from pwem.constants import ALIGN_2D, ALIGN_PROJ
 from pwem.objects import Acquisition, CTFModel, Particle, SetOfParticles, Transform
-from scipion_cocofold.convert import ConversionError, selectedParticles, writeParticles
+from scipion_cocofold.convert import ConversionError, appendSelectedParticles, writeParticles
 from scipion_project import empty_set, import_particles, make_project
 
 from cocofold.particles import read_particles
@@ -197,7 +197,7 @@ def test_sets_without_poses_or_ctfs_are_refused(tmp_path):
 def test_selected_particles(tmp_path):
     particles = made(tmp_path)
     selected = SetOfParticles(filename=str(tmp_path / "selected.sqlite"))
-    selectedParticles(particles, [3, 1], [0], [4, 8], selected)
+    appendSelectedParticles(particles, [3, 1], [0], [4, 8], selected)
     selected.write()
     assert [particle.getIndex() for particle in selected.iterItems()] == [1, 2, 4]
     writeParticles(selected, str(tmp_path / "out.star"))

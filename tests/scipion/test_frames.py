@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("pwem", reason="scipion-em is not installed (extra 'scipion')")
 
 from pwem.objects import Transform, Volume
-from scipion_cocofold.frames import asMrc, findShift, guessShift, isPlaced, readPositions, writeMoved
+from scipion_cocofold.frames import convertToMrc, findShiftToBox, guessShiftToBox, isPlaced, readPositions, writeMoved
 
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
@@ -37,15 +37,15 @@ def test_density_tells_the_frame(shifts, frame, shared_data, tmp_path, closed):
     origin = np.array(shifts or (-80.0, -80.0, -80.0))
     model = tmp_path / "model.cif"
     writeMoved(str(closed), str(model), origin if frame == "scipion" else np.zeros(3))
-    shift, (density, other) = findShift(str(model), volume)
+    shift, (density, other) = findShiftToBox(str(model), volume)
     assert np.allclose(shift, -origin if frame == "scipion" else 0)
     assert density > 1 > other
 
 
 def test_without_a_volume_the_box_tells_the_frame(tmp_path, closed):
-    assert np.allclose(guessShift(str(closed), 64, 2.5), 0)
+    assert np.allclose(guessShiftToBox(str(closed), 64, 2.5), 0)
     writeMoved(str(closed), str(tmp_path / "centred.cif"), (-80.0, -80.0, -80.0))
-    assert np.allclose(guessShift(str(tmp_path / "centred.cif"), 64, 2.5), 80)
+    assert np.allclose(guessShiftToBox(str(tmp_path / "centred.cif"), 64, 2.5), 80)
 
 
 def test_moving_changes_nothing_but_positions(tmp_path, closed):
@@ -89,7 +89,7 @@ def test_volumes_of_other_formats_are_converted(tmp_path, shared_data):
     original = shared_data / "adk" / "uniform" / "reconstruction.mrc"
     stack = tmp_path / "volume.spi"
     ImageHandler().convert(str(original), str(stack))
-    converted = asMrc(a_volume(stack), str(tmp_path))
+    converted = convertToMrc(a_volume(stack), str(tmp_path))
     assert np.allclose(mrcfile.read(converted), mrcfile.read(original))
     with mrcfile.open(converted, header_only=True) as mrc:
         assert float(mrc.voxel_size.x) == pytest.approx(2.5)

@@ -10,11 +10,11 @@ import starfile
 pytest.importorskip("pwem", reason="scipion-em is not installed (extra 'scipion')")
 pytest.importorskip("scipion", reason="scipion-app is not installed (extra 'scipion')")
 
-from scipion_cocofold.frames import findShift, originOf
+from scipion_cocofold.frames import findShiftToBox, originOf
 from scipion_cocofold.protocols import ProtCocofoldCheck, ProtCocofoldFinetune, ProtCocofoldFit
 from scipion_project import finished, import_particles, import_volume, run
 
-from cocofold.assessment.backbone_geometry import geometry_figures
+from cocofold.assessment.backbone_geometry import measure_geometry
 from cocofold.assessment.comparison import assess
 from cocofold.structure.read_model import read_model
 
@@ -47,7 +47,7 @@ def test_a_wrong_hand_is_put_right(wrong_hand, adk, shared_data):
     structure = placed.outputAtomStruct
     # On the mirrored volume, which it knows, and which has Scipion's frame
     assert structure.getVolume().getFileName() == placed.outputVolume.getFileName()
-    shift, (density, _) = findShift(structure.getFileName(), placed.outputVolume)
+    shift, (density, _) = findShiftToBox(structure.getFileName(), placed.outputVolume)
     assert np.allclose(shift, -originOf(volume))
     assert density > 3
     inputs = {"inputParticles": particles, "inputStructure": structure, "inputVolume": volume}
@@ -60,7 +60,7 @@ def test_a_wrong_hand_is_put_right(wrong_hand, adk, shared_data):
     model = read_model(tuned.outputAtomStruct.getFileName())
     # It is the protein still, of its own hand, and where it was
     assert assess(model, truth).ca_rmsd < 1.0
-    assert geometry_figures(model).d_residues == ()
-    shift, (density, _) = findShift(tuned.outputAtomStruct.getFileName(), placed.outputVolume)
+    assert measure_geometry(model).d_residues == ()
+    shift, (density, _) = findShiftToBox(tuned.outputAtomStruct.getFileName(), placed.outputVolume)
     assert np.allclose(shift, -originOf(volume))
     assert density > 3

@@ -14,7 +14,7 @@ pytest.importorskip("scipion", reason="scipion-app is not installed (extra 'scip
 from pwem.protocols import ProtImportSequence
 from scipion_cocofold.protocols import ProtCocofoldFinetune, ProtCocofoldPredict
 from scipion_cocofold.protocols.protocol_predict import FROM_COLABFOLD, FROM_SEQUENCES
-from scipion_cocofold.residues import chainsOf
+from scipion_cocofold.residues import chainLengths
 from scipion_project import finished, run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "trunk"))
@@ -35,14 +35,14 @@ def test_a_colabfold_folder_becomes_a_prediction(colabfold, adk):
     protocol = finished(run(adk.project, ProtCocofoldPredict, **inputs, numberOfThreads=1))
     prediction = protocol.outputPrediction
     assert prediction.getResidues() == 22
-    assert chainsOf(protocol.outputAtomStruct.getFileName()) == {"A": 22}
+    assert chainLengths(protocol.outputAtomStruct.getFileName()) == {"A": 22}
     assert "22 residues" in " ".join(protocol.summary())
     given = {"inputParticles": adk.particles, "inputModel": prediction}
     alone = adk.project.newProtocol(ProtCocofoldFinetune, **given)
     assert "lies nowhere yet" in " ".join(alone.validate())
     with_volume = adk.project.newProtocol(ProtCocofoldFinetune, **given, inputVolume=adk.volume, removeBelow=30.0)
     assert with_volume.validate() == []
-    words = with_volume._finetuneWords()
+    words = with_volume._finetuneOptions()
     assert words[words.index("--prediction") + 1] == prediction.getFileName()
     assert "--placement" in words
     assert "--model" not in words

@@ -15,7 +15,7 @@ pytest.importorskip("scipion", reason="scipion-app is not installed (extra 'scip
 
 from pwem.objects import AtomStruct, Volume
 from scipion_cocofold.convert import writeParticles
-from scipion_cocofold.frames import findShift, originOf, readPositions
+from scipion_cocofold.frames import findShiftToBox, originOf, readPositions
 from scipion_cocofold.protocols import (
     ProtCocofoldAssess,
     ProtCocofoldCheck,
@@ -36,7 +36,7 @@ def cocofold(*words: object) -> None:
 
 def lies_on(structure: AtomStruct, volume: Volume) -> bool:
     """Whether a model's atoms have density in the frame in which ChimeraX shows the volume."""
-    shift, (density, other) = findShift(structure.getFileName(), volume)
+    shift, (density, other) = findShiftToBox(structure.getFileName(), volume)
     return np.allclose(shift, -originOf(volume)) and density > 1 > other
 
 

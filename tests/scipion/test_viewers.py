@@ -16,13 +16,13 @@ pytest.importorskip("scipion", reason="scipion-app is not installed (extra 'scip
 import pyworkflow
 from pwem.viewers import EmPlotter
 from pwem.viewers.viewer_chimera import ChimeraView
-from scipion_cocofold.estimates import expectation
+from scipion_cocofold.estimates import estimateSentence
 from scipion_cocofold.frames import originOf, readPositions
 from scipion_cocofold.protocols import ProtCocofoldAssess, ProtCocofoldFinetune, ProtCocofoldFit
-from scipion_cocofold.residues import chainsOf, displacements
+from scipion_cocofold.residues import chainLengths, displacements
 from scipion_cocofold.viewers import CocofoldAssessViewer, CocofoldFinetuneViewer, CocofoldFitViewer
 from scipion_cocofold.viewers.chimerax import BY_CHAIN, BY_CHANGE, BY_CONFIDENCE
-from scipion_cocofold.wizards import CocofoldBodiesWizard, bodiesOf
+from scipion_cocofold.wizards import CocofoldBodiesWizard, bodiesText
 from scipion_project import finished, run
 
 
@@ -132,7 +132,7 @@ def test_scipion_finds_viewers_and_wizards(everything, adk):
 
 def test_what_wizards_offer(shared_data, tmp_path):
     path = str(shared_data / "tcr" / "truth.cif")
-    chains = chainsOf(path)
+    chains = chainLengths(path)
     assert list(chains) == ["A", "B", "C", "D", "E"]
     assert sum(chains.values()) == 815
     short = tmp_path / "short.cif"
@@ -144,14 +144,14 @@ def test_what_wizards_offer(shared_data, tmp_path):
     for row in rows:
         loop.add_row(list(row))
     content.write_file(str(short))
-    assert sum(chainsOf(str(short)).values()) == 815
-    assert bodiesOf(list(chains), ["D", "E"]) == "A,B,C;D;E"
-    assert bodiesOf(["A"], ["A"]) == "A"
+    assert sum(chainLengths(str(short)).values()) == 815
+    assert bodiesText(list(chains), ["D", "E"]) == "A,B,C;D;E"
+    assert bodiesText(["A"], ["A"]) == "A"
 
 
 def test_expected_time_grows_with_what_there_is_to_do():
     def minutes(*arguments):
-        return int(expectation(*arguments).split()[1])
+        return int(estimateSentence(*arguments).split()[1])
 
     usual = minutes(2000, 64, 214, 10.0, 1, False)
     # Measured: 32 s on one thread with an effort of 1

@@ -10,9 +10,9 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from cocofold.particles.particle_set import ParticleSet
-from cocofold.preflight.scoring import Hypothesis, Scorer
+from cocofold.preflight.scoring import Hypothesis, HypothesisScorer
 from cocofold.reporting.plots import compensation_factor, shell_sampling
-from cocofold.selection import BY, bins_of_views, draw_evenly, score_images, select
+from cocofold.selection import CRITERIA, bins_of_views, draw_evenly, score_images, select_particles
 from cocofold.simulation.scene import draw_rotations, prefer_poles
 from cocofold.structure.model import Model
 from cocofold.system.errors import InputError
@@ -24,12 +24,12 @@ def of_views(particles: ParticleSet, rotations: np.ndarray) -> ParticleSet:
     return replace(many, rotations=rotations, slice_index=np.arange(len(rotations)))
 
 
-@pytest.mark.parametrize("by", BY)
+@pytest.mark.parametrize("by", CRITERIA)
 @pytest.mark.parametrize(("count", "held_out"), [(10, 0), (40, 8), (80, 16)])
 def test_as_many_are_held_out_as_fine_tuning_would(
     by: str, count: int, held_out: int, particles: ParticleSet, truth: Model
 ) -> None:
-    found = select(particles, count, by, model=truth)
+    found = select_particles(particles, count, by, model=truth)
     assert len(found.held_out) == held_out
     assert len(found.rows) == len(set(found.rows.tolist())) == count
     assert not set(found.selected.tolist()) & set(found.held_out.tolist())
@@ -42,23 +42,23 @@ def test_as_many_are_held_out_as_fine_tuning_would(
 
 
 def test_those_held_out_do_not_depend_on_the_choice(particles: ParticleSet, truth: Model) -> None:
-    held_out = [select(particles, 40, by, 3, truth).held_out for by in BY]
+    held_out = [select_particles(particles, 40, by, 3, truth).held_out for by in CRITERIA]
     np.testing.assert_array_equal(held_out[0], held_out[1])
     np.testing.assert_array_equal(held_out[0], held_out[2])
-    assert set(held_out[0]) != set(select(particles, 40, "random", 4).held_out)
+    assert set(held_out[0]) != set(select_particles(particles, 40, "random", 4).held_out)
 
 
-@pytest.mark.parametrize("by", BY)
+@pytest.mark.parametrize("by", CRITERIA)
 def test_the_order_of_the_particles_does_not_matter(by: str, particles: ParticleSet, truth: Model) -> None:
     order = np.random.default_rng(0).permutation(len(particles))
-    found, other = (select(some, 40, by, 3, truth) for some in (particles, particles.subset(order)))
+    found, other = (select_particles(some, 40, by, 3, truth) for some in (particles, particles.subset(order)))
     assert sorted(order[other.selected]) == found.selected.tolist()
     assert sorted(order[other.held_out]) == found.held_out.tolist()
 
 
 @pytest.mark.parametrize("by", ["random", "views"])
 def test_the_seed_decides(by: str, particles: ParticleSet) -> None:
-    first, again, other = (select(particles, 40, by, seed).selected.tolist() for seed in (1, 1, 2))
+    first, again, other = (select_particles(particles, 40, by, seed).selected.tolist() for seed in (1, 1, 2))
     assert first == again
     assert first != other
 
@@ -67,7 +67,7 @@ def test_images_of_something_else_are_passed_over(particles: ParticleSet, truth:
     scores = score_images(particles, truth)
     shows_model = scores.values > 0.25
     assert 40 <= shows_model.sum() <= 56
-    found = select(particles, 40, "frc", model=truth)
+    found = select_particles(particles, 40, "frc", model=truth)
     assert scores.values[found.selected].min() > 0.25
     # Nobody chose those that are held out.
     assert not shows_model[found.held_out].all()
@@ -79,7 +79,7 @@ def test_scores_are_ring_correlations(particles: ParticleSet, truth: Model) -> N
     scores = score_images(particles, truth)
     assert scores.rings == (4, 8, 12)
     assert scores.contrast == "white"
-    known = Scorer(particles, truth, 6.0).correlations(Hypothesis())
+    known = HypothesisScorer(particles, truth, 6.0).correlations(Hypothesis())
     # It draws atoms that are close to each other as one.
     np.testing.assert_allclose(scores.values, known[:, [3, 7, 11]].mean(1), atol=0.02)
 
@@ -118,7 +118,7 @@ def test_views_of_a_one_sided_set_become_even(particles: ParticleSet) -> None:
     random = np.random.default_rng(2)
     rotations = prefer_poles(draw_rotations(4000, 0.0, random), 12.0, 0.9, random)
     many = of_views(particles, rotations)
-    even, drawn = (select(many, 400, by) for by in ("views", "random"))
+    even, drawn = (select_particles(many, 400, by) for by in ("views", "random"))
     everywhere = draw_rotations(380, 0.0, random)
     by_views, at_random, best = (
         compensation_factor(shell_sampling(some[:, 2], radius=20))
@@ -137,17 +137,17 @@ def test_views_of_a_one_sided_set_become_even(particles: ParticleSet) -> None:
 
 
 def test_a_selection_from_a_selection_keeps_apart_what_was(particles: ParticleSet, truth: Model) -> None:
-    first = select(particles, 60, "frc", 0, truth).of(particles)
+    first = select_particles(particles, 60, "frc", 0, truth).of(particles)
     assert first.held_out is not None
-    second = select(first, 40, "random", 5)
+    second = select_particles(first, 40, "random", 5)
     assert second.scored_rings == (4, 8, 12)
     assert first.held_out[second.held_out].all()
     assert not first.held_out[second.selected].any()
     with pytest.raises(InputError, match=r"12 are held out and 33 are left.* at most 45"):
-        select(replace(first, held_out=first.held_out | (np.arange(60) < 20)), 60, "random")
+        select_particles(replace(first, held_out=first.held_out | (np.arange(60) < 20)), 60, "random")
 
 
 def test_without_a_ring_to_set_apart(particles: ParticleSet, truth: Model) -> None:
     coarse = tuple(replace(group, pixel_size_angstrom=0.5) for group in particles.optics)
     with pytest.raises(InputError, match="fewer than 4 Fourier rings"):
-        select(replace(particles, optics=coarse), 40, "frc", model=truth, device=torch.device("cpu"))
+        select_particles(replace(particles, optics=coarse), 40, "frc", model=truth, device=torch.device("cpu"))

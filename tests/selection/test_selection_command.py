@@ -17,13 +17,13 @@ from cocofold.__main__ import main
 from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.particles.star_write import write_star
-from cocofold.simulation.particle_simulation import Simulated
+from cocofold.simulation.particle_simulation import SimulationOutput
 
 Command = Callable[..., int]
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, files: Simulated, tmp_path: Path) -> Command:
+def command(monkeypatch: pytest.MonkeyPatch, files: SimulationOutput, tmp_path: Path) -> Command:
     """Run ``cocofold select`` in this process; returns the exit status. Options may be given anew."""
 
     def run(*options: object) -> int:
@@ -74,7 +74,7 @@ def test_without_a_model(command: Command, tmp_path: Path) -> None:
 
 
 def test_every_column_is_kept_as_it_is_written(
-    command: Command, files: Simulated, particles: ParticleSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command, files: SimulationOutput, particles: ParticleSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     groups = (replace(particles.optics[0], name="early"), replace(particles.optics[0], name="late", voltage_kv=200.0))
     rows = np.arange(len(particles))

@@ -12,9 +12,9 @@ import torch
 
 from cocofold.finetuning.holdout import split_into_passes
 from cocofold.finetuning.options import Options
-from cocofold.finetuning.preparation import choose
+from cocofold.finetuning.preparation import apply_particle_options
 from cocofold.finetuning.run import finetune
-from cocofold.likelihood.frc_loss import Gaussians, mean_correlation_gradient, score
+from cocofold.likelihood.frc_loss import AtomGaussians, correlate_in_chunks, mean_correlation_gradient
 from cocofold.likelihood.observed_images import Observations
 from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet
@@ -28,7 +28,7 @@ SCORED = (4, 8, 12)
 def gradient_of(particles: ParticleSet, model: Model) -> tuple[float, torch.Tensor]:
     observations = Observations(particles, 16)
     positions = torch.as_tensor(model.positions, dtype=torch.float32)
-    gaussians = Gaussians.at_start(model.atomic_numbers)
+    gaussians = AtomGaussians.from_elements(model.atomic_numbers)
     rows, rings = torch.arange(8), observations.rings(16)
     value, gradient, _, _ = mean_correlation_gradient(positions, gaussians, observations, rows, rings, 8)
     return value, gradient
@@ -40,8 +40,8 @@ def test_scored_rings_are_not_fitted(particles: ParticleSet, truth: Model, tmp_p
     value, gradient = gradient_of(scored, truth)
     observations = Observations(some, 16)
     positions = torch.as_tensor(truth.positions, dtype=torch.float32)
-    gaussians = Gaussians.at_start(truth.atomic_numbers)
-    every = score(positions, gaussians, observations, torch.arange(8), observations.rings(16), 8)
+    gaussians = AtomGaussians.from_elements(truth.atomic_numbers)
+    every = correlate_in_chunks(positions, gaussians, observations, torch.arange(8), observations.rings(16), 8)
     others = [ring - 1 for ring in range(1, 17) if ring not in SCORED]
     assert value == pytest.approx(float(every[:, others].mean()), abs=1e-6)
     # Whatever the images have in these rings, the fit does not see it.
@@ -100,9 +100,9 @@ def test_a_run_judges_by_those_marked(particles: ParticleSet, truth: Model, tmp_
 def test_marks_that_cannot_be_followed(changed: dict, message: str, particles: ParticleSet) -> None:
     marked = replace(particles, held_out=np.arange(len(particles)) % 5 == 0)
     options = Options(particles="p.star", model="m.cif")
-    assert choose(marked, options) is marked
+    assert apply_particle_options(marked, options) is marked
     with pytest.raises(InputError, match=message):
-        choose(marked, replace(options, **changed))
+        apply_particle_options(marked, replace(options, **changed))
 
 
 def test_marks_are_read_as_they_are_written(particles: ParticleSet, tmp_path: Path) -> None:

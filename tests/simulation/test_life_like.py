@@ -13,9 +13,9 @@ import torch
 from cocofold.commands.demo import open_state
 from cocofold.imaging.ctf import Ctf
 from cocofold.particles import read_particles
-from cocofold.simulation.particle_simulation import Noise
-from cocofold.simulation.scene import atoms_of, draw_neighbours, particle
-from cocofold.simulation.simulation_settings import Settings
+from cocofold.simulation.particle_simulation import NoiseGenerator
+from cocofold.simulation.scene import atom_cloud, draw_neighbours, particle_clouds
+from cocofold.simulation.simulation_settings import SimulationSettings
 from cocofold.structure.read_model import read_model
 
 FEW = ("--count", 400, "--box", 16, "--pixel-size", 9)
@@ -41,8 +41,8 @@ def power(images: np.ndarray) -> np.ndarray:
     )
 
 
-def settings(**changed: object) -> Settings:
-    return Settings(**{"model": "m.cif", "box": 64, "pixel_size": 2.5, "count": 2000, "snr": 0.1, **changed})
+def settings(**changed: object) -> SimulationSettings:
+    return SimulationSettings(**{"model": "m.cif", "box": 64, "pixel_size": 2.5, "count": 2000, "snr": 0.1, **changed})
 
 
 def in_focus(count: int, defocus: float) -> Ctf:
@@ -52,20 +52,20 @@ def in_focus(count: int, defocus: float) -> Ctf:
 
 def test_noise_of_the_ice_is_coloured_and_seen_through_the_ctf() -> None:
     streams = [np.random.default_rng(seed) for seed in range(2)]
-    noise = Noise(64, 2.5, 1.0, 0.0, *streams).images(in_focus(300, 15000))
+    noise = NoiseGenerator(64, 2.5, 1.0, 0.0, *streams).images(in_focus(300, 15000))
     assert noise.std(axis=(1, 2)) == pytest.approx(np.ones(300), rel=0.15)
     k2 = (np.arange(32) / 160) ** 2
     phase = np.pi * 0.0197 * 15000 * k2 - np.pi / 2 * 2.7e7 * 0.0197**3 * k2**2 + np.arcsin(0.1)
     expected = np.sin(phase) ** 2 / (1 + 100 * k2)
     assert np.corrcoef(power(noise)[1:], expected[1:])[0, 1] > 0.97
     # White noise has no such rings.
-    white = Noise(64, 2.5, 0.0, 0.0, *streams).images(in_focus(300, 15000))
+    white = NoiseGenerator(64, 2.5, 0.0, 0.0, *streams).images(in_focus(300, 15000))
     assert power(white)[1:] == pytest.approx(np.full(31, 4096), rel=0.05)
 
 
 def test_a_share_of_the_noise_is_from_the_ice() -> None:
     streams = [np.random.default_rng(seed) for seed in range(2)]
-    mixed = Noise(64, 2.5, 0.4, 0.0, *streams).images(in_focus(300, 15000))
+    mixed = NoiseGenerator(64, 2.5, 0.4, 0.0, *streams).images(in_focus(300, 15000))
     assert mixed.std() == pytest.approx(1, rel=0.02)
     # Near a zero of the CTF little more than the white share is left.
     phase = np.pi * 0.0197 * 15000 * (np.arange(32) / 160) ** 2 + np.arcsin(0.1)
@@ -87,7 +87,7 @@ def test_images_fade_with_the_b_factor(simulate) -> None:
 
 def test_solvent_takes_away_contrast_where_atoms_are() -> None:
     model = read_model(open_state())
-    atoms, solvent = particle(model, settings(solvent=True))
+    atoms, solvent = particle_clouds(model, settings(solvent=True))
     mass, missing = (float((part.amplitudes * part.widths_angstrom**3).sum()) for part in (atoms, solvent))
     # Mean inner potentials of ice and of protein differ by some 40 %.
     assert -missing / mass == pytest.approx(0.65, abs=0.05)
@@ -96,7 +96,7 @@ def test_solvent_takes_away_contrast_where_atoms_are() -> None:
 
 def test_belt_lies_around_the_middle_and_leaves_the_protein_free() -> None:
     model = read_model(open_state())
-    belt = particle(model, settings(belt=24.0))[-1]
+    belt = particle_clouds(model, settings(belt=24.0))[-1]
     centre = model.positions.mean(0)
     longest = np.linalg.svd(model.positions - centre, full_matrices=False)[2][0]
     assert np.abs((belt.positions - centre) @ longest).max() < 12.1
@@ -179,8 +179,8 @@ def test_each_disturbance_leaves_the_draws_of_the_others_alone(simulate) -> None
     first, second = (read_particles(folder / "true_poses.star") for folder in (plain, disturbed))
     assert np.array_equal(first.rotations, second.rotations)
     assert np.array_equal(first.defocus_u_angstrom, second.defocus_u_angstrom)
-    assert np.array_equal(atoms_of(read_model(plain / "truth.cif")).positions,
-                          atoms_of(read_model(disturbed / "truth.cif")).positions)  # fmt: skip
+    assert np.array_equal(atom_cloud(read_model(plain / "truth.cif")).positions,
+                          atom_cloud(read_model(disturbed / "truth.cif")).positions)  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_a_seed_gives_the_same_bytes_and_another_one_others(simulate) -> None:
 
 def test_stack_does_not_depend_on_how_many_images_are_made_at_once(simulate, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = simulate(name="whole")
-    monkeypatch.setattr("cocofold.simulation.scene._ATOMS_AT_ONCE", 1656 * 7)
+    monkeypatch.setattr("cocofold.simulation.scene._MAX_PROJECTED_ATOMS", 1656 * 7)
     parts = simulate(name="parts")
     assert np.abs(stack_of(whole / "particles.mrcs") - stack_of(parts / "particles.mrcs")).max() < 1e-4
 
@@ -183,7 +183,7 @@ def test_refuses_a_folder_in_use(simulate, tmp_path: Path, capsys: pytest.Captur
 
 
 def test_nothing_is_left_when_it_is_cut_short(simulate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cocofold.simulation.scene._ATOMS_AT_ONCE", 1656 * 7)
+    monkeypatch.setattr("cocofold.simulation.scene._MAX_PROJECTED_ATOMS", 1656 * 7)
 
     def end(*arguments: object) -> None:
         raise OSError(28, "No space left on device")

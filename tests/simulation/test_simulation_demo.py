@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cocofold.assessment.comparison import assess
-from cocofold.commands.demo import BOX, PIXEL_SIZE_ANGSTROM, closed_state, open_state
+from cocofold.commands.demo import DEMO_BOX, DEMO_PIXEL_SIZE_ANGSTROM, closed_state, open_state
 from cocofold.structure.read_model import read_model
 
 SEQUENCE = (
@@ -39,7 +39,7 @@ def test_bundled_models_are_complete_and_name_their_source(path: Path, entry: st
     # Every heavy atom of 214 residues and the terminal oxygen; no hydrogen, water or ligand.
     assert len(model) == 1656
     assert set(model.atomic_numbers) == {6, 7, 8, 16}
-    extent = BOX * PIXEL_SIZE_ANGSTROM
+    extent = DEMO_BOX * DEMO_PIXEL_SIZE_ANGSTROM
     assert np.linalg.norm(model.positions - extent / 2, axis=1).max() < extent / 2 - 30
     assert 2 < np.linalg.norm(model.positions.mean(0) - extent / 2) < 8
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from cocofold.commands.demo import open_state
-from cocofold.imaging.projection import density_map
+from cocofold.imaging.projection import render_density
 from cocofold.likelihood.reconstruction import reconstruct
 from cocofold.particles import read_particles
 from cocofold.simulation.particle_simulation import simulate
-from cocofold.simulation.simulation_settings import Settings
+from cocofold.simulation.simulation_settings import SimulationSettings
 from cocofold.structure.read_model import read_model
 
 BOX, PIXEL = 64, 2.5
@@ -30,7 +30,7 @@ def shells(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory):
-    settings = Settings(
+    settings = SimulationSettings(
         model=str(open_state()), box=BOX, pixel_size=PIXEL, count=150, snr=2.0, seed=1, map=True, centre=True
     )
     return simulate(settings, tmp_path_factory.mktemp("map") / "particles")
@@ -39,7 +39,7 @@ def simulated(tmp_path_factory):
 def expected(model: Path) -> np.ndarray:
     model_read = read_model(model)
     amplitudes = model_read.atomic_numbers.astype(float)
-    return density_map(model_read.positions, amplitudes, np.full(len(amplitudes), 0.675), BOX, PIXEL)
+    return render_density(model_read.positions, amplitudes, np.full(len(amplitudes), 0.675), BOX, PIXEL)
 
 
 def test_the_map_is_that_of_the_model_where_it_lies(simulated):

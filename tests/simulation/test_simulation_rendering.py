@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from cocofold.commands.demo import open_state
 from cocofold.imaging.ctf import Ctf
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, Poses
-from cocofold.simulation.scene import Renderer, atoms_of
+from cocofold.simulation.scene import ImageRenderer, atom_cloud
 from cocofold.structure.read_model import read_model
 
 BOX, PIXEL = 48, 3.0
@@ -53,7 +53,7 @@ def test_images_are_the_sum_over_atoms_with_their_own_envelope() -> None:
     angles, origin = np.array([31.0, 67.0, -112.0]), np.array([4.3, -2.9])
     matrix = Rotation.from_euler("ZYZ", angles, degrees=True).as_matrix().T
     poses = Poses(torch.tensor(matrix[None]).float(), torch.tensor(origin[None]).float())
-    image = Renderer([atoms_of(read_model(open_state()))], BOX, PIXEL).images(poses, no_transfer(1))[0]
+    image = ImageRenderer([atom_cloud(read_model(open_state()))], BOX, PIXEL).images(poses, no_transfer(1))[0]
     found, kept = np.fft.rfft2(image.astype(float)), in_rings(BOX, PIXEL)
     expected = direct_transform(open_state(), angles, origin, BOX, PIXEL)
     assert np.abs(found[~kept]).max() < 1e-3 * np.abs(expected[kept]).mean()
@@ -111,8 +111,8 @@ def test_images_are_like_those_of_relion(shared_data: Path) -> None:
         np.zeros(10),
         np.zeros(10),
     )
-    atoms = atoms_of(read_model(shared_data / "adk" / "truth_open.cif"))
-    renderer = Renderer([atoms], particles.box, group.pixel_size_angstrom)
+    atoms = atom_cloud(read_model(shared_data / "adk" / "truth_open.cif"))
+    renderer = ImageRenderer([atoms], particles.box, group.pixel_size_angstrom)
     poses = Poses(torch.tensor(particles.rotations).float(), torch.tensor(particles.origins_angstrom).float())
     images = renderer.images(poses, Ctf(*(torch.tensor(value).float() for value in values)))
     with mrcfile.open(folder / "clean_first10.mrcs", permissive=True) as stack:

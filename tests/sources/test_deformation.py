@@ -11,7 +11,7 @@ import torch
 
 from cocofold.commands.demo import closed_state
 from cocofold.sources.deformation import DeformationSource
-from cocofold.sources.motion_field import FieldOnTop, body_nodes, move, spread_nodes
+from cocofold.sources.motion_field import FieldOnTopSource, body_nodes, move_frames, spread_nodes
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
 from cocofold.structure.topology import Backbone, covalent_bonds
@@ -53,7 +53,7 @@ def test_equal_motions_of_all_nodes_are_a_rigid_motion(closed: Model) -> None:
     matrix, pivot = roma.rotvec_to_rotmat(turn), torch.tensor([70.0, 75.0, 90.0])
     shifts = (nodes.centres - pivot) @ matrix.T + pivot - nodes.centres
     rotations = torch.eye(3).repeat(len(origins), 1, 1)
-    turned, moved = move(nodes, turn.repeat(len(shifts), 1), shifts, rotations, origins)
+    turned, moved = move_frames(nodes, turn.repeat(len(shifts), 1), shifts, rotations, origins)
     assert (moved - ((origins - pivot) @ matrix.T + pivot)).abs().max() < 1e-3
     assert (turned - matrix).abs().max() < 1e-5
 
@@ -108,7 +108,7 @@ def test_bodies_move_apart() -> None:
     nodes = body_nodes(positions, body)
     origins, rotations = torch.as_tensor(positions, dtype=torch.float32), torch.eye(3).repeat(20, 1, 1)
     shifts = torch.tensor([[0.0, 0, 0], [5.0, 0, 0]])
-    _, moved = move(nodes, torch.zeros(2, 3), shifts, rotations, origins)
+    _, moved = move_frames(nodes, torch.zeros(2, 3), shifts, rotations, origins)
     torch.testing.assert_close(moved[:10], origins[:10])
     torch.testing.assert_close(moved[10:], origins[10:] + shifts[1])
 
@@ -122,7 +122,7 @@ def test_chains_are_a_stage_of_a_complex_only(closed: Model, shared_data: Path) 
 def test_what_is_inside_a_residue_keeps_its_bonds_and_hand(closed: Model) -> None:
     source, backbone = DeformationSource(closed), Backbone.of(closed)
     bonds = covalent_bonds(closed)
-    bonds = bonds[backbone.carrier[bonds[:, 0]] == backbone.carrier[bonds[:, 1]]]
+    bonds = bonds[backbone.frame_of_atom[bonds[:, 0]] == backbone.frame_of_atom[bonds[:, 1]]]
     for stage in range(len(source.stages())):
         _stir(source.begin(stage), 3.0, stage)
     moved = source.positions().detach().double().numpy()
@@ -182,7 +182,7 @@ def test_a_stage_is_taken_back_to_its_beginning(closed: Model) -> None:
     with torch.no_grad():
         source._shifts += 0.3 * torch.randn(source._shifts.shape, generator=torch.Generator().manual_seed(0))
     assert (source.positions() - before).abs().max() > 0.1
-    source.take_back()
+    source.revert_stage()
     assert torch.equal(source.positions().detach(), before)
 
 
@@ -193,7 +193,7 @@ def test_gradients_on_top_of_a_source_do_not_depend_on_threads(shared_data: Path
     before, found = torch.get_num_threads(), []
     for threads in (1, 2, 4):
         torch.set_num_threads(threads)
-        source = FieldOnTop(DeformationSource(model), model)
+        source = FieldOnTopSource(DeformationSource(model), model)
         groups = source.begin(len(source.stages()) - 1)
         _stir(groups, 1.0)
         source.positions().backward(toward)

@@ -9,10 +9,10 @@ import torch
 
 from cocofold.commands.demo import open_state
 from cocofold.sources.deformation import DeformationSource
-from cocofold.sources.symmetric_copies import Copies, assembly_of, copied
+from cocofold.sources.symmetric_copies import SymmetricCopies, build_assembly, copy_positions
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
-from cocofold.structure.point_groups import rotations_of
+from cocofold.structure.point_groups import point_group_rotations
 from cocofold.structure.read_model import read_model
 
 CENTRE = np.array([80.0, 80.0, 80.0])
@@ -24,8 +24,8 @@ def _subunit() -> Model:
 
 
 def test_an_assembly_has_all_copies_in_order_under_new_names(tmp_path: Path) -> None:
-    subunit, rotations = _subunit(), rotations_of("D2")
-    assembly = assembly_of(subunit, rotations, CENTRE)
+    subunit, rotations = _subunit(), point_group_rotations("D2")
+    assembly = build_assembly(subunit, rotations, CENTRE)
     assert len(assembly) == 4 * len(subunit)
     assert assembly.atom_names.tolist() == 4 * subunit.atom_names.tolist()
     assert [key.number for key in assembly.residues] == 4 * [key.number for key in subunit.residues]
@@ -43,15 +43,15 @@ def test_an_assembly_has_all_copies_in_order_under_new_names(tmp_path: Path) -> 
 
 
 def test_copies_share_parameters_and_gather_their_gradients() -> None:
-    subunit, rotations = _subunit(), rotations_of("C3")
+    subunit, rotations = _subunit(), point_group_rotations("C3")
     inner = DeformationSource(subunit, torch.device("cpu"))
-    source = Copies(inner, rotations, CENTRE)
+    source = SymmetricCopies(inner, rotations, CENTRE)
     (group, *_) = source.begin(2)
     atoms = source.positions()
     alone = inner.positions()
     assert torch.equal(atoms[: len(subunit)], alone)
     np.testing.assert_allclose(
-        atoms.detach().numpy(), copied(alone.detach().numpy().astype(float), rotations, CENTRE), atol=1e-4
+        atoms.detach().numpy(), copy_positions(alone.detach().numpy().astype(float), rotations, CENTRE), atol=1e-4
     )
     pull = torch.randn(atoms.shape, generator=torch.Generator().manual_seed(0))
     (together,) = torch.autograd.grad((atoms * pull).sum(), group["params"][0], retain_graph=True)

@@ -30,13 +30,13 @@ from structure_files import (
     without,
 )
 
-from cocofold.imaging.projection import density_map
+from cocofold.imaging.projection import render_density
 from cocofold.sources.deformation import DeformationSource
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
 from cocofold.structure.restraints import Restraints
-from cocofold.structure.topology import Backbone, Torsions, covalent_bonds
+from cocofold.structure.topology import Backbone, SideChainTorsions, covalent_bonds
 
 PLAIN = 1656
 GLYCOSYLATED = 138
@@ -297,7 +297,7 @@ def test_bonds_within_a_residue_and_what_rides_stay_whole(kind: str, tmp_path: P
     model = read_model(made(kind, tmp_path / "given.cif"))
     backbone, positions = Backbone.of(model), stirred(model)
     bonds = covalent_bonds(model)
-    inside = bonds[backbone.carrier[bonds[:, 0]] == backbone.carrier[bonds[:, 1]]]
+    inside = bonds[backbone.frame_of_atom[bonds[:, 0]] == backbone.frame_of_atom[bonds[:, 1]]]
     assert len(inside) > 1000
     assert np.abs(lengths(positions, inside) - lengths(model.positions, inside)).max() < 2e-3
 
@@ -320,7 +320,7 @@ def test_a_glycan_keeps_its_bond_to_the_protein_and_between_its_sugars(tmp_path:
     assert sorted(sorted(names[bond].tolist()) for bond in across) == [["ASN", "NAG"], ["BMA", "NAG"], ["NAG", "NAG"]]
     assert np.abs(lengths(positions, across) - lengths(model.positions, across)).max() < 1e-3
     asparagine = next(row for row, key in enumerate(model.residues) if key.number == GLYCOSYLATED)
-    turning = model.residue_of_atom[Torsions.of(model, backbone).axes[:, 0]]
+    turning = model.residue_of_atom[SideChainTorsions.of(model, backbone).axes[:, 0]]
     assert asparagine not in turning
 
 
@@ -332,7 +332,7 @@ def test_metals_stay_with_what_coordinates_them_and_a_calcium_is_no_alpha_carbon
         number = gemmi.Element(name).atomic_number
         metal = np.flatnonzero(model.atomic_numbers == number)[0]
         oxygen = model.atoms_named("OD1")[next(r for r, key in enumerate(model.residues) if key.number == asp)]
-        assert backbone.carrier[metal] == backbone.carrier[oxygen]
+        assert backbone.frame_of_atom[metal] == backbone.frame_of_atom[oxygen]
         assert np.linalg.norm(positions[metal] - positions[oxygen]) == pytest.approx(distance, abs=1e-2)
         # Its water rides by itself; the restraints know the distance between them.
         start = torch.as_tensor(model.positions, dtype=torch.float32)
@@ -394,11 +394,11 @@ def test_an_incomplete_residue_rides_with_the_residue_that_it_is_bonded_to(tmp_p
     model = read_model(made("incomplete backbone", tmp_path / "x.cif"))
     backbone = Backbone.of(model)
     assert len(backbone.passengers) == 0
-    frames = {model.residues[backbone.residues[frame]].number for frame in backbone.carrier}
+    frames = {model.residues[backbone.residues[frame]].number for frame in backbone.frame_of_atom}
     assert not frames & {100, 151}
     # Without C the one before, without N the one after.
     owners = {
-        key.number: model.residues[backbone.residues[backbone.carrier[model.residue_of_atom == row][0]]].number
+        key.number: model.residues[backbone.residues[backbone.frame_of_atom[model.residue_of_atom == row][0]]].number
         for row, key in enumerate(model.residues)
     }
     assert owners[100] == 99
@@ -426,8 +426,8 @@ def test_what_rides_along_is_projected(kind: str, tmp_path: Path) -> None:
     inside = model.positions - model.positions.min(0) + 10
     box = int(np.ptp(inside, axis=0).max() + 20) // 2 * 2
     amplitudes, widths = model.atomic_numbers.astype(float), np.full(len(model), 0.5)
-    volume = density_map(inside, amplitudes, widths, box, 1.0)
-    without_them = density_map(inside[~rows], amplitudes[~rows], widths[~rows], box, 1.0)
+    volume = render_density(inside, amplitudes, widths, box, 1.0)
+    without_them = render_density(inside[~rows], amplitudes[~rows], widths[~rows], box, 1.0)
     x, y, z = np.round(inside[rows]).astype(int).T
     assert (volume[z, y, x] > without_them[z, y, x]).all()
 

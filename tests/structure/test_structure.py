@@ -15,7 +15,7 @@ from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
 from cocofold.structure.restraints import Restraints
-from cocofold.structure.topology import Backbone, Torsions, covalent_bonds, frames
+from cocofold.structure.topology import Backbone, SideChainTorsions, covalent_bonds, residue_frames
 from cocofold.system.errors import InputError
 
 CHI = {
@@ -121,7 +121,7 @@ def test_backbone_finds_breaks_termini_and_passengers(closed: Model, tmp_path: P
     assert np.flatnonzero(~backbone.linked[: len(backbone)]).tolist() == [99, len(backbone) - 1]
     assert [model.residues[row].name for row in backbone.passengers] == ["CA", "HEX"]
     assert not backbone.linked[len(backbone) :].any()
-    assert backbone.carrier[-3:].tolist() == [len(backbone), len(backbone) + 1, len(backbone) + 1]
+    assert backbone.frame_of_atom[-3:].tolist() == [len(backbone), len(backbone) + 1, len(backbone) + 1]
 
 
 def test_links_never_join_chains(shared_data: Path) -> None:
@@ -133,15 +133,15 @@ def test_links_never_join_chains(shared_data: Path) -> None:
 
 def test_frames_are_right_handed_and_turn_with_the_atoms(closed: Model) -> None:
     positions = closed.positions[Backbone.of(closed).atoms]
-    axes = frames(positions)
+    axes = residue_frames(positions)
     np.testing.assert_allclose(np.linalg.det(axes), 1)
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
     turn *= np.sign(np.linalg.det(turn))
-    np.testing.assert_allclose(frames(positions @ turn.T), turn @ axes, atol=1e-12)
+    np.testing.assert_allclose(residue_frames(positions @ turn.T), turn @ axes, atol=1e-12)
 
 
 def test_side_chains_have_the_torsions_that_their_residues_should(closed: Model) -> None:
-    torsions = Torsions.of(closed, Backbone.of(closed))
+    torsions = SideChainTorsions.of(closed, Backbone.of(closed))
     found = Counter(closed.residue_of_atom[torsions.axes[:, 0]].tolist())
     for row, residue in enumerate(closed.residues):
         assert found[row] == CHI[residue.name], residue
@@ -149,7 +149,7 @@ def test_side_chains_have_the_torsions_that_their_residues_should(closed: Model)
 
 def test_cystines_do_not_turn(shared_data: Path) -> None:
     model = read_model(shared_data / "tcr/truth.cif")
-    torsions = Torsions.of(model, Backbone.of(model))
+    torsions = SideChainTorsions.of(model, Backbone.of(model))
     turning = set(model.residue_of_atom[torsions.axes[:, 0]].tolist())
     bonds = covalent_bonds(model)
     bridges = bonds[(model.atomic_numbers[bonds] == 16).all(1)]
@@ -191,7 +191,7 @@ def test_a_cis_peptide_stays_cis(closed: Model, monkeypatch: pytest.MonkeyPatch)
     assert np.linalg.norm(closed.positions[alpha[proline - 1]] - closed.positions[alpha[proline]]) < 3.2
     positions = torch.as_tensor(closed.positions, dtype=torch.float32)
     as_it_is = _restraints(closed).energy(positions)
-    monkeypatch.setattr("cocofold.structure.restraints._CIS_BELOW_ANGSTROM", 0.0)
+    monkeypatch.setattr("cocofold.structure.restraints._MAX_CIS_CA_CA_ANGSTROM", 0.0)
     assert _restraints(closed).energy(positions) > as_it_is + 0.01
 
 

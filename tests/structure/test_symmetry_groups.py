@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from cocofold.structure.point_groups import normal_name, rotations_of
+from cocofold.structure.point_groups import normalise_point_group, point_group_rotations
 from cocofold.system.errors import InputError
 
 ORDERS = {
@@ -27,7 +27,7 @@ ORDERS = {
 
 @pytest.mark.parametrize(("name", "order"), ORDERS.items())
 def test_groups_are_closed_and_of_their_order(name: str, order: int) -> None:
-    rotations = rotations_of(name)
+    rotations = point_group_rotations(name)
     assert len(rotations) == order
     assert np.array_equal(rotations[0], np.eye(3))
     np.testing.assert_allclose(np.linalg.det(rotations), 1)
@@ -40,7 +40,7 @@ def test_groups_are_closed_and_of_their_order(name: str, order: int) -> None:
 def test_groups_are_scipys(name: str, theirs: str) -> None:
     """Of those whose axes scipy lays alike."""
     group = Rotation.create_group(theirs).as_matrix()
-    assert all(np.abs(group - rotation).max((1, 2)).min() < 1e-9 for rotation in rotations_of(name))
+    assert all(np.abs(group - rotation).max((1, 2)).min() < 1e-9 for rotation in point_group_rotations(name))
 
 
 @pytest.mark.parametrize(
@@ -63,11 +63,11 @@ def test_groups_are_scipys(name: str, theirs: str) -> None:
 def test_axes_are_relions(name: str, fold: int, axis: tuple[float, float, float]) -> None:
     """The axes that RELION's source names for each group."""
     turn = Rotation.from_rotvec(2 * np.pi / fold * np.array(axis) / np.linalg.norm(axis)).as_matrix()
-    assert np.abs(rotations_of(name) - turn).max((1, 2)).min() < 1e-5
+    assert np.abs(point_group_rotations(name) - turn).max((1, 2)).min() < 1e-5
 
 
 def test_names() -> None:
-    assert [normal_name(name) for name in (" c3", "i", "I2", "d10")] == ["C3", "I2", "I2", "D10"]
+    assert [normalise_point_group(name) for name in (" c3", "i", "I2", "d10")] == ["C3", "I2", "I2", "D10"]
     for name in ("C0", "C61", "S4", "I5", "3", "", "C3v"):
         with pytest.raises(InputError, match="no point group that particles have; give C1 to C60"):
-            normal_name(name)
+            normalise_point_group(name)

@@ -28,7 +28,7 @@ _RUN_CONTROL = {
     "_queueParams",
     "expected",
 }
-_LAST_LINES = 5
+_LOG_LINES_SHOWN = 5
 
 
 class ProtCocofoldBase(EMProtocol):
@@ -56,7 +56,7 @@ class ProtCocofoldBase(EMProtocol):
         )
 
     # --------------------------- steps
-    def _key(self):
+    def _inputsHash(self):
         """Return a word that changes with any parameter or input; steps that have it are run again when it changes."""
         values = {
             name: attribute.getUniqueId() if attribute.isPointer() and attribute.hasValue() else str(attribute)
@@ -88,14 +88,14 @@ class ProtCocofoldBase(EMProtocol):
         """
         log = self.getStderrLog()
         start = os.path.getsize(log) if os.path.exists(log) else 0
-        arguments = " ".join(shlex.quote(str(word)) for word in _given(words))
+        arguments = " ".join(shlex.quote(str(word)) for word in _withoutEmptyOptions(words))
         try:
             self.runJob(Plugin.getProgram(verb), arguments, env=self._engineEnviron(), numberOfMpi=1)
         except CalledProcessError as error:
             if error.returncode in accepted:
                 return error.returncode
             raise PyworkflowException(
-                _messageIn(log, start) or f"The engine ended with status {int(error.returncode)}."
+                _engineMessage(log, start) or f"The engine ended with status {int(error.returncode)}."
             ) from None
         return 0
 
@@ -111,7 +111,7 @@ class ProtCocofoldBase(EMProtocol):
         """Return the numbers of the GPUs that this run may use."""
         return (self._stepsExecutor.getGpuList() or []) if self.usesGpu() else []
 
-    def _deviceWords(self):
+    def _deviceOptions(self):
         return ["--device", "auto" if self.usesGpu() else "cpu"]
 
     # --------------------------- information
@@ -132,7 +132,7 @@ def addSeed(form):
     form.addParam("seed", params.IntParam, default=0, expertLevel=params.LEVEL_ADVANCED, label="Seed", help=SEED_HELP)
 
 
-def _given(words):
+def _withoutEmptyOptions(words):
     """Leave out options whose value is None or empty."""
     kept: list = []
     for word in words:
@@ -143,7 +143,7 @@ def _given(words):
     return kept
 
 
-def _messageIn(log, start):
+def _engineMessage(log, start):
     """Return what the engine complained of in a log after a position, or else the log's last lines."""
     if not os.path.exists(log):
         return ""
@@ -151,4 +151,4 @@ def _messageIn(log, start):
         lines.seek(start)
         written = [line.strip() for line in lines if line.strip()]
     complaints = [line[len(MESSAGE_START) :] for line in written if line.startswith(MESSAGE_START)]
-    return complaints[-1] if complaints else "\n".join(written[-_LAST_LINES:])
+    return complaints[-1] if complaints else "\n".join(written[-_LOG_LINES_SHOWN:])

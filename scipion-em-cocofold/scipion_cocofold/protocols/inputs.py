@@ -9,7 +9,7 @@ from pyworkflow.exceptions import PyworkflowException
 from pyworkflow.protocol import params
 
 from ..convert import ConversionError, requirePosesAndCtfs, writeParticles
-from ..frames import findShift, guessShift, originOf, writeMoved
+from ..frames import findShiftToBox, guessShiftToBox, originOf, writeMoved
 
 PARTICLES = "particles.star"
 _FRAME = "frame.json"
@@ -57,45 +57,45 @@ def writeInputs(protocol, particles, structure, volume):
     try:
         writeParticles(particles, protocol._getExtraPath(PARTICLES))
         if structure is not None:
-            _writeBoxed(protocol, particles, structure, volume)
+            _writeModelInBoxFrame(protocol, particles, structure, volume)
     except (ConversionError, ValueError, KeyError) as error:
         raise PyworkflowException(str(error)) from None
 
 
-def particleWords(protocol):
+def particleOptions(protocol):
     """Return the options that name the written particles."""
     return ["--particles", protocol._getExtraPath(PARTICLES), "--particles-dir", os.getcwd()]
 
 
-def boxedModel(protocol):
+def modelInBoxFrame(protocol):
     """Return the path of the model in the frame of the box."""
-    return protocol._getExtraPath(_frame(protocol)["model"])
+    return protocol._getExtraPath(_readFrame(protocol)["model"])
 
 
 def outputShift(protocol, volume, particles):
     """Return the vector (Å) from the frame of the box to the one in which outputs are shown, shape (3,)."""
     if volume is not None:
         return originOf(volume) - _betweenCentres(volume, particles)
-    frame = _frame(protocol)
+    frame = _readFrame(protocol)
     if frame is not None:
         return -np.array(frame["shift_angstrom"])
     return np.zeros(3)
 
 
-def frameLine(protocol):
+def frameSentence(protocol):
     """Return a sentence on the frame in which the model was taken to lie, or None."""
-    frame = _frame(protocol)
+    frame = _readFrame(protocol)
     return frame and frame["line"]
 
 
-def _frame(protocol):
+def _readFrame(protocol):
     return protocol._readJson(_FRAME)
 
 
-def _writeBoxed(protocol, particles, structure, volume):
+def _writeModelInBoxFrame(protocol, particles, structure, volume):
     source = structure.getFileName()
     if volume is not None:
-        shift, (density, other) = findShift(source, volume)
+        shift, (density, other) = findShiftToBox(source, volume)
         frame = "the volume's origin" if shift.any() else "its box (voxel 0 at 0 Å)"
         shift = shift + _betweenCentres(volume, particles)
         line = (
@@ -103,7 +103,7 @@ def _writeBoxed(protocol, particles, structure, volume):
             f"{other:.1f} σ."
         )
     else:
-        shift = guessShift(source, particles.getDimensions()[0], particles.getSamplingRate())
+        shift = guessShiftToBox(source, particles.getDimensions()[0], particles.getSamplingRate())
         line = f"No volume: model taken to lie {'about 0 Å' if shift.any() else 'in the box (voxel 0 at 0 Å)'}."
     name = "start" + os.path.splitext(source)[1].lower()
     writeMoved(source, protocol._getExtraPath(name), shift)
@@ -117,7 +117,7 @@ def _betweenCentres(volume, particles):
     return of_particles - np.array(volume.getDimensions()[:3]) // 2 * volume.getSamplingRate()
 
 
-def structureVolume(structure, volume):
+def volumeOfStructure(structure, volume):
     """Return the volume given, or else the one that a model knows."""
     if volume is None and isinstance(structure, AtomStruct):
         return structure.getVolume()

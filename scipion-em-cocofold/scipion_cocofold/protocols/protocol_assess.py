@@ -9,7 +9,7 @@ from pyworkflow.protocol import params
 from pyworkflow.utils import cleanPath
 
 from .base import ProtCocofoldBase
-from .inputs import boxedModel, particleWords, validateParticles, writeInputs
+from .inputs import modelInBoxFrame, particleOptions, validateParticles, writeInputs
 from .summaries import assessmentSummary, geometrySummary, supportSummary
 
 
@@ -69,7 +69,7 @@ class ProtCocofoldAssess(ProtCocofoldBase):
         form.addParallelSection(threads=4, mpi=0)
 
     def _insertAllSteps(self):
-        key = self._key()
+        key = self._inputsHash()
         self._insertFunctionStep(self.assessStep, key, needsGPU=False)
         self._insertFunctionStep(self.createOutputStep, key, needsGPU=False)
 
@@ -94,7 +94,7 @@ class ProtCocofoldAssess(ProtCocofoldBase):
         """Assess in the frame of the particles' box."""
         structure = self.inputStructure.get()
         writeInputs(self, self.inputParticles.get(), structure, structure.getVolume())
-        words = ["--model", boxedModel(self), *particleWords(self), *startWords, *self._deviceWords()]
+        words = ["--model", modelInBoxFrame(self), *particleOptions(self), *startWords, *self._deviceOptions()]
         words += ["--json", self._getExtraPath("images.json"), "--plot", self._getExtraPath("support.png")]
         self.runEngine("assess", words)
 

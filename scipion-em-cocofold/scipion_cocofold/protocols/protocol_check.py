@@ -6,12 +6,12 @@ from pyworkflow.exceptions import PyworkflowException
 from pyworkflow.object import String
 from pyworkflow.protocol import params
 
-from ..frames import asMrc
+from ..frames import convertToMrc
 from .base import ProtCocofoldBase, addSeed
-from .inputs import addParticles, boxedModel, particleWords, validateParticles, writeInputs
+from .inputs import addParticles, modelInBoxFrame, particleOptions, validateParticles, writeInputs
 from .summaries import checkSummary
 
-CONTRADICTION = 1
+STATUS_CONTRADICTION = 1
 
 
 class ProtCocofoldCheck(ProtCocofoldBase):
@@ -64,7 +64,7 @@ class ProtCocofoldCheck(ProtCocofoldBase):
         form.addParallelSection(threads=4, mpi=0)
 
     def _insertAllSteps(self):
-        key = self._key()
+        key = self._inputsHash()
         self._insertFunctionStep(self.convertStep, key, needsGPU=False)
         self._insertFunctionStep(self.checkStep, key)
         self._insertFunctionStep(self.createOutputStep, key, needsGPU=False)
@@ -75,15 +75,15 @@ class ProtCocofoldCheck(ProtCocofoldBase):
     def checkStep(self, key):
         volume = self._volume()
         words = [
-            *particleWords(self),
+            *particleOptions(self),
             "--model",
-            boxedModel(self),
+            modelInBoxFrame(self),
             "--map",
-            volume and asMrc(volume, self._getTmpPath()),
+            volume and convertToMrc(volume, self._getTmpPath()),
         ]
         words += ["--count", self.count.get(), "--seed", self.seed.get()]
         words += ["--json", self._getExtraPath("check.json"), "--picture", self._getExtraPath("check.png")]
-        self.runEngine("check", words + self._deviceWords(), accepted=(0, CONTRADICTION))
+        self.runEngine("check", words + self._deviceOptions(), accepted=(0, STATUS_CONTRADICTION))
         wrong = self._readJson("check.json")["contradictions"]
         if wrong and self.stopIfWrong:
             raise PyworkflowException("; ".join(wrong))

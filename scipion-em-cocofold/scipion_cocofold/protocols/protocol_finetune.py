@@ -15,15 +15,15 @@ from ..objects import CocofoldPlacement, CocofoldPrediction
 from .base import ProtCocofoldBase
 from .finetune_form import PLACE_NO, PLACE_YES, PRESETS, defineFinetuneParams
 from .inputs import (
-    boxedModel,
-    frameLine,
+    frameSentence,
+    modelInBoxFrame,
     outputShift,
-    particleWords,
-    structureVolume,
+    particleOptions,
     validateParticles,
+    volumeOfStructure,
     writeInputs,
 )
-from .protocol_fit import fitWords, modelWords, placedOutputs, validateFit
+from .protocol_fit import fitOptions, modelOptions, placedOutputs, validateFit
 from .summaries import (
     assessmentSummary,
     checkSummary,
@@ -33,7 +33,7 @@ from .summaries import (
     progressLines,
 )
 
-_LOOK_EVERY_S = 3.0
+_POLL_INTERVAL_S = 3.0
 
 
 class ProtCocofoldFinetune(ProtCocofoldBase):
@@ -60,7 +60,7 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
 
     # --------------------------- steps
     def _insertAllSteps(self):
-        key = self._key()
+        key = self._inputsHash()
         self._insertFunctionStep(self.convertStep, key, needsGPU=False)
         if self._fitsFirst():
             self._insertFunctionStep(self.fitStep, key)
@@ -72,24 +72,24 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         self._insertFunctionStep(self.createOutputStep, key, needsGPU=False)
 
     def convertStep(self, key):
-        structure = self.inputModel.get() if self._liesInPlace() else None
+        structure = self.inputModel.get() if self._modelIsInPlace() else None
         writeInputs(self, self.inputParticles.get(), structure, self._volume())
 
     def fitStep(self, key):
         shutil.rmtree(self._getExtraPath("placed"), ignore_errors=True)
-        words = modelWords(self.inputModel.get()) + fitWords(self, self._volume(), self._getTmpPath())
-        self.runEngine("fit", [*words, "--out", self._getExtraPath("placed"), *self._deviceWords()])
+        words = modelOptions(self.inputModel.get()) + fitOptions(self, self._volume(), self._getTmpPath())
+        self.runEngine("fit", [*words, "--out", self._getExtraPath("placed"), *self._deviceOptions()])
 
     def finetuneStep(self, key):
         run = self._runFolder()
-        resumes = self._startedWith(key) and os.path.isfile(os.path.join(run, "config.yaml"))
+        resumes = self._runFolderIsOf(key) and os.path.isfile(os.path.join(run, "config.yaml"))
         if not resumes:
             shutil.rmtree(run, ignore_errors=True)
             with open(self._getExtraPath("run.key"), "w") as kept:
                 kept.write(key)
         # One process for each GPU
         processes = ["--processes", max(1, self.numberOfMpi.get(), len(self._gpus()))]
-        self._runWatched([*self._finetuneWords(), *processes, *(["--resume"] if resumes else [])])
+        self._runShowingBestModel([*self._finetuneOptions(), *processes, *(["--resume"] if resumes else [])])
 
     def assessStep(self, key):
         reference = self._getExtraPath("reference" + os.path.splitext(self.inputReference.get().getFileName())[1])
@@ -132,16 +132,16 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
             self.place.get() == PLACE_YES or isinstance(given, CocofoldPrediction) or not isPlaced(given.getFileName())
         )
 
-    def _liesInPlace(self):
+    def _modelIsInPlace(self):
         return self.inputPlacement.get() is None and not self._fitsFirst()
 
     def _volume(self):
-        return structureVolume(self.inputModel.get(), self.inputVolume.get())
+        return volumeOfStructure(self.inputModel.get(), self.inputVolume.get())
 
     def _runFolder(self):
         return self._getExtraPath("run")
 
-    def _startedWith(self, key):
+    def _runFolderIsOf(self, key):
         kept = self._getExtraPath("run.key")
         return os.path.isfile(kept) and open(kept).read() == key
 
@@ -149,13 +149,13 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         """Return the path of the model at cycle 0, which has the atoms and the place that the run began with."""
         return os.path.join(self._runFolder(), "models", "cycle_00.cif")
 
-    def _finetuneWords(self):
+    def _finetuneOptions(self):
         given = self.inputModel.get()
-        words = particleWords(self)
-        if self._liesInPlace():
-            words += ["--model", boxedModel(self)]
+        words = particleOptions(self)
+        if self._modelIsInPlace():
+            words += ["--model", modelInBoxFrame(self)]
         else:
-            words += modelWords(given)
+            words += modelOptions(given)
             placement = self.inputPlacement.get()
             words += [
                 "--placement",
@@ -164,14 +164,14 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         if isinstance(given, CocofoldPrediction):
             words += ["--preset", PRESETS[self.preset.get()], "--remove-below", self.removeBelow.get()]
             words += ["--deform"] if self.deform else []
-        if self._liesInPlace() and self.symmetry.get("").strip().upper() not in ("", "C1"):
+        if self._modelIsInPlace() and self.symmetry.get("").strip().upper() not in ("", "C1"):
             words += ["--symmetry", self.symmetry.get().strip()]
         words += ["--out", self._runFolder(), "--max-particles", self.maxParticles.get() or None]
         words += ["--heldout", self.heldout.get(), "--cycles", self.cycles.get(), "--batch-size", self.batchSize.get()]
         words += ["--resolution", self.resolution.get(), "--effort", self.effort.get(), "--seed", self.seed.get()]
-        return words + ([] if self.checkFirst else ["--no-check"]) + self._deviceWords()
+        return words + ([] if self.checkFirst else ["--no-check"]) + self._deviceOptions()
 
-    def _runWatched(self, words):
+    def _runShowingBestModel(self, words):
         """Run the engine, and show the best model so far as an output while it runs."""
         failures = []
 
@@ -186,10 +186,10 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         job.start()
         shown = None
         while job.is_alive():
-            job.join(_LOOK_EVERY_S)
+            job.join(_POLL_INTERVAL_S)
             best = self._bestCycle()
             if job.is_alive() and best is not None and best != shown:
-                self._showSoFar(best)
+                self._outputBestSoFar(best)
                 shown = best
         if failures:
             raise failures[0]
@@ -205,7 +205,7 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
             return None
         return max(rows, key=lambda row: float(row["frc_heldout"] or row["frc_work"]))
 
-    def _showSoFar(self, row):
+    def _outputBestSoFar(self, row):
         name = os.path.join("models", f"cycle_{int(row['number']):02}.cif")
         if not os.path.isfile(os.path.join(self._runFolder(), name)):
             return
@@ -281,8 +281,8 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         lines = progressLines(self._bestCycle()) if metrics is None else finetuneSummary(metrics)
         after = self._readJson("after.json")
         lines += assessmentSummary(self._readJson("before.json"), after) if after else []
-        frame = frameLine(self)
-        lines += [frame] if frame and self._liesInPlace() else []
+        frame = frameSentence(self)
+        lines += [frame] if frame and self._modelIsInPlace() else []
         placement, check = self._readJson("placed", "placement.json"), self._readJson("run", "check.json")
         lines += placementSummary(placement) if placement else []
         return lines + (checkSummary(check) if check else [])

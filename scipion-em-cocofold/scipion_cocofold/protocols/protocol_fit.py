@@ -6,7 +6,7 @@ from pwem.objects import AtomStruct, Volume
 from pyworkflow.constants import BETA
 from pyworkflow.protocol import params
 
-from ..frames import asMrc, originOf, writeMoved
+from ..frames import convertToMrc, originOf, writeMoved
 from ..objects import CocofoldPlacement, CocofoldPrediction
 from .base import ProtCocofoldBase
 from .summaries import placementSummary
@@ -58,15 +58,15 @@ class ProtCocofoldFit(ProtCocofoldBase):
 
     # --------------------------- steps
     def _insertAllSteps(self):
-        key = self._key()
+        key = self._inputsHash()
         self._insertFunctionStep(self.fitStep, key)
         self._insertFunctionStep(self.createOutputStep, key, needsGPU=False)
 
     def fitStep(self, key):
         volume, mask = self.inputVolume.get(), self.inputMask.get()
-        words = modelWords(self.inputModel.get()) + fitWords(self, volume, self._getTmpPath())
-        words += ["--mask", mask and asMrc(mask, self._getTmpPath()), "--out", self._placedFolder()]
-        self.runEngine("fit", words + self._deviceWords())
+        words = modelOptions(self.inputModel.get()) + fitOptions(self, volume, self._getTmpPath())
+        words += ["--mask", mask and convertToMrc(mask, self._getTmpPath()), "--out", self._placedFolder()]
+        self.runEngine("fit", words + self._deviceOptions())
 
     def createOutputStep(self, key):
         outputs = placedOutputs(self, self._placedFolder(), self.inputVolume.get())
@@ -139,17 +139,17 @@ def addFitParams(form, condition="True"):
     )
 
 
-def modelWords(model):
+def modelOptions(model):
     """Return the options that name a model or prediction."""
     if isinstance(model, CocofoldPrediction):
         return ["--prediction", model.getFileName()]
     return ["--model", model.getFileName()]
 
 
-def fitWords(protocol, volume, folder):
+def fitOptions(protocol, volume, folder):
     """Return the options that name a volume and say how a model is placed in it."""
     halves = [name for name in volume.getHalfMaps().split(",") if name] if volume.hasHalfMaps() else []
-    words = ["--map", asMrc(volume, folder), "--pixel-size", volume.getSamplingRate()]
+    words = ["--map", convertToMrc(volume, folder), "--pixel-size", volume.getSamplingRate()]
     if protocol.mapResolution.get() is None and len(halves) == 2:
         words += ["--half1", halves[0], "--half2", halves[1]]
     symmetry = protocol.symmetry.get("").strip()

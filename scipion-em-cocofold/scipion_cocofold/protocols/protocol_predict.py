@@ -10,7 +10,7 @@ from pyworkflow.protocol import params
 from scipion_cocofold import Plugin
 
 from ..objects import CocofoldPrediction
-from ..residues import chainsOf
+from ..residues import chainLengths
 from .base import ProtCocofoldBase, addSeed
 
 FROM_COLABFOLD, FROM_OPENFOLD, FROM_SEQUENCES = range(3)
@@ -99,7 +99,7 @@ class ProtCocofoldPredict(ProtCocofoldBase):
         form.addParallelSection(threads=4, mpi=0)
 
     def _insertAllSteps(self):
-        key = self._key()
+        key = self._inputsHash()
         self._insertFunctionStep(self.predictStep, key)
         self._insertFunctionStep(self.createOutputStep, key, needsGPU=False)
 
@@ -125,7 +125,7 @@ class ProtCocofoldPredict(ProtCocofoldBase):
 
     def createOutputStep(self, key):
         prediction = CocofoldPrediction(filename=self._predicted())
-        prediction.setChains(chainsOf(prediction.getModelFileName()))
+        prediction.setChains(chainLengths(prediction.getModelFileName()))
         model = AtomStruct(filename=prediction.getModelFileName())
         self._defineOutputs(outputPrediction=prediction, outputAtomStruct=model)
         for pointer in self.inputSequences:

@@ -7,7 +7,15 @@ from pyworkflow.protocol import params
 
 from ..frames import writeMoved
 from .base import ProtCocofoldBase
-from .inputs import boxedModel, frameLine, outputShift, particleWords, structureVolume, validateParticles, writeInputs
+from .inputs import (
+    frameSentence,
+    modelInBoxFrame,
+    outputShift,
+    particleOptions,
+    validateParticles,
+    volumeOfStructure,
+    writeInputs,
+)
 from .summaries import relaxSummary
 
 
@@ -53,7 +61,7 @@ class ProtCocofoldRelax(ProtCocofoldBase):
         form.addParallelSection(threads=4, mpi=0)
 
     def _insertAllSteps(self):
-        key = self._key()
+        key = self._inputsHash()
         self._insertFunctionStep(self.convertStep, key, needsGPU=False)
         self._insertFunctionStep(self.relaxStep, key)
         self._insertFunctionStep(self.createOutputStep, key, needsGPU=False)
@@ -67,9 +75,9 @@ class ProtCocofoldRelax(ProtCocofoldBase):
         if self.inputParticles.get() is None:
             words += ["--model", self.inputStructure.get().getFileName()]
         else:
-            words += ["--model", boxedModel(self), *particleWords(self)]
+            words += ["--model", modelInBoxFrame(self), *particleOptions(self)]
         words += ["--threads", self.numberOfThreads.get()] + (["--hydrogens"] if self.hydrogens else [])
-        self.runEngine("relax", words + self._deviceWords())
+        self.runEngine("relax", words + self._deviceOptions())
 
     def createOutputStep(self, key):
         given, relaxed = self.inputStructure.get(), self._getExtraPath("relaxed.cif")
@@ -85,7 +93,7 @@ class ProtCocofoldRelax(ProtCocofoldBase):
         self._defineSourceRelation(self.inputStructure, structure)
 
     def _volume(self):
-        return structureVolume(self.inputStructure.get(), None)
+        return volumeOfStructure(self.inputStructure.get(), None)
 
     def _validate(self):
         return validateParticles(self.inputParticles.get())
@@ -93,7 +101,7 @@ class ProtCocofoldRelax(ProtCocofoldBase):
     def _summary(self):
         found = self._readJson("relaxed.json")
         lines = ["Not relaxed yet."] if found is None else relaxSummary(found)
-        return lines + ([frameLine(self)] if frameLine(self) else [])
+        return lines + ([frameSentence(self)] if frameSentence(self) else [])
 
     def _methods(self):
         found = self._readJson("relaxed.json")

@@ -5,11 +5,11 @@ from pyworkflow.constants import BETA
 from pyworkflow.protocol import params
 from pyworkflow.utils import cleanPath
 
-from ..convert import selectedParticles
+from ..convert import appendSelectedParticles
 from .base import ProtCocofoldBase, addSeed
-from .inputs import addParticles, boxedModel, particleWords, structureVolume, validateParticles, writeInputs
+from .inputs import addParticles, modelInBoxFrame, particleOptions, validateParticles, volumeOfStructure, writeInputs
 
-WAYS = ["random", "views", "frc"]
+SELECTION_MODES = ["random", "views", "frc"]
 BY_RANDOM, BY_VIEWS, BY_FRC = range(3)
 
 
@@ -67,38 +67,38 @@ class ProtCocofoldSelect(ProtCocofoldBase):
         form.addParallelSection(threads=4, mpi=0)
 
     def _insertAllSteps(self):
-        key = self._key()
+        key = self._inputsHash()
         self._insertFunctionStep(self.convertStep, key, needsGPU=False)
         self._insertFunctionStep(self.selectStep, key)
         self._insertFunctionStep(self.createOutputStep, key, needsGPU=False)
 
     def convertStep(self, key):
         structure = self.inputStructure.get() if self.by.get() == BY_FRC else None
-        volume = structureVolume(structure, self.inputVolume.get())
+        volume = volumeOfStructure(structure, self.inputVolume.get())
         writeInputs(self, self.inputParticles.get(), structure, volume)
 
     def selectStep(self, key):
         words = [
-            *particleWords(self),
+            *particleOptions(self),
             "--by",
-            WAYS[self.by.get()],
+            SELECTION_MODES[self.by.get()],
             "--count",
             self.count.get(),
             "--seed",
             self.seed.get(),
         ]
         if self.by.get() == BY_FRC:
-            words += ["--model", boxedModel(self)]
+            words += ["--model", modelInBoxFrame(self)]
         star = self._getPath("selected.star")
         cleanPath(star)
         self.runEngine(
-            "select", [*words, "--out", star, "--json", self._getExtraPath("selected.json"), *self._deviceWords()]
+            "select", [*words, "--out", star, "--json", self._getExtraPath("selected.json"), *self._deviceOptions()]
         )
 
     def createOutputStep(self, key):
         found = self._readJson("selected.json")
         selected = self._createSetOfParticles()
-        selectedParticles(
+        appendSelectedParticles(
             self.inputParticles.get(), found["selected"], found["held_out"], found["scored_rings"] or [], selected
         )
         self._defineOutputs(outputParticles=selected)

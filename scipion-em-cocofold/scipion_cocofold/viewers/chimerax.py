@@ -6,7 +6,7 @@ BY_CHAIN, BY_CHANGE, BY_CONFIDENCE = range(3)
 COLOURS = ["chain", "change from the start", "confidence (B factor or pLDDT)"]
 
 
-def writeScript(path, models, volume=None, colour=BY_CHAIN, changes=None):
+def writeChimeraxScript(path, models, volume=None, colour=BY_CHAIN, changes=None):
     """Write a ChimeraX script that opens models on a volume; the last is coloured.
 
     Parameters

@@ -15,8 +15,8 @@ from ..constants import COCOFOLD
 from ..frames import writeMoved
 from ..protocols import ProtCocofoldFinetune
 from ..protocols.inputs import outputShift
-from ..residues import displacements, widths
-from .chimerax import BY_CHANGE, COLOURS, writeScript
+from ..residues import displacements, gaussianWidths
+from .chimerax import BY_CHANGE, COLOURS, writeChimeraxScript
 
 
 class CocofoldFinetuneViewer(ProtocolViewer):
@@ -81,7 +81,9 @@ class CocofoldFinetuneViewer(ProtocolViewer):
         script = protocol._getExtraPath("show_models.cxc")
         result = structure.getFileName()
         changes = displacements(start, result)
-        writeScript(script, [(start, "start"), (result, "result")], structure.getVolume(), self.colour.get(), changes)
+        writeChimeraxScript(
+            script, [(start, "start"), (result, "result")], structure.getVolume(), self.colour.get(), changes
+        )
         return [ChimeraView(script)]
 
     def _showIsolde(self, param=None):
@@ -106,7 +108,7 @@ class CocofoldFinetuneViewer(ProtocolViewer):
         rows = self._cycles()
         if not rows:
             return self._nothingYet()
-        plotter, axes = _plot("Agreement with the images", "cycle", "mean Fourier ring correlation")
+        plotter, axes = _newPlot("Agreement with the images", "cycle", "mean Fourier ring correlation")
         number = [int(row["number"]) for row in rows]
         axes.plot(number, [float(row["frc_work"]) for row in rows], "o-", label="fitted particles")
         held = [(n, float(row["frc_heldout"])) for n, row in zip(number, rows) if row["frc_heldout"]]
@@ -120,7 +122,7 @@ class CocofoldFinetuneViewer(ProtocolViewer):
         if not curves:
             return self._nothingYet()
         frequency = 1 / np.array(curves.pop("resolution_angstrom"))
-        plotter, axes = _plot("Fourier ring correlation", "1 / resolution (1/Å)", "correlation")
+        plotter, axes = _newPlot("Fourier ring correlation", "1 / resolution (1/Å)", "correlation")
         for name, values in curves.items():
             axes.plot(frequency, values, "--" if "start" in name else "-", label=name)
         axes.axhline(0, color="grey", linewidth=0.5)
@@ -132,7 +134,7 @@ class CocofoldFinetuneViewer(ProtocolViewer):
         if not os.path.isfile(final):
             return self._nothingYet()
         moved = displacements(self.protocol._startModel(), final)
-        plotter, axes = _plot("Displacement of residues", "residue", "Å")
+        plotter, axes = _newPlot("Displacement of residues", "residue", "Å")
         for chain in dict.fromkeys(chain for chain, _ in moved):
             at = [
                 (int("".join(c for c in number if c in "-0123456789")), d)
@@ -145,10 +147,10 @@ class CocofoldFinetuneViewer(ProtocolViewer):
 
     def _plotWidths(self, param=None):
         final = os.path.join(self.protocol._runFolder(), "model.cif")
-        found = widths(final) if os.path.isfile(final) else np.zeros(0)
+        found = gaussianWidths(final) if os.path.isfile(final) else np.zeros(0)
         if not len(found):
             return self._nothingYet()
-        plotter, axes = _plot("Learned widths of the Gaussians", "width (Å)", "atoms")
+        plotter, axes = _newPlot("Learned widths of the Gaussians", "width (Å)", "atoms")
         axes.hist(found, bins=60)
         return [plotter]
 
@@ -187,7 +189,8 @@ class CyclesView(View):
         super().__init__()
         self.headings = ["best", *(name.replace("_", " ") for name in self.columns)]
         self.rows = [
-            ["*" if str(best) == row["number"] else "", *(_short(row[name]) for name in self.columns)] for row in rows
+            ["*" if str(best) == row["number"] else "", *(_shortNumber(row[name]) for name in self.columns)]
+            for row in rows
         ]
 
     def show(self):
@@ -197,12 +200,12 @@ class CyclesView(View):
         )
 
 
-def _plot(title, xlabel, ylabel):
+def _newPlot(title, xlabel, ylabel):
     plotter = EmPlotter(windowTitle=title)
     return plotter, plotter.createSubPlot(title, xlabel, ylabel)
 
 
-def _short(value):
+def _shortNumber(value):
     try:
         return value if float(value) == int(float(value)) and "." not in value else f"{float(value):.3f}"
     except ValueError:

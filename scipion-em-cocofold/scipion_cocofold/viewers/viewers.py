@@ -9,7 +9,7 @@ from pwem.viewers.viewer_chimera import ChimeraView
 from pyworkflow.viewer import DESKTOP_TKINTER, Viewer
 
 from ..protocols import ProtCocofoldAssess, ProtCocofoldCheck, ProtCocofoldFit
-from .chimerax import writeScript
+from .chimerax import writeChimeraxScript
 
 
 class CocofoldFitViewer(Viewer):
@@ -22,8 +22,8 @@ class CocofoldFitViewer(Viewer):
     def _visualize(self, obj, **kwargs):
         structure = self.protocol.outputAtomStruct
         script = self.protocol._getExtraPath("show_placed.cxc")
-        writeScript(script, [(structure.getFileName(), "placed")], structure.getVolume())
-        return [_picture(self.protocol._getExtraPath("placed", "placement.png"), "Placement"), ChimeraView(script)]
+        writeChimeraxScript(script, [(structure.getFileName(), "placed")], structure.getVolume())
+        return [_showPicture(self.protocol._getExtraPath("placed", "placement.png"), "Placement"), ChimeraView(script)]
 
 
 class CocofoldCheckViewer(Viewer):
@@ -34,7 +34,7 @@ class CocofoldCheckViewer(Viewer):
     _environments = [DESKTOP_TKINTER]
 
     def _visualize(self, obj, **kwargs):
-        return [_picture(self.protocol._getExtraPath("check.png"), "Check of inputs")]
+        return [_showPicture(self.protocol._getExtraPath("check.png"), "Check of inputs")]
 
 
 class CocofoldAssessViewer(Viewer):
@@ -46,7 +46,7 @@ class CocofoldAssessViewer(Viewer):
 
     def _visualize(self, obj, **kwargs):
         pictures = [
-            _picture(path, title)
+            _showPicture(path, title)
             for path, title in (
                 (self.protocol._getExtraPath("assessment.png"), "Distance from the reference"),
                 (self.protocol._getExtraPath("support.png"), "Support by the images"),
@@ -64,7 +64,7 @@ class CocofoldAssessViewer(Viewer):
         return [*pictures, plotter]
 
 
-def _picture(path, title):
+def _showPicture(path, title):
     """Show a PNG file in a window of its own."""
     plotter = EmPlotter(windowTitle=title, figsize=(10, 7))
     axes = plotter.createSubPlot(title, "", "")

@@ -28,6 +28,8 @@ from cocofold.files import write_atomically
 from cocofold.finetuning import Options, finetune
 from cocofold.finetuning.folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("usual_signals")
+
 SHORT = 0.03
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 

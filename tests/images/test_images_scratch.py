@@ -106,6 +106,7 @@ with Endings(), staged(read_particles(sys.argv[1]), Path(sys.argv[2])):
 """
 
 
+@pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_remove_the_copy(particles: ParticleSet, scratch: Path, tmp_path: Path, number: signal.Signals) -> None:
     write_star(tmp_path / "again.star", particles)

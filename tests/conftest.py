@@ -1,19 +1,41 @@
-"""Fixtures for all tests."""
+"""Fixtures for all tests, and what is said of those that are skipped."""
 
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import stand_in
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not SHARED.is_dir():
+        for item in items:
+            if item.get_closest_marker("independent"):
+                item.add_marker(
+                    pytest.mark.skip(
+                        reason=f"needs files of other programs, and the shared data sets are not at {SHARED}"
+                    )
+                )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line for each reason to skip tests, with their number."""
+    reasons = Counter(
+        report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        for report in terminalreporter.stats.get("skipped", [])
+    )
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"{count} skipped: {reason}")
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """Folder of the data sets that lie beside the project and are not part of it."""
-    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip(f"the shared data sets are not at {folder}")
-    return folder
+def shared_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the data sets that lie beside the project, or of what stands for them where they are not."""
+    return SHARED if SHARED.is_dir() else stand_in.make(tmp_path_factory.mktemp("stand_in"))
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from cocofold.imaging import REFERENCE_WIDTH_ANGSTROM, normalise_rings, project,
 from cocofold.particles import ParticleSet, read_particles
 from cocofold.structure import read_model
 
+pytestmark = pytest.mark.independent
+
 LEAST = 0.996
 
 

@@ -10,6 +10,8 @@ import torch
 
 from cocofold.network import Folded, StructureModule, load_structure_module, normalise_pair
 
+pytestmark = pytest.mark.independent
+
 SETS = ("n22", "n40pad")
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from cocofold.particles import ParticleSet, read_particles
 
+pytestmark = pytest.mark.independent
+
 
 def image_of_atoms(particles: ParticleSet, row: int, positions: np.ndarray, charges: np.ndarray) -> np.ndarray:
     """A projection by its Fourier sum over atoms, written from the conventions alone, (box, box)."""

@@ -11,6 +11,8 @@ import pytest
 from cocofold.errors import InputError
 from cocofold.particles import ParticleSet, read_particles, unsupported_aberrations
 
+pytestmark = pytest.mark.independent
+
 READ = {
     "adk/small300/particles.star": (300, 64, 2.5, 1),
     "adk/small300/cs/from_pyem.star": (300, 64, 2.5, 1),

@@ -141,6 +141,7 @@ def test_resolution_from_noise_and_from_half_maps(kinase: Model) -> None:
     assert resolution_of_map(replace(clean, values=clean.values * (soft_region(clean) > 0.5))) is None
 
 
+@pytest.mark.independent
 def test_resolution_of_relions_maps(shared_data: Path) -> None:
     folder = shared_data / "adk" / "small300"
     whole, half1, half2 = (read_map(folder / f"{name}.mrc") for name in ("reconstruction", "half1", "half2"))

@@ -112,6 +112,7 @@ def test_smoothing_has_enough_views_within() -> None:
     assert within == pytest.approx(12)
 
 
+@pytest.mark.independent
 def test_pictures_show_what_relion_shows(shared_data: Path) -> None:
     """Projections of the structure that RELION projected, CTF applied, beside RELION's noise-free images."""
     folder = shared_data / "adk" / "small300"

@@ -43,6 +43,7 @@ def project(shared_data):
 
 
 @pytest.mark.parametrize("name", ["particles.star", "star_variants/relion30.star"])
+@pytest.mark.independent
 def test_particles_of_relion(name, project, shared_data, tmp_path):
     star = shared_data / "adk" / "small300" / name
     particles = import_particles(project, star)
@@ -54,6 +55,7 @@ def test_particles_of_relion(name, project, shared_data, tmp_path):
         assert np.array_equal(found.half_set, known.half_set)
 
 
+@pytest.mark.independent
 def test_particles_of_cryosparc(project, shared_data, tmp_path, monkeypatch):
     cryosparc2 = pytest.importorskip("cryosparc2.convert", reason="scipion-em-cryosparc2 is not installed")
     folder = shared_data / "adk" / "small300"

@@ -111,6 +111,7 @@ def _as_text(path: Path) -> dict:
     return starfile.read(path, always_dict=True, parse_as_string=labels)
 
 
+@pytest.mark.independent
 def test_files_of_other_programs(command: Command, shared_data: Path, tmp_path: Path) -> None:
     folder = shared_data / "adk" / "small300"
     of_others = [

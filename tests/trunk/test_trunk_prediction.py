@@ -57,6 +57,7 @@ def test_what_the_program_did_not_give_stays_out(found: Found, tmp_path: Path) -
     assert again.pae is None
 
 
+@pytest.mark.independent
 def test_the_bundle_alone_gives_deepminds_atoms(bundle: Path, deepmind: DeepMind) -> None:
     atoms = rebuild(Prediction.read(bundle))
     there = deepmind.atom37_mask[:, 1] > 0

@@ -13,6 +13,8 @@ from cocofold.assessment import assess, geometry_figures
 from cocofold.commands.main import main
 from cocofold.structure import Model, read_model
 
+pytestmark = pytest.mark.slow
+
 
 def _run(*arguments: object) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "cocofold", "assess", *map(str, arguments)]

@@ -11,6 +11,8 @@ from cocofold.assessment import StructuralAlignment, align_structures, match_res
 from cocofold.assessment.tm_score import align_by_score, final_scale
 from cocofold.structure import Model, read_model
 
+pytestmark = pytest.mark.slow
+
 LADDER = ["start_closed", "start_closed_moved", *(f"trajectory/dims_{n:03d}" for n in (0, 8, 17, 26, 35, 44, 61, 97))]
 
 

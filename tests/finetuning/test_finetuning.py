@@ -24,6 +24,8 @@ from cocofold.imaging import REFERENCE_WIDTH_ANGSTROM
 from cocofold.particles import read_particles
 from cocofold.structure import Backbone, read_model
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_run_comes_closer_and_writes_what_it_should(finished: Path, start: Path, truth: Path) -> None:
     before = assess(read_model(start), read_model(truth)).as_dict()

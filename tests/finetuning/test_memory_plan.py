@@ -20,6 +20,8 @@ from cocofold.imaging import RingPixels
 from cocofold.particles import read_particles
 from cocofold.structure import read_model
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

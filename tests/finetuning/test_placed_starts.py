@@ -19,6 +19,8 @@ from cocofold.placement import Body, DensityMap, Placement
 from cocofold.structure import read_model, write_model
 from cocofold.symmetry import copied, rotations_of
 
+pytestmark = pytest.mark.slow
+
 TURN, SHIFT = Rotation.from_rotvec([0.3, -1.2, 0.8]).as_matrix(), np.array([12.0, -30.0, 4.5])
 SHORTER = ("--effort", 0.02, "--cycles", 2)
 

@@ -33,6 +33,8 @@ from cocofold.structure import Backbone, Model, read_model, write_model
 from cocofold.trunk import Origin, Prediction
 from cocofold.trunk.chains import Chains
 
+pytestmark = pytest.mark.slow
+
 TURN = Rotation.from_rotvec([0.3, -0.8, 0.5]).as_matrix()
 
 

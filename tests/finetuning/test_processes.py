@@ -33,6 +33,8 @@ from cocofold.members import Member
 from cocofold.particles import read_particles
 from cocofold.structure import read_model
 
+pytestmark = pytest.mark.slow
+
 SHORT = ("--effort", 0.03)
 # Processes that share one machine's cores; the first finds the port of the others by itself
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts", "0", "--nproc-per-node"]

@@ -17,6 +17,8 @@ from cocofold.imaging import REFERENCE_WIDTH_ANGSTROM
 from cocofold.particles import ParticleSet, read_particles
 from cocofold.structure import read_model
 
+pytestmark = pytest.mark.slow
+
 
 def with_images(star: Path, folder: Path, images: np.ndarray) -> Path:
     """The STAR beside another stack."""

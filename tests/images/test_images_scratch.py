@@ -84,6 +84,7 @@ def test_too_little_space_and_unusable_folders(
     assert not list(scratch.iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_from_scratch_is_the_same_run(shared_data: Path, scratch: Path, tmp_path: Path) -> None:
     star, model = str(shared_data / "adk/two_optics/particles.star"), str(shared_data / "adk/start_closed.cif")
     for name, folder in (("there", None), ("copied", str(scratch))):

@@ -21,6 +21,8 @@ from cocofold.placement.target import Atoms, Target
 from cocofold.simulation.simulate import Simulated
 from cocofold.structure import Model
 
+pytestmark = pytest.mark.slow
+
 Command = Callable[..., int]
 
 

@@ -19,6 +19,8 @@ from cocofold.preflight.judging import Judge, Mean
 from cocofold.preflight.scoring import Scorer
 from cocofold.structure import Model
 
+pytestmark = pytest.mark.slow
+
 Plant = Callable[[ParticleSet], ParticleSet]
 
 

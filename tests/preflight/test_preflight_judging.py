@@ -7,6 +7,8 @@ import pytest
 
 from cocofold.preflight.judging import Mean, Scores, above_chance, beats
 
+pytestmark = pytest.mark.slow
+
 IMAGES = 100
 
 

@@ -25,6 +25,8 @@ from cocofold.relaxation.parts import parts_of
 from cocofold.relaxation.torsion import dihedral
 from cocofold.structure import Model, read_model, read_placed_as, write_model
 
+pytestmark = pytest.mark.slow
+
 Fragment = Callable[..., Model]
 QUICK = Settings(device="cpu", threads=1)
 

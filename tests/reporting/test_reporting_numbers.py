@@ -36,6 +36,8 @@ from cocofold.reporting.run_files import map_of, read_run
 from cocofold.structure import read_model
 from cocofold.symmetry import rotations_of
 
+pytestmark = pytest.mark.slow
+
 RANDOM = np.random.default_rng(1)
 
 

@@ -21,6 +21,8 @@ from cocofold.reporting.run_files import FinishedRun, read_run
 from cocofold.reporting.words import citations, methods_paragraph, verdict_of
 from cocofold.structure import read_model, write_model
 
+pytestmark = pytest.mark.slow
+
 MOST_BYTES = 10_000_000
 HOSTILE = "<img src=x onerror=alert(1)>'\"&amp;"
 

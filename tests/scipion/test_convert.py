@@ -18,6 +18,8 @@ from scipion_project import empty_set, import_particles, make_project
 
 from cocofold.particles import read_particles
 
+pytestmark = pytest.mark.slow
+
 
 def angles_between(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Degrees; by the matrices' difference, which stays exact for small angles."""

@@ -13,6 +13,8 @@ from scipion_cocofold.frames import asMrc, findShift, guessShift, isPlaced, read
 
 from cocofold.structure import read_model, write_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def closed(shared_data):

@@ -17,6 +17,8 @@ from scipion_project import finished, import_particles, import_volume, run
 from cocofold.assessment import assess, geometry_figures
 from cocofold.structure import read_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def wrong_hand(_adenylate_kinase, shared_data, tmp_path_factory):

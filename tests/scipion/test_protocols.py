@@ -27,6 +27,8 @@ from scipion_cocofold.protocols import (
 from scipion_cocofold.viewers import CocofoldAssessViewer
 from scipion_project import finished, import_particles, run
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"effort": 0.02, "makeReport": False, "checkFirst": False, "numberOfThreads": 1}
 
 

@@ -16,6 +16,8 @@ import pyworkflow
 import scipion_cocofold
 from pyworkflow.template import LocalTemplate
 
+pytestmark = pytest.mark.slow
+
 TEMPLATES = sorted((Path(scipion_cocofold.__file__).parent / "templates").glob("*.json.template"))
 
 

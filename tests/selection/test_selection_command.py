@@ -17,6 +17,8 @@ from cocofold.commands.main import main
 from cocofold.particles import ParticleSet, read_particles, write_star
 from cocofold.simulation.simulate import Simulated
 
+pytestmark = pytest.mark.slow
+
 Command = Callable[..., int]
 
 

@@ -18,6 +18,8 @@ from cocofold.finetuning.passes import split_into_passes
 from cocofold.particles import ParticleSet, read_particles, write_star
 from cocofold.structure import Model
 
+pytestmark = pytest.mark.slow
+
 SCORED = (4, 8, 12)
 
 

@@ -16,6 +16,8 @@ from cocofold.simulation.reconstruction import reconstruct
 from cocofold.simulation.simulate import simulate
 from cocofold.structure import read_model
 
+pytestmark = pytest.mark.slow
+
 BOX, PIXEL = 64, 2.5
 
 

@@ -21,6 +21,8 @@ from cocofold.preflight.judging import HypothesisComparer, MeanWithError
 from cocofold.preflight.scoring import Hypothesis, HypothesisScorer
 from cocofold.structure.model import Model
 
+pytestmark = pytest.mark.slow
+
 Plant = Callable[[ParticleSet], ParticleSet]
 
 

@@ -41,7 +41,7 @@ test-gpu: venv
 
 # COCOFOLD_COLABFOLD names an environment with colabfold[alphafold]==1.6.3; its random weights are 373 MB.
 test-colabfold: venv
-	$(BIN)/python -m pytest -m colabfold -s tests/trunk/test_colabfold_roundtrip.py
+	$(BIN)/python -m pytest -m colabfold -s tests/alphafold/test_colabfold_roundtrip.py
 
 # Needs Chromium (Debian: apt-get install chromium).
 test-browser: venv

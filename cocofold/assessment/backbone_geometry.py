@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
+from importlib.resources import files
 
 import numpy as np
 from scipy.ndimage import map_coordinates
@@ -240,7 +239,7 @@ FAVOURED_DENSITY = 0.02
 # The general case, and glycine, proline and what precedes proline
 OUTLIER_DENSITIES = {"general": 0.0005, "glycine": 0.002, "proline": 0.002, "preproline": 0.002}
 _KINDS = tuple(OUTLIER_DENSITIES)
-_BINS, _BIN_DEGREES = 180, 2.0
+_BIN_DEGREES = 2.0
 
 
 def ramachandran_kinds(names: np.ndarray, followers: np.ndarray) -> np.ndarray:
@@ -254,8 +253,8 @@ def classify_torsions(phi: np.ndarray, psi: np.ndarray, kinds: np.ndarray) -> tu
     """Which torsions are favoured and which are outliers; what is neither is allowed.
 
     Contours of Lovell et al., Proteins 50, 437 (2003): favoured are the 98 % of their 500 structures' residues that lie
-    densest, outliers those beyond 99.95 % (glycine, proline and what precedes proline: 99.8 %). Their tables come with
-    the package pyrama; between bins they are interpolated.
+    densest, outliers those beyond 99.95 % (glycine, proline and what precedes proline: 99.8 %). Between the bins of
+    their tables values are interpolated linearly.
 
     Parameters
     ----------
@@ -278,13 +277,10 @@ def classify_torsions(phi: np.ndarray, psi: np.ndarray, kinds: np.ndarray) -> tu
 
 @cache
 def _density_table(kind: str) -> np.ndarray:
-    """Density of bins of 2 degrees by phi and psi, from -179; (180, 180) float."""
-    # Found without importing pyrama, whose import opens matplotlib's graphical backend.
-    spec = find_spec("pyrama")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("the package pyrama, which has the Ramachandran tables, is not installed")
-    rows = np.loadtxt(Path(spec.origin).parent / "data" / f"pref_{kind}.data")
-    table = np.zeros((_BINS, _BINS))
-    place = ((rows[:, :2] + 179) / _BIN_DEGREES).round().astype(int)
-    table[place[:, 0], place[:, 1]] = rows[:, 2]
-    return table
+    """Share of the 500 structures' residues at places no denser than each bin, by phi and psi; (180, 180) float64.
+
+    Bins are 2 degrees wide; the first is centred at -179 degrees. Source and layout of the file are told by
+    ``ramachandran_top500.txt`` beside it.
+    """
+    with (files("cocofold.assessment") / "ramachandran_top500.npz").open("rb") as file, np.load(file) as tables:
+        return tables[kind] / tables[f"{kind}_residues"]

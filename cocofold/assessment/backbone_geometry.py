@@ -10,6 +10,7 @@ import numpy as np
 from scipy.ndimage import map_coordinates
 from scipy.spatial import cKDTree
 
+from cocofold.structure.geometry import torsion_radians
 from cocofold.structure.model import Model, ResidueKey
 from cocofold.structure.topology import Backbone
 from cocofold.system.errors import InputError
@@ -211,11 +212,7 @@ def _ramachandran(model: Model, backbone: Backbone, first: np.ndarray) -> tuple[
 
 def _torsions(model: Model, *rows: np.ndarray) -> np.ndarray:
     """Torsions of atoms in four arrays of rows, in degrees from -180 to 180."""
-    one, two, three, four = (model.positions[row] for row in rows)
-    axis = three - two
-    left, right = np.cross(one - two, axis), np.cross(four - three, axis)
-    sine = (np.cross(left, right) * axis).sum(1) / np.maximum(np.linalg.norm(axis, axis=1), 1e-9)
-    return np.degrees(np.arctan2(sine, (left * right).sum(1)))
+    return np.degrees(torsion_radians(model.positions[np.stack(rows, axis=1)]))
 
 
 def _chiral_volumes(model: Model, backbone: Backbone) -> np.ndarray:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from cocofold.assessment.matching import CaTrace, ChainMatch, ca_traces, match_residues, matched_positions
 from cocofold.assessment.tm_score import StructuralAlignment, align_structures
-from cocofold.structure.geometry import find_superposition, rmsd, superpose_onto
+from cocofold.structure.geometry import find_superposition, rmsd, root_mean_square, superpose_onto
 from cocofold.structure.model import Model
 from cocofold.system.atomic_files import atomic_path
 
@@ -151,10 +151,6 @@ def _distances(match: ChainMatch, model: Sequence[CaTrace], reference: Sequence[
     return np.linalg.norm(moving - fixed, axis=1)
 
 
-def _root_mean_square(distances: np.ndarray) -> float:
-    return float(np.sqrt((distances**2).mean()))
-
-
 def _chain_figures(
     match: ChainMatch,
     in_place: ChainMatch | None,
@@ -171,8 +167,8 @@ def _chain_figures(
         identical_residues=match.identical,
         matched_by="number" if match.by_number else "sequence",
         ca_rmsd=rmsd(superpose_onto(moving, fixed), fixed),
-        ca_rmsd_together=_root_mean_square(_distances(match, together, reference)),
-        ca_rmsd_in_place=None if in_place is None else _root_mean_square(_distances(in_place, traces, reference)),
+        ca_rmsd_together=root_mean_square(_distances(match, together, reference)),
+        ca_rmsd_in_place=None if in_place is None else root_mean_square(_distances(in_place, traces, reference)),
     )
 
 

@@ -167,7 +167,7 @@ def _deviations(topology: Any, positions: np.ndarray, labels: Sequence[str]) -> 
 
 def _is_cis(named: dict[str, int], following: dict[str, int], positions: np.ndarray) -> bool:
     atoms = [named.get("CA", -1), named.get("C", -1), following.get("N", -1), following.get("CA", -1)]
-    return -1 not in atoms and abs(torsion_radians(positions[atoms])) < np.pi / 2
+    return -1 not in atoms and bool(np.abs(torsion_radians(positions[atoms])) < np.pi / 2)
 
 
 def _deciding_residue_name(key: tuple[str, ...], name: str, after: str) -> str:

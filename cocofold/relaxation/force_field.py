@@ -98,7 +98,7 @@ def _hold_peptides(system: Any, parts: ForceFieldProtein) -> None:
         atoms = [this.get("CA", -1), this.get("C", -1), following.get("N", -1), following.get("CA", -1)]
         if -1 in atoms:
             continue
-        omega = torsion_radians(parts.positions[atoms])
+        omega = float(torsion_radians(parts.positions[atoms]))
         force.addTorsion(*atoms, [_OMEGA_STRENGTH_KJ, 0.0 if abs(omega) < np.pi / 2 else np.pi])
     system.addForce(force)
 

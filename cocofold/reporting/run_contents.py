@@ -16,7 +16,7 @@ import yaml
 from cocofold.finetuning.options import Options
 from cocofold.mapfit.placement_file import MIRRORED
 from cocofold.mapfit.workflow import MIRRORED_MAP_FILE
-from cocofold.structure.geometry import find_superposition
+from cocofold.structure.geometry import find_superposition, root_mean_square
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
 from cocofold.system.errors import InputError
@@ -232,12 +232,12 @@ class ModelChanges:
     @property
     def rms_in_place(self) -> float:
         """Root mean square displacement (Å) of CA as they lie."""
-        return _root_mean_square(self.in_place)
+        return root_mean_square(self.in_place)
 
     @property
     def rms_superposed(self) -> float:
         """CA RMSD (Å) of the result from the start."""
-        return _root_mean_square(self.superposed)
+        return root_mean_square(self.superposed)
 
 
 def compare_with_start(start: Model, answer: Model) -> ModelChanges:
@@ -272,7 +272,3 @@ def _gap_aware_numbers(model: Model) -> np.ndarray:
         for before, after in zip(model.residues, model.residues[1:])
     ]
     return np.cumsum([0, *steps])
-
-
-def _root_mean_square(values: np.ndarray) -> float:
-    return float(np.sqrt(np.nanmean(values**2)))

@@ -37,7 +37,7 @@ from cocofold.reporting.run_contents import (
 )
 from cocofold.reporting.viewer_files import ISOLDE_SCRIPT, isolde_script, viewer_density, viewer_model
 from cocofold.structure.point_groups import point_group_rotations
-from cocofold.system.atomic_files import write_atomically
+from cocofold.system.atomic_files import refuse_unwritable, write_atomically
 from cocofold.system.errors import InputError
 
 
@@ -77,14 +77,10 @@ def write_report(
     seen = collect_particle_views(run, particles, particles_dir)
     text = render_page(run, changed, seen, map_file)
     page, script = path / "report.html", path / ISOLDE_SCRIPT
-    try:
+    with refuse_unwritable(page, "make room, or make the folder writable"):
         script.parent.mkdir(exist_ok=True)
         write_atomically(script, commands)
         write_atomically(page, text)
-    except OSError as error:
-        raise InputError(
-            f"{error.filename or page}: not written ({error.strerror}); make room, or make the folder writable"
-        ) from error
     return WrittenReport(page, script, seen.missing)
 
 

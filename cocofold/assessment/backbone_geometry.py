@@ -369,7 +369,7 @@ def classify_torsions(phi: np.ndarray, psi: np.ndarray, kinds: np.ndarray) -> tu
     phi, psi : (n,) float
         Degrees.
     kinds : (n,) str
-        As ``ramachandran_kinds`` gives them.
+        Names of plots, from ``ramachandran_kinds``.
 
     Returns
     -------

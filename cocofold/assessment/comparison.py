@@ -61,9 +61,9 @@ class ResidueDisplacement:
     reference_chain : str
     reference_number : int
     superposed_angstrom : float
-        After one superposition of all matched residues.
+        Distance after one superposition of all matched residues.
     in_place_angstrom : float or None
-        As the models lie; None if the residue has no partner there.
+        Distance as the models lie; None if the residue has no partner there.
     """
 
     chain: str

@@ -105,7 +105,7 @@ def align_structures(
 
 
 def tm_score_d0_angstrom(n_residues: int) -> float:
-    """TM-score's d0 (Å) for a reference of so many residues."""
+    """TM-score's d0 (Å) for a reference of ``n_residues`` residues."""
     return max(0.5, 1.24 * np.cbrt(n_residues - 15) - 1.8) if n_residues > 21 else 0.5
 
 

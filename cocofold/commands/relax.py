@@ -38,8 +38,8 @@ def relax(
     """Relax a model: hydrogens and missing atoms are built, clashes and strained bonds taken out.
 
     Amber14 in implicit solvent is minimised by OpenMM, with restraints to the positions given that fade. Peptides stay
-    cis or trans and residues keep their hand. What the force field does not know, such as ligands and nucleic acids,
-    stays where it is. Prints clashes, bonds, angles and the Ramachandran plot's figures before and after.
+    cis or trans and residues keep their chirality. What the force field does not know, such as ligands and nucleic
+    acids, stays where it is. Prints clashes, bonds, angles and the Ramachandran plot's figures before and after.
     """
     for option, path in (("--out", out), ("--json", json_file)):
         check_writable(option, path)

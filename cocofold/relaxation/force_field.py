@@ -181,7 +181,7 @@ class ForceFieldProtein:
     Attributes
     ----------
     topology : openmm.app.Topology
-        With hydrogens, missing heavy atoms, and a chain for each piece without a gap.
+        Topology with hydrogens and missing heavy atoms, and a chain for each piece without a gap.
     positions : (n, 3) float
         Å.
     is_heavy : (n,) bool
@@ -216,7 +216,7 @@ def build_protein(model: Model, forcefield: Any, platform: Any) -> ForceFieldPro
     model : Model
     forcefield : openmm.app.ForceField
     platform : openmm.Platform
-        Where the energy of hydrogens is minimised.
+        Platform on which hydrogens are placed.
 
     Raises
     ------

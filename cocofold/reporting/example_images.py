@@ -148,7 +148,7 @@ def _result_gaussians(run: FinishedRun) -> tuple[torch.Tensor, AtomGaussians]:
 
 
 def _contrast_sign(run: FinishedRun, particles: ParticleSet) -> float:
-    """1 if protein was taken for white in the images, -1 for dark."""
+    """1 if the run read protein as white in the images, -1 if as dark."""
     contrast = run.options.contrast
     if contrast == "auto":
         few = ring_count(particles.box, particles.pixel_size_angstrom, LOW_PASS_ANGSTROM)

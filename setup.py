@@ -33,7 +33,6 @@ ENGINE = [
     "Jinja2>=3.1",
     "openmm>=8.1",
     "pdbfixer>=1.9",
-    "pyrama>=2.0.2",
 ]
 SCIPION = ["scipion-em>=3.11,<4", "scipion-app>=3.8,<4"]
 DEV = [
@@ -101,7 +100,7 @@ setup(
     packages=find_packages(".", include=["cocofold", "cocofold.*"]) + find_packages("scipion-em-cocofold"),
     package_dir={"scipion_cocofold": "scipion-em-cocofold/scipion_cocofold"},
     package_data={
-        "cocofold": ["py.typed", "**/*.cif", "reporting/page/*"],
+        "cocofold": ["py.typed", "**/*.cif", "assessment/*.npz", "assessment/*.txt", "reporting/page/*"],
         "scipion_cocofold": ["protocols.conf", "*.png", "templates/*.json.template"],
     },
     entry_points={

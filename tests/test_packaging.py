@@ -143,7 +143,7 @@ def test_wheel_holds_all_files_of_both_packages(sources, wheel):
     wanted |= {f"scipion_cocofold/{path}" for path in files_below(sources / PLUGIN.relative_to(ROOT))}
     names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert names == wanted
-    endings = (".json.template", "protocols.conf", "page.html", "page.css", "page.js", ".cif", "py.typed")
+    endings = (".json.template", "protocols.conf", "page.html", "page.css", "page.js", ".cif", ".npz", "py.typed")
     assert all(any(name.endswith(ending) for name in names) for ending in endings)
 
 

@@ -12,6 +12,8 @@ from typing import Dict, List, Tuple
 
 import numpy as np
 
+from cocofold.structure.geometry import axes_from_directions
+
 AMINO_ACID_GEOMETRY = """
 ALA
   N 0 -0.525 1.363 0; CA 0 0 0 0; C 0 1.526 0 0; O 3 0.627 1.062 0; CB 0 -0.529 -0.774 -1.205
@@ -139,10 +141,7 @@ class AminoAcid:
 
 def _frame_from_axes(x: np.ndarray, towards: np.ndarray, origin: np.ndarray) -> np.ndarray:
     """Right-handed axes and origin, (3, 4): x along ``x``, y in the half plane of ``towards``."""
-    x = x / np.linalg.norm(x)
-    y = towards - (towards @ x) * x
-    y /= np.linalg.norm(y)
-    return np.stack([x, y, np.cross(x, y), origin], axis=1)
+    return np.column_stack([axes_from_directions(x, towards), origin])
 
 
 def _parse_geometry_table(table: str) -> Tuple[AminoAcid, ...]:

@@ -1,36 +1,48 @@
-"""Figures of a model's backbone geometry: bonds, hands, peptide planes, contacts."""
+"""Figures of a model's backbone geometry: bonds, chirality, peptide planes, contacts, Ramachandran plot."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
+from importlib.resources import files
 
+import gemmi
 import numpy as np
 from scipy.ndimage import map_coordinates
 from scipy.spatial import cKDTree
 
+from cocofold.structure.geometry import torsion_radians
 from cocofold.structure.model import Model, ResidueKey
 from cocofold.structure.topology import Backbone
 from cocofold.system.errors import InputError
 
+# C-N of the peptide: 1.336 Å in Engh & Huber (2001), 1.329 Å in their set of 1991
 PEPTIDE_BOND_ANGSTROM = 1.33
+# About four of Engh & Huber's standard deviations (0.023 Å): with less, good crystal structures would have bad bonds
 BOND_TOLERANCE_ANGSTROM = 0.1
+# Peptides within 30 degrees of planar are cis or trans, as MolProbity has it; what lies between is twisted
 CIS_BELOW_DEGREES = 30.0
 TRANS_ABOVE_DEGREES = 150.0
+# CA atoms of residues that a trans peptide joins are 3.8 Å apart, of a cis peptide 2.9 Å; others are farther apart
 CLOSEST_ALPHA_ANGSTROM = 3.0
+# With a smaller share a model of another protein, or with other chain names, would pass for the start
 _LEAST_SHARED_FRACTION = 0.5
+# Contours of Lovell et al. (2003): 98 % of the residues are favoured
+FAVOURED_DENSITY = 0.02
+# 99.95 % are allowed in the general case, and 99.8 % of glycines, prolines and what precedes proline
+OUTLIER_DENSITIES = {"general": 0.0005, "glycine": 0.002, "proline": 0.002, "preproline": 0.002}
+_BIN_DEGREES = 2.0
 
 
 @dataclass(frozen=True)
 class BackboneGeometry:
     """Backbone geometry of a model; residues are named as "chain number name".
 
-    A peptide is a link between two residues that follow each other in a chain. With a start, those that the start
+    A peptide is a link between two amino acids that follow each other in a chain. With a start, those that the start
     joins (C-N below 2.3 Å) are counted, however far they are apart in the model; without one, and for residues that
-    the start does not have, those with consecutive numbers or with C-N below 2.3 Å. So a bond that was torn counts
-    as a bad bond, while a gap in the chain does not.
+    the start does not have, those that follow each other in the sequence or have C-N below 2.3 Å. So a bond that was
+    torn counts as a bad bond, while a gap in the chain does not. Ligands and other molecules are never counted,
+    whatever their atoms are called.
 
     Attributes
     ----------
@@ -38,13 +50,13 @@ class BackboneGeometry:
     bonds_within_tolerance : float
         Share of peptides with ``|C-N - 1.33 Å| <= 0.1 Å``; 1 if there are none.
     bond_deviation_rms_angstrom, bond_deviation_worst_angstrom : float
-        Of C-N from 1.33 Å.
+        Deviation of C-N from 1.33 Å; 0 if there are no peptides.
     bad_bonds : tuple of str
         The residue after each bond out of tolerance.
     chiral_residues : int
         Residues with N, CA, C and CB.
     d_residues : tuple of str
-        Those with ``(N - CA) · ((C - CA) × (CB - CA)) < 0``, the hand of D-amino acids.
+        Those with ``(N - CA) · ((C - CA) × (CB - CA)) < 0``, the chirality of D-amino acids.
     cis_proline, cis_other : tuple of str
         The residue after each peptide with ``|omega| < 30°``.
     twisted : tuple of str
@@ -52,13 +64,13 @@ class BackboneGeometry:
     close_alphas : tuple of str
         Pairs of CA closer than 3 Å in residues that no peptide joins.
     ramachandran_residues : int
-        Those with a peptide on both sides.
+        Number of residues with a peptide on both sides.
     ramachandran_favoured : float
         Share of these; 1 if there are none.
     ramachandran_outliers : tuple of str
         By the contours of Lovell et al. (2003).
     new_d, new_cis, new_twisted, new_close_alphas, new_ramachandran_outliers : tuple of str, optional
-        Those of the above that are not so in the start; None without a start.
+        Those of the lists above that are not so in the start; None without a start.
     """
 
     peptides: int
@@ -102,66 +114,142 @@ def measure_geometry(model: Model, start: Model | None = None) -> BackboneGeomet
         If less than half of the model's residues are in the start.
     """
     backbone = Backbone.of(model)
-    keys = [model.residues[row] for row in backbone.residues]
+    keys = _residue_keys(model, backbone)
     first = _peptide_starts(model, backbone)
-    if start is not None:
-        origin = Backbone.of(start)
-        place = {start.residues[row]: number for number, row in enumerate(origin.residues)}
-        in_start = np.array([place.get(key, -1) for key in keys])
-        if (in_start >= 0).mean() < _LEAST_SHARED_FRACTION:
-            raise InputError(
-                f"the start shares {int((in_start >= 0).sum())} of the model's {len(keys)} residues (chain, number and "
-                "name); at least half are needed: give the model from which this one was made"
-            )
-        first = _peptides_joined_in_start(first, in_start, origin.linked)
-    bond = _bond_lengths(model, backbone, first)
-    omega = np.abs(_omegas(model, backbone, first))
-    cis, twisted = omega < CIS_BELOW_DEGREES, (omega >= CIS_BELOW_DEGREES) & (omega <= TRANS_ABOVE_DEGREES)
-    proline = np.array([key.name == "PRO" for key in keys])[first + 1]
-    hand = _chiral_volumes(model, backbone)
-    d = np.flatnonzero(hand < 0)
-    close = _close_ca_pairs(model, backbone, first)
-    inner, favoured, outlier = _ramachandran(model, backbone, first)
-    deviation = np.abs(bond - PEPTIDE_BOND_ANGSTROM)
-    bad = deviation > BOND_TOLERANCE_ANGSTROM
-    n_peptides = max(len(first), 1)
     new: dict[str, tuple[str, ...]] = {}
-    if start is not None:
-        before = np.flatnonzero(origin.linked)
-        omega_before = np.full(len(origin), np.nan)
-        omega_before[before] = np.abs(_omegas(start, origin, before))
-        was = np.where(in_start[first] >= 0, omega_before[in_start[first]], np.nan)
-        was_twisted = (was >= CIS_BELOW_DEGREES) & (was <= TRANS_ABOVE_DEGREES)
-        was_d = (in_start >= 0) & (_chiral_volumes(start, origin)[in_start] < 0)
-        before_inner, _, before_outlier = _ramachandran(start, origin, before)
-        was_outlier = np.isin(in_start[inner], before_inner[before_outlier])
-        was_close = {tuple(sorted(pair)) for pair in _close_ca_pairs(start, origin, before).tolist()}
-        new = {
-            "new_d": _names(keys, d[~was_d[d]]),
-            "new_cis": _names(keys, first[cis & ~(was < CIS_BELOW_DEGREES)] + 1),
-            "new_twisted": _names(keys, first[twisted & ~was_twisted] + 1),
-            "new_close_alphas": _pair_names(
-                keys, [pair for pair in close.tolist() if tuple(sorted(in_start[pair].tolist())) not in was_close]
-            ),
-            "new_ramachandran_outliers": _names(keys, inner[outlier & ~was_outlier]),
-        }
+    if start is None:
+        found = _measure(model, backbone, first)
+    else:
+        origin = Backbone.of(start)
+        in_start = _rows_in_start(keys, _residue_keys(start, origin))
+        bonds_of_start = _peptide_bonds(start, origin)
+        found = _measure(model, backbone, _peptides_joined_in_start(first, in_start, bonds_of_start))
+        new = _new_faults(keys, found, _measure(start, origin, np.flatnonzero(bonds_of_start)), in_start)
+    return _geometry_of(keys, found, new)
+
+
+@dataclass(frozen=True)
+class _Measures:
+    """What is measured of one model; rows are those of its backbone.
+
+    Attributes
+    ----------
+    first : (n_peptides,) int
+        The residue before each peptide.
+    bond_angstrom, omega_degrees : (n_peptides,) float
+        C-N, and the size of the torsion about it, 0 to 180.
+    chiral_volume : (n,) float
+        See ``_chiral_volumes``.
+    close : (n_pairs, 2) int
+        See ``_close_ca_pairs``.
+    inner : (n_inner,) int
+        Residues with a peptide on both sides.
+    favoured, outlier : (n_inner,) bool
+        Their places in the Ramachandran plot.
+    """
+
+    first: np.ndarray
+    bond_angstrom: np.ndarray
+    omega_degrees: np.ndarray
+    chiral_volume: np.ndarray
+    close: np.ndarray
+    inner: np.ndarray
+    favoured: np.ndarray
+    outlier: np.ndarray
+
+    @property
+    def cis(self) -> np.ndarray:
+        """Peptides that are cis, (n_peptides,) bool."""
+        return self.omega_degrees < CIS_BELOW_DEGREES
+
+    @property
+    def twisted(self) -> np.ndarray:
+        """Peptides that are neither cis nor trans, (n_peptides,) bool."""
+        return (self.omega_degrees >= CIS_BELOW_DEGREES) & (self.omega_degrees <= TRANS_ABOVE_DEGREES)
+
+    @property
+    def has_d_chirality(self) -> np.ndarray:
+        """Residues with the chirality of D-amino acids, (n,) bool."""
+        return self.chiral_volume < 0
+
+
+def _measure(model: Model, backbone: Backbone, first: np.ndarray) -> _Measures:
+    inner, favoured, outlier = _ramachandran(model, backbone, first)
+    return _Measures(
+        first=first,
+        bond_angstrom=_bond_lengths(model, backbone, first),
+        omega_degrees=np.abs(_omegas(model, backbone, first)),
+        chiral_volume=_chiral_volumes(model, backbone),
+        close=_close_ca_pairs(model, backbone, first),
+        inner=inner,
+        favoured=favoured,
+        outlier=outlier,
+    )
+
+
+def _geometry_of(keys: list[ResidueKey], found: _Measures, new: dict[str, tuple[str, ...]]) -> BackboneGeometry:
+    """Counts, shares and names of what was measured."""
+    after = found.first + 1
+    proline = np.array([key.name == "PRO" for key in keys])[after]
+    deviation = np.abs(found.bond_angstrom - PEPTIDE_BOND_ANGSTROM)
+    bad = deviation > BOND_TOLERANCE_ANGSTROM
+    n_peptides = max(len(after), 1)
     return BackboneGeometry(
-        peptides=len(first),
+        peptides=len(after),
         bonds_within_tolerance=1 - float(bad.sum()) / n_peptides,
         bond_deviation_rms_angstrom=float(np.sqrt((deviation**2).sum() / n_peptides)),
         bond_deviation_worst_angstrom=float(deviation.max(initial=0)),
-        bad_bonds=_names(keys, first[bad] + 1),
-        chiral_residues=int(np.isfinite(hand).sum()),
-        d_residues=_names(keys, d),
-        cis_proline=_names(keys, first[cis & proline] + 1),
-        cis_other=_names(keys, first[cis & ~proline] + 1),
-        twisted=_names(keys, first[twisted] + 1),
-        close_alphas=_pair_names(keys, close.tolist()),
-        ramachandran_residues=len(inner),
-        ramachandran_favoured=float(favoured.mean()) if len(inner) else 1.0,
-        ramachandran_outliers=_names(keys, inner[outlier]),
+        bad_bonds=_names(keys, after[bad]),
+        chiral_residues=int(np.isfinite(found.chiral_volume).sum()),
+        d_residues=_names(keys, np.flatnonzero(found.has_d_chirality)),
+        cis_proline=_names(keys, after[found.cis & proline]),
+        cis_other=_names(keys, after[found.cis & ~proline]),
+        twisted=_names(keys, after[found.twisted]),
+        close_alphas=_pair_names(keys, found.close.tolist()),
+        ramachandran_residues=len(found.inner),
+        ramachandran_favoured=float(found.favoured.mean()) if len(found.inner) else 1.0,
+        ramachandran_outliers=_names(keys, found.inner[found.outlier]),
         **new,
     )
+
+
+def _new_faults(
+    keys: list[ResidueKey], found: _Measures, before: _Measures, in_start: np.ndarray
+) -> dict[str, tuple[str, ...]]:
+    """Faults of a model that its start does not have; ``in_start`` is the start's row of each residue, or -1."""
+    known = in_start >= 0
+    omega_before = np.full(len(before.chiral_volume), np.nan)
+    omega_before[before.first] = before.omega_degrees
+    was = np.where(known[found.first], omega_before[in_start[found.first]], np.nan)
+    was_cis = was < CIS_BELOW_DEGREES
+    was_twisted = (was >= CIS_BELOW_DEGREES) & (was <= TRANS_ABOVE_DEGREES)
+    was_d = known & before.has_d_chirality[in_start]
+    was_outlier = np.isin(in_start[found.inner], before.inner[before.outlier])
+    was_close = {tuple(sorted(pair)) for pair in before.close.tolist()}
+    newly_close = [pair for pair in found.close.tolist() if tuple(sorted(in_start[pair].tolist())) not in was_close]
+    return {
+        "new_d": _names(keys, np.flatnonzero(found.has_d_chirality & ~was_d)),
+        "new_cis": _names(keys, found.first[found.cis & ~was_cis] + 1),
+        "new_twisted": _names(keys, found.first[found.twisted & ~was_twisted] + 1),
+        "new_close_alphas": _pair_names(keys, newly_close),
+        "new_ramachandran_outliers": _names(keys, found.inner[found.outlier & ~was_outlier]),
+    }
+
+
+def _residue_keys(model: Model, backbone: Backbone) -> list[ResidueKey]:
+    return [model.residues[row] for row in backbone.residues]
+
+
+def _rows_in_start(keys: list[ResidueKey], start_keys: list[ResidueKey]) -> np.ndarray:
+    """For each residue its row among those of the start, or -1; (n,) int."""
+    place = {key: row for row, key in enumerate(start_keys)}
+    in_start = np.array([place.get(key, -1) for key in keys])
+    if (in_start >= 0).mean() < _LEAST_SHARED_FRACTION:
+        raise InputError(
+            f"the start shares {int((in_start >= 0).sum())} of the model's {len(keys)} residues (chain, number and "
+            "name); at least half are needed: give the model from which this one was made"
+        )
+    return in_start
 
 
 def _names(keys: list[ResidueKey], rows: np.ndarray) -> tuple[str, ...]:
@@ -174,20 +262,50 @@ def _pair_names(keys: list[ResidueKey], pairs: list[list[int]]) -> tuple[str, ..
 
 def _peptide_starts(model: Model, backbone: Backbone) -> np.ndarray:
     """The first residue of each peptide, judged by the model alone; (n_peptides,) int."""
-    keys = [model.residues[row] for row in backbone.residues]
+    residues = _gemmi_residues(model, backbone)
+    keys = _residue_keys(model, backbone)
     follows = [
-        one.chain == next_one.chain
-        and (next_one.number == one.number + 1 or (next_one.number == one.number and next_one[:3] != one[:3]))
-        for one, next_one in zip(keys, keys[1:])
+        _is_amino_acid(one) and _is_amino_acid(other) and _follows(one, other, key, next_key)
+        for one, other, key, next_key in zip(residues, residues[1:], keys, keys[1:])
     ]
-    return np.flatnonzero(backbone.linked | np.array([*follows, False]))
+    return np.flatnonzero(_peptide_bonds(model, backbone) | np.array([*follows, False]))
 
 
-def _peptides_joined_in_start(first: np.ndarray, in_start: np.ndarray, linked: np.ndarray) -> np.ndarray:
+def _peptide_bonds(model: Model, backbone: Backbone) -> np.ndarray:
+    """Whether C-N below 2.3 Å joins a residue to the next one, and both are amino acids; (n,) bool."""
+    amino_acid = np.array([_is_amino_acid(residue) for residue in _gemmi_residues(model, backbone)])
+    # Frames of passengers come after those of residues and are never linked.
+    return backbone.linked[: len(backbone.residues)] & amino_acid & np.append(amino_acid[1:], False)
+
+
+def _gemmi_residues(model: Model, backbone: Backbone) -> list[gemmi.Residue]:
+    residues = [residue for chain in model.structure[0] for residue in chain]
+    return [residues[row] for row in backbone.residues]
+
+
+def _is_amino_acid(residue: gemmi.Residue) -> bool:
+    """Whether a residue with N, CA and C is part of a protein, not a ligand that has atoms of these names."""
+    if residue.entity_type != gemmi.EntityType.Unknown:
+        return residue.entity_type == gemmi.EntityType.Polymer
+    known = gemmi.find_tabulated_residue(residue.name)
+    return known.is_amino_acid() or not known.found()
+
+
+def _follows(one: gemmi.Residue, other: gemmi.Residue, key: ResidueKey, next_key: ResidueKey) -> bool:
+    """Whether a residue is the next one in the sequence of its chain, or by the author's numbers if that is unknown."""
+    if key.chain != next_key.chain or one.subchain != other.subchain:
+        return False
+    if one.label_seq is not None and other.label_seq is not None:
+        return other.label_seq == one.label_seq + 1
+    inserted = next_key.number == key.number and next_key.insertion_code != key.insertion_code
+    return inserted or next_key.number == key.number + 1
+
+
+def _peptides_joined_in_start(first: np.ndarray, in_start: np.ndarray, bonds: np.ndarray) -> np.ndarray:
     """Peptides that the start joins, and those with a residue that it does not have."""
     unknown = (in_start[first] < 0) | (in_start[first + 1] < 0)
     here = np.flatnonzero((in_start[:-1] >= 0) & (in_start[1:] == in_start[:-1] + 1))
-    return np.union1d(first[unknown], here[linked[in_start[here]]])
+    return np.union1d(first[unknown], here[bonds[in_start[here]]])
 
 
 def _bond_lengths(model: Model, backbone: Backbone, first: np.ndarray) -> np.ndarray:
@@ -202,7 +320,7 @@ def _omegas(model: Model, backbone: Backbone, first: np.ndarray) -> np.ndarray:
 
 
 def _ramachandran(model: Model, backbone: Backbone, first: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Frames between two peptides, and which of them are favoured and which are outliers."""
+    """Residues between two peptides, and which of them are favoured and which are outliers."""
     inner = np.intersect1d(first, first + 1)
     atoms, names = backbone.atoms, np.array([model.residues[row].name for row in backbone.residues])
     phi = _torsions(model, atoms[inner - 1, 2], *atoms[inner].T)
@@ -212,11 +330,7 @@ def _ramachandran(model: Model, backbone: Backbone, first: np.ndarray) -> tuple[
 
 def _torsions(model: Model, *rows: np.ndarray) -> np.ndarray:
     """Torsions of atoms in four arrays of rows, in degrees from -180 to 180."""
-    one, two, three, four = (model.positions[row] for row in rows)
-    axis = three - two
-    left, right = np.cross(one - two, axis), np.cross(four - three, axis)
-    sine = (np.cross(left, right) * axis).sum(1) / np.maximum(np.linalg.norm(axis, axis=1), 1e-9)
-    return np.degrees(np.arctan2(sine, (left * right).sum(1)))
+    return np.degrees(torsion_radians(model.positions[np.stack(rows, axis=1)]))
 
 
 def _chiral_volumes(model: Model, backbone: Backbone) -> np.ndarray:
@@ -236,16 +350,9 @@ def _close_ca_pairs(model: Model, backbone: Backbone, first: np.ndarray) -> np.n
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 
-FAVOURED_DENSITY = 0.02
-# The general case, and glycine, proline and what precedes proline
-OUTLIER_DENSITIES = {"general": 0.0005, "glycine": 0.002, "proline": 0.002, "preproline": 0.002}
-_KINDS = tuple(OUTLIER_DENSITIES)
-_BINS, _BIN_DEGREES = 180, 2.0
-
-
-def ramachandran_kinds(names: np.ndarray, followers: np.ndarray) -> np.ndarray:
+def ramachandran_kinds(names: np.ndarray, next_names: np.ndarray) -> np.ndarray:
     """Which of the four plots each residue belongs to, by its name and that of the next one; (n,) str."""
-    kinds = np.where(followers == "PRO", "preproline", "general")
+    kinds = np.where(next_names == "PRO", "preproline", "general")
     kinds = np.where(names == "PRO", "proline", kinds)
     return np.where(names == "GLY", "glycine", kinds)
 
@@ -254,22 +361,22 @@ def classify_torsions(phi: np.ndarray, psi: np.ndarray, kinds: np.ndarray) -> tu
     """Which torsions are favoured and which are outliers; what is neither is allowed.
 
     Contours of Lovell et al., Proteins 50, 437 (2003): favoured are the 98 % of their 500 structures' residues that lie
-    densest, outliers those beyond 99.95 % (glycine, proline and what precedes proline: 99.8 %). Their tables come with
-    the package pyrama; between bins they are interpolated.
+    densest, outliers those beyond 99.95 % (glycine, proline and what precedes proline: 99.8 %). Between the bins of
+    their tables values are interpolated linearly.
 
     Parameters
     ----------
     phi, psi : (n,) float
         Degrees.
     kinds : (n,) str
-        As ``ramachandran_kinds`` gives them.
+        Names of plots, from ``ramachandran_kinds``.
 
     Returns
     -------
     favoured, outlier : (n,) bool
     """
     level = np.zeros(len(phi))
-    for kind in _KINDS:
+    for kind in OUTLIER_DENSITIES:
         rows = kinds == kind
         place = (np.stack([phi[rows], psi[rows]]) + 180) / _BIN_DEGREES - 0.5
         level[rows] = map_coordinates(_density_table(kind), place, order=1, mode="grid-wrap")
@@ -278,13 +385,10 @@ def classify_torsions(phi: np.ndarray, psi: np.ndarray, kinds: np.ndarray) -> tu
 
 @cache
 def _density_table(kind: str) -> np.ndarray:
-    """Density of bins of 2 degrees by phi and psi, from -179; (180, 180) float."""
-    # Found without importing pyrama, whose import opens matplotlib's graphical backend.
-    spec = find_spec("pyrama")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("the package pyrama, which has the Ramachandran tables, is not installed")
-    rows = np.loadtxt(Path(spec.origin).parent / "data" / f"pref_{kind}.data")
-    table = np.zeros((_BINS, _BINS))
-    place = ((rows[:, :2] + 179) / _BIN_DEGREES).round().astype(int)
-    table[place[:, 0], place[:, 1]] = rows[:, 2]
-    return table
+    """Share of the 500 structures' residues at places no denser than each bin, by phi and psi; (180, 180) float64.
+
+    Bins are 2 degrees wide; the first is centred at -179 degrees. Source and layout of the file are told by
+    ``ramachandran_top500.txt`` beside it.
+    """
+    with (files("cocofold.assessment") / "ramachandran_top500.npz").open("rb") as file, np.load(file) as tables:
+        return tables[kind] / tables[f"{kind}_residues"]

@@ -1,22 +1,22 @@
-"""All figures of a model against a reference."""
+"""All figures of a model against a reference, and their plot."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from cocofold.assessment.matching import CaTrace, ChainMatch, ca_traces, match_residues, matched_positions
 from cocofold.assessment.tm_score import StructuralAlignment, align_structures
-from cocofold.structure.geometry import find_superposition, rmsd, superpose_onto
+from cocofold.structure.geometry import find_superposition, rmsd, root_mean_square, superpose_onto
 from cocofold.structure.model import Model
 from cocofold.system.atomic_files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class ResidueDisplacement:
     reference_chain : str
     reference_number : int
     superposed_angstrom : float
-        After one superposition of all matched residues.
+        Distance after one superposition of all matched residues.
     in_place_angstrom : float or None
-        As the models lie; None if the residue has no partner there.
+        Distance as the models lie; None if the residue has no partner there.
     """
 
     chain: str
@@ -126,6 +126,7 @@ def assess(model: Model, reference: Model) -> Assessment:
     moving, fixed = matched_positions(matching.superposed, traces, reference_traces)
     rotation, translation = find_superposition(moving, fixed)
     together = [trace.moved_to(trace.positions @ rotation.T + translation) for trace in traces]
+    compared = _ComparedTraces(traces, together, reference_traces)
     in_place = {match.model: match for match in matching.in_place}
     return Assessment(
         ca_rmsd=rmsd(superpose_onto(moving, fixed), fixed),
@@ -134,16 +135,30 @@ def assess(model: Model, reference: Model) -> Assessment:
         matched_residues=len(moving),
         model_residues=sum(map(len, traces)),
         reference_residues=sum(map(len, reference_traces)),
-        chains=tuple(
-            _chain_figures(match, in_place.get(match.model), traces, together, reference_traces)
-            for match in matching.superposed
-        ),
+        chains=tuple(_chain_figures(match, in_place.get(match.model), compared) for match in matching.superposed),
         residues=tuple(
             row
             for match in matching.superposed
-            for row in _displacements(match, in_place.get(match.model), model, traces, together, reference_traces)
+            for row in _displacements(match, in_place.get(match.model), compared, model)
         ),
     )
+
+
+@dataclass(frozen=True)
+class _ComparedTraces:
+    """Chains of the model as they lie and after the superposition of the whole, and those of the reference."""
+
+    in_place: Sequence[CaTrace]
+    superposed: Sequence[CaTrace]
+    reference: Sequence[CaTrace]
+
+    def distances_in_place(self, match: ChainMatch) -> np.ndarray:
+        """Distances of matched CA atoms as the models lie, (n,) Å."""
+        return _distances(match, self.in_place, self.reference)
+
+    def distances_superposed(self, match: ChainMatch) -> np.ndarray:
+        """Distances of matched CA atoms after the superposition of the whole, (n,) Å."""
+        return _distances(match, self.superposed, self.reference)
 
 
 def _distances(match: ChainMatch, model: Sequence[CaTrace], reference: Sequence[CaTrace]) -> np.ndarray:
@@ -151,46 +166,33 @@ def _distances(match: ChainMatch, model: Sequence[CaTrace], reference: Sequence[
     return np.linalg.norm(moving - fixed, axis=1)
 
 
-def _root_mean_square(distances: np.ndarray) -> float:
-    return float(np.sqrt((distances**2).mean()))
-
-
-def _chain_figures(
-    match: ChainMatch,
-    in_place: ChainMatch | None,
-    traces: Sequence[CaTrace],
-    together: Sequence[CaTrace],
-    reference: Sequence[CaTrace],
-) -> ChainComparison:
-    moving, fixed = matched_positions([match], traces, reference)
+def _chain_figures(match: ChainMatch, in_place: ChainMatch | None, compared: _ComparedTraces) -> ChainComparison:
+    moving, fixed = matched_positions([match], compared.in_place, compared.reference)
+    partner = None if in_place is None else compared.reference[in_place.reference].name
     return ChainComparison(
-        chain=traces[match.model].name,
-        reference_chain=reference[match.reference].name,
-        reference_chain_in_place=None if in_place is None else reference[in_place.reference].name,
+        chain=compared.in_place[match.model].name,
+        reference_chain=compared.reference[match.reference].name,
+        reference_chain_in_place=partner,
         matched_residues=len(match.pairs),
         identical_residues=match.identical,
         matched_by="number" if match.by_number else "sequence",
         ca_rmsd=rmsd(superpose_onto(moving, fixed), fixed),
-        ca_rmsd_together=_root_mean_square(_distances(match, together, reference)),
-        ca_rmsd_in_place=None if in_place is None else _root_mean_square(_distances(in_place, traces, reference)),
+        ca_rmsd_together=root_mean_square(compared.distances_superposed(match)),
+        ca_rmsd_in_place=None if in_place is None else root_mean_square(compared.distances_in_place(in_place)),
     )
 
 
 def _displacements(
-    match: ChainMatch,
-    in_place: ChainMatch | None,
-    model: Model,
-    traces: Sequence[CaTrace],
-    together: Sequence[CaTrace],
-    reference: Sequence[CaTrace],
+    match: ChainMatch, in_place: ChainMatch | None, compared: _ComparedTraces, model: Model
 ) -> list[ResidueDisplacement]:
-    trace, other = traces[match.model], reference[match.reference]
+    trace, other = compared.in_place[match.model], compared.reference[match.reference]
     as_they_lie: dict[int, float] = {}
     if in_place is not None:
-        as_they_lie = dict(zip(in_place.pairs[:, 0].tolist(), _distances(in_place, traces, reference).tolist()))
+        as_they_lie = dict(zip(in_place.pairs[:, 0].tolist(), compared.distances_in_place(in_place).tolist()))
     rows = []
-    for (place, other_place), distance in zip(match.pairs.tolist(), _distances(match, together, reference).tolist()):
+    for (place, other_place), distance in zip(match.pairs.tolist(), compared.distances_superposed(match).tolist()):
         key = model.residues[trace.residues[place]]
+        other_number, _ = other.numbers[other_place]
         rows.append(
             ResidueDisplacement(
                 chain=key.chain,
@@ -198,7 +200,7 @@ def _displacements(
                 insertion_code=key.insertion_code,
                 name=key.name,
                 reference_chain=other.name,
-                reference_number=other.numbers[other_place][0],
+                reference_number=other_number,
                 superposed_angstrom=distance,
                 in_place_angstrom=as_they_lie.get(place),
             )
@@ -206,21 +208,25 @@ def _displacements(
     return rows
 
 
+# Size of the plot: width of a column, height of legend and axis title, height of a chain's row
 _WIDTH_INCHES, _HEAD_INCHES, _CHAIN_INCHES = 8.0, 0.9, 1.9
 
 
 def plot_residues(
     path: str | os.PathLike[str], assessment: Assessment | None, support: Sequence[dict[str, Any]]
 ) -> None:
-    """Write a PNG, one row of panels a chain, which appears whole or not at all.
+    """Write a PNG with a row of panels for each chain, which appears whole or not at all.
 
     Parameters
     ----------
     assessment : Assessment, optional
-        For displacements.
+        Source of the displacements; without it there is no column of these.
     support : sequence of dict
         Residues with chain, number, support and standard_error; empty without particles.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     chains = list(dict.fromkeys(row["chain"] for row in support))
     if assessment is not None:
         chains = list(dict.fromkeys([*(figures.chain for figures in assessment.chains), *chains]))

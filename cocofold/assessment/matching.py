@@ -1,4 +1,4 @@
-"""Which residue of a model stands for which residue of a reference."""
+"""Which residue of a model stands for which residue of a reference: traces of CA atoms, and their matching."""
 
 from __future__ import annotations
 
@@ -13,13 +13,87 @@ from cocofold.structure.geometry import pair_moments, squared_distance_weights, 
 from cocofold.structure.model import Model
 from cocofold.system.errors import InputError
 
+# What makes two chains comparable. Homologues below 30 % identity are often no longer alike in fold; unrelated chains
+# reach such shares only where they are short, which the numbers below rule out.
 _LEAST_IDENTITY = 0.3
-_SAME_CHAIN_IDENTITY = 0.9
-_NEARLY_ALL = 0.95
 _PEPTIDE_IDENTITY = 0.6
 _FEWEST_IDENTICAL = 6
+# A superposition of fewer points is not unique.
 _FEWEST_RESIDUES = 3
+# Numbers are trusted if this share of the residues with a common number are the same amino acid. With more, a few
+# mutations would lose them; with less, numbers shifted against each other could pass in repetitive sequences.
+_LEAST_IDENTITY_BY_NUMBER = 0.9
+# They must also find nearly as many identical residues as an alignment does, or a part is numbered differently.
+_NEARLY_ALL = 0.95
+# Chains are copies of each other if their identity is within a tenth of the best.
+_COPY_IDENTITY = 0.9
+# On BLOSUM62's scale, whose largest score of a pair is 11: a gap pays only if it brings several matches.
+_GAP_OPENING = -12
+# Each pair of seeds costs an assignment; above this number of them (about 100 pairs of chains) single ones must do.
 _MOST_SEED_PAIRINGS = 5_000
+# Pairings whose RMSD differs by less are equally good.
+_ROUND_OFF_ANGSTROM = 1e-3
+_CARBON = 6
+
+
+@dataclass(frozen=True)
+class CaTrace:
+    """Residues of one chain that have a CA atom, in file order.
+
+    Attributes
+    ----------
+    name : str
+        Author's chain name.
+    residues : (n,) int
+        Rows in ``Model.residues``.
+    numbers : tuple of (number, insertion code)
+    sequence : str
+        One letter a residue; modified residues as what they derive from, unknown ones X.
+    positions : (n, 3) float
+        CA, Å.
+    """
+
+    name: str
+    residues: np.ndarray
+    numbers: tuple[tuple[int, str], ...]
+    sequence: str
+    positions: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.residues)
+
+    def moved_to(self, positions: np.ndarray) -> CaTrace:
+        """The same residues at other positions, (n, 3) Å."""
+        return CaTrace(self.name, self.residues, self.numbers, self.sequence, positions)
+
+
+def ca_traces(model: Model) -> list[CaTrace]:
+    """One trace for each chain with amino acids, in file order."""
+    alpha = model.atoms_named("CA")
+    complete = np.zeros(len(model.residues), bool)
+    complete[model.backbone()[0]] = True
+    rows: dict[str, list[int]] = {}
+    for row, key in enumerate(model.residues):
+        # A calcium ion is called CA too; a ligand may have a carbon of that name.
+        if alpha[row] < 0 or model.atomic_numbers[alpha[row]] != _CARBON:
+            continue
+        if complete[row] or gemmi.find_tabulated_residue(key.name).is_amino_acid():
+            rows.setdefault(key.chain, []).append(row)
+    return [
+        CaTrace(
+            name,
+            np.array(chain),
+            tuple((model.residues[row].number, model.residues[row].insertion_code) for row in chain),
+            "".join(_letter(model.residues[row].name) for row in chain),
+            model.positions[alpha[chain]],
+        )
+        for name, chain in rows.items()
+    ]
+
+
+def _letter(name: str) -> str:
+    letter = gemmi.find_tabulated_residue(name).one_letter_code.upper()
+    return letter if letter.isalpha() else "X"
 
 
 @dataclass(frozen=True)
@@ -130,7 +204,7 @@ def _match_chain(row: int, column: int, chain: CaTrace, other: CaTrace, aligned:
     ).reshape(-1, 2)
     same_by_number, same_aligned = (_identical(pairs, chain, other) for pairs in (numbered, aligned))
     ascending = bool((np.diff(numbered[:, 1]) > 0).all())
-    if ascending and same_by_number >= max(_SAME_CHAIN_IDENTITY * len(numbered), _NEARLY_ALL * same_aligned, 1):
+    if ascending and same_by_number >= max(_LEAST_IDENTITY_BY_NUMBER * len(numbered), _NEARLY_ALL * same_aligned, 1):
         return ChainMatch(row, column, numbered, same_by_number, True)
     return ChainMatch(row, column, aligned, same_aligned, False)
 
@@ -143,7 +217,7 @@ def _align_sequences(first: str, second: str) -> np.ndarray:
     """Places of aligned letters in two sequences, (n, 2) int; Needleman-Wunsch with BLOSUM62."""
     # Gaps cost the same at any length, as unresolved loops have any; so unrelated chains come out all but unaligned.
     scoring = gemmi.AlignmentScoring("b")
-    scoring.gapo, scoring.gape = -12, 0
+    scoring.gapo, scoring.gape = _GAP_OPENING, 0
     cigar = gemmi.align_string_sequences(list(first), list(second), [], scoring).cigar_str()
     pairs: list[tuple[int, int]] = []
     i = j = 0
@@ -185,12 +259,16 @@ def _interchangeable_matches(
         share[match.model, match.reference] = match.identical / min(
             len(model[match.model]), len(reference[match.reference])
         )
-    alike = share >= _SAME_CHAIN_IDENTITY * np.maximum(share.max(1)[:, None], share.max(0)[None, :])
+    alike = share >= _COPY_IDENTITY * np.maximum(share.max(1)[:, None], share.max(0)[None, :])
     return [m for m in matches if alike[m.model, m.reference] or (m.model, m.reference) in paired]
 
 
 def _pair_copies_by_rmsd(allowed: list[ChainMatch], model: Sequence[CaTrace], reference: Sequence[CaTrace]) -> Matching:
-    """Pair copies of chains: each superposition of one or two pairs of chains proposes a pairing, refined in turns."""
+    """Pair copies of chains by the least RMSD.
+
+    Each superposition of one or two pairs of chains proposes a pairing; superposing its chains and pairing them anew
+    by distance is repeated until a pairing comes up that was seen before.
+    """
     centre_model = np.concatenate([trace.positions for trace in model]).mean(0)
     centre_reference = np.concatenate([trace.positions for trace in reference]).mean(0)
     sums = np.array(
@@ -203,18 +281,18 @@ def _pair_copies_by_rmsd(allowed: list[ChainMatch], model: Sequence[CaTrace], re
         ]
     )
     pairing = _ChainPairing(allowed, sums, model, reference)
-    in_place = pairing.nearest(np.eye(3), centre_model - centre_reference)
+    in_place = pairing.assign_by_distance(np.eye(3), centre_model - centre_reference)
     best, least = in_place, pairing.superposed_rmsd(in_place)
     seen = {in_place}
-    for start in pairing.proposals():
+    for start in pairing.seed_choices():
         current = start
         while current not in seen:
             seen.add(current)
             value = pairing.superposed_rmsd(current)
             # The first pairing found is that in place: it stays unless another is better by more than round-off.
-            if value < least - 1e-3:
+            if value < least - _ROUND_OFF_ANGSTROM:
                 best, least = current, value
-            current = pairing.nearest(*superpose_from_moments(sums[list(current)].sum(0)))
+            current = pairing.assign_by_distance(*superpose_from_moments(sums[list(current)].sum(0)))
     return Matching(tuple(allowed[row] for row in best), tuple(allowed[row] for row in in_place))
 
 
@@ -233,8 +311,8 @@ class _ChainPairing:
         squares = squared_distance_weights(*superpose_from_moments(total)) @ total
         return float(np.sqrt(max(squares, 0.0) / total[0]))
 
-    def nearest(self, rotation: np.ndarray, translation: np.ndarray) -> tuple[int, ...]:
-        """The choice of most chains with the least sum of squared distances after a given motion."""
+    def assign_by_distance(self, rotation: np.ndarray, translation: np.ndarray) -> tuple[int, ...]:
+        """The choice of most chains with the least sum of squared distances after a given superposition."""
         cost = np.maximum(self._sums @ squared_distance_weights(rotation, translation), 0)
         # A forbidden pair costs more than all others together, so that it is used only where nothing else is left.
         forbidden = 1 + 2 * len(cost) * float(cost.max())
@@ -245,7 +323,7 @@ class _ChainPairing:
         chosen = rows[linear_sum_assignment(table)]
         return tuple(int(row) for row in chosen if row >= 0)
 
-    def proposals(self) -> list[tuple[int, ...]]:
+    def seed_choices(self) -> list[tuple[int, ...]]:
         """Choices nearest after the superposition of each pair of chains, and of each two pairs."""
         n_pairs = len(self._chains)
         if n_pairs == len(np.unique(self._chains[:, 0])) == len(np.unique(self._chains[:, 1])):
@@ -259,67 +337,4 @@ class _ChainPairing:
                 if (self._chains[first] != self._chains[second]).all()
             ]
         total = np.array([self._sums[list(seed)].sum(0) for seed in seeds])
-        return [self.nearest(*motion) for motion in zip(*superpose_from_moments(total))]
-
-
-_CARBON = 6
-
-
-@dataclass(frozen=True)
-class CaTrace:
-    """Residues of one chain that have a CA atom, in file order.
-
-    Attributes
-    ----------
-    name : str
-        Author's chain name.
-    residues : (n,) int
-        Rows in ``Model.residues``.
-    numbers : tuple of (number, insertion code)
-    sequence : str
-        One letter a residue; modified residues as what they derive from, unknown ones X.
-    positions : (n, 3) float
-        CA, Å.
-    """
-
-    name: str
-    residues: np.ndarray
-    numbers: tuple[tuple[int, str], ...]
-    sequence: str
-    positions: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.residues)
-
-    def moved_to(self, positions: np.ndarray) -> CaTrace:
-        """The same residues at other positions, (n, 3) Å."""
-        return CaTrace(self.name, self.residues, self.numbers, self.sequence, positions)
-
-
-def ca_traces(model: Model) -> list[CaTrace]:
-    """One trace for each chain with amino acids, in file order."""
-    alpha = model.atoms_named("CA")
-    complete = np.zeros(len(model.residues), bool)
-    complete[model.backbone()[0]] = True
-    rows: dict[str, list[int]] = {}
-    for row, key in enumerate(model.residues):
-        # A calcium ion is called CA too; a ligand may have a carbon of that name.
-        if alpha[row] < 0 or model.atomic_numbers[alpha[row]] != _CARBON:
-            continue
-        if complete[row] or gemmi.find_tabulated_residue(key.name).is_amino_acid():
-            rows.setdefault(key.chain, []).append(row)
-    return [
-        CaTrace(
-            name,
-            np.array(chain),
-            tuple((model.residues[row].number, model.residues[row].insertion_code) for row in chain),
-            "".join(_letter(model.residues[row].name) for row in chain),
-            model.positions[alpha[chain]],
-        )
-        for name, chain in rows.items()
-    ]
-
-
-def _letter(name: str) -> str:
-    letter = gemmi.find_tabulated_residue(name).one_letter_code.upper()
-    return letter if letter.isalpha() else "X"
+        return [self.assign_by_distance(*superposition) for superposition in zip(*superpose_from_moments(total))]

@@ -21,15 +21,29 @@ from cocofold.structure.geometry import (
     superpose_onto,
 )
 
+# A superposition of fewer pairs is not unique.
+_FEWEST_PAIRS = 3
+# Search as in TM-align: fragments of all pairs, half, a quarter and so on down to four residues, up to twenty rounds of
+# refinement for each, thirty rounds of alignment, gap penalties 0.6 and 0; every fortieth fragment until the alignment
+# is final, then every one
 _SHORTEST_FRAGMENT = 4
 _N_FRAGMENT_LENGTHS = 6
 _MOST_REFINEMENTS = 20
 _MOST_ALIGNMENTS = 30
+_GAP_PENALTIES = (0.6, 0.0)
 _COARSE_STEP = 40
+# Parts of the model whose superpositions start further alignments, in place of TM-align's starts by secondary structure
+# and by threading: quarters of the matched residues, overlapping by half. More parts find smaller domains and take
+# longer; parts of fewer residues say little of where a domain lies.
 _N_WINDOWS = 4
 _SHORTEST_WINDOW = 12
-_GAP_PENALTIES = (0.6, 0.0)
+# Bounds memory to some tens of MiB; results do not depend on it.
 _MOST_DISTANCES_AT_ONCE = 2_000_000
+# Pairs are close within d0 of the search, kept in these limits, and 1 Å less at first and 1 Å more later (TM-align)
+_REACH_LIMITS_ANGSTROM = (4.5, 8.0)
+_REACH_STEP_ANGSTROM = 1.0
+# By how much the reach grows at a time where fewer than three pairs are close
+_WIDENING_ANGSTROM = 0.5
 
 
 @dataclass(frozen=True)
@@ -84,14 +98,14 @@ def align_structures(
         tm_score=score / n_reference,
         coverage=len(pairs) / n_reference,
         rmsd=rmsd(superpose_onto(moving, fixed), fixed),
-        sequence_identity=search.identical(pairs) / len(pairs),
+        sequence_identity=search.count_identical(pairs) / len(pairs),
         aligned_residues=len(pairs),
         reference_residues=n_reference,
     )
 
 
 def tm_score_d0_angstrom(n_residues: int) -> float:
-    """TM-score's d0 (Å) for a reference of so many residues."""
+    """TM-score's d0 (Å) for a reference of ``n_residues`` residues."""
     return max(0.5, 1.24 * np.cbrt(n_residues - 15) - 1.8) if n_residues > 21 else 0.5
 
 
@@ -108,11 +122,11 @@ class _AlignmentSearch:
         matches: Sequence[ChainMatch],
         model: Sequence[CaTrace],
         reference: Sequence[CaTrace],
-        scale: float,
+        search_d0: float,
         d8: float,
     ) -> None:
         chains, others = [model[m.model] for m in matches], [reference[m.reference] for m in matches]
-        self._scale = scale
+        self._search_d0 = search_d0
         self._d8 = d8
         self._final_d0 = tm_score_d0_angstrom(sum(map(len, reference)))
         self._model = np.concatenate([chain.positions for chain in chains])
@@ -125,7 +139,7 @@ class _AlignmentSearch:
     def positions(self, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self._model[pairs[:, 0]], self._reference[pairs[:, 1]]
 
-    def identical(self, pairs: np.ndarray) -> int:
+    def count_identical(self, pairs: np.ndarray) -> int:
         first, second = self._sequences
         return sum(first[i] == second[j] for i, j in pairs)
 
@@ -137,27 +151,30 @@ class _AlignmentSearch:
             for pairs in (self._matched, *self._alignments_from_windows(gap_penalty)):
                 for _ in range(_MOST_ALIGNMENTS):
                     key = bytes([gap_penalty > 0]) + pairs.tobytes()
-                    if len(pairs) < _SHORTEST_FRAGMENT - 1 or key in seen:
+                    if len(pairs) < _FEWEST_PAIRS or key in seen:
                         break
                     seen.add(key)
-                    motion, _ = _best_superposition(*self.positions(pairs), self._scale, self._d8, _COARSE_STEP)
-                    score = self._score_within_d8(pairs, motion, _COARSE_STEP)[1]
+                    superposition, _ = _best_superposition(
+                        *self.positions(pairs), self._search_d0, self._d8, _COARSE_STEP
+                    )
+                    score = self._score_within_d8(pairs, superposition, _COARSE_STEP)[1]
                     if score > most:
                         best, most = pairs, score
-                    pairs = self._align(*motion, gap_penalty)
+                    pairs = self._align(*superposition, gap_penalty)
         return best
 
     def final_score(self, pairs: np.ndarray, step: int) -> tuple[np.ndarray, float]:
         """Pairs that lie within d8 under the best superposition, and their unnormalised TM-score."""
-        motion, _ = _best_superposition(*self.positions(pairs), self._scale, self._d8, step)
-        return self._score_within_d8(pairs, motion, step)
+        superposition, _ = _best_superposition(*self.positions(pairs), self._search_d0, self._d8, step)
+        return self._score_within_d8(pairs, superposition, step)
 
     def _score_within_d8(
-        self, pairs: np.ndarray, motion: tuple[np.ndarray, np.ndarray], step: int
+        self, pairs: np.ndarray, superposition: tuple[np.ndarray, np.ndarray], step: int
     ) -> tuple[np.ndarray, float]:
+        rotation, translation = superposition
         moving, fixed = self.positions(pairs)
-        near = ((moving @ motion[0].T + motion[1] - fixed) ** 2).sum(1) <= self._d8**2
-        if near.sum() < _SHORTEST_FRAGMENT - 1:
+        near = ((moving @ rotation.T + translation - fixed) ** 2).sum(1) <= self._d8**2
+        if near.sum() < _FEWEST_PAIRS:
             return pairs[near], 0.0
         return pairs[near], _best_superposition(moving[near], fixed[near], self._final_d0, None, step)[1]
 
@@ -175,7 +192,7 @@ class _AlignmentSearch:
         pairs = []
         for (row, column), (row_end, column_end) in self._blocks:
             distance = cdist(moved[row:row_end], self._reference[column:column_end], "sqeuclidean")
-            pairs.append(align_by_score(1 / (1 + distance / self._scale**2), gap_penalty) + np.array([row, column]))
+            pairs.append(align_by_score(1 / (1 + distance / self._search_d0**2), gap_penalty) + np.array([row, column]))
         return np.concatenate(pairs)
 
 
@@ -196,24 +213,21 @@ def _best_superposition(
     cutoff : float, optional
         Pairs farther apart (Å) do not count.
     step : int
-        Every so manieth fragment is tried.
+        A fragment starts at every pair whose number is a multiple of this.
     """
-    if len(moving) < _SHORTEST_FRAGMENT - 1:
+    if len(moving) < _FEWEST_PAIRS:
         raise ValueError(f"{len(moving)} pairs cannot be superposed")
     centre_moving, centre_fixed = moving.mean(0), fixed.mean(0)
     products = pair_moments(moving - centre_moving, fixed - centre_fixed)
-    reach = float(np.clip(scale, 4.5, 8))
+    reach = float(np.clip(scale, *_REACH_LIMITS_ANGSTROM))
     best, most = products.sum(0), -1.0
     for sums in _fragments(products, step):
-        close = reach - 1
+        close = reach - _REACH_STEP_ANGSTROM
         active = None
         for _ in range(1 + _MOST_REFINEMENTS):
             weights = squared_distance_weights(*superpose_from_moments(sums))
             squares = np.maximum(weights @ products.T, 0)
-            terms = 1 / (1 + squares / scale**2)
-            if cutoff is not None:
-                terms[squares > cutoff**2] = 0
-            scores = terms.sum(1)
+            scores = _tm_sums(squares, scale, cutoff)
             if scores.max() > most:
                 most = float(scores.max())
                 best = sums[scores.argmax()]
@@ -223,10 +237,18 @@ def _best_superposition(
                 selected = selected[changed]
                 if not len(selected):
                     break
-            active, close = selected, reach + 1
+            active, close = selected, reach + _REACH_STEP_ANGSTROM
             sums = selected @ products
     rotation, shift = superpose_from_moments(best)
     return (rotation, shift + centre_fixed - rotation @ centre_moving), most
+
+
+def _tm_sums(squares: np.ndarray, scale: float, cutoff: float | None) -> np.ndarray:
+    """Sum of ``1 / (1 + (d / scale)²)`` over the pairs of each set that are within the cutoff, (n_sets,) float."""
+    terms = 1 / (1 + squares / scale**2)
+    if cutoff is not None:
+        terms[squares > cutoff**2] = 0
+    return terms.sum(1)
 
 
 def _fragments(products: np.ndarray, step: int) -> Iterator[np.ndarray]:
@@ -247,10 +269,10 @@ def _fragments(products: np.ndarray, step: int) -> Iterator[np.ndarray]:
 def _close_pairs(squares: np.ndarray, close: float) -> np.ndarray:
     """Pairs within ``close`` Å, widened by half Ångströms until there are three; (n_sets, n_pairs) bool."""
     selected = squares < close**2
-    few = selected.sum(1) < 3
+    few = selected.sum(1) < _FEWEST_PAIRS
     if few.any():
-        third = np.sqrt(np.partition(squares[few], 2, axis=1)[:, 2])
-        wider = close + 0.5 * (np.floor((third - close) / 0.5) + 1)
+        third = np.sqrt(np.partition(squares[few], _FEWEST_PAIRS - 1, axis=1)[:, _FEWEST_PAIRS - 1])
+        wider = close + _WIDENING_ANGSTROM * (np.floor((third - close) / _WIDENING_ANGSTROM) + 1)
         selected[few] = squares[few] < wider[:, None] ** 2
     return selected
 

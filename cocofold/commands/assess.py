@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 import typer
 
 from cocofold import __version__
-from cocofold.system.atomic_files import check_writable
+from cocofold.system.atomic_files import check_writable, refuse_unwritable, write_atomically
 from cocofold.system.errors import InputError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.table import Table
 
     from cocofold.assessment.backbone_geometry import BackboneGeometry
     from cocofold.assessment.comparison import Assessment
@@ -59,44 +60,54 @@ def assess(
 
     from cocofold.assessment.backbone_geometry import measure_geometry
     from cocofold.assessment.comparison import assess as compare
+    from cocofold.assessment.comparison import plot_residues
     from cocofold.structure.read_model import read_model
-    from cocofold.system.atomic_files import write_atomically
 
     assessed, before = read_model(model), None if start is None else read_model(start)
-    found = None if reference is None else compare(assessed, read_model(reference))
-    support = (
-        None
-        if particles is None
-        else _residue_support(assessed, model, particles, particles_dir, max_particles, device)
+    findings = _Findings(
+        comparison=None if reference is None else compare(assessed, read_model(reference)),
+        support=(
+            None
+            if particles is None
+            else _residue_support(assessed, model, particles, particles_dir, max_particles, device)
+        ),
+        geometry=measure_geometry(assessed, before),
+        geometry_of_start=None if before is None else measure_geometry(before),
     )
-    geometry = measure_geometry(assessed, before)
-    geometry_before = None if before is None else measure_geometry(before)
-    try:
+    with refuse_unwritable(json_file or plot):
         if json_file is not None:
-            content = {
-                "version": __version__,
-                "model": str(model),
-                "reference": None if reference is None else str(reference),
-                "start": None if start is None else str(start),
-                **({} if found is None else found.as_dict()),
-                "geometry": asdict(geometry),
-                "geometry_of_start": None if geometry_before is None else asdict(geometry_before),
-                "frc": None if support is None else support.correlation,
-                "support": [] if support is None else support.rows(assessed),
-                "against": [] if support is None else list(support.against),
-            }
-            write_atomically(json_file, json.dumps(content, indent=1) + "\n")
+            files = {"model": model, "reference": reference, "start": start}
+            write_atomically(json_file, json.dumps(findings.as_dict(assessed, files), indent=1) + "\n")
         if plot is not None:
-            from cocofold.assessment.comparison import plot_residues
+            plot_residues(plot, findings.comparison, findings.support_rows(assessed))
+    _print_findings(findings)
 
-            plot_residues(plot, found, [] if support is None else support.rows(assessed))
-    except OSError as error:
-        raise InputError(
-            f"{error.filename or json_file or plot}: not written ({error.strerror}); give another file"
-        ) from error
-    _print_tables(found, geometry, geometry_before)
-    if support is not None:
-        _print_support(support)
+
+@dataclass(frozen=True)
+class _Findings:
+    """What was found of a model: against a reference, against particles, and by its geometry."""
+
+    comparison: Assessment | None
+    support: ResidueSupport | None
+    geometry: BackboneGeometry
+    geometry_of_start: BackboneGeometry | None
+
+    def support_rows(self, model: Model) -> list[dict[str, Any]]:
+        """Support of each residue by the particles; empty without particles."""
+        return [] if self.support is None else self.support.rows(model)
+
+    def as_dict(self, model: Model, files: dict[str, Optional[Path]]) -> dict[str, Any]:
+        """Content of ``--json``; ``files`` are the models' by the option that gave them."""
+        return {
+            "version": __version__,
+            **{option: None if path is None else str(path) for option, path in files.items()},
+            **({} if self.comparison is None else self.comparison.as_dict()),
+            "geometry": asdict(self.geometry),
+            "geometry_of_start": None if self.geometry_of_start is None else asdict(self.geometry_of_start),
+            "frc": None if self.support is None else self.support.correlation,
+            "support": self.support_rows(model),
+            "against": [] if self.support is None else list(self.support.against),
+        }
 
 
 def _residue_support(
@@ -108,33 +119,23 @@ def _residue_support(
     return ImageAgreement(model, particles, particles_dir, read_map_placement(path), most, device).support(model)
 
 
-def _print_support(support: ResidueSupport) -> None:
-    typer.echo(f"Fourier ring correlation with the particles, mean over rings and images: {support.correlation:.4f}")
-    typer.echo(f"Residues that the images speak against: {', '.join(support.against) or 'none'}")
-
-
-def _print_tables(found: Assessment | None, geometry: BackboneGeometry, before: BackboneGeometry | None) -> None:
+def _print_findings(findings: _Findings) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     console = Console()
-    if found is not None:
-        _print_comparison(console, found)
-    table = Table(title="Geometry", title_justify="left")
-    table.add_column("figure")
-    columns = [_GEOMETRY_ROWS, _geometry_column(geometry)]
-    headings = ["model"]
-    if before is not None:
-        columns += [_geometry_column(before), _new_column(geometry)]
-        headings += ["start", "new"]
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    for cells in zip(*columns):
-        table.add_row(*cells)
-    console.print(table)
+    if findings.comparison is not None:
+        console.print(_comparison_table(findings.comparison))
+        console.print(_chain_table(findings.comparison))
+    console.print(_geometry_table(findings.geometry, findings.geometry_of_start))
+    support = findings.support
+    if support is not None:
+        typer.echo(
+            f"Fourier ring correlation with the particles, mean over rings and images: {support.correlation:.4f}"
+        )
+        typer.echo(f"Residues that the images speak against: {', '.join(support.against) or 'none'}")
 
 
-def _print_comparison(console: Console, found: Assessment) -> None:
+def _comparison_table(found: Assessment) -> Table:
     from rich.table import Table
 
     alignment = found.alignment
@@ -148,7 +149,11 @@ def _print_comparison(console: Console, found: Assessment) -> None:
     whole.add_row("coverage (MM-align)", f"{alignment.coverage:.4f}")
     whole.add_row("RMSD of aligned residues (MM-align, Å)", f"{alignment.rmsd:.3f}")
     whole.add_row("sequence identity (MM-align)", f"{alignment.sequence_identity:.4f}")
-    console.print(whole)
+    return whole
+
+
+def _chain_table(found: Assessment) -> Table:
+    from rich.table import Table
 
     chains = Table(title="CA RMSD of chains (Å)", title_justify="left")
     for heading in ("chain", "reference", "residues", "matched by", "superposed alone", "with the whole", "in place"):
@@ -166,38 +171,67 @@ def _print_comparison(console: Console, found: Assessment) -> None:
             f"{row.ca_rmsd_together:.3f}",
             "-" if row.ca_rmsd_in_place is None else f"{row.ca_rmsd_in_place:.3f}",
         )
-    console.print(chains)
+    return chains
 
 
-_GEOMETRY_ROWS = [
-    "C-N within 0.1 Å of 1.33 Å",
-    "C-N, largest deviation (Å)",
-    "D-amino acids",
-    "cis peptides (before Pro, others)",
-    "twisted peptides",
-    "CA-CA below 3 Å, not bonded",
-    "Ramachandran favoured",
-    "Ramachandran outliers",
-]
+def _geometry_table(geometry: BackboneGeometry, before: BackboneGeometry | None) -> Table:
+    """Figures of the model, and with a start those of the start and the number of faults that are new."""
+    from rich.table import Table
+
+    table = Table(title="Geometry", title_justify="left")
+    table.add_column("figure")
+    for heading in ("model",) if before is None else ("model", "start", "new"):
+        table.add_column(heading, justify="right")
+    for row in _GEOMETRY_ROWS:
+        cells = [row.value(geometry)]
+        if before is not None:
+            new = None if row.new is None else row.new(geometry)
+            cells += [row.value(before), "" if new is None else str(len(new))]
+        table.add_row(row.label, *cells)
+    return table
 
 
-def _geometry_column(figures: BackboneGeometry) -> list[str]:
-    return [
-        f"{figures.bonds_within_tolerance:.2%} of {figures.peptides}",
-        f"{figures.bond_deviation_worst_angstrom:.3f}",
-        f"{len(figures.d_residues)} of {figures.chiral_residues}",
-        f"{figures.n_cis} ({len(figures.cis_proline)}, {len(figures.cis_other)})",
-        str(len(figures.twisted)),
-        str(len(figures.close_alphas)),
-        f"{figures.ramachandran_favoured:.2%} of {figures.ramachandran_residues}",
-        str(len(figures.ramachandran_outliers)),
-    ]
+class _GeometryRow(NamedTuple):
+    """A row of the table of geometry: its label, how the value is written, and which faults are new since a start."""
+
+    label: str
+    value: Callable[[BackboneGeometry], str]
+    new: Callable[[BackboneGeometry], tuple[str, ...] | None] | None = None
 
 
-def _new_column(figures: BackboneGeometry) -> list[str]:
-    new = (figures.new_d, figures.new_cis, figures.new_twisted, figures.new_close_alphas)
-    outliers = figures.new_ramachandran_outliers
-    return ["", "", *(str(len(residues or ())) for residues in new), "", str(len(outliers or ()))]
+_GEOMETRY_ROWS = (
+    _GeometryRow("C-N within 0.1 Å of 1.33 Å", lambda found: _share(found.bonds_within_tolerance, found.peptides)),
+    _GeometryRow(
+        "C-N, largest deviation (Å)",
+        lambda found: f"{found.bond_deviation_worst_angstrom:.3f}" if found.peptides else "no peptides",
+    ),
+    _GeometryRow(
+        "D-amino acids",
+        lambda found: f"{len(found.d_residues)} of {found.chiral_residues}",
+        lambda found: found.new_d,
+    ),
+    _GeometryRow(
+        "cis peptides (before Pro, others)",
+        lambda found: f"{found.n_cis} ({len(found.cis_proline)}, {len(found.cis_other)})",
+        lambda found: found.new_cis,
+    ),
+    _GeometryRow("twisted peptides", lambda found: str(len(found.twisted)), lambda found: found.new_twisted),
+    _GeometryRow(
+        "CA-CA below 3 Å, not bonded", lambda found: str(len(found.close_alphas)), lambda found: found.new_close_alphas
+    ),
+    _GeometryRow(
+        "Ramachandran favoured", lambda found: _share(found.ramachandran_favoured, found.ramachandran_residues)
+    ),
+    _GeometryRow(
+        "Ramachandran outliers",
+        lambda found: str(len(found.ramachandran_outliers)),
+        lambda found: found.new_ramachandran_outliers,
+    ),
+)
+
+
+def _share(share: float, count: int) -> str:
+    return f"{share:.2%} of {count}" if count else "none to judge"
 
 
 def _matched_counts(found: Assessment) -> str:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 import typer
 
-from cocofold.system.atomic_files import check_writable
+from cocofold.system.atomic_files import check_writable, refuse_unwritable, write_atomically
 from cocofold.system.errors import InputError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from cocofold.assessment.comparison import Assessment
+    from cocofold.likelihood.residue_support import ImageAgreement
     from cocofold.relaxation.minimization import RelaxedModel
     from cocofold.structure.model import Model
+    from cocofold.system.progress import ProgressCallback
 
 
 def relax(
@@ -30,28 +32,24 @@ def relax(
     max_particles: int = typer.Option(2000, help="Use so many of the particles at most, drawn at random."),
     hydrogens: bool = typer.Option(False, "--hydrogens", help="Write the hydrogens too."),
     json_file: Optional[Path] = typer.Option(None, "--json", help="File for all figures."),
-    threads: Optional[int] = typer.Option(None, help="Of the processor; by default all."),
+    threads: Optional[int] = typer.Option(None, help="Number of processor threads; by default all."),
     device: str = typer.Option("auto", help="auto, cpu, cuda or cuda:N, as OpenMM has them."),
 ) -> None:
     """Relax a model: hydrogens and missing atoms are built, clashes and strained bonds taken out.
 
     Amber14 in implicit solvent is minimised by OpenMM, with restraints to the positions given that fade. Peptides stay
-    cis or trans and residues keep their hand. What the force field does not know, such as ligands and nucleic acids,
-    stays where it is. Prints clashes, bonds, angles and the Ramachandran
-    plot's figures before and after.
+    cis or trans and residues keep their chirality. What the force field does not know, such as ligands and nucleic
+    acids, stays where it is. Prints clashes, bonds, angles and the Ramachandran plot's figures before and after.
     """
     for option, path in (("--out", out), ("--json", json_file)):
         check_writable(option, path)
     if out.suffix.lower() not in (".cif", ".mmcif"):
         raise InputError(f"--out {out}: mmCIF is written; give a name that ends in .cif")
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
     from cocofold.assessment.comparison import assess
     from cocofold.relaxation.minimization import RelaxSettings
     from cocofold.relaxation.minimization import relax as run
     from cocofold.structure.modelcif import write_model
     from cocofold.structure.read_model import read_map_placement, read_model
-    from cocofold.system.atomic_files import write_atomically
 
     began = time.monotonic()
     start, placed_as = read_model(model), read_map_placement(model)
@@ -61,40 +59,41 @@ def relax(
 
         images = ImageAgreement(start, particles, particles_dir, placed_as, max_particles, device)
     settings = RelaxSettings(hydrogens=hydrogens, device=device, threads=threads)
-    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
-    with Progress(*columns, transient=True) as progress:
-        task = progress.add_task("", total=1.0)
-        found = run(
-            start,
-            settings,
-            images.gradient if images else None,
-            lambda what, done: progress.update(task, description=what, completed=done),
-        )
-    compared, geometry = assess(found.model, start), _geometry_before_and_after(found.model, start)
-    frc = None
-    if images is not None:
-        frc = {"before": images.mean(*_atoms(start)), "after": images.mean(*_atoms(found.model))}
+    with _progress() as tell:
+        found = run(start, settings, images.gradient if images else None, tell)
+    compared = assess(found.model, start)
     facts = {
         "model": str(model),
         **found.as_dict(),
         "ca_rmsd": compared.ca_rmsd,
         "tm_score": compared.alignment.tm_score,
-        "geometry": geometry,
-        "frc": frc,
+        "geometry": _geometry_before_and_after(found.model, start),
+        "frc": None
+        if images is None
+        else {"before": _agreement(images, start), "after": _agreement(images, found.model)},
         "seconds": round(time.monotonic() - began, 1),
     }
-    try:
+    with refuse_unwritable(out):
         write_model(out, found.model, details="relaxed by Amber14 in implicit solvent", placed_as=placed_as)
         if json_file is not None:
             write_atomically(json_file, json.dumps(facts, indent=1) + "\n")
-    except OSError as error:
-        raise InputError(f"{error.filename or out}: not written ({error.strerror}); give another file") from error
     _print_table(found, compared, facts)
     typer.echo(f"written {out}")
 
 
-def _atoms(model: Model) -> tuple[np.ndarray, np.ndarray]:
-    return model.positions, model.atomic_numbers
+@contextlib.contextmanager
+def _progress() -> Iterator[ProgressCallback]:
+    """A bar that is told what is done and what share of all that is done."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+    with Progress(*columns, transient=True) as progress:
+        task = progress.add_task("", total=1.0)
+        yield lambda what, done: progress.update(task, description=what, completed=done)
+
+
+def _agreement(images: ImageAgreement, model: Model) -> float:
+    return images.mean(model.positions, model.atomic_numbers)
 
 
 def _geometry_before_and_after(after: Model, before: Model) -> dict[str, Any]:
@@ -114,13 +113,17 @@ def _print_table(found: RelaxedModel, compared: Assessment, facts: dict[str, Any
     from rich.console import Console
     from rich.table import Table
 
+    from cocofold.relaxation.clash_figures import CLASH_OVERLAP_ANGSTROM, OUTLIER_SIGMAS
+
     table = Table()
     for heading in ("figure", "before", "after"):
         table.add_column(heading, justify="left" if heading == "figure" else "right")
     before, after = found.before, found.after
-    table.add_row("clashes (overlap of 0.6 Å or more)", str(len(before.clashes)), str(len(after.clashes)))
     table.add_row(
-        f"backbone bonds and angles beyond 4σ, of {after.backbone_values}",
+        f"clashes (overlap of {CLASH_OVERLAP_ANGSTROM} Å or more)", str(len(before.clashes)), str(len(after.clashes))
+    )
+    table.add_row(
+        f"backbone bonds and angles beyond {OUTLIER_SIGMAS:g}σ, of {after.backbone_values}",
         str(len(before.outliers)),
         str(len(after.outliers)),
     )

@@ -28,7 +28,7 @@ def report(
     from cocofold.reporting.run_report import write_report
 
     written = write_report(run, map_file, particles, particles_dir)
-    print(f"{written.page}: open it in any browser; it needs no network")
+    typer.echo(f"{written.page}: open it in any browser; it needs no network")
     if written.missing is not None:
-        print(f"without pictures of particles and orientations: {written.missing}")
-    print(f"{written.script}: open it in ChimeraX to go on with ISOLDE")
+        typer.echo(f"without pictures of particles and orientations: {written.missing}")
+    typer.echo(f"{written.script}: open it in ChimeraX to go on with ISOLDE")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.spatial.transform import Rotation
 
 from cocofold.alphafold.pair_representation import PairRepresentation, choose_pair_dtypes, normalise_pair
 from cocofold.alphafold.prediction import Prediction
@@ -35,6 +34,7 @@ from cocofold.sources.structure_module import (
     TrunkOutput,
 )
 from cocofold.sources.symmetric_copies import SymmetricCopies, build_assembly
+from cocofold.structure.geometry import find_superposition
 from cocofold.structure.model import Model
 from cocofold.structure.point_groups import normalise_point_group, point_group_rotations
 from cocofold.structure.read_model import read_map_placement, read_model
@@ -240,9 +240,7 @@ def superpose_chains(model: Model, placed: Model, name: str) -> list[tuple[np.nd
                 "model of this prediction, with its chain names and numbers"
             )
         first, second = np.array(pairs).T
-        here, there = model.positions[first], placed.positions[second]
-        rotation = Rotation.align_vectors(there - there.mean(0), here - here.mean(0))[0].as_matrix()
-        moves.append((rotation, there.mean(0) - rotation @ here.mean(0)))
+        moves.append(find_superposition(model.positions[first], placed.positions[second]))
     return moves
 
 

@@ -72,9 +72,7 @@ def _refine_batch(grid: MapGrid, template: Template, motions: RigidPoses, steps:
         optimiser.step()
     with torch.no_grad():
         turns, places = _apply_moves(rotations, centres, best_moves, template.radius_angstrom)
-    return RigidPoses(
-        _orthonormal(turns.double().cpu().numpy()), places.double().cpu().numpy(), best.double().cpu().numpy()
-    )
+    return RigidPoses(_orthonormal(turns), places.double().cpu().numpy(), best.double().cpu().numpy())
 
 
 def _tensors(motions: RigidPoses, grid: MapGrid) -> tuple[torch.Tensor, torch.Tensor]:
@@ -101,10 +99,9 @@ def _pose_correlations(
     return (value * template.values).mean(1) / value.square().mean(1).clamp(min=1e-20).sqrt()
 
 
-def _orthonormal(rotations: np.ndarray) -> np.ndarray:
-    """The nearest rotations, so that single precision leaves no trace."""
-    left, _, right = np.linalg.svd(rotations)
-    return left @ right
+def _orthonormal(rotations: torch.Tensor) -> np.ndarray:
+    """The nearest rotations, (n, 3, 3) float64, so that single precision leaves no trace."""
+    return roma.special_procrustes(rotations.double().cpu()).numpy()
 
 
 # Of no symmetry: copies that lie equally far along it are rare.

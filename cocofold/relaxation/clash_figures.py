@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
+from cocofold.relaxation.force_field import peptide_torsion_atoms
 from cocofold.structure.geometry import torsion_radians
 
+# ChimeraX's definition of a clash and its defaults: overlap, allowance for hydrogen bonds, and bonds between atoms that
+# are left out
 CLASH_OVERLAP_ANGSTROM = 0.6
 HYDROGEN_BOND_ALLOWANCE_ANGSTROM = 0.4
 EXCLUDED_BONDS = 4
+# As MolProbity counts outliers of bonds and angles
 OUTLIER_SIGMAS = 4.0
 
 # Van der Waals radii (Å) of heavy atoms with their hydrogens: Tsai et al., J. Mol. Biol. 290, 253 (1999), which
@@ -35,24 +39,26 @@ _TRIGONAL = {
 _HYDROXYL = {"OG", "OG1", "OH"}
 
 # Means and standard deviations (Å, degrees): Engh & Huber, International Tables for Crystallography F, 18.3 (2001)
+# by the name of the residue that decides
+_OTHERS = "others"
 _BONDS = {
-    ("N", "CA"): {"": (1.459, 0.020), "GLY": (1.456, 0.015), "PRO": (1.468, 0.017)},
-    ("CA", "C"): {"": (1.525, 0.026), "GLY": (1.514, 0.016), "PRO": (1.524, 0.020)},
-    ("C", "O"): {"": (1.229, 0.019), "GLY": (1.232, 0.016), "PRO": (1.228, 0.020)},
+    ("N", "CA"): {_OTHERS: (1.459, 0.020), "GLY": (1.456, 0.015), "PRO": (1.468, 0.017)},
+    ("CA", "C"): {_OTHERS: (1.525, 0.026), "GLY": (1.514, 0.016), "PRO": (1.524, 0.020)},
+    ("C", "O"): {_OTHERS: (1.229, 0.019), "GLY": (1.232, 0.016), "PRO": (1.228, 0.020)},
 }
 _ANGLES = {
-    ("N", "CA", "C"): {"": (111.0, 2.7), "GLY": (113.1, 2.5), "PRO": (112.1, 2.6)},
-    ("CA", "C", "O"): {"": (120.1, 2.1), "GLY": (120.6, 1.8), "PRO": (120.2, 2.4)},
+    ("N", "CA", "C"): {_OTHERS: (111.0, 2.7), "GLY": (113.1, 2.5), "PRO": (112.1, 2.6)},
+    ("CA", "C", "O"): {_OTHERS: (120.1, 2.1), "GLY": (120.6, 1.8), "PRO": (120.2, 2.4)},
 }
-# Across the peptide
+# Across the peptide; + marks atoms of the next residue
+_ANGLE_AT_NITROGEN = ("C", "+N", "+CA")
 _PEPTIDE_LINKS = {
-    ("C", "+N"): {"": (1.336, 0.023), "PRO": (1.338, 0.019)},
-    ("CA", "C", "+N"): {"": (117.2, 2.2), "GLY": (116.2, 2.0), "PRO": (117.1, 2.8)},
-    ("O", "C", "+N"): {"": (122.7, 1.6), "GLY": (123.2, 1.7), "PRO": (121.1, 1.9)},
-    ("C", "+N", "+CA"): {"": (121.7, 2.5), "GLY": (122.3, 2.1), "PRO": (119.3, 1.5)},
+    ("C", "+N"): {_OTHERS: (1.336, 0.023), "PRO": (1.338, 0.019)},
+    ("CA", "C", "+N"): {_OTHERS: (117.2, 2.2), "GLY": (116.2, 2.0), "PRO": (117.1, 2.8)},
+    ("O", "C", "+N"): {_OTHERS: (122.7, 1.6), "GLY": (123.2, 1.7), "PRO": (121.1, 1.9)},
+    _ANGLE_AT_NITROGEN: {_OTHERS: (121.7, 2.5), "GLY": (122.3, 2.1), "PRO": (119.3, 1.5)},
 }
-
-
+# The last angle before a cis proline
 _CIS_PROLINE = (127.0, 2.4)
 
 
@@ -70,6 +76,7 @@ class Stereochemistry:
     outliers : tuple of str
         Those more than four standard deviations off.
     worst_sigmas : float
+        The largest deviation, in standard deviations; 0 if nothing was compared.
     """
 
     clashes: tuple[str, ...]
@@ -79,7 +86,16 @@ class Stereochemistry:
 
 
 def measure_stereochemistry(topology: Any, positions: np.ndarray, labels: Sequence[str]) -> Stereochemistry:
-    """Figures of the heavy atoms of an OpenMM topology at some positions, (n, 3) Å; a label names each residue."""
+    """Clashes, and deviations of bonds and angles, of the heavy atoms of a protein.
+
+    Parameters
+    ----------
+    topology : openmm.app.Topology
+    positions : (n, 3) float
+        Å, of all atoms of the topology.
+    labels : sequence of str
+        A name for each residue.
+    """
     sigmas, names = _deviations(topology, positions, labels)
     beyond = np.flatnonzero(np.abs(sigmas) > OUTLIER_SIGMAS)
     return Stereochemistry(
@@ -140,21 +156,19 @@ def _atoms_within_bonds(bonded: dict[int, list[int]], start: int) -> set[int]:
 
 
 def _deviations(topology: Any, positions: np.ndarray, labels: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """Deviations of backbone bonds and angles in standard deviations, and their names."""
+    """Deviations of backbone bonds and angles in standard deviations, (n_values,), and their names."""
     sigmas, names = [], []
     residues = list(topology.residues())
     named = [{atom.name: atom.index for atom in residue.atoms()} for residue in residues]
     for place, residue in enumerate(residues):
         after = residues[place + 1] if place + 1 < len(residues) else None
-        wanted = [(key, _expected_value(table, residue.name)) for key, table in (*_BONDS.items(), *_ANGLES.items())]
+        expected = {key: _expected_value(table, residue.name) for key, table in (*_BONDS.items(), *_ANGLES.items())}
         if after is not None and after.chain is residue.chain:
-            wanted += [
-                (key, _expected_value(table, _deciding_residue_name(key, residue.name, after.name)))
-                for key, table in _PEPTIDE_LINKS.items()
-            ]
+            for key, table in _PEPTIDE_LINKS.items():
+                expected[key] = _expected_value(table, _deciding_residue_name(key, residue.name, after.name))
             if after.name == "PRO" and _is_cis(named[place], named[place + 1], positions):
-                wanted[-1] = (("C", "+N", "+CA"), _CIS_PROLINE)
-        for key, (mean, deviation) in wanted:
+                expected[_ANGLE_AT_NITROGEN] = _CIS_PROLINE
+        for key, (mean, deviation) in expected.items():
             atoms = [named[place + (name[0] == "+")].get(name.lstrip("+"), -1) for name in key]
             if -1 in atoms:
                 continue
@@ -165,9 +179,9 @@ def _deviations(topology: Any, positions: np.ndarray, labels: Sequence[str]) -> 
     return np.array(sigmas), names
 
 
-def _is_cis(named: dict[str, int], following: dict[str, int], positions: np.ndarray) -> bool:
-    atoms = [named.get("CA", -1), named.get("C", -1), following.get("N", -1), following.get("CA", -1)]
-    return -1 not in atoms and abs(torsion_radians(positions[atoms])) < np.pi / 2
+def _is_cis(named: dict[str, int], next_named: dict[str, int], positions: np.ndarray) -> bool:
+    atoms = peptide_torsion_atoms(named, next_named)
+    return -1 not in atoms and bool(np.abs(torsion_radians(positions[atoms])) < np.pi / 2)
 
 
 def _deciding_residue_name(key: tuple[str, ...], name: str, after: str) -> str:
@@ -176,7 +190,7 @@ def _deciding_residue_name(key: tuple[str, ...], name: str, after: str) -> str:
 
 
 def _expected_value(table: dict[str, tuple[float, float]], name: str) -> tuple[float, float]:
-    return table.get(name, table[""])
+    return table.get(name, table[_OTHERS])
 
 
 def _angle(points: np.ndarray) -> float:

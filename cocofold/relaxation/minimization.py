@@ -4,27 +4,55 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
 
 import gemmi
 import numpy as np
 
 from cocofold.relaxation.clash_figures import Stereochemistry, measure_stereochemistry
-from cocofold.relaxation.force_field import ForceFieldProtein, build_protein, build_system, load_force_field
-from cocofold.structure.model import Model
+from cocofold.relaxation.force_field import (
+    ANGSTROM_PER_NM,
+    FROZEN_WITHIN_ANGSTROM,
+    ForceFieldProtein,
+    build_protein,
+    build_system,
+    image_force_of,
+    load_force_field,
+)
+from cocofold.structure.geometry import root_mean_square
+from cocofold.structure.model import Model, ResidueKey
 from cocofold.system.errors import InputError
 from cocofold.system.progress import ProgressCallback
 
-# Strength of the restraint to the start in each stage (kJ/mol/nm²), iterations of the minimiser at most, and whether in
-# solvent: in vacuum a step takes a twelfth of the time, and the restraints leave no room for artefacts of it
-RELAXATION_STAGES = ((40_000.0, 300, False), (4_000.0, 300, False), (400.0, 200, True))
-_TOLERANCE_KJ_PER_NM = 5.0
-_IMAGE_ROUNDS = 3
+
+class RelaxationStage(NamedTuple):
+    """Restraint to the start (kJ/mol/nm²), iterations of the minimiser at most, and whether in solvent."""
+
+    hold_kj_per_nm2: float
+    iterations: int
+    solvent: bool
+
+
+# In vacuum a step takes a twelfth of the time, and strong restraints leave no room for artefacts of it. A tenth of the
+# strength lets atoms move about three times as far; weaker restraints than the last leave more to the force field and
+# less to the images that gave the positions.
+RELAXATION_STAGES = (
+    RelaxationStage(40_000.0, 300, False),
+    RelaxationStage(4_000.0, 300, False),
+    RelaxationStage(400.0, 200, True),
+)
 _SOLVENT_STEP_COST = 12
+# The minimiser stops at this root mean square force; smaller takes more iterations for changes that do not show
+_TOLERANCE_KJ_PER_NM = 5.0
+# How often the images' force is computed anew in the last stage, whose iterations are shared out among the rounds
+_IMAGE_ROUNDS = 3
 # The images pull displaced atoms back as strongly as the last restraint: measured by a displacement of this size
 _TRIAL_DISPLACEMENT_ANGSTROM = 0.5
 _SEED = 0
+# An integrator that a context needs and minimisation does not use
+_UNUSED_STEP_PS = 0.001
+_MOST_KINDS_NAMED = 8
 _PLATFORMS = {"cpu": ("CPU",), "cuda": ("CUDA", "OpenCL"), "auto": ("CUDA", "OpenCL", "CPU")}
 
 # Gradient of the agreement with the images with respect to the model's positions, (n_atoms, 3) per Å
@@ -42,7 +70,7 @@ class RelaxSettings:
     device : str
         auto, cpu, cuda or cuda:N.
     threads : int or None
-        Of the processor; None: as many as torch would take.
+        Number of the processor's threads; None: one for each core that the process may use.
     """
 
     hydrogens: bool = False
@@ -57,17 +85,17 @@ class RelaxedModel:
     Attributes
     ----------
     model : Model
-        With the heavy atoms that were missing, and hydrogens if they were asked for.
-    before, after : Figures
-        Of the protein.
+        The result, with the heavy atoms that were missing, and hydrogens if they were asked for.
+    before, after : Stereochemistry
+        Figures of the protein.
     added_atoms : int
         Missing heavy atoms that were built.
     moved_angstrom : float
-        Root mean square over CA atoms, without superposition.
+        Root mean square displacement of CA atoms, without superposition.
     platform : str
-        Of OpenMM.
+        OpenMM's platform.
     notes : tuple of str
-        What was held, left out or taken in a particular way; a line each.
+        What was held, left out or handled in a particular way; a line each.
     """
 
     model: Model
@@ -98,16 +126,16 @@ def relax(
 ) -> RelaxedModel:
     """Relax a model by Amber14 in implicit solvent.
 
-    Restraints to the start fade in three stages. With the images' gradient each of the last rounds is minimised under a
-    constant force along it, so that relaxation does not undo the fit. The same model gives the same result on the CPU
-    platform with the same number of threads.
+    Restraints to the start fade in three stages. With the images' gradient there is a constant force along it, which is
+    computed anew for each stage and several times in the last one, so that relaxation does not undo the fit. The same
+    model gives the same result on the CPU platform with the same number of threads.
 
     Parameters
     ----------
     model : Model
     settings : RelaxSettings, optional
     image_gradient : callable, optional
-        Of the mean Fourier ring correlation, for positions of the model's atoms.
+        Gives the gradient of the mean Fourier ring correlation, (n_atoms, 3) per Å, for positions of the model's atoms.
     tell : callable
         Told what is done, and the share of all that is done.
 
@@ -127,63 +155,87 @@ def relax(
         solvent: build_system(parts, load_force_field(solvent), others, image_gradient is not None)
         for solvent in (False, True)
     }
-    pull = _ImageForce(parts, model, image_gradient) if image_gradient is not None else None
-    positions, context = (
-        parts.positions,
-        _context(openmm, systems[RELAXATION_STAGES[0][2]], platform, properties, parts.positions),
-    )
-    for number, (hold, count, solvent) in enumerate(RELAXATION_STAGES):
-        if number > 0 and solvent != RELAXATION_STAGES[number - 1][2]:
-            context = _context(openmm, systems[solvent], platform, properties, positions)
-        context.setParameter("hold", hold)
-        rounds = _IMAGE_ROUNDS if pull is not None and number == len(RELAXATION_STAGES) - 1 else 1
-        for repeat in range(rounds):
-            tell(f"minimising, restraints at {hold:g} kJ/mol/nm²", _fraction_done(number, repeat / rounds))
-            if pull is not None:
-                pull.refresh_force(context, systems[solvent], positions)
-            openmm.LocalEnergyMinimizer.minimize(context, _TOLERANCE_KJ_PER_NM, count // rounds)
-            positions = _positions(context)
+    pull = None if image_gradient is None else _ImageForce.calibrated(parts, model, image_gradient)
+
+    def context(solvent: bool, positions: np.ndarray) -> Any:
+        return _context(openmm, systems[solvent], platform, properties, positions)
+
+    positions = _minimize_stages(openmm, context, parts.positions, pull, tell)
     if not np.isfinite(positions).all():
         raise InputError("relaxation did not converge: positions are no numbers; look at the model's clashes first")
     tell("done", 1.0)
     return _result(model, parts, positions, settings, platform.getName())
 
 
+def _minimize_stages(
+    openmm: Any,
+    context_of: Callable[[bool, np.ndarray], Any],
+    positions: np.ndarray,
+    pull: _ImageForce | None,
+    tell: ProgressCallback,
+) -> np.ndarray:
+    """Positions of the protein after all stages, (n, 3) Å; ``context_of`` makes a context with or without solvent."""
+    context, in_solvent = None, None
+    for number, stage in enumerate(RELAXATION_STAGES):
+        if context is None or stage.solvent != in_solvent:
+            context, in_solvent = context_of(stage.solvent, positions), stage.solvent
+        context.setParameter("hold", stage.hold_kj_per_nm2)
+        is_last = number == len(RELAXATION_STAGES) - 1
+        rounds = _IMAGE_ROUNDS if pull is not None and is_last else 1
+        for repeat in range(rounds):
+            restraints = f"minimising, restraints at {stage.hold_kj_per_nm2:g} kJ/mol/nm²"
+            tell(restraints, _fraction_done(number, repeat / rounds))
+            if pull is not None:
+                pull.refresh_force(context, positions)
+            openmm.LocalEnergyMinimizer.minimize(context, _TOLERANCE_KJ_PER_NM, stage.iterations // rounds)
+            positions = _positions(context)
+    return positions
+
+
 def _fraction_done(stage: int, part: float) -> float:
     """Share of the time after some stages and a part of the next: a step in solvent counts for twelve."""
-    costs = [count * (_SOLVENT_STEP_COST if solvent else 1) for _, count, solvent in RELAXATION_STAGES]
+    costs = [stage.iterations * (_SOLVENT_STEP_COST if stage.solvent else 1) for stage in RELAXATION_STAGES]
     return (sum(costs[:stage]) + part * costs[stage]) / sum(costs)
 
 
 class _ImageForce:
-    """The images' force on each atom, renewed from time to time.
-
-    Its weight is such that atoms displaced at random by 0.5 Å are pulled back as strongly as by the last restraint.
-    """
+    """The images' force on each atom of the protein that the model has."""
 
     def __init__(self, parts: ForceFieldProtein, model: Model, gradient: ImageGradient) -> None:
         self._parts, self._model, self._gradient = parts, model, gradient
-        self._known = parts.row >= 0
-        rng = np.random.default_rng(_SEED)
-        trial = rng.normal(0, _TRIAL_DISPLACEMENT_ANGSTROM / np.sqrt(3), (int(self._known.sum()), 3))
-        start = parts.positions[self._known]
-        change = self._at(start + trial) - self._at(start)
-        size = float(np.sqrt((change**2).sum(1).mean()))
-        self._weight = RELAXATION_STAGES[-1][0] * _TRIAL_DISPLACEMENT_ANGSTROM / 10 / size if size > 0 else 0.0
+        self._known = parts.model_row >= 0
+        self._weight = 0.0
 
-    def refresh_force(self, context: Any, system: Any, positions: np.ndarray) -> None:
-        """Set the force at these positions of the protein, (n, 3) Å."""
-        pull = system.getForce(system.getNumForces() - 1)
-        gradient = self._weight * self._at(positions[self._known])
+    @classmethod
+    def calibrated(cls, parts: ForceFieldProtein, model: Model, gradient: ImageGradient) -> _ImageForce:
+        """The force with the weight that pulls atoms displaced at random by 0.5 Å as strongly as the last restraint.
+
+        Computes two gradients, for which all images are read.
+        """
+        force = cls(parts, model, gradient)
+        rng = np.random.default_rng(_SEED)
+        trial = rng.normal(0, _TRIAL_DISPLACEMENT_ANGSTROM / np.sqrt(3), (int(force._known.sum()), 3))
+        start = parts.positions[force._known]
+        change = force._gradient_at(start + trial) - force._gradient_at(start)
+        size = float(np.sqrt((change**2).sum(1).mean()))
+        if size > 0:
+            hold = RELAXATION_STAGES[-1].hold_kj_per_nm2
+            force._weight = hold * _TRIAL_DISPLACEMENT_ANGSTROM / ANGSTROM_PER_NM / size
+        return force
+
+    def refresh_force(self, context: Any, positions: np.ndarray) -> None:
+        """Set the force in a context to that at these positions of the protein, (n, 3) Å."""
+        pull = image_force_of(context.getSystem())
+        gradient = self._weight * self._gradient_at(positions[self._known])
         for atom, force in zip(np.flatnonzero(self._known).tolist(), gradient.tolist()):
             pull.setParticleParameters(atom, atom, force)
         pull.updateParametersInContext(context)
 
-    def _at(self, positions: np.ndarray) -> np.ndarray:
-        """Gradient for the protein's atoms at these positions, (n, 3) per Å."""
+    def _gradient_at(self, positions: np.ndarray) -> np.ndarray:
+        """Gradient for the protein's known atoms at these positions of them, (n, 3) per Å."""
         moved = self._model.positions.copy()
-        moved[self._parts.row[self._known]] = positions
-        return self._gradient(moved)[self._parts.row[self._known]]
+        moved[self._parts.model_row[self._known]] = positions
+        return self._gradient(moved)[self._parts.model_row[self._known]]
 
 
 def _import_openmm() -> Any:
@@ -213,8 +265,8 @@ def _platform(openmm: Any, settings: RelaxSettings) -> tuple[Any, dict[str, str]
 
 
 def _context(openmm: Any, system: Any, platform: Any, properties: dict[str, str], positions: np.ndarray) -> Any:
-    context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform, properties)
-    context.setPositions(positions / 10)
+    context = openmm.Context(system, openmm.VerletIntegrator(_UNUSED_STEP_PS), platform, properties)
+    context.setPositions(positions / ANGSTROM_PER_NM)
     return context
 
 
@@ -227,44 +279,42 @@ def _positions(context: Any) -> np.ndarray:
 def _result(
     model: Model, parts: ForceFieldProtein, positions: np.ndarray, settings: RelaxSettings, platform: str
 ) -> RelaxedModel:
-    known = parts.row >= 0
+    known = parts.model_row >= 0
     moved = model.positions.copy()
-    moved[parts.row[known]] = positions[known]
+    moved[parts.model_row[known]] = positions[known]
     alpha = known & np.array([atom.name == "CA" for atom in parts.topology.atoms()])
     shift = np.linalg.norm(positions[alpha] - parts.positions[alpha], axis=1)
-    labels = [
-        f"{model.residues[r].chain} {model.residues[r].number} {model.residues[r].name}"
-        for r in dict.fromkeys(parts.residue.tolist())
-    ]
-    added = ~known & (parts.heavy | settings.hydrogens) & np.array([a.name != "OXT" for a in parts.topology.atoms()])
+    labels = [_label(model.residues[row]) for row in dict.fromkeys(parts.model_residue.tolist())]
+    added = ~known & (parts.is_heavy | settings.hydrogens) & np.array([a.name != "OXT" for a in parts.topology.atoms()])
     return RelaxedModel(
         model=_relaxed_structure(model, parts, moved, positions, added),
         before=measure_stereochemistry(parts.topology, parts.positions, labels),
         after=measure_stereochemistry(parts.topology, positions, labels),
-        added_atoms=int((added & parts.heavy).sum()),
-        moved_angstrom=float(np.sqrt((shift**2).mean())),
+        added_atoms=int((added & parts.is_heavy).sum()),
+        moved_angstrom=root_mean_square(shift),
         platform=platform,
         notes=_notes(model, parts),
     )
+
+
+def _label(key: ResidueKey) -> str:
+    return f"{key.chain} {key.number}{key.insertion_code} {key.name}"
 
 
 def _relaxed_structure(
     model: Model, parts: ForceFieldProtein, moved: np.ndarray, positions: np.ndarray, added: np.ndarray
 ) -> Model:
     """The model at other positions, without the hydrogens of the protein that it had, with atoms that were added."""
-    from dataclasses import replace
-
     structure = model.structure.clone()
     atoms = list(parts.topology.atoms())
     extra: dict[int, list[int]] = {}
     for number in np.flatnonzero(added).tolist():
-        extra.setdefault(int(parts.residue[number]), []).append(number)
-    row = 0
+        extra.setdefault(int(parts.model_residue[number]), []).append(number)
+    new_positions = iter(moved)
     residues = (residue for chain in structure[0] for residue in chain)
     for number, residue in enumerate(residues):
-        for atom in residue:
-            atom.pos = gemmi.Position(*moved[row])
-            row += 1
+        for atom, position in zip(residue, new_positions):
+            atom.pos = gemmi.Position(*position)
         if not parts.left_out[number]:
             for place in reversed([place for place, atom in enumerate(residue) if atom.is_hydrogen()]):
                 del residue[place]
@@ -279,13 +329,13 @@ def _relaxed_structure(
 
 def _notes(model: Model, parts: ForceFieldProtein) -> tuple[str, ...]:
     names = [model.residues[row].name for row in np.flatnonzero(parts.left_out)]
-    pieces = "1 piece" if parts.pieces == 1 else f"{parts.pieces} pieces"
-    notes = [f"{pieces} of protein without gaps, {parts.disulphides} disulphides"]
+    pieces = "1 piece" if parts.n_pieces == 1 else f"{parts.n_pieces} pieces"
+    notes = [f"{pieces} of protein without gaps, {parts.n_disulphides} disulphides"]
     if names:
-        kinds = ", ".join(f"{names.count(name)} {name}" for name in sorted(set(names))[:8])
+        kinds = ", ".join(f"{names.count(name)} {name}" for name in sorted(set(names))[:_MOST_KINDS_NAMED])
         notes.append(
             f"{len(names)} residues that the force field does not know stay where they are, and protein atoms within "
-            f"4.5 Å of them too: {kinds}"
+            f"{FROZEN_WITHIN_ANGSTROM:g} Å of them too: {kinds}"
         )
     selenium = sum(model.residues[row].name == "MSE" for row in np.flatnonzero(~parts.left_out))
     if selenium:

@@ -26,11 +26,16 @@ from cocofold.particles.poses import view_directions
 from cocofold.reporting.run_contents import FinishedRun
 from cocofold.system.errors import InputError
 
+# Resolution to which pictures are filtered: at finer resolution noise hides the molecule, at coarser its shape is lost.
 LOW_PASS_ANGSTROM = 15.0
 _EXAMPLES = 6
+# Smallest side of a picture on the page; images with more Fourier pixels than that give larger ones.
 _SIDE_PIXELS = 144
+# Share of the rings over which the filter fades out; without it edges of the pictures ring.
 _SOFT_EDGE = 0.4
+# Noise beyond this many standard deviations is shown black or white.
 _NOISE_WIDTHS = 2.5
+# Atoms times images that are compared at a time: bounds memory, and results do not depend on it
 _ATOMS_AT_ONCE = 24_000
 
 
@@ -64,7 +69,7 @@ class RunParticles:
     ----------
     used : ParticleSet
     heldout : (n,) int
-        Rows in ``used`` of those that were held out at first; empty if none were.
+        Rows in ``used`` of the particles that were held out at first; empty if none were.
     """
 
     used: ParticleSet
@@ -88,8 +93,8 @@ def read_run_particles(run: FinishedRun, elsewhere: Path | None = None, folder: 
         used = used.mirrored()
     if len(used) != run.metrics["particles"]:
         raise InputError(f"{path}: gives {len(used)} particles, the run used {run.metrics['particles']}")
-    passes = split_into_passes(len(used), options.seed, options.heldout, marked=used.held_out)
-    return RunParticles(used, passes[0].heldout.numpy())
+    first_pass, *_ = split_into_passes(len(used), options.seed, options.heldout, marked=used.held_out)
+    return RunParticles(used, first_pass.heldout.numpy())
 
 
 def _resolve_run_path(name: str, run: Path) -> Path:
@@ -100,7 +105,7 @@ def _resolve_run_path(name: str, run: Path) -> Path:
 
 
 def example_particles(run: FinishedRun, particles: RunParticles) -> list[ExampleParticle]:
-    """Up to six particles seen from directions far apart; of those that the answer was not fitted to, if there are."""
+    """Up to six particles seen from directions far apart, from those that the answer was not fitted to if there are."""
     used = particles.used
     sign = _contrast_sign(run, used)
     pool = np.arange(len(used)) if run.second_pass or not len(particles.heldout) else particles.heldout
@@ -110,21 +115,22 @@ def example_particles(run: FinishedRun, particles: RunParticles) -> list[Example
     optics = ParticleOptics(chosen, rings)
     observed = sign * _observed_pictures(chosen, optics, rings)
     before, after = (
-        _predicted_pictures(*atoms, chosen, optics, rings) for atoms in (_start_gaussians(run), _result_gaussians(run))
+        _predicted_pictures(positions, gaussians, chosen, optics, rings)
+        for positions, gaussians in (_start_gaussians(run), _result_gaussians(run))
     )
-    values = _ring_means(run, chosen)
+    frc_before, frc_after = _ring_means(run, chosen)
     found = []
     for place, row in enumerate(rows):
         brightest = max(np.abs(before[place]).max(), np.abs(after[place]).max())
         spread = _NOISE_WIDTHS * observed[place].std()
         found.append(
             ExampleParticle(
-                int(row) + 1,
-                _png(observed[place], spread),
-                _png(before[place], brightest),
-                _png(after[place], brightest),
-                sign * values[0][place],
-                sign * values[1][place],
+                number=int(row) + 1,
+                image=_png(observed[place], spread),
+                start=_png(before[place], brightest),
+                result=_png(after[place], brightest),
+                frc_start=sign * frc_before[place],
+                frc_result=sign * frc_after[place],
             )
         )
     return found
@@ -142,7 +148,7 @@ def _result_gaussians(run: FinishedRun) -> tuple[torch.Tensor, AtomGaussians]:
 
 
 def _contrast_sign(run: FinishedRun, particles: ParticleSet) -> float:
-    """1 if protein was taken for white in the images, -1 for dark."""
+    """1 if the run read protein as white in the images, -1 if as dark."""
     contrast = run.options.contrast
     if contrast == "auto":
         few = ring_count(particles.box, particles.pixel_size_angstrom, LOW_PASS_ANGSTROM)
@@ -151,6 +157,7 @@ def _contrast_sign(run: FinishedRun, particles: ParticleSet) -> float:
 
 
 def _ring_means(run: FinishedRun, chosen: ParticleSet) -> list[list[float]]:
+    """Mean ring correlation of each particle with the start, and with the result."""
     n_rings = len(run.metrics["frc_curves"]["resolution_angstrom"])
     observations = Observations(chosen, n_rings)
     rows = torch.arange(len(chosen))

@@ -1,4 +1,4 @@
-"""The report's plots as plotly figures (https://plotly.com/javascript/reference/)."""
+"""The report's plots as plotly figures (https://plotly.com/javascript/reference/), and how evenly views lie."""
 
 from __future__ import annotations
 
@@ -13,10 +13,19 @@ from cocofold.reporting.run_contents import FinishedRun, ModelChanges
 
 PlotlyFigure = Dict[str, Any]
 
-_WORK_COLOUR, _HELDOUT_COLOUR, _GREY = "#0072b2", "#d55e00", "#8a8f98"
+_WORK_COLOUR, _HELDOUT_COLOUR, _PLDDT_COLOUR, _GREY = "#0072b2", "#d55e00", "#cc79a7", "#8a8f98"
+# The map of views needs no more directions than this to look the same.
 _MOST_DIRECTIONS = 100_000
+# The colours of the map of views reach at least twice the even density, so that noise does not look like preference.
 _LEAST_FULL_SCALE = 2.0
 _MAP_COLUMNS = 200
+# Curves of metrics.json by name: label, colour and dash of the line
+_CORRELATION_CURVES = (
+    ("work, start", "fitted, start", _WORK_COLOUR, "dot"),
+    ("work, end", "fitted, result", _WORK_COLOUR, "solid"),
+    ("held-out, start", "held-out, start", _HELDOUT_COLOUR, "dot"),
+    ("held-out, end", "held-out, result", _HELDOUT_COLOUR, "solid"),
+)
 
 
 def correlation_plot(run: FinishedRun) -> PlotlyFigure:
@@ -24,24 +33,20 @@ def correlation_plot(run: FinishedRun) -> PlotlyFigure:
     curves = run.metrics["frc_curves"]
     resolution = curves["resolution_angstrom"]
     frequency = [1 / one for one in resolution]
-    traces = []
-    for kind, colour in (("work", _WORK_COLOUR), ("held-out", _HELDOUT_COLOUR)):
-        for when, dash in (("start", "dot"), ("end", "solid")):
-            name = f"{kind}, {when}"
-            if name in curves:
-                label = f"{'fitted' if kind == 'work' else 'held-out'}, {'start' if when == 'start' else 'result'}"
-                traces.append(
-                    {
-                        "type": "scatter",
-                        "mode": "lines",
-                        "name": label,
-                        "x": frequency,
-                        "y": curves[name],
-                        "customdata": resolution,
-                        "hovertemplate": "%{customdata:.1f} Å: %{y:.3f}<extra>" + label + "</extra>",
-                        "line": {"color": colour, "dash": dash, "width": 2},
-                    }
-                )
+    traces = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": label,
+            "x": frequency,
+            "y": curves[name],
+            "customdata": resolution,
+            "hovertemplate": "%{customdata:.1f} Å: %{y:.3f}<extra>" + label + "</extra>",
+            "line": {"color": colour, "dash": dash, "width": 2},
+        }
+        for name, label, colour, dash in _CORRELATION_CURVES
+        if name in curves
+    ]
     ticks = np.linspace(0, frequency[-1], 7)[1:]
     axis = {
         "title": {"text": "resolution (Å)"},
@@ -57,9 +62,9 @@ def cycles_plot(run: FinishedRun) -> PlotlyFigure:
     cycles = run.cycles
     names = [f"{int(row['number'])}: {escape(str(row['stage']), quote=False)}" for row in cycles]
     traces = [
-        _line("fitted", names, [row["frc_work"] for row in cycles], _WORK_COLOUR, "lines+markers"),
-        _line("held-out", names, [row["frc_heldout"] for row in cycles], _HELDOUT_COLOUR, "lines+markers"),
-        _line("moved", names, [row["moved_angstrom"] for row in cycles], _GREY, "lines+markers", axis="y2"),
+        _line("fitted", names, [row["frc_work"] for row in cycles], _WORK_COLOUR, "{y:.4f}", markers=True),
+        _line("held-out", names, [row["frc_heldout"] for row in cycles], _HELDOUT_COLOUR, "{y:.4f}", markers=True),
+        _line("moved", names, [row["moved_angstrom"] for row in cycles], _GREY, "{y:.2f} Å", markers=True, axis="y2"),
     ]
     traces = [trace for trace in traces if any(value is not None for value in trace["y"])]
     best = [] if run.result_cycle_row is None else [run.result_cycle_row]
@@ -95,12 +100,12 @@ def displacement_plots(run: FinishedRun, changed: ModelChanges) -> list[tuple[st
         names = [escape(f"{residues[row].name} {residues[row].number}{residues[row].insertion_code}") for row in rows]
         numbers = [residues[row].number for row in rows]
         traces = [
-            _line("in place", numbers, _rounded(changed.in_place[rows]), _WORK_COLOUR, "lines", text=names),
-            _line("superposed", numbers, _rounded(changed.superposed[rows]), _GREY, "lines", text=names),
+            _line("in place", numbers, _rounded(changed.in_place[rows]), _WORK_COLOUR, "{y:.2f} Å", text=names),
+            _line("superposed", numbers, _rounded(changed.superposed[rows]), _GREY, "{y:.2f} Å", text=names),
         ]
         if run.plddt is not None:
             plddt = _rounded(run.plddt[rows])
-            traces.append(_line("pLDDT", numbers, plddt, "#cc79a7", "lines", text=names, axis="y2", unit=""))
+            traces.append(_line("pLDDT", numbers, plddt, _PLDDT_COLOUR, "{y:.2f}", text=names, axis="y2"))
         figure = _figure(
             traces,
             xaxis={"title": {"text": "residue"}},
@@ -163,18 +168,17 @@ def _line(
     x: list[Any],
     y: list[Any],
     colour: str,
-    mode: str,
+    value: str,
     text: list[str] | None = None,
     axis: str = "y",
-    unit: str = " Å",
+    markers: bool = False,
 ) -> PlotlyFigure:
-    digits = ".2f" if text is not None or axis == "y2" else ".4f"
+    """A curve; ``value`` is how plotly shows y under the pointer, ``text`` what it shows there in place of x."""
     where = "%{text}" if text is not None else "%{x}"
-    suffix = unit if text is not None or axis == "y2" else ""
     trace: PlotlyFigure = {
-        "type": "scatter", "mode": mode, "name": name, "x": x, "y": y, "yaxis": axis,
+        "type": "scatter", "mode": "lines+markers" if markers else "lines", "name": name, "x": x, "y": y, "yaxis": axis,
         "line": {"color": colour, "width": 1.8},
-        "hovertemplate": f"{where}: %{{y:{digits}}}{suffix}<extra>{name}</extra>",
+        "hovertemplate": f"{where}: %{value}<extra>{name}</extra>",
     }  # fmt: skip
     return trace if text is None else {**trace, "text": text}
 
@@ -203,11 +207,17 @@ def _figure(traces: list[PlotlyFigure], height: int = 380, **layout: Any) -> Plo
     }
 
 
-_SHELL_RADIUS = 50
+# Shell on which sampling is measured. A larger radius narrows the slice that a view samples, so that more views are
+# needed; values are comparable only at one radius, which the page states.
+_SHELL_RADIUS_PIXELS = 50
 _SHELL_POINTS = 6000
+# Bounds the time to seconds; the factor of so many views hardly depends on which were drawn.
 _MOST_VIEWS = 20_000
+# Each pixel of the map of views counts about this many of an even distribution, so that its noise is about a third; the
+# limits keep the map readable with very many and very few views.
 _VIEWS_SMOOTHED_OVER = 12
 _LEAST_SMOOTHING_DEG, _MOST_SMOOTHING_DEG = 5.0, 25.0
+# Bounds memory; results do not depend on it.
 _VIEWS_AT_ONCE = 500
 
 
@@ -220,20 +230,20 @@ class ViewSampling:
     scf : float
         Sampling compensation factor SCF*, 0 to 1.
     scf_of_random_views : float
-        Of as many views drawn evenly over the sphere: what few particles reach at most.
-    unsampled : float
+        SCF* of as many views drawn evenly over the sphere: what few particles reach at most.
+    unsampled_fraction : float
         Share of the shell that no view samples.
     views : int
-        How many were used.
-    radius : int
-        Of the shell, in Fourier pixels.
+        Number of views that were used.
+    shell_radius_pixels : int
+        Radius of the shell in Fourier pixels.
     """
 
     scf: float
     scf_of_random_views: float
-    unsampled: float
+    unsampled_fraction: float
     views: int
-    radius: int
+    shell_radius_pixels: int
 
 
 def even_directions(count: int) -> np.ndarray:
@@ -244,7 +254,7 @@ def even_directions(count: int) -> np.ndarray:
     return np.stack([radius * np.cos(turn), radius * np.sin(turn), height], axis=1)
 
 
-def shell_sampling(directions: np.ndarray, radius: int = _SHELL_RADIUS) -> np.ndarray:
+def shell_sampling(directions: np.ndarray, radius: int = _SHELL_RADIUS_PIXELS) -> np.ndarray:
     """How many views sample each of 6,000 points of a Fourier shell, (6000,) int.
 
     A view samples what lies within half a Fourier pixel of its central slice: ``|p · d| < 1 / (2 radius)``.
@@ -277,11 +287,11 @@ def measure_view_sampling(directions: np.ndarray, symmetry: np.ndarray | None = 
     Parameters
     ----------
     directions : (n, 3) float
-        Of more than 20,000, copies by symmetry included, as many are drawn.
+        If there are more than 20,000, copies by symmetry included, that many are drawn from them.
     symmetry : (m, 3, 3) float, optional
         Rotations of a point group: each view counts from all directions that are alike.
     seed : int
-        Of what is drawn.
+        Seed of the drawing.
     """
     random = np.random.default_rng(seed)
     turns = np.eye(3)[None] if symmetry is None else symmetry
@@ -292,11 +302,11 @@ def measure_view_sampling(directions: np.ndarray, symmetry: np.ndarray | None = 
     even /= np.linalg.norm(even, axis=1, keepdims=True)
     counts = shell_sampling(_symmetry_related(directions, turns))
     return ViewSampling(
-        compensation_factor(counts),
-        compensation_factor(shell_sampling(_symmetry_related(even, turns))),
-        float((counts == 0).mean()),
-        len(directions),
-        _SHELL_RADIUS,
+        scf=compensation_factor(counts),
+        scf_of_random_views=compensation_factor(shell_sampling(_symmetry_related(even, turns))),
+        unsampled_fraction=float((counts == 0).mean()),
+        views=len(directions),
+        shell_radius_pixels=_SHELL_RADIUS_PIXELS,
     )
 
 
@@ -319,13 +329,13 @@ def density_on_mollweide(
     ----------
     directions : (n, 3) float
     radius_deg : float
-        Of the cap around each pixel in which views are counted.
+        Radius of the cap around each pixel in which views are counted.
     columns : int
 
     Returns
     -------
     x, y : (columns,), (columns // 2,) float
-        Of the map's pixels: from -2 to 2 and -1 to 1.
+        Centres of the map's pixels: from -2 to 2 and -1 to 1.
     density : (columns // 2, columns) float
         Views within the cap over as many as an even distribution has there; NaN outside the map.
     """

@@ -11,9 +11,9 @@ from cocofold.reporting.run_contents import FinishedRun, ModelChanges
 
 @dataclass(frozen=True)
 class RunVerdict:
-    """What the particles say of the change: a word for its colour, a headline and an explanation."""
+    """What the particles say of the change: a class of ``page.css`` for its colour, a headline and an explanation."""
 
-    kind: str
+    css_class: str
     headline: str
     explanation: str
 

@@ -1,4 +1,4 @@
-"""What the folder of a finished run holds, read for its report."""
+"""What the folder of a finished run holds, read for its report, and how the result differs from the start."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import yaml
 from cocofold.finetuning.options import Options
 from cocofold.mapfit.placement_file import MIRRORED
 from cocofold.mapfit.workflow import MIRRORED_MAP_FILE
-from cocofold.structure.geometry import find_superposition
+from cocofold.structure.geometry import find_superposition, root_mean_square
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
 from cocofold.system.errors import InputError
@@ -41,7 +41,7 @@ class FinishedRun:
     amplitudes, widths_angstrom : (n_atoms,) float
         Gaussians of the answer.
     plddt : (n_residues,) float or None
-        Of the answer's residues, NaN where none is stated.
+        pLDDT of the answer's residues, NaN where none is stated.
     """
 
     path: Path
@@ -61,7 +61,7 @@ class FinishedRun:
 
     @property
     def start_file(self) -> Path:
-        """The model from which the run went, in the map's frame."""
+        """The model from which the run started, in the map's frame."""
         return self.path / _START
 
     @property
@@ -148,7 +148,7 @@ def read_density(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def find_run_map(run: FinishedRun) -> Path | None:
     """The map in which the run placed its model, mirrored if its hand was wrong; None if it is not there as it was.
 
-    A map whose voxels are not those of the particles lies elsewhere than the model, and is not taken.
+    A map whose voxels are not those of the particles lies elsewhere than the model, and is not used.
     """
     mirrored = run.path / "placement" / MIRRORED_MAP_FILE
     found = mirrored if mirrored.is_file() else Path(run.options.map or "")
@@ -216,28 +216,28 @@ class ModelChanges:
 
     Attributes
     ----------
-    start_row : (n,) int
+    row_in_start : (n,) int
         Row in the start's residues of each of the result's.
     in_place, superposed : (n,) float
         Distance (Å) of CA from start to result as they lie, and after one superposition of all; NaN without CA.
-    places : (n_start,) int
+    gap_aware_numbers : (n_start,) int
         Numbers of the start's residues that rise by one where the author's do, and by two elsewhere.
     """
 
     row_in_start: np.ndarray
     in_place: np.ndarray
     superposed: np.ndarray
-    places: np.ndarray
+    gap_aware_numbers: np.ndarray
 
     @property
     def rms_in_place(self) -> float:
         """Root mean square displacement (Å) of CA as they lie."""
-        return _root_mean_square(self.in_place)
+        return root_mean_square(self.in_place)
 
     @property
     def rms_superposed(self) -> float:
         """CA RMSD (Å) of the result from the start."""
-        return _root_mean_square(self.superposed)
+        return root_mean_square(self.superposed)
 
 
 def compare_with_start(start: Model, answer: Model) -> ModelChanges:
@@ -267,12 +267,9 @@ def compare_with_start(start: Model, answer: Model) -> ModelChanges:
 
 
 def _gap_aware_numbers(model: Model) -> np.ndarray:
+    """A number for each residue, from 0: one more than the last where the author's numbers go on, else two more."""
     steps = [
         1 if after.chain == before.chain and after.number - before.number in (0, 1) else 2
         for before, after in zip(model.residues, model.residues[1:])
     ]
     return np.cumsum([0, *steps])
-
-
-def _root_mean_square(values: np.ndarray) -> float:
-    return float(np.sqrt(np.nanmean(values**2)))

@@ -18,6 +18,7 @@ from cocofold import __version__
 from cocofold.particles.poses import view_directions
 from cocofold.reporting.example_images import LOW_PASS_ANGSTROM, ExampleParticle, example_particles, read_run_particles
 from cocofold.reporting.plots import (
+    PlotlyFigure,
     ViewSampling,
     correlation_plot,
     cycles_plot,
@@ -36,8 +37,9 @@ from cocofold.reporting.run_contents import (
     read_run,
 )
 from cocofold.reporting.viewer_files import ISOLDE_SCRIPT, isolde_script, viewer_density, viewer_model
+from cocofold.structure.geometry import root_mean_square
 from cocofold.structure.point_groups import point_group_rotations
-from cocofold.system.atomic_files import write_atomically
+from cocofold.system.atomic_files import refuse_unwritable, write_atomically
 from cocofold.system.errors import InputError
 
 
@@ -77,19 +79,18 @@ def write_report(
     seen = collect_particle_views(run, particles, particles_dir)
     text = render_page(run, changed, seen, map_file)
     page, script = path / "report.html", path / ISOLDE_SCRIPT
-    try:
+    with refuse_unwritable(page, "make room, or make the folder writable"):
         script.parent.mkdir(exist_ok=True)
         write_atomically(script, commands)
         write_atomically(page, text)
-    except OSError as error:
-        raise InputError(
-            f"{error.filename or page}: not written ({error.strerror}); make room, or make the folder writable"
-        ) from error
     return WrittenReport(page, script, seen.missing)
 
 
 # build/3Dmol-min.js of npm's 3dmol, as published; py3Dmol does not contain it.
 _VIEWER_VERSION = "2.5.5"
+# Colours of the displacement reach to this share of the residues, so that a loose end does not make the rest look
+# still, and at least to 1 Å, so that round-off does not look like motion.
+_COLOUR_SCALE_QUANTILE = 0.98
 _LEAST_COLOUR_SCALE_ANGSTROM = 1.0
 
 
@@ -129,48 +130,74 @@ def render_page(run: FinishedRun, changed: ModelChanges, seen: ParticleViews, ma
     sampled = (
         None if seen.directions is None else measure_view_sampling(seen.directions, point_group_rotations(symmetry))
     )
-    plots = {"correlation": correlation_plot(run), "cycles": cycles_plot(run)}
-    plots.update((f"chain-{order}", figure) for order, (_, figure) in enumerate(moved))
-    if seen.directions is not None:
-        plots["orientations"] = orientation_plot(seen.directions)
     versions = {
         **run.metrics["versions"], "report": __version__,
         "plotly_js": get_plotlyjs_version(), "viewer": _VIEWER_VERSION,
     }  # fmt: skip
-    cited = citations(run)
     return _template().render(
-        title=_title(run),
-        style=Markup(_read_page_file("page.css")),
-        script=Markup(_read_page_file("page.js")),
-        plotly_js=_embedded(get_plotlyjs()),
-        viewer_js=_embedded(f"/*\n{_read_page_file('3Dmol-LICENSE.txt')}*/\n{_read_page_file('3Dmol-min.js')}"),
-        metrics=run.metrics,
-        second_pass=run.second_pass,
-        cycles_fit_all=run.cycles_fit_all,
-        versions=versions,
-        particles_name=Path(run.options.particles).name,
-        start_name=Path(run.start_name).name,
-        verdict=describe_verdict(run, changed),
+        **_page_parts(),
+        **_run_parts(run, changed),
+        **_particle_parts(seen),
         figures=_headline_numbers(run, changed, sampled),
-        has_plddt=run.plddt is not None,
-        has_density=True,
-        density_name=(map_file or run.density_file).name,
-        chains=_chain_rows(run, changed, [name for name, _ in moved]),
-        removed=len(run.start.residues) - len(run.answer.residues),
-        examples=[asdict(example) for example in seen.examples],
-        low_pass=f"{LOW_PASS_ANGSTROM:g}",
         sampling=sampled,
         symmetry=symmetry,
-        smoothing=None if seen.directions is None else smoothing_deg(len(seen.directions)),
-        particles_missing=seen.missing,
-        methods=methods_paragraph(run),
-        citations=cited,
-        bibtex="\n\n".join(citation.bibtex for citation in cited),
-        settings=_option_rows(run),
+        versions=versions,
         facts=_run_facts(run, versions),
-        plots=plots,
+        density_name=(map_file or run.density_file).name,
+        chains=_chain_rows(run, changed, [name for name, _ in moved]),
+        plots=_plots(run, seen, moved),
         molecules=_viewer_data(run, changed, map_file),
     )
+
+
+def _page_parts() -> dict[str, Any]:
+    """Styles and programs of the page, by their names in ``page.html``."""
+    return {
+        "style": Markup(_read_page_file("page.css")),
+        "script": Markup(_read_page_file("page.js")),
+        "plotly_js": _embedded(get_plotlyjs()),
+        "viewer_js": _embedded(f"/*\n{_read_page_file('3Dmol-LICENSE.txt')}*/\n{_read_page_file('3Dmol-min.js')}"),
+    }
+
+
+def _run_parts(run: FinishedRun, changed: ModelChanges) -> dict[str, Any]:
+    """What the page says of the run without its particles, by the names in ``page.html``."""
+    cited = citations(run)
+    return {
+        "title": _title(run),
+        "metrics": run.metrics,
+        "second_pass": run.second_pass,
+        "cycles_fit_all": run.cycles_fit_all,
+        "particles_name": Path(run.options.particles).name,
+        "start_name": Path(run.start_name).name,
+        "verdict": describe_verdict(run, changed),
+        "has_plddt": run.plddt is not None,
+        "has_density": True,
+        "removed": len(run.start.residues) - len(run.answer.residues),
+        "methods": methods_paragraph(run),
+        "citations": cited,
+        "bibtex": "\n\n".join(citation.bibtex for citation in cited),
+        "settings": _option_rows(run),
+    }
+
+
+def _particle_parts(seen: ParticleViews) -> dict[str, Any]:
+    """What the page shows of particles, by the names in ``page.html``."""
+    return {
+        "examples": [asdict(example) for example in seen.examples],
+        "low_pass": f"{LOW_PASS_ANGSTROM:g}",
+        "smoothing": None if seen.directions is None else smoothing_deg(len(seen.directions)),
+        "particles_missing": seen.missing,
+    }
+
+
+def _plots(run: FinishedRun, seen: ParticleViews, moved: list[tuple[str, PlotlyFigure]]) -> dict[str, PlotlyFigure]:
+    """Plots by the names of the page's elements that show them; ``moved`` are the displacements of each chain."""
+    plots = {"correlation": correlation_plot(run), "cycles": cycles_plot(run)}
+    plots.update((f"chain-{order}", figure) for order, (_, figure) in enumerate(moved))
+    if seen.directions is not None:
+        plots["orientations"] = orientation_plot(seen.directions)
+    return plots
 
 
 def _template() -> Any:
@@ -206,10 +233,11 @@ def _headline_numbers(run: FinishedRun, changed: ModelChanges, sampled: ViewSamp
         ("moved_angstrom", "CA moved", f"{changed.rms_in_place:.2f} Å", f"{changed.rms_superposed:.2f} Å superposed"),
         ("worst_link_angstrom", "C–N bonds", f"{metrics['worst_link_angstrom']:.3f} Å", "largest deviation"),
         ("particles", "Particles", f"{metrics['particles']:,}", held_out),
-        ("seconds", "Time", _duration(metrics["seconds"]), f"{metrics['peak_memory_gb']:.1f} GB, {metrics['device']}"),
     ]
     if sampled is not None:
-        rows.insert(5, ("scf_short", "Views", f"{sampled.scf:.2f}", f"SCF*; random {sampled.scf_of_random_views:.2f}"))
+        rows.append(("scf_short", "Views", f"{sampled.scf:.2f}", f"SCF*; random {sampled.scf_of_random_views:.2f}"))
+    machine = f"{metrics['peak_memory_gb']:.1f} GB, {metrics['device']}"
+    rows.append(("seconds", "Time", _duration(metrics["seconds"]), machine))
     return [dict(zip(("key", "name", "value", "note"), row)) for row in rows]
 
 
@@ -229,7 +257,7 @@ def _chain_rows(run: FinishedRun, changed: ModelChanges, names: list[str]) -> li
     rows = []
     for order, name in enumerate(names):
         values = changed.in_place[(owner == name) & np.isfinite(changed.in_place)]
-        rms = f"{np.sqrt((values**2).mean()):.2f}"
+        rms = f"{root_mean_square(values):.2f}"
         rows.append({"name": name, "plot": f"chain-{order}", "residues": len(values), "rms": rms})
     return rows
 
@@ -250,7 +278,7 @@ def _run_facts(run: FinishedRun, versions: dict[str, str]) -> list[tuple[str, st
 
 
 def _viewer_data(run: FinishedRun, changed: ModelChanges, map_file: Path | None) -> dict[str, Any]:
-    places = changed.places[changed.row_in_start]
+    places = changed.gap_aware_numbers[changed.row_in_start]
     chains = list(dict.fromkeys(key.chain for key in run.answer.residues))
     known = changed.in_place[np.isfinite(changed.in_place)]
     residues = [
@@ -264,11 +292,11 @@ def _viewer_data(run: FinishedRun, changed: ModelChanges, map_file: Path | None)
         for row, key in enumerate(run.answer.residues)
     ]
     return {
-        "start": viewer_model(run.start, changed.places),
+        "start": viewer_model(run.start, changed.gap_aware_numbers),
         "result": viewer_model(run.answer, places),
         "chains": chains,
         "residues": residues,
-        "most_moved": round(max(_LEAST_COLOUR_SCALE_ANGSTROM, float(np.quantile(known, 0.98))), 1),
+        "most_moved": round(max(_LEAST_COLOUR_SCALE_ANGSTROM, float(np.quantile(known, _COLOUR_SCALE_QUANTILE))), 1),
         "density": viewer_density(*read_density(map_file or run.density_file), run.answer),
     }
 

@@ -1,4 +1,4 @@
-"""A script by which ChimeraX opens a run for ISOLDE: model, start, map, contour and restraints."""
+"""What viewers read of a run: a script by which ChimeraX opens it for ISOLDE, models and map for the page."""
 
 from __future__ import annotations
 
@@ -86,9 +86,13 @@ def _quoted(path: Path, folder: Path) -> str:
 
 
 _HYDROGEN = 1
+# Sizes of what the page holds: larger models lose their side chains, and larger maps are binned. More makes the page
+# slow to load and to turn.
 _MOST_ATOMS = 40_000
 _MOST_VOXELS = 80**3
+# Part of the map that is shown around the model
 _VIEW_MARGIN_ANGSTROM = 8.0
+# Volume of protein, from its partial specific volume of 0.73 cm³/g
 _CUBIC_ANGSTROM_PER_DALTON = 1.21
 _BACKBONE = ("N", "CA", "C", "O")
 _UNSAFE_IN_MMCIF = re.compile(r"[^A-Za-z0-9'*+-]")

@@ -346,6 +346,7 @@ def _length(difference: torch.Tensor) -> torch.Tensor:
 def _local_ca_positions(backbone: torch.Tensor) -> torch.Tensor:
     """CA atoms in the frames of all residues, (n, n, 3); ``backbone`` is (n, 3, 3): N, CA, C."""
     nitrogen, alpha, carbon = backbone.unbind(1)
+    # The axes of structure.geometry.axes_from_directions, differentiable, with lengths kept off zero
     x = torch.nn.functional.normalize(carbon - alpha, dim=1)
     y = nitrogen - alpha
     y = torch.nn.functional.normalize(y - (y * x).sum(1, keepdim=True) * x, dim=1)

@@ -58,7 +58,7 @@ class Restraints:
         self._neighbour_weight = neighbour_weight
         self._is_alpha = np.isin(np.arange(len(model)), backbone.atoms[:, 1])
         self._is_polar = np.isin(model.atomic_numbers, _POLAR)
-        self._n_links = max(int(backbone.linked.sum()), 1)
+        self._n_peptides = int(backbone.linked.sum())
         links, neighbours = _link_distances(model, backbone), _neighbour_distances(model, backbone)
         self._links = self._tensors(*links)
         kept, self._kept_distances = self._tensors(*(np.concatenate(both) for both in zip(links, neighbours)))
@@ -88,7 +88,7 @@ class Restraints:
         """Weighted sum of the terms at ``positions``, (n_atoms, 3) Å; differentiable."""
         change = _lengths(self._kept_differences(positions)) - self._kept_distances
         links, neighbours = change.split([len(self._links[1]), len(change) - len(self._links[1])])
-        energy = 3 * (links**2).sum() / self._n_links
+        energy = 3 * (links**2).sum() / max(self._n_peptides, 1)
         energy = energy + (self._overlaps(positions) ** 2).sum() / len(self._backbone)
         if len(neighbours):
             loosened = torch.log1p((neighbours / _NEIGHBOUR_SLACK_ANGSTROM) ** 2)
@@ -103,19 +103,19 @@ class Restraints:
         return -self._deviations(positions, (pairs.index_select(1, near), least.index_select(0, near)))
 
     def worst_link(self, positions: torch.Tensor) -> float:
-        """Largest deviation (Å) of a C-N bond from its ideal length."""
+        """Largest deviation (Å) of a C-N bond from its ideal length; 0 if there is no peptide."""
         bonds = self._bond_deviations(positions)
         return float(bonds.abs().max()) if len(bonds) else 0.0
 
     def link_rms(self, positions: torch.Tensor) -> float:
-        """Root mean square deviation (Å) of C-N bonds from their ideal length."""
+        """Root mean square deviation (Å) of C-N bonds from their ideal length; 0 if there is no peptide."""
         bonds = self._bond_deviations(positions)
         return float((bonds**2).mean().sqrt()) if len(bonds) else 0.0
 
     def _bond_deviations(self, positions: torch.Tensor) -> torch.Tensor:
         """Of all C-N bonds, Å."""
         pairs, targets = self._links
-        return self._deviations(positions, (pairs[:, : self._n_links], targets[: self._n_links]))
+        return self._deviations(positions, (pairs[:, : self._n_peptides], targets[: self._n_peptides]))
 
     @staticmethod
     def _deviations(positions: torch.Tensor, pairs: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:

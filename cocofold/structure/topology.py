@@ -8,6 +8,7 @@ import gemmi
 import numpy as np
 from scipy.spatial import cKDTree
 
+from cocofold.structure.geometry import axes_from_directions
 from cocofold.structure.model import Model
 
 LONGEST_PEPTIDE_BOND_ANGSTROM = 2.3
@@ -128,12 +129,7 @@ def residue_frames(backbone_positions: np.ndarray) -> np.ndarray:
         Axes in the columns.
     """
     nitrogen, alpha, carbon = backbone_positions.transpose(1, 0, 2)
-    x = carbon - alpha
-    x /= np.linalg.norm(x, axis=1, keepdims=True)
-    y = nitrogen - alpha
-    y -= (y * x).sum(1, keepdims=True) * x
-    y /= np.linalg.norm(y, axis=1, keepdims=True)
-    return np.stack([x, y, np.cross(x, y)], axis=-1)
+    return axes_from_directions(carbon - alpha, nitrogen - alpha)
 
 
 _MAX_BOND_ANGSTROM_BY_HEAVY_ATOMS = (1.75, 2.05, 2.3)

@@ -59,6 +59,15 @@ def write_atomically(path: str | os.PathLike[str], content: str) -> None:
         partial.write_text(content, encoding="utf-8")
 
 
+@contextlib.contextmanager
+def refuse_unwritable(path: Path | None, remedy: str = "give another file") -> Iterator[None]:
+    """Turn an ``OSError`` of writing into an ``InputError`` that names the file, or else ``path``, and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{error.filename or path}: not written ({error.strerror}); {remedy}") from error
+
+
 def check_writable(option: str, path: Path | None) -> None:
     """Refuse a file that could not be written; None is none.
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from cocofold.__main__ import main
 from cocofold.assessment.backbone_geometry import measure_geometry
 from cocofold.assessment.comparison import assess
 from cocofold.structure.model import Model
+from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
 
 pytestmark = pytest.mark.slow
@@ -116,6 +118,38 @@ def test_agreement_with_particles(shared_data: Path, tmp_path: Path) -> None:
     assert not named[~near].any()
     assert named[30:60].mean() >= 0.5
     assert named[122:160].mean() >= 0.5
+
+
+def test_a_model_without_peptides_says_so(adk_open: Model, tmp_path: Path) -> None:
+    lone = adk_open.only(np.array([key.number in (10, 50, 100) for key in adk_open.residues]))
+    write_model(tmp_path / "lone.cif", lone)
+    write_model(tmp_path / "whole.cif", adk_open)
+    result = _run("--model", tmp_path / "lone.cif", "--reference", tmp_path / "whole.cif")
+    assert result.returncode == 0, result.stderr
+    rows = {
+        line.split("│")[1].strip(): line.split("│")[2].strip() for line in result.stdout.splitlines() if "│" in line
+    }
+    assert rows["C-N within 0.1 Å of 1.33 Å"] == "none to judge"
+    assert rows["C-N, largest deviation (Å)"] == "no peptides"
+    assert rows["Ramachandran favoured"] == "none to judge"
+    assert rows["D-amino acids"].startswith("0 of ")
+
+
+@pytest.mark.parametrize(
+    ("modules", "absent"),
+    [
+        (("__main__",), {"torch", "numpy", "gemmi", "matplotlib"}),
+        (
+            [f"assessment.{name}" for name in ("comparison", "matching", "tm_score", "backbone_geometry")],
+            {"torch", "matplotlib"},
+        ),
+    ],
+)
+def test_imports_stay_cheap(modules: Sequence[str], absent: set[str]) -> None:
+    program = f"import sys, {', '.join(f'cocofold.{name}' for name in modules)}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert not absent & set(done.stdout.split())
 
 
 def test_unusable_input_ends_the_program_with_status_2(shared_data: Path, tmp_path: Path) -> None:

@@ -65,6 +65,51 @@ def test_cis_and_hand_agree_with_gemmi(tcr: Model) -> None:
     assert figures.chiral_residues == len(hands)
 
 
+def test_water_beside_the_protein_changes_nothing(adk_open: Model) -> None:
+    structure = adk_open.structure.clone()
+    water, oxygen = gemmi.Residue(), gemmi.Atom()
+    water.name, water.seqid, water.entity_type = "HOH", gemmi.SeqId("501"), gemmi.EntityType.Water
+    oxygen.name, oxygen.element, oxygen.pos = "O", gemmi.Element("O"), gemmi.Position(1, 2, 3)
+    water.add_atom(oxygen)
+    structure[0][0].add_residue(water)
+    assert measure_geometry(Model.of(structure)) == measure_geometry(adk_open)
+    assert measure_geometry(Model.of(structure), adk_open) == measure_geometry(adk_open, adk_open)
+
+
+@pytest.mark.parametrize("with_start", [True, False])
+def test_a_ligand_with_names_of_backbone_atoms_makes_no_peptide(adk_open: Model, with_start: bool) -> None:
+    """Its N is as near to the last residue's C as in a peptide, and its number is the next one."""
+    structure = adk_open.structure.clone()
+    last = structure[0][0][-1]
+    assert (last.entity_type, measure_geometry(Model.of(structure)).peptides) == (gemmi.EntityType.Polymer, 213)
+    last.name, last.entity_type = "LIG", gemmi.EntityType.NonPolymer
+    model = Model.of(structure)
+    figures = measure_geometry(model, model if with_start else None)
+    assert figures.peptides == 212
+    # Without types of entities the name decides
+    for residue in structure[0][0]:
+        residue.entity_type = gemmi.EntityType.Unknown
+    last.name = "ATP"
+    assert measure_geometry(Model.of(structure)).peptides == 212
+
+
+def test_a_gap_whose_residues_are_numbered_on_is_no_bond(adk_open: Model) -> None:
+    """The sequence in the file tells that residues are missing; the author's numbers alone do not."""
+    structure = adk_open.structure.clone()
+    chain = structure[0][0]
+    for _ in range(10):
+        del chain[50]
+    for number, residue in enumerate(chain, start=1):
+        residue.seqid = gemmi.SeqId(str(number))
+    assert (chain[49].label_seq, chain[50].label_seq) == (50, 61)
+    figures = measure_geometry(Model.of(structure))
+    assert (figures.peptides, figures.bad_bonds) == (202, ())
+    for residue in chain:
+        residue.label_seq = None
+    figures = measure_geometry(Model.of(structure))
+    assert (figures.peptides, figures.bad_bonds) == (203, (f"A 51 {chain[50].name}",))
+
+
 def test_gaps_are_no_bonds(tcr: Model) -> None:
     assert measure_geometry(tcr).peptides == 815 - 5 - 2
     assert measure_geometry(tcr, tcr).peptides == 815 - 5 - 2

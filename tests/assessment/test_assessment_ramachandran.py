@@ -1,5 +1,7 @@
 """Ramachandran figures against the plot's well-known places and gemmi's torsions."""
 
+from importlib.resources import files
+
 import gemmi
 import numpy as np
 import pytest
@@ -32,6 +34,30 @@ from cocofold.structure.model import Model
 def test_known_places(kind: str, phi: float, psi: float, favoured: bool, outlier: bool) -> None:
     found = classify_torsions(np.array([phi, phi + 360.0]), np.array([psi, psi - 360.0]), np.array([kind, kind]))
     assert [row.tolist() for row in found] == [[favoured] * 2, [outlier] * 2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "residues", "total", "most", "helix", "below_outlier", "favoured"),
+    [
+        # Values of the published tables: at phi -63 and psi -43 degrees, and numbers of bins beyond the contours
+        ("general", 81234, 84900604, 81231, 0.9999630696506389, 19114, 5377),
+        ("glycine", 15410, 37159355, 15410, 0.9939000648929267, 11858, 12580),
+        ("proline", 4415, 1613739, 4415, 0.29920724801812004, 28839, 2038),
+        ("preproline", 4014, 3988547, 4014, 0.5585450921773791, 26233, 3516),
+    ],
+)
+def test_tables_are_the_published_ones(
+    kind: str, residues: int, total: int, most: int, helix: float, below_outlier: int, favoured: int
+) -> None:
+    with (files("cocofold.assessment") / "ramachandran_top500.npz").open("rb") as file, np.load(file) as tables:
+        counts, behind = tables[kind], int(tables[f"{kind}_residues"])
+    assert counts.shape == (180, 180)
+    assert (behind, int(counts.sum()), int(counts.max())) == (residues, total, most)
+    assert counts[58, 68] / behind == helix
+    centres = np.arange(-179.0, 180, 2)
+    phi, psi = (angles.ravel() for angles in np.meshgrid(centres, centres, indexing="ij"))
+    good, bad = classify_torsions(phi, psi, np.full(len(phi), kind))
+    assert (int(bad.sum()), int(good.sum())) == (below_outlier, favoured)
 
 
 def test_glycine_is_symmetric_about_its_centre() -> None:

@@ -195,7 +195,7 @@ def test_disulphides_are_recognised(shared_data: Path) -> None:
     # Beta-2 microglobulin: Cys 25 and Cys 80
     chain = model.only(np.array([key.chain == "B" for key in model.residues]))
     parts = build_protein(chain, load_force_field(), Platform.getPlatformByName("CPU"))
-    assert parts.disulphides == 1
+    assert parts.n_disulphides == 1
     bonds = [bond for bond in parts.topology.bonds() if {bond[0].name, bond[1].name} == {"SG"}]
     assert len(bonds) == 1
     assert not any(atom.name == "HG" and atom.residue.name == "CYS" for atom in parts.topology.atoms())

@@ -69,7 +69,7 @@ def test_views_from_a_cone_leave_fourier_space_empty() -> None:
     tops = tops[tops[:, 2] > np.cos(np.deg2rad(30))]
     found = measure_view_sampling(tops)
     # Their slices reach 30° from the equator: half of the shell.
-    assert found.unsampled == pytest.approx(0.5, abs=0.02)
+    assert found.unsampled_fraction == pytest.approx(0.5, abs=0.02)
     assert found.scf < 0.2
 
 

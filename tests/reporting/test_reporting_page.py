@@ -212,7 +212,7 @@ def test_verdict_in_plain_words(name: str, verdict: str, kind: str, words: str, 
     (run / "metrics.json").write_text(json.dumps({**metrics, "verdict": verdict}))
     found: FinishedRun = read_run(run)
     said = describe_verdict(found, compare_with_start(found.start, found.answer))
-    assert said.kind == kind
+    assert said.css_class == kind
     assert words in said.headline + said.explanation
     assert "lost the fold" not in said.explanation
     lossy = replace(found, metrics={**found.metrics, "cycles_that_lost_the_fold": 3})

@@ -172,6 +172,21 @@ def test_restraints_are_small_at_a_good_model_and_grow_when_it_breaks(closed: Mo
     assert restraints.worst_link(torn) > 0.2
 
 
+def test_without_peptides_another_bond_is_no_peptide(shared_data: Path) -> None:
+    """Two cysteines that a bridge joins, and nothing else."""
+    whole = read_model(shared_data / "tcr/truth.cif")
+    bonds = covalent_bonds(whole)
+    bridge = bonds[(whole.atomic_numbers[bonds] == 16).all(1)][0]
+    model = whole.only(np.isin(np.arange(len(whole.residues)), whole.residue_of_atom[bridge]))
+    restraints = _restraints(model)
+    start = torch.as_tensor(model.positions, dtype=torch.float32)
+    torn = start.clone()
+    torn[model.residue_of_atom == 1] += 3.0
+    assert restraints.energy(torn) > restraints.energy(start) + 1
+    assert restraints.worst_link(torn) == 0
+    assert restraints.link_rms(torn) == 0
+
+
 def test_a_break_in_the_chain_is_not_pulled_together(closed: Model, tmp_path: Path) -> None:
     def edit(structure: gemmi.Structure) -> None:
         for row in range(104, 99, -1):

@@ -182,7 +182,7 @@ def test_a_stage_is_taken_back_unless_images_are_better_explained(
     loop.advance(5, lambda correlation: None)
     assert (source.shift > 2 * RATE) is kept
     assert kept or source.shift == 0
-    assert len(comparison.scored) == (2 if reverts else 0)
+    assert bool(comparison.scored) is reverts
     # It is judged by particles that are fitted and by all rings, although the stage has compared few of them.
     for rows, n_rings in comparison.scored:
         assert rows <= set(WORK)

@@ -124,7 +124,7 @@ MUTANTS = (
         _LOOP_TESTS,
     ),
     # Held-out particles and the verdict
-    Mutant("5 % held out are 10 %", _HOLDOUT, "0.05 * n_particles", "0.1 * n_particles", _STOPPING_TESTS),
+    Mutant("5 % held out are 10 %", _HOLDOUT, "0.05", "0.1", _STOPPING_TESTS),
     Mutant("25 held out at least", _HOLDOUT, "max(50,", "max(25,", _STOPPING_TESTS),
     Mutant("a tenth of few", _HOLDOUT, "n_particles // 5", "n_particles // 10", _STOPPING_TESTS),
     Mutant("40 particles to hold any out", _HOLDOUT, "TO_HOLD_OUT = 20", "TO_HOLD_OUT = 40", _STOPPING_TESTS),
@@ -155,7 +155,7 @@ MUTANTS = (
     Mutant("eight cycles without gain", _RUN, "CYCLES_WITHOUT_GAIN = 4", "CYCLES_WITHOUT_GAIN = 8", _STOPPING_TESTS),
     Mutant("two cycles without gain", _RUN, "CYCLES_WITHOUT_GAIN = 4", "CYCLES_WITHOUT_GAIN = 2", _STOPPING_TESTS),
     Mutant("patience from the answer on", _RUN, ".number - this.highest", ".number - this.best", _STOPPING_TESTS),
-    Mutant("the second pass goes to the end", _RUN, "ends = ends[: this.last_cycle]", "pass", _STOPPING_TESTS),
+    Mutant("the second pass goes to the end", _RUN, "[: this.last_cycle]", "[:]", _STOPPING_TESTS),
     Mutant(
         "the second pass ends at what is not clear",
         _RUN,

@@ -28,7 +28,7 @@ def test_five_percent_and_at_least_50_or_a_fifth_of_few(particles: int, heldout:
 
 
 @pytest.mark.parametrize(
-    ("particles", "share", "heldout"), [(19, 0.5, 0), (1000, 0.0, 0), (1000, 0.02, 20), (20, 0.1, 4), (21, 0.5, 10)]
+    ("particles", "share", "heldout"), [(19, 0.5, 0), (1000, 0.0, 0), (1000, 0.02, 20), (20, 0.1, 4), (23, 0.5, 11)]
 )
 def test_a_share_holds_out_four_at_least_and_half_at_most(particles: int, share: float, heldout: int) -> None:
     assert heldout_count(particles, share) == heldout

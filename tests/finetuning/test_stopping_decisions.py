@@ -98,7 +98,12 @@ def scripted(particles: Path, start: Path, tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setattr(TrainingLoop, "advance", advance)
         monkeypatch.setattr(TrainingLoop, "score", score)
         options = Options(
-            str(particles), str(start), check=False, contrast="white", cycles=len(gains) - 1, resolution=20.0
+            particles=str(particles),
+            model=str(start),
+            check=False,
+            contrast="white",
+            cycles=len(gains) - 1,
+            resolution=20.0,
         )
         metrics = finetune(options, tmp_path / "run")
         cycles = re.findall(r"cycle +(\d+) ", (tmp_path / "run" / "log.txt").read_text())

@@ -12,7 +12,7 @@ import torch
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.run import finetune
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM
-from cocofold.likelihood.frc_loss import AtomGaussians, find_contrast
+from cocofold.likelihood.frc_loss import AtomGaussians, ContrastEstimate, find_contrast
 from cocofold.likelihood.observed_images import Observations
 from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet
@@ -72,6 +72,13 @@ def test_a_run_on_dark_images_is_the_run_on_white_ones(data: tuple[Path, Path, P
     log = (tmp_path / "found/log.txt").read_text()
     assert log.count("protein is dark in the images") == 1
     assert "dark" not in (tmp_path / "white/log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"), [(5.5, "white"), (4.5, "undecided"), (-4.5, "undecided"), (-5.5, "dark")]
+)
+def test_a_contrast_is_clear_from_five_standard_errors_on(errors: float, expected: str) -> None:
+    assert ContrastEstimate(0.01 * errors, 0.01, 300).found == expected
 
 
 def test_other_words_are_refused() -> None:

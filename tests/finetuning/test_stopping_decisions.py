@@ -1,0 +1,130 @@
+"""How many particles are held out, which cycle is the answer, and when a run stops."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import gemmi
+import numpy as np
+import pytest
+import torch
+
+from cocofold.finetuning.holdout import Cycle, TrainingPass, heldout_count, verdict_of_pass
+from cocofold.finetuning.options import Options
+from cocofold.finetuning.run import finetune
+from cocofold.finetuning.training_loop import TrainingLoop
+from cocofold.likelihood.frc_loss import AtomGaussians
+
+IMAGES = 60
+
+
+@pytest.mark.parametrize(
+    ("particles", "heldout"),
+    [(19, 0), (20, 4), (39, 7), (499, 99), (500, 50), (1000, 50), (1200, 60), (10_000, 500)],
+)
+def test_five_percent_and_at_least_50_or_a_fifth_of_few(particles: int, heldout: int) -> None:
+    assert heldout_count(particles) == heldout
+
+
+@pytest.mark.parametrize(
+    ("particles", "share", "heldout"), [(19, 0.5, 0), (1000, 0.0, 0), (1000, 0.02, 20), (20, 0.1, 4), (23, 0.5, 11)]
+)
+def test_a_share_holds_out_four_at_least_and_half_at_most(particles: int, share: float, heldout: int) -> None:
+    assert heldout_count(particles, share) == heldout
+
+
+def _followed(gains_in_errors: list[float], link_rms: list[float] | None = None) -> TrainingPass:
+    """A pass whose cycles gain so many standard errors over the start."""
+    this = TrainingPass(torch.arange(5), torch.arange(IMAGES), watches_fold=link_rms is not None)
+    scatter = np.linspace(-1, 1, IMAGES)
+    error = scatter.std(ddof=1) / IMAGES**0.5
+    for number, gain in enumerate([0.0, *gains_in_errors]):
+        images = 0.2 + (0.01 * (scatter + gain * error) if number else np.zeros(IMAGES))
+        correlation = float(torch.as_tensor(images).mean())
+        link = link_rms[number] if link_rms else 0.0
+        cycle = Cycle(number, 0, 0, "", 0.0, 0.0, correlation, 0.0, 0.0, link)
+        this.add(cycle, torch.zeros(5, 1), torch.as_tensor(images)[:, None])
+    return this
+
+
+@pytest.mark.parametrize(
+    ("gain", "best", "verdict"),
+    [
+        (3.2, 1, "supported"),
+        (2.8, 0, "undecided"),
+        (1.2, 0, "undecided"),
+        (0.8, 0, "not supported"),
+        (-5.0, 0, "not supported"),
+    ],
+)
+def test_an_answer_gains_three_standard_errors_and_a_hint_one(gain: float, best: int, verdict: str) -> None:
+    this = _followed([gain])
+    assert (this.best, verdict_of_pass(this)) == (best, verdict)
+
+
+def test_of_equal_cycles_the_later_one_is_the_answer() -> None:
+    this = _followed([10.0, 10.0, 9.0])
+    assert (this.best, this.highest) == (2, 2)
+
+
+def test_a_worse_cycle_is_no_answer_although_it_gains() -> None:
+    this = _followed([10.0, 8.0])
+    assert (this.best, this.highest) == (1, 1)
+
+
+def test_a_fold_may_lose_a_tenth_of_an_angstrom() -> None:
+    assert _followed([10.0, 12.0], [0.04, 0.04, 0.135]).best == 2
+    assert _followed([10.0, 12.0], [0.04, 0.04, 0.145]).best == 1
+    lost = _followed([10.0, 12.0], [0.04, 0.2, 0.2])
+    assert (lost.best, verdict_of_pass(lost)) == (0, "not supported")
+
+
+@pytest.fixture
+def scripted(particles: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A run whose cycles gain what is told; no step is taken, and amplitudes tell the cycle of a model."""
+
+    def advance(self: TrainingLoop, to_step: int, on_step: object) -> None:
+        self.step, self.cycle = to_step, getattr(self, "cycle", 0) + 1  # type: ignore[attr-defined]
+        amplitudes = torch.full_like(self.gaussians.amplitudes, float(self.cycle))  # type: ignore[attr-defined]
+        self.gaussians = AtomGaussians(amplitudes, self.gaussians.widths_angstrom)
+
+    def run(gains: list[float]) -> tuple[dict, list[int], set[float]]:
+        def score(self: TrainingLoop, rows: torch.Tensor) -> torch.Tensor:
+            cycle = getattr(self, "cycle", 0)
+            gain = gains[cycle] + (0.02 * torch.linspace(-1, 1, len(rows)) if cycle else torch.zeros(len(rows)))
+            return (0.2 + gain)[:, None].expand(len(rows), self.finest_rings)
+
+        monkeypatch.setattr(TrainingLoop, "advance", advance)
+        monkeypatch.setattr(TrainingLoop, "score", score)
+        options = Options(
+            particles=str(particles),
+            model=str(start),
+            check=False,
+            contrast="white",
+            cycles=len(gains) - 1,
+            resolution=20.0,
+        )
+        metrics = finetune(options, tmp_path / "run")
+        cycles = re.findall(r"cycle +(\d+) ", (tmp_path / "run" / "log.txt").read_text())
+        block = gemmi.cif.read(str(tmp_path / "run" / "model.cif")).sole_block()
+        return metrics, [int(number) for number in cycles], set(block.find_values("_cocofold_gaussian.amplitude"))
+
+    return run
+
+
+def test_a_pass_stops_after_four_cycles_without_gain_and_the_second_ends_at_its_best(scripted) -> None:
+    """With 16 held out their standard error is 0.0031."""
+    metrics, cycles, amplitudes = scripted([0.0, 0.02, 0.03, 0.04, 0.03, 0.03, 0.03, 0.03, 0.09, 0.09])
+    assert metrics["passes"] == 2
+    assert cycles == [*range(8), *range(4)]
+    assert (metrics["verdict"], metrics["best_cycle"]) == ("supported", 3)
+    assert {float(value) for value in amplitudes} == {3.0}
+
+
+def test_a_gain_that_is_not_clear_delays_the_end_and_gives_no_answer(scripted) -> None:
+    metrics, cycles, amplitudes = scripted([0.0, 0.001, 0.0063, 0.005, 0.004, 0.003, 0.002, 0.09, 0.09])
+    assert cycles == [*range(7)]
+    assert (metrics["verdict"], metrics["best_cycle"]) == ("undecided", 0)
+    assert {float(value) for value in amplitudes} <= {6.0, 7.0, 8.0, 16.0}
+    assert len(amplitudes) > 2

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
+from cocofold.alphafold.residue_constants import ONE_LETTER_CODES, UNKNOWN_RESIDUE
 from cocofold.system.errors import InputError
 
-ONE_LETTER_CODES = "ARNDCQEGHILKMFPSTWYV"
-"""One-letter codes in AlphaFold's order; anything else is number 20, X."""
-
-UNKNOWN_RESIDUE = len(ONE_LETTER_CODES)
 CHAIN_NAMES = string.ascii_uppercase + string.ascii_lowercase + string.digits
+"""Names of chains in the order in which AlphaFold gives them (``PDB_CHAIN_IDS`` of its common/protein.py)."""
+
+# A sequence of A, C, G, U or of A, C, G, T is taken for a nucleic acid from this length on; a peptide of alanine,
+# cysteine, glycine and threonine alone that is longer would be refused.
+_MIN_NUCLEIC_ACID_LENGTH = 10
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Chains:
         number = {letter: index for index, letter in enumerate(ONE_LETTER_CODES)}
         return np.array([number.get(letter, UNKNOWN_RESIDUE) for letter in "".join(self.sequences)], dtype=np.int64)
 
-    def index(self) -> np.ndarray:
+    def chain_index(self) -> np.ndarray:
         """Row of each residue's chain, (n_residues,) int64."""
         return np.repeat(np.arange(len(self.sequences)), [len(sequence) for sequence in self.sequences])
 
@@ -164,6 +166,6 @@ def _require_protein(text: str, path: Path) -> str:
     if not sequence or foreign:
         found = f"the characters {' '.join(foreign)}" if foreign else "an empty sequence"
         raise InputError(f"{path}: {found} found; each chain must be a protein sequence of one-letter codes")
-    if len(sequence) >= 10 and set(sequence) in (set("ACGU"), set("ACGT")):
+    if len(sequence) >= _MIN_NUCLEIC_ACID_LENGTH and set(sequence) in (set("ACGU"), set("ACGT")):
         raise InputError(f"{path}: {sequence[:20]} looks like a nucleic acid; AlphaFold-Multimer takes proteins only")
     return "".join(letter if letter in ONE_LETTER_CODES else "X" for letter in sequence)

@@ -13,13 +13,12 @@ import numpy as np
 import torch
 
 from cocofold.alphafold.chains import read_a3m_chains
-from cocofold.alphafold.prediction import PAIR_WIDTH, Provenance, advice_on_folder
+from cocofold.alphafold.prediction import Provenance, advice_on_folder
 from cocofold.alphafold.rebuild import VerifiedPrediction, build_verified_prediction, read_ca_positions
 from cocofold.alphafold.safe_pickle import load_pickled_arrays
+from cocofold.alphafold.weight_layout import MSA_WIDTH, PAIR_WIDTH
 from cocofold.alphafold.weights import find_weights, project_single_representation
 from cocofold.system.errors import InputError
-
-MSA_WIDTH = 256
 
 
 def read_colabfold_prediction(

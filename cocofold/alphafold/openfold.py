@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from cocofold.alphafold.chains import ONE_LETTER_CODES, Chains, read_fasta
-from cocofold.alphafold.prediction import PAIR_WIDTH, SINGLE_WIDTH, Provenance, advice_on_file, advice_on_pickle_keys
+from cocofold.alphafold.chains import Chains, read_fasta
+from cocofold.alphafold.prediction import Provenance, advice_on_file, advice_on_pickle_keys
 from cocofold.alphafold.rebuild import VerifiedPrediction, build_verified_prediction, read_model_chains
-from cocofold.alphafold.residue_constants import ATOM14_NAMES
+from cocofold.alphafold.residue_constants import ATOM14_NAMES, ONE_LETTER_CODES
 from cocofold.alphafold.safe_pickle import load_pickled_arrays
+from cocofold.alphafold.weight_layout import PAIR_WIDTH, SINGLE_WIDTH
 from cocofold.alphafold.weights import find_weights
 from cocofold.system.errors import InputError
 
@@ -181,7 +182,7 @@ def _require_same_residues(chains: Chains, mask: np.ndarray, asym_id: Any, path:
         letter = "".join(chains.sequences)[different[0]]
         wrong = f"the pickle's atoms of residue {different[0] + 1} are not those of {letter}"
     elif isinstance(asym_id, np.ndarray) and not np.array_equal(
-        _chain_starts(asym_id[:n]), _chain_starts(chains.index())
+        _chain_starts(asym_id[:n]), _chain_starts(chains.chain_index())
     ):
         wrong = "the pickle's residues belong to other chains"
     if wrong:

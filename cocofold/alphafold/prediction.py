@@ -16,15 +16,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from cocofold import __version__
-from cocofold.alphafold.chains import UNKNOWN_RESIDUE, Chains
-from cocofold.alphafold.weights import load_structure_module
+from cocofold.alphafold.chains import Chains
+from cocofold.alphafold.residue_constants import UNKNOWN_RESIDUE
+from cocofold.alphafold.weight_layout import PAIR_WIDTH, SINGLE_WIDTH, check_module_arrays
 from cocofold.system.atomic_files import atomic_path
 from cocofold.system.errors import InputError
 
 FILE_NAME, MODEL_NAME = "prediction.safetensors", "model.cif"
 FORMAT = "cocofold prediction 1"
 PROGRAM_FOLDERS = ("colabfold", "openfold")
-SINGLE_WIDTH, PAIR_WIDTH = 384, 128
 
 _PAIR_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _WEIGHT_KEY_PREFIX = "weights/"
@@ -185,10 +185,7 @@ class Prediction:
             if tensor.is_floating_point() and not _is_finite(tensor):
                 raise InputError(f"{where}: {name} holds numbers that are not finite; predict again")
         self._check_chains(where)
-        try:
-            load_structure_module(self.weights)
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from error
+        check_module_arrays(self.weights, f"{where}: weights")
 
     def _check_chains(self, where: str) -> None:
         names = self.chains.names
@@ -196,7 +193,7 @@ class Prediction:
             raise InputError(f"{where}: {len(names)} chain names for {len(self.chains.sequences)} sequences")
         agree = (
             self.aatype.tolist() == self.chains.aatype().tolist()
-            and self.chain_index.tolist() == self.chains.index().tolist()
+            and self.chain_index.tolist() == self.chains.chain_index().tolist()
         )
         if not agree or not bool(((self.aatype >= 0) & (self.aatype <= UNKNOWN_RESIDUE)).all()):
             raise InputError(f"{where}: the residues are not those of the sequences; write it anew")

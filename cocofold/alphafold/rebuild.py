@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from cocofold.alphafold.chains import ONE_LETTER_CODES, Chains
+from cocofold.alphafold.chains import Chains
 from cocofold.alphafold.prediction import FILE_NAME, MODEL_NAME, Prediction, Provenance, refuse_occupied_folder
-from cocofold.alphafold.residue_constants import ATOM14_NAMES
+from cocofold.alphafold.residue_constants import ATOM14_NAMES, ONE_LETTER_CODES
 from cocofold.alphafold.weights import load_structure_module, read_weights
 from cocofold.structure.labels import complete_labels
 from cocofold.structure.model import Model
@@ -211,7 +211,7 @@ def build_verified_prediction(
         pair=pair,
         aatype=torch.from_numpy(chains.aatype()),
         mask=torch.ones(len(chains), dtype=torch.bool),
-        chain_index=torch.from_numpy(chains.index()),
+        chain_index=torch.from_numpy(chains.chain_index()),
         residue_numbers=torch.from_numpy(chains.residue_numbers()),
         chains=chains,
         weights=read_weights(weight_file),
@@ -253,7 +253,7 @@ def read_ca_positions(path: Path, chains: Chains) -> np.ndarray:
     ca = model.atoms_named("CA")
     rows = {(key.chain, key.number): row for row, key in enumerate(model.residues)}
     positions = np.full((len(chains), 3), np.nan)
-    chain_names = np.array(chains.names)[chains.index()].tolist()
+    chain_names = np.array(chains.names)[chains.chain_index()].tolist()
     expected = zip(chain_names, chains.residue_numbers().tolist(), "".join(chains.sequences))
     for index, (chain, number, letter) in enumerate(expected):
         row = rows.pop((chain, number), None)

@@ -1,4 +1,4 @@
-"""Ideal geometry of amino acids as AlphaFold has it: a table of numbers.
+"""Amino acids as AlphaFold has them: their order, names, atoms and ideal geometry.
 
 The numbers are those of Jumper et al., Nature 596, 583 (2021), supplementary information, section 1.8.4, as given in
 ``rigid_group_atom_positions`` and ``chi_angles_atoms`` of AlphaFold's ``residue_constants.py`` (Copyright 2021 DeepMind
@@ -8,8 +8,8 @@ Technologies Limited, Apache License 2.0).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, List, Tuple
 
+import gemmi
 import numpy as np
 
 AMINO_ACID_GEOMETRY = """
@@ -83,9 +83,11 @@ row are one angle. The lines below it have the atoms in the order of atom14: nam
 4 to 7 chi 1 to 4) and position in the group's frame, Å.
 """
 
-
 ATOMS_PER_RESIDUE, GROUPS_PER_RESIDUE, TORSIONS_PER_RESIDUE = 14, 8, 7
-BACKBONE_GROUP, PHI_GROUP, PSI_GROUP, CHI1_GROUP = 0, 2, 3, 4
+"""Heavy atoms of tryptophan, the largest; rigid groups: the backbone and one for each torsion; ω, φ, ψ, χ1 to χ4."""
+
+PHI_GROUP, PSI_GROUP, CHI1_GROUP = 2, 3, 4
+"""Rigid groups in AlphaFold's order: 0 is the backbone, 1 that of ω, and χ2 to χ4 follow χ1."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,9 @@ class AminoAcid:
     """
 
     name: str
-    chi_atoms: Tuple[str, ...]
-    groups: Dict[str, int]
-    positions: Dict[str, np.ndarray]
+    chi_atoms: tuple[str, ...]
+    groups: dict[str, int]
+    positions: dict[str, np.ndarray]
 
     @classmethod
     def parse(cls, header: str, atoms: str) -> AminoAcid:
@@ -145,8 +147,8 @@ def _frame_from_axes(x: np.ndarray, towards: np.ndarray, origin: np.ndarray) -> 
     return np.stack([x, y, np.cross(x, y), origin], axis=1)
 
 
-def _parse_geometry_table(table: str) -> Tuple[AminoAcid, ...]:
-    entries: List[List[str]] = []
+def _parse_geometry_table(table: str) -> tuple[AminoAcid, ...]:
+    entries: list[list[str]] = []
     for line in table.strip().splitlines():
         if line.startswith(" "):
             entries[-1].append(line)
@@ -163,6 +165,9 @@ UNKNOWN_RESIDUE = len(AMINO_ACIDS)
 
 RESIDUE_NAMES = (*(amino_acid.name for amino_acid in AMINO_ACIDS), "UNK")
 """Three-letter names by AlphaFold's number."""
+
+ONE_LETTER_CODES = "".join(gemmi.find_tabulated_residue(amino_acid.name).one_letter_code for amino_acid in AMINO_ACIDS)
+"""One-letter codes of the twenty by AlphaFold's number: ARNDCQEGHILKMFPSTWYV."""
 
 ATOM14_NAMES = (*(tuple(amino_acid.groups) for amino_acid in AMINO_ACIDS), ())
 """Names of the atoms by AlphaFold's number: those of the first columns of atom14, the others stay empty."""
@@ -190,7 +195,7 @@ class ResidueTables:
 
     @classmethod
     def build(cls) -> ResidueTables:
-        """Fill the arrays."""
+        """The arrays of the twenty amino acids and the unknown one."""
         count = len(RESIDUE_NAMES)
         exists = np.zeros((count, ATOMS_PER_RESIDUE), dtype=bool)
         group = np.zeros((count, ATOMS_PER_RESIDUE), dtype=np.int64)
@@ -206,10 +211,4 @@ class ResidueTables:
 
 
 RESIDUE_TABLES = ResidueTables.build()
-
-
-SINGLE_WIDTH, PAIR_WIDTH, HIDDEN_WIDTH = 384, 128, 128
-ATTENTION_HEADS, HEAD_CHANNELS, QUERY_POINTS, VALUE_POINTS = 12, 16, 4, 8
-
-MASKED_LOGIT = -1e5
-"""Added to the logits of residues that do not count, before they are scaled."""
+"""Built at import, since it takes well under a millisecond and everything that makes atoms needs it."""

@@ -13,11 +13,10 @@ from torch import nn
 from cocofold.alphafold.residue_constants import (
     CHI1_GROUP,
     GROUPS_PER_RESIDUE,
-    HIDDEN_WIDTH,
     RESIDUE_TABLES,
-    SINGLE_WIDTH,
     TORSIONS_PER_RESIDUE,
 )
+from cocofold.alphafold.weight_layout import HIDDEN_WIDTH, RESIDUAL_BLOCKS, SINGLE_WIDTH
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,7 @@ class Rigid:
         return Rigid(self.rotation.detach(), self.translation)
 
 
-RESIDUAL_BLOCKS = 2
-
+# Of a sine and cosine before they are normalised, as ``l2_normalize`` in AlphaFold's folding.py: no division by zero.
 _LEAST_SQUARED_NORM = 1e-12
 
 

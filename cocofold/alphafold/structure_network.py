@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional, Tuple, Union
 
 import torch
 from torch import nn
 
 from cocofold.alphafold.attention import ImageAdapter, InvariantPointAttention
 from cocofold.alphafold.pair_representation import PairRepresentation, SharedBias, normalise_pair
-from cocofold.alphafold.residue_constants import HIDDEN_WIDTH, PAIR_WIDTH, SINGLE_WIDTH, UNKNOWN_RESIDUE
+from cocofold.alphafold.residue_constants import UNKNOWN_RESIDUE
 from cocofold.alphafold.residue_frames import Rigid, TorsionHead, build_atoms
+from cocofold.alphafold.weight_layout import (
+    ERROR_BINS,
+    HIDDEN_WIDTH,
+    LDDT_BINS,
+    PAIR_WIDTH,
+    SINGLE_WIDTH,
+    TRANSITION_LAYERS,
+)
 from cocofold.system.errors import InputError
 
 ITERATIONS = 8
+"""Iterations with the same weights (``num_layer`` of the structure module in AlphaFold's config.py)."""
+
 LENGTH_UNIT_ANGSTROM = 20.0
+"""Unit of the network's own lengths (``position_scale`` of AlphaFold-Multimer; the monomer models have 10)."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,7 @@ class Transition(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(SINGLE_WIDTH, SINGLE_WIDTH) for _ in range(3))
+        self.layers = nn.ModuleList(nn.Linear(SINGLE_WIDTH, SINGLE_WIDTH) for _ in range(TRANSITION_LAYERS))
         self.norm = ReproducibleLayerNorm(SINGLE_WIDTH)
 
     def forward(self, act: torch.Tensor, dropout: float) -> torch.Tensor:
@@ -106,7 +116,7 @@ class StructureModule(nn.Module):
         self.torsions = TorsionHead()
         self.confidence = ConfidenceHead()
         self.aligned_error = AlignedErrorHead()
-        self.adapter: Optional[ImageAdapter] = None
+        self.adapter: ImageAdapter | None = None
 
     def with_adapter(self, seed: int = 0, gated: bool = True) -> StructureModule:
         """Attach a new image adapter, and return this module.
@@ -124,7 +134,7 @@ class StructureModule(nn.Module):
     def forward(
         self,
         single: torch.Tensor,
-        pair: Union[torch.Tensor, PairRepresentation],
+        pair: torch.Tensor | PairRepresentation,
         aatype: torch.Tensor,
         mask: torch.Tensor,
     ) -> StructureModuleOutput:
@@ -169,7 +179,7 @@ class StructureModule(nn.Module):
 
     def _iterate(
         self, act: torch.Tensor, mask: torch.Tensor, pair: PairRepresentation
-    ) -> Tuple[torch.Tensor, list[Rigid]]:
+    ) -> tuple[torch.Tensor, list[Rigid]]:
         """Activations after the last iteration, and frames after each, in units of 20 Å."""
         pair_logits = self.attention.pair_logits(pair)
         frames, trajectory = Rigid.identity(act), []
@@ -182,7 +192,7 @@ class StructureModule(nn.Module):
 
     def _iteration(
         self, act: torch.Tensor, frames: Rigid, mask: torch.Tensor, pair: PairRepresentation, pair_logits: SharedBias
-    ) -> Tuple[torch.Tensor, Rigid]:
+    ) -> tuple[torch.Tensor, Rigid]:
         dropout = self.options.dropout if self.training else 0.0
         attended = self.attention(act, frames, mask, pair, pair_logits, self.adapter)
         act = self.attention_norm(nn.functional.dropout(act + attended, dropout, training=dropout > 0))
@@ -191,7 +201,7 @@ class StructureModule(nn.Module):
 
 
 def _check_inputs(
-    single: torch.Tensor, pair: Union[torch.Tensor, PairRepresentation], aatype: torch.Tensor, mask: torch.Tensor
+    single: torch.Tensor, pair: torch.Tensor | PairRepresentation, aatype: torch.Tensor, mask: torch.Tensor
 ) -> None:
     """Refuse inputs that do not fit together.
 
@@ -210,9 +220,10 @@ def _check_inputs(
         raise InputError(f"aatype: must be one or more numbers from 0 to {UNKNOWN_RESIDUE}, AlphaFold's of amino acids")
 
 
-LDDT_BINS, ERROR_BINS = 50, 64
 LARGEST_ERROR_ANGSTROM = 31.0
+"""Last break between bins of the predicted aligned error, 62 of which lie below it (AlphaFold's ``max_error_bin``)."""
 
+# Pairs of residues that the aligned error is computed for at a time: their logits take 16 MB.
 _PAIRS_AT_ONCE = 1 << 16
 
 

@@ -192,7 +192,7 @@ def _without_wrapper_prefixes(name: str) -> str:
     return name
 
 
-_WEIGHT_FILE_PATTERN = re.compile(r"params_model_(\d)(\w*)\.npz")
+_WEIGHT_FILE_PATTERN = re.compile(r"params_(?P<model>model_\d\w*)\.npz")
 
 
 def weight_file_name(model_number: int) -> str:
@@ -204,6 +204,12 @@ def colabfold_weights_folder() -> Path:
     """Where ColabFold keeps the weights that it downloads."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(cache) / "colabfold" / "params"
+
+
+def weight_file_in(folder: Path, model_number: int) -> Path | None:
+    """The weight file of a model in a folder or in its subfolder ``params``, or None if neither has it."""
+    name = weight_file_name(model_number)
+    return next((path for path in (folder / name, folder / "params" / name) if path.is_file()), None)
 
 
 def find_weights(given: Path | None, model_number: int) -> Path:
@@ -224,9 +230,9 @@ def find_weights(given: Path | None, model_number: int) -> Path:
     name = weight_file_name(model_number)
     if given is None or given.is_dir():
         folder = given or colabfold_weights_folder()
-        for path in (folder / name, folder / "params" / name):
-            if path.is_file():
-                return path
+        path = weight_file_in(folder, model_number)
+        if path is not None:
+            return path
         option = f"--weights {given}" if given else f"no --weights given, and {folder}"
         raise InputError(
             f"{option}: holds no {name}; the representations are of model {model_number}, give AlphaFold-Multimer's "
@@ -237,7 +243,7 @@ def find_weights(given: Path | None, model_number: int) -> Path:
     match = _WEIGHT_FILE_PATTERN.fullmatch(given.name)
     if match is not None and given.name != name:
         raise InputError(
-            f"--weights {given}: these are of {given.stem.replace('params_', '')}, but the representations are of "
+            f"--weights {given}: these are of {match['model']}, but the representations are of "
             f"model_{model_number}_multimer_v3; give {name}"
         )
     return given

@@ -1,4 +1,4 @@
-"""Chains of a prediction: their sequences as AlphaFold numbers them, and as FASTA and a3m files write them."""
+"""Chains of a prediction: names, sequences and AlphaFold's numbers, and how FASTA and a3m files are read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Chains:
     ----------
     names : tuple of str
     sequences : tuple of str
-        One-letter codes; X for what is not one of the twenty amino acids.
+        One-letter codes; X where a residue is none of the twenty amino acids.
     """
 
     names: tuple[str, ...]
@@ -42,6 +42,7 @@ class Chains:
         return cls(tuple(CHAIN_NAMES[: len(sequences)]), sequences)
 
     def __len__(self) -> int:
+        """Number of residues of all chains."""
         return sum(map(len, self.sequences))
 
     def aatype(self) -> np.ndarray:
@@ -50,7 +51,7 @@ class Chains:
         return np.array([number.get(letter, UNKNOWN_RESIDUE) for letter in "".join(self.sequences)], dtype=np.int64)
 
     def chain_index(self) -> np.ndarray:
-        """Row of each residue's chain, (n_residues,) int64."""
+        """Index of each residue's chain, (n_residues,) int64."""
         return np.repeat(np.arange(len(self.sequences)), [len(sequence) for sequence in self.sequences])
 
     def residue_numbers(self) -> np.ndarray:
@@ -67,7 +68,7 @@ class Chains:
 
 
 def read_fasta(path: Path) -> Chains:
-    """Chains of one complex: records of a FASTA file, and within a record what ``:`` separates.
+    """Chains of one complex: the records of a FASTA file, or the parts of a record between ``:``.
 
     Raises
     ------
@@ -90,8 +91,8 @@ def read_fasta(path: Path) -> Chains:
 def read_a3m_chains(path: Path) -> Chains:
     """Chains of the queries of an a3m file, with ColabFold's first line ``#lengths<tab>copies`` or without it.
 
-    Each record is an alignment of all different chains, one after the other. The first record that has residues of a
-    chain is its query: the first record of all where the alignment is paired, one record a chain where it is not.
+    Each record is an alignment of all different chains, one after the other. The query of a chain is the first record
+    that has residues of it: the first record of the file if the alignment is paired, one record a chain otherwise.
 
     Raises
     ------
@@ -115,12 +116,12 @@ def read_a3m_chains(path: Path) -> Chains:
 
 
 def first_record_covers_all_chains(path: Path) -> bool:
-    """Whether the first record of an a3m file has all chains, as ColabFold wants it of an alignment it is given."""
+    """Whether the first record of an a3m file has residues of all chains, which ColabFold requires of its input."""
     return "-" not in _aligned_records([line for line in _read_lines(path, "MSA") if not line.startswith("#")])[0]
 
 
 def _aligned_records(lines: list[str]) -> list[str]:
-    """Aligned columns of each record: lower-case letters are insertions."""
+    """Aligned columns of each record, without insertions, which are lower-case letters."""
     records: list[list[str]] = []
     for line in lines:
         if line.startswith(">"):

@@ -23,6 +23,15 @@ from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
 from cocofold.system.errors import InputError
 
+CA_COLUMN = 1
+"""Column of CA in AlphaFold's arrays of 14 and of 37 atoms."""
+
+MAX_DEVIATION_ANGSTROM = 0.5
+"""Largest CA RMSD between the atoms of a prediction and the program's own, by default.
+
+Representations in float16 or bfloat16 cost up to 0.1 Å; weights of another of the five models move atoms by far more.
+"""
+
 
 @dataclass(frozen=True)
 class PredictedAtoms:
@@ -55,7 +64,7 @@ def predict_atoms(prediction: Prediction) -> PredictedAtoms:
 
 
 def predict_aligned_error(prediction: Prediction) -> np.ndarray:
-    """Expected error (Å) of each modelled residue's position where another's frame is superposed, (n, n)."""
+    """Expected error (Å) of each modelled residue's position after superposition of another's frame, (n, n)."""
     module = load_structure_module(prediction.weights)
     with torch.no_grad():
         error = module.aligned_error(prediction.pair.float()).numpy()
@@ -64,9 +73,9 @@ def predict_aligned_error(prediction: Prediction) -> np.ndarray:
 
 
 def model_from_prediction(prediction: Prediction, atoms: PredictedAtoms) -> tuple[Model, np.ndarray]:
-    """The model that a prediction's atoms make, and the pLDDT of its residues.
+    """The model of a prediction's atoms, and the pLDDT of its residues, (n_residues,).
 
-    Residues of X, to which AlphaFold gives no atoms, and those that are masked are left out; the sequences have them.
+    Residues of X, which have no atoms, and masked residues are left out; the sequences of the entities include them.
     """
     structure = gemmi.Structure()
     structure.name = prediction.origin.job
@@ -105,7 +114,7 @@ def _name_entities(structure: gemmi.Structure, chains: Chains) -> None:
 
 
 def atom_names(prediction: Prediction) -> list[tuple[str, ...]]:
-    """Names of the atoms of each residue, in the order of ``PredictedAtoms.positions``; none where X or masked."""
+    """Names of each residue's atoms, in the order of ``PredictedAtoms.positions``; none for X and masked residues."""
     mask = prediction.mask.tolist()
     return [ATOM14_NAMES[kind] if mask[row] else () for row, kind in enumerate(prediction.aatype.tolist())]
 
@@ -121,34 +130,25 @@ def _atom(name: str, position: np.ndarray, plddt: float) -> gemmi.Atom:
 
 
 def write_predicted_model(path: Path, prediction: Prediction, atoms: PredictedAtoms) -> None:
-    """Write a prediction's atoms as mmCIF, pLDDT in place of B factors."""
+    """Write a prediction's atoms as mmCIF, with the pLDDT as B factors."""
     model, plddt = model_from_prediction(prediction, atoms)
     origin = prediction.origin
     details = f"Structure module of AlphaFold-Multimer on representations of {origin.program} {origin.job}"
     write_model(path, model, details=details, plddt=plddt)
 
 
-CA_COLUMN = 1
-"""Column of CA in AlphaFold's arrays of 14 and of 37 atoms."""
-
-MAX_DEVIATION_ANGSTROM = 0.5
-"""Largest CA RMSD between the atoms of a prediction and the program's own, by default.
-
-Representations in float16 or bfloat16 cost up to 0.1 Å; weights of another of the five models move atoms by far more.
-"""
-
-
 def write_prediction(
     prediction: Prediction, folder: str | os.PathLike[str], atoms: PredictedAtoms | None = None
 ) -> None:
-    """Write ``model.cif`` and the bundle into a folder; both appear, whole, or neither.
+    """Write ``model.cif`` and ``prediction.safetensors`` into a folder; both files appear, whole, or neither.
 
     Parameters
     ----------
+    prediction : Prediction
     folder
-        Made if need be; must hold neither file.
+        Made if need be; it must hold neither file.
     atoms : PredictedAtoms, optional
-        What the prediction gives, if that is known already.
+        Atoms of the prediction, if they are known already.
 
     Raises
     ------
@@ -276,7 +276,7 @@ def _ca_deviation_angstrom(ours: np.ndarray, theirs: np.ndarray) -> tuple[float,
 
 
 def read_ca_positions(path: Path, chains: Chains) -> np.ndarray:
-    """CA atoms that a program wrote for these chains, by chain name and residue number; (n, 3) Å, NaN where missing.
+    """CA atoms of a program's model, by chain name and residue number; (n, 3) Å, NaN where X has none.
 
     Raises
     ------
@@ -305,7 +305,7 @@ def read_ca_positions(path: Path, chains: Chains) -> np.ndarray:
 
 
 def read_model_chains(path: Path) -> Chains:
-    """Chains of a model that a program wrote, every residue of them."""
+    """Chains of a program's model, which must have all residues."""
     sequences: dict[str, str] = {}
     for key in read_model(path).residues:
         sequences[key.chain] = sequences.get(key.chain, "") + _one_letter_code(key.name)

@@ -113,7 +113,7 @@ class AminoAcid:
 
     @classmethod
     def parse(cls, header: str, atoms: str) -> AminoAcid:
-        """One entry of the table: its first line, and the lines below it."""
+        """Amino acid of one entry of the table: its first line, and the lines below it."""
         name, *ends = header.split()
         groups, positions = {}, {}
         for atom in atoms.split(";"):
@@ -125,8 +125,8 @@ class AminoAcid:
     def group_frames(self) -> np.ndarray:
         """Each group's frame with its torsion at zero, (8, 3, 4): rotation and origin in that of its parent.
 
-        The parent of chi 2 to 4 is the chi group before, of the others the backbone. The x axis is the bond that
-        turns, the origin its far end. Groups that the residue does not have are the identity.
+        The parent of chi 2 to 4 is the chi group before it, that of the others the backbone. The x axis is the bond of
+        the torsion, the origin the bond's far end. Groups that the residue does not have are the identity.
         """
         frames = np.tile(np.eye(3, 4), (GROUPS_PER_RESIDUE, 1, 1))
         n, ca, c = (self.positions[atom] for atom in ("N", "CA", "C"))
@@ -134,13 +134,13 @@ class AminoAcid:
         frames[PSI_GROUP] = _frame_from_axes(c - ca, ca - n, c)
         for chi in range(len(self.chi_atoms) - 3):
             end = self.positions[self.chi_atoms[chi + 2]]
-            # From chi 2 on the bond starts at the origin of the parent, and what precedes it lies at negative x.
+            # From chi 2 on the bond starts at the origin of the parent, and the atom before it has a negative x.
             frames[CHI1_GROUP + chi] = _frame_from_axes(end, np.array([-1.0, 0, 0]) if chi else n - ca, end)
         return frames
 
 
 def _frame_from_axes(x: np.ndarray, towards: np.ndarray, origin: np.ndarray) -> np.ndarray:
-    """Right-handed axes and origin, (3, 4): x along ``x``, y in the half plane of ``towards``."""
+    """Right-handed axes and origin, (3, 4), by Gram-Schmidt: x along ``x``, y in the half plane of ``towards``."""
     x = x / np.linalg.norm(x)
     y = towards - (towards @ x) * x
     y /= np.linalg.norm(y)
@@ -161,7 +161,7 @@ AMINO_ACIDS = _parse_geometry_table(AMINO_ACID_GEOMETRY)
 """The twenty, in AlphaFold's order."""
 
 UNKNOWN_RESIDUE = len(AMINO_ACIDS)
-"""AlphaFold's number of a residue that is none of the twenty; it has no atoms."""
+"""AlphaFold's number of X, a residue that is none of the twenty; it has no atoms."""
 
 RESIDUE_NAMES = (*(amino_acid.name for amino_acid in AMINO_ACIDS), "UNK")
 """Three-letter names by AlphaFold's number."""
@@ -170,12 +170,12 @@ ONE_LETTER_CODES = "".join(gemmi.find_tabulated_residue(amino_acid.name).one_let
 """One-letter codes of the twenty by AlphaFold's number: ARNDCQEGHILKMFPSTWYV."""
 
 ATOM14_NAMES = (*(tuple(amino_acid.groups) for amino_acid in AMINO_ACIDS), ())
-"""Names of the atoms by AlphaFold's number: those of the first columns of atom14, the others stay empty."""
+"""Names of the atoms by AlphaFold's number of the residue, in the columns of atom14; further columns are empty."""
 
 
 @dataclass(frozen=True)
 class ResidueTables:
-    """The amino acids as arrays, by AlphaFold's number of them; row 20 is of the unknown one.
+    """Ideal geometry of the amino acids as arrays, by AlphaFold's number; row 20 is X.
 
     Attributes
     ----------

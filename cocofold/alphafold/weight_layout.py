@@ -64,7 +64,7 @@ _IPA, _ANGLES, _TRANSITION = "structure_module.ipa.", "structure_module.angle_re
 
 @dataclass(frozen=True)
 class WeightArray:
-    """One array.
+    """Name, shape and place of one array.
 
     Attributes
     ----------
@@ -83,12 +83,12 @@ class WeightArray:
 
     @property
     def is_matrix(self) -> bool:
-        """Whether it is the matrix of a linear layer: input first there, output first in torch."""
+        """Whether it is the matrix of a linear layer, with the input first in AlphaFold's files, last in torch."""
         return self.alphafold_key.endswith("//weights")
 
     @property
     def torch_shape(self) -> tuple[int, ...]:
-        """Shape in our module and in OpenFold's."""
+        """Shape in ``StructureModule`` and in OpenFold's checkpoints."""
         outputs = math.prod(self.shape[1:])
         return (outputs, self.shape[0]) if self.is_matrix else (outputs * self.shape[0],)
 
@@ -262,7 +262,8 @@ SINGLE_ACTIVATIONS: tuple[WeightArray, ...] = tuple(
 """The projection of the first row of the alignment's representation to the single one."""
 
 
-# Layers whose result is added to what there is: small, so that eight iterations do not explode.
+# Layers whose result is added to the activations or frames, and the factor of their standard deviation, which keeps
+# eight iterations with random weights from diverging.
 _UPDATE_LAYERS = ("output_projection", "transition_2", "rigid", "resblock2", "resblock2_1")
 _UPDATE_SCALE = 0.1
 # Its softplus is one, as where AlphaFold begins to train.
@@ -270,15 +271,15 @@ _POINT_WEIGHT = math.log(math.expm1(1.0))
 
 
 def random_weights(seed: int) -> dict[str, torch.Tensor]:
-    """All 56 arrays of the structure module and its heads and the two of the single activations, float32.
+    """Random arrays: the 56 of the structure module and its heads, and the two of the single activations, float32.
 
-    Matrices have a variance of one over their inputs, and a hundredth of that where their result is an update;
+    A matrix has a variance of one over the number of its inputs, and a hundredth of that where its result is an update;
     normalisations are the identity, biases zero.
 
     Parameters
     ----------
     seed : int
-        The same seed gives the same numbers everywhere.
+        Seed of numpy's generator; the same seed gives the same arrays on all machines.
     """
     generator = np.random.default_rng(seed)
     return {array.alphafold_key: _draw_array(array, generator) for array in (*MODULE_ARRAYS, *SINGLE_ACTIVATIONS)}

@@ -33,6 +33,7 @@ from cocofold.alphafold.weight_layout import (
 from cocofold.system.atomic_files import atomic_path
 from cocofold.system.errors import InputError
 
+# An array that only AlphaFold's monomer models have: their key and value share a projection.
 _ALPHAFOLD_MONOMER_KEY = f"{SCOPE}structure_module/fold_iteration/invariant_point_attention/kv_scalar//weights"
 
 
@@ -55,7 +56,7 @@ def load_structure_module(
         finite.
     """
     weights = check_module_arrays(source) if isinstance(source, Mapping) else read_weights(source)
-    # Weights that are about to be replaced shall not use up the caller's random numbers.
+    # Initial weights, which are replaced below, leave the caller's random numbers as they were.
     with torch.random.fork_rng(devices=[]):
         module = StructureModule(options)
     module.load_state_dict({array.module_key: array.to_torch(weights[array.alphafold_key]) for array in MODULE_ARRAYS})
@@ -109,7 +110,7 @@ def save_weights(weights: Mapping[str, torch.Tensor], path: str | os.PathLike[st
 def _read_arrays(
     path: Path, wanted: Sequence[WeightArray], scopes: tuple[str, ...], openfold_scopes: tuple[str, ...]
 ) -> dict[str, torch.Tensor]:
-    """The wanted arrays of a file, checked; no others may stand in the scopes."""
+    """The wanted arrays of a file, checked; the scopes may have no others."""
     if not path.is_file():
         raise InputError(f"{path}: no such weight file; {WEIGHT_FILE_ADVICE}")
     if is_openfold_checkpoint(path):
@@ -123,7 +124,7 @@ def _read_arrays(
 
 
 def _read_npz(path: Path, beginnings: tuple[str, ...]) -> dict[str, torch.Tensor]:
-    """Arrays whose names begin so; the others, of which there are far more, stay in the file."""
+    """Arrays whose names have one of these beginnings; the others, which are far more, are not read."""
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             if _ALPHAFOLD_MONOMER_KEY in file.files:
@@ -136,7 +137,9 @@ def _read_npz(path: Path, beginnings: tuple[str, ...]) -> dict[str, torch.Tensor
 
 
 _CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt")
+# Beginnings of names that wrappers such as torch's DistributedDataParallel add.
 _WRAPPER_PREFIXES = ("module.", "model.")
+# A tensor that only OpenFold's monomer models have.
 _OPENFOLD_MONOMER_KEY = "structure_module.ipa.linear_kv.weight"
 _CHECKPOINT_ADVICE = (
     "give a checkpoint of a model_K_multimer_v3 of OpenFold's, or AlphaFold's params_model_K_multimer_v3.npz"
@@ -168,9 +171,9 @@ def read_openfold_checkpoint(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _tensors_of_checkpoint(content: Any) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint by OpenFold's names, wherever training programs keep them."""
+    """Tensors of a checkpoint by OpenFold's names, in any of the layouts that training programs write."""
     if isinstance(content, Mapping):
-        # The running average is what OpenFold predicts with; Lightning and DeepSpeed have keys of their own.
+        # OpenFold predicts with the running average ("ema"); "state_dict" is Lightning's key, "module" DeepSpeed's.
         for path in (("ema", "params"), ("state_dict",), ("module",)):
             inner: Any = content
             for key in path:
@@ -188,7 +191,7 @@ def _tensors_of_checkpoint(content: Any) -> dict[str, torch.Tensor]:
 def _without_wrapper_prefixes(name: str) -> str:
     for prefix in _WRAPPER_PREFIXES:
         if name.startswith(prefix):
-            return _without_wrapper_prefixes(name[len(prefix) :])
+            return _without_wrapper_prefixes(name.removeprefix(prefix))
     return name
 
 
@@ -196,12 +199,12 @@ _WEIGHT_FILE_PATTERN = re.compile(r"params_(?P<model>model_\d\w*)\.npz")
 
 
 def weight_file_name(model_number: int) -> str:
-    """Name of the file in which AlphaFold-Multimer v2.3 comes."""
+    """File name of the weights of an AlphaFold-Multimer v2.3 model."""
     return f"params_model_{model_number}_multimer_v3.npz"
 
 
 def colabfold_weights_folder() -> Path:
-    """Where ColabFold keeps the weights that it downloads."""
+    """Folder in which ColabFold keeps the weights that it downloads."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(cache) / "colabfold" / "params"
 
@@ -218,9 +221,9 @@ def find_weights(given: Path | None, model_number: int) -> Path:
     Parameters
     ----------
     given : Path, optional
-        The file, a folder with it, or a folder whose subfolder ``params`` has it; by default where ColabFold keeps it.
+        The file, a folder with it, or a folder whose subfolder ``params`` has it; by default ColabFold's folder.
     model_number : int
-        Which of the five models made the representations.
+        Number, 1 to 5, of the model that made the representations.
 
     Raises
     ------
@@ -250,10 +253,10 @@ def find_weights(given: Path | None, model_number: int) -> Path:
 
 
 def project_single_representation(first_row: torch.Tensor, path: Path) -> torch.Tensor:
-    """The single representation, a linear function of the MSA's first row (Jumper et al. 2021, suppl. alg. 6).
+    """The single representation, a linear function of the alignment's first row (Jumper et al. 2021, suppl. alg. 6).
 
-    ColabFold computes it in bfloat16 by default. Where the first row is in bfloat16, this rounds as it does: products
-    to bfloat16, then the bias added in float32.
+    ColabFold computes it in bfloat16 by default. Where all numbers of the first row are bfloat16, this function rounds
+    as ColabFold does: the product to bfloat16, to which the bias is added in float32.
 
     Parameters
     ----------

@@ -18,8 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step import CASES, Case, image_parts, network_step, timed
 from cocofold.alphafold.pair_representation import choose_pair_dtypes
-from cocofold.alphafold.residue_constants import ATTENTION_HEADS, PAIR_WIDTH
 from cocofold.alphafold.structure_network import ITERATIONS
+from cocofold.alphafold.weight_layout import ATTENTION_HEADS, PAIR_WIDTH
 from cocofold.imaging.projection import atom_window_pixels
 
 _LONG, _MATRIX, _OPERATIONS_SHOWN = 1 << 28, 3000, 9

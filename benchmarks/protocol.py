@@ -23,11 +23,11 @@ from benchmarks.step import CASES, VOLUME_PER_ATOM_A3, Case
 from cocofold.alphafold.chains import Chains
 from cocofold.alphafold.prediction import Prediction, Provenance
 from cocofold.alphafold.rebuild import write_prediction
+from cocofold.alphafold.residue_constants import ONE_LETTER_CODES
 from cocofold.alphafold.weight_layout import random_weights
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
 
-_LETTERS = "ARNDCQEGHILKMFPSTWYV"
 _RIGID = "structure_module/fold_iteration/quat_rigid/rigid//weights"
 # Of atoms around their middle, root mean square, with translations as the random weights give them.
 _RADIUS_AT_SCALE_ONE_A = 28.0
@@ -39,7 +39,7 @@ def write_random_prediction(case: Case, folder: Path) -> None:
     protein = math.sqrt(3 / 5) * (case.atoms * VOLUME_PER_ATOM_A3 * 3 / (4 * math.pi)) ** (1 / 3)
     draw = torch.Generator().manual_seed(0)
     letters = torch.randint(0, 20, (residues,), generator=draw)
-    chains = Chains.of(("".join(_LETTERS[int(number)] for number in letters),))
+    chains = Chains.of(("".join(ONE_LETTER_CODES[int(number)] for number in letters),))
     weights = random_weights(0)
     names = [name for name in weights if name.endswith(_RIGID)]
     assert len(names) == 1, names
@@ -50,7 +50,7 @@ def write_random_prediction(case: Case, folder: Path) -> None:
         pair=torch.randn(residues, residues, 128, generator=draw),
         aatype=torch.as_tensor(chains.aatype()),
         mask=torch.ones(residues, dtype=torch.bool),
-        chain_index=torch.as_tensor(chains.index()),
+        chain_index=torch.as_tensor(chains.chain_index()),
         residue_numbers=torch.as_tensor(chains.residue_numbers()),
         chains=chains,
         weights=weights,

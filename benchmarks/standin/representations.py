@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from cocofold.alphafold.residue_constants import PAIR_WIDTH, SINGLE_WIDTH
 from cocofold.alphafold.residue_frames import Rigid
+from cocofold.alphafold.weight_layout import PAIR_WIDTH, SINGLE_WIDTH
 
 _FARTHEST_NEIGHBOUR = 32
 _DISTANCE_CENTRES = torch.linspace(2, 44, 36)

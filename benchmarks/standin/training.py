@@ -15,11 +15,11 @@ import torch
 from benchmarks.accuracy import ROOT
 from benchmarks.standin.representations import Representations
 from cocofold.alphafold import load_structure_module
-from cocofold.alphafold.chains import ONE_LETTER_CODES, Chains
+from cocofold.alphafold.chains import Chains
 from cocofold.alphafold.pair_representation import normalise_pair
 from cocofold.alphafold.prediction import Prediction, Provenance
 from cocofold.alphafold.rebuild import write_prediction
-from cocofold.alphafold.residue_constants import ATOM14_NAMES, RESIDUE_NAMES
+from cocofold.alphafold.residue_constants import ATOM14_NAMES, ONE_LETTER_CODES, RESIDUE_NAMES
 from cocofold.alphafold.residue_frames import Rigid
 from cocofold.alphafold.structure_network import StructureModuleOutput
 from cocofold.alphafold.weight_layout import random_weights
@@ -166,7 +166,7 @@ def train(chain: Chain, seed: int, steps: int) -> Prediction:
         pair=pair,
         aatype=chain.aatype,
         mask=mask,
-        chain_index=torch.as_tensor(chain.chains.index()),
+        chain_index=torch.as_tensor(chain.chains.chain_index()),
         residue_numbers=chain.numbers,
         chains=chain.chains,
         weights=official_weights(module),

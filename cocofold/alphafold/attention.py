@@ -1,28 +1,36 @@
-"""Invariant point attention of AlphaFold-Multimer (Jumper et al., alg. 22, with the multimer model's projections)."""
+"""Invariant point attention of AlphaFold-Multimer, and the paper's image adapter, which adds to its scalar part.
+
+Jumper et al., Nature 596, 583 (2021), alg. 22, with the projections and constants of ``InvariantPointAttention`` in
+AlphaFold's model/folding_multimer.py.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Optional
 
 import torch
 from torch import nn
 
 from cocofold.alphafold.pair_representation import PairRepresentation, SharedBias, attend_with_pair
-from cocofold.alphafold.residue_constants import (
+from cocofold.alphafold.residue_frames import Rigid
+from cocofold.alphafold.weight_layout import (
     ATTENTION_HEADS,
+    ATTENTION_OUTPUTS,
     HEAD_CHANNELS,
-    MASKED_LOGIT,
     PAIR_WIDTH,
     QUERY_POINTS,
     SINGLE_WIDTH,
     VALUE_POINTS,
 )
-from cocofold.alphafold.residue_frames import Rigid
 
-# Scalars, points and pairs share the logits in equal parts.
+# Factor of the logits, which are sums of three terms of variance one (w_L of alg. 22).
 _LOGIT_SHARE = math.sqrt(1 / 3)
+# Factor of the squared distances (w_C of alg. 22 without w_L): a query point and a key point of standard normal
+# coordinates give a logit of variance 9/2.
 _POINT_SCALE = math.sqrt(2 / (9 * QUERY_POINTS))
+# Added to the logits of residues that do not count, before the factor of the logits.
+_MASKED_LOGIT = -1e5
+# Square of AlphaFold's smallest norm of a point (``dist_epsilon``, 1e-8): a norm of zero has no gradient.
 _LEAST_SQUARED_NORM = 1e-16
 
 
@@ -49,13 +57,13 @@ class InvariantPointAttention(nn.Module):
         self.value_points = nn.Linear(SINGLE_WIDTH, value_points)
         self.pair_bias = nn.Linear(PAIR_WIDTH, ATTENTION_HEADS)
         self.point_weights = nn.Parameter(torch.zeros(ATTENTION_HEADS))
-        self.output = nn.Linear(ATTENTION_HEADS * (HEAD_CHANNELS + 4 * VALUE_POINTS + PAIR_WIDTH), SINGLE_WIDTH)
+        self.output = nn.Linear(ATTENTION_OUTPUTS, SINGLE_WIDTH)
 
     def pair_logits(self, pair: PairRepresentation) -> SharedBias:
-        """The pair's part of the logits but for what is the same for all keys, (12, n, n).
+        """The pair's part of the logits without what is the same for all keys, (12, n, n).
 
-        It does not change from iteration to iteration. The scale of the pair's normalisation is folded into the
-        projection, its offset into ``_key_offset``.
+        It is the same in all iterations. The projection includes the scale of the pair's normalisation, and
+        ``_key_offset`` its offset.
         """
         return SharedBias(pair.project(_LOGIT_SHARE * self.pair_bias.weight * self.pair_norm.weight))
 
@@ -66,7 +74,7 @@ class InvariantPointAttention(nn.Module):
         mask: torch.Tensor,
         pair: PairRepresentation,
         pair_logits: SharedBias,
-        adapter: Optional[ImageAdapter] = None,
+        adapter: ImageAdapter | None = None,
     ) -> torch.Tensor:
         """Update of the activations.
 
@@ -88,18 +96,14 @@ class InvariantPointAttention(nn.Module):
         -------
         (n, 384) float
         """
-        # |k|² loses digits far from the origin.
+        # Points are taken about the centre, since |k|² loses digits far from the origin.
         centre = (mask[:, None] * frames.translation).sum(0) / mask.sum().clamp(min=1)
         centred = Rigid(frames.rotation, frames.translation - centre)
         query, key = self._query_and_key(act, centred, mask)
         values = self._values(act, centred)
-        columns = None if pair.added is None else pair.added.columns
-        gathered, pairs, met = attend_with_pair(
-            query, key, pair_logits, values, pair.values, columns, pair.backward_values
-        )
-        if pair.added is not None:
-            pairs = pairs + pair.added.gathered(met)
-        scalars, points = self._split_result(gathered, centred)
+        sums = attend_with_pair(query, key, pair_logits, values, pair)
+        pairs = sums.pairs if pair.added is None else sums.pairs + pair.added.weighted_sum(sums.segment_weights)
+        scalars, points = self._split_result(sums.values, centred)
         if adapter is not None:
             scalars = adapter(act, mask, scalars)
         norms = (points**2).sum(2).clamp(min=_LEAST_SQUARED_NORM).sqrt()
@@ -109,11 +113,11 @@ class InvariantPointAttention(nn.Module):
         return self.output(torch.cat([part.flatten(1) for part in (scalars, x, y, z, norms, pairs)], dim=1))
 
     def _query_and_key(self, act: torch.Tensor, frames: Rigid, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the logits of features and points are products of, (12, n, 29) each."""
+        """Query and key whose products are the logits of features and points, (12, n, 29) each."""
         weight = _POINT_SCALE * nn.functional.softplus(self.point_weights)[:, None]
         query_points = _global_points(self.query_points(act), frames).flatten(2)
         key_points = _global_points(self.key_points(act), frames).flatten(2)
-        offset = self._key_offset() + MASKED_LOGIT * (1 - mask)[:, None] - weight[:, 0] / 2 * (key_points**2).sum(2)
+        offset = self._key_offset() + _MASKED_LOGIT * (1 - mask)[:, None] - weight[:, 0] / 2 * (key_points**2).sum(2)
         one = torch.ones_like(offset)
         query = torch.cat(
             [_split_heads(self.query(act)) / math.sqrt(HEAD_CHANNELS), weight * query_points, one[..., None]], dim=2
@@ -122,7 +126,7 @@ class InvariantPointAttention(nn.Module):
         return _LOGIT_SHARE * query.transpose(0, 1), key.transpose(0, 1)
 
     def _key_offset(self) -> torch.Tensor:
-        """What the pair's offset and bias add to all keys alike, (12,); the softmax takes it away again."""
+        """Number that the pair's offset and bias add to all keys alike, (12,); it cancels in the softmax."""
         return nn.functional.linear(self.pair_norm.bias, self.pair_bias.weight, self.pair_bias.bias)
 
     def _values(self, act: torch.Tensor, frames: Rigid) -> torch.Tensor:
@@ -130,9 +134,9 @@ class InvariantPointAttention(nn.Module):
         points = _global_points(self.value_points(act), frames)
         return torch.cat([_split_heads(self.value(act)), points.flatten(2)], dim=2).transpose(0, 1)
 
-    def _split_result(self, gathered: torch.Tensor, frames: Rigid) -> tuple[torch.Tensor, torch.Tensor]:
+    def _split_result(self, summed: torch.Tensor, frames: Rigid) -> tuple[torch.Tensor, torch.Tensor]:
         """Scalars (n, 12, 16), and points (n, 12, 3, 8) in the frame of each residue."""
-        scalars, points = gathered.transpose(0, 1).split([HEAD_CHANNELS, 3 * VALUE_POINTS], dim=2)
+        scalars, points = summed.transpose(0, 1).split([HEAD_CHANNELS, 3 * VALUE_POINTS], dim=2)
         arm = points.unflatten(2, (3, VALUE_POINTS)) - frames.translation[:, None, :, None]
         return scalars, torch.einsum("nba,nhbp->nhap", frames.rotation, arm)
 
@@ -150,7 +154,9 @@ def _global_points(features: torch.Tensor, frames: Rigid) -> torch.Tensor:
     return torch.einsum("nab,nhbp->nhap", frames.rotation, local) + frames.translation[:, None, :, None]
 
 
+# Standard deviation of the adapter's weights at the start: the paper draws them from N(0, 0.1²).
 _WEIGHT_DEVIATION = 0.1
+# Added to variances before the division, as torch and AlphaFold do in a layer normalisation.
 _LEAST_VARIANCE = 1e-5
 
 
@@ -163,10 +169,10 @@ class ImageAdapter(nn.Module):
     Parameters
     ----------
     seed : int
-        Of the weights, drawn from N(0, 0.1²).
+        Seed of the weights, which are drawn from N(0, 0.1²).
     gated : bool
-        Whether u passes a gate, one number a channel, which starts at zero, so that the adapter changes nothing at
-        first. The paper has none.
+        Whether u is multiplied by a gate, one number a channel, which starts at zero, so that the adapter changes
+        nothing at first. The paper has no gate.
     """
 
     def __init__(self, seed: int = 0, gated: bool = True) -> None:
@@ -197,13 +203,12 @@ class ImageAdapter(nn.Module):
             .unflatten(2, (ATTENTION_HEADS, HEAD_CHANNELS))
             .transpose(1, 2)
         )
-        share = math.sqrt(1 / 3)
         attended = nn.functional.scaled_dot_product_attention(
             query[None],
             key[None],
             value[None],
-            attn_mask=(share * MASKED_LOGIT * (1 - mask)).expand(1, 1, len(mask), len(mask)),
-            scale=share / math.sqrt(HEAD_CHANNELS),
+            attn_mask=(_LOGIT_SHARE * _MASKED_LOGIT * (1 - mask)).expand(1, 1, len(mask), len(mask)),
+            scale=_LOGIT_SHARE / math.sqrt(HEAD_CHANNELS),
         )
         added = _with_moments_of(scalars, attended[0].transpose(0, 1))
         return scalars + (added if self.gate is None else self.gate * added)

@@ -1,4 +1,4 @@
-"""Chains of a prediction: their sequences as AlphaFold numbers them, and as FASTA and a3m files write them."""
+"""Chains of a prediction: names, sequences and AlphaFold's numbers, and how FASTA and a3m files are read."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
+from cocofold.alphafold.residue_constants import ONE_LETTER_CODES, UNKNOWN_RESIDUE
 from cocofold.system.errors import InputError
 
-ONE_LETTER_CODES = "ARNDCQEGHILKMFPSTWYV"
-"""One-letter codes in AlphaFold's order; anything else is number 20, X."""
-
-UNKNOWN_RESIDUE = len(ONE_LETTER_CODES)
 CHAIN_NAMES = string.ascii_uppercase + string.ascii_lowercase + string.digits
+"""Names of chains in the order in which AlphaFold gives them (``PDB_CHAIN_IDS`` of its common/protein.py)."""
+
+# A sequence of A, C, G, U or of A, C, G, T is taken for a nucleic acid from this length on; a peptide of alanine,
+# cysteine, glycine and threonine alone that is longer would be refused.
+_MIN_NUCLEIC_ACID_LENGTH = 10
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Chains:
     ----------
     names : tuple of str
     sequences : tuple of str
-        One-letter codes; X for what is not one of the twenty amino acids.
+        One-letter codes; X where a residue is none of the twenty amino acids.
     """
 
     names: tuple[str, ...]
@@ -40,6 +42,7 @@ class Chains:
         return cls(tuple(CHAIN_NAMES[: len(sequences)]), sequences)
 
     def __len__(self) -> int:
+        """Number of residues of all chains."""
         return sum(map(len, self.sequences))
 
     def aatype(self) -> np.ndarray:
@@ -47,8 +50,8 @@ class Chains:
         number = {letter: index for index, letter in enumerate(ONE_LETTER_CODES)}
         return np.array([number.get(letter, UNKNOWN_RESIDUE) for letter in "".join(self.sequences)], dtype=np.int64)
 
-    def index(self) -> np.ndarray:
-        """Row of each residue's chain, (n_residues,) int64."""
+    def chain_index(self) -> np.ndarray:
+        """Index of each residue's chain, (n_residues,) int64."""
         return np.repeat(np.arange(len(self.sequences)), [len(sequence) for sequence in self.sequences])
 
     def residue_numbers(self) -> np.ndarray:
@@ -65,7 +68,7 @@ class Chains:
 
 
 def read_fasta(path: Path) -> Chains:
-    """Chains of one complex: records of a FASTA file, and within a record what ``:`` separates.
+    """Chains of one complex: the records of a FASTA file, or the parts of a record between ``:``.
 
     Raises
     ------
@@ -88,8 +91,8 @@ def read_fasta(path: Path) -> Chains:
 def read_a3m_chains(path: Path) -> Chains:
     """Chains of the queries of an a3m file, with ColabFold's first line ``#lengths<tab>copies`` or without it.
 
-    Each record is an alignment of all different chains, one after the other. The first record that has residues of a
-    chain is its query: the first record of all where the alignment is paired, one record a chain where it is not.
+    Each record is an alignment of all different chains, one after the other. The query of a chain is the first record
+    that has residues of it: the first record of the file if the alignment is paired, one record a chain otherwise.
 
     Raises
     ------
@@ -113,12 +116,12 @@ def read_a3m_chains(path: Path) -> Chains:
 
 
 def first_record_covers_all_chains(path: Path) -> bool:
-    """Whether the first record of an a3m file has all chains, as ColabFold wants it of an alignment it is given."""
+    """Whether the first record of an a3m file has residues of all chains, which ColabFold requires of its input."""
     return "-" not in _aligned_records([line for line in _read_lines(path, "MSA") if not line.startswith("#")])[0]
 
 
 def _aligned_records(lines: list[str]) -> list[str]:
-    """Aligned columns of each record: lower-case letters are insertions."""
+    """Aligned columns of each record, without insertions, which are lower-case letters."""
     records: list[list[str]] = []
     for line in lines:
         if line.startswith(">"):
@@ -164,6 +167,6 @@ def _require_protein(text: str, path: Path) -> str:
     if not sequence or foreign:
         found = f"the characters {' '.join(foreign)}" if foreign else "an empty sequence"
         raise InputError(f"{path}: {found} found; each chain must be a protein sequence of one-letter codes")
-    if len(sequence) >= 10 and set(sequence) in (set("ACGU"), set("ACGT")):
+    if len(sequence) >= _MIN_NUCLEIC_ACID_LENGTH and set(sequence) in (set("ACGU"), set("ACGT")):
         raise InputError(f"{path}: {sequence[:20]} looks like a nucleic acid; AlphaFold-Multimer takes proteins only")
     return "".join(letter if letter in ONE_LETTER_CODES else "X" for letter in sequence)

@@ -1,4 +1,4 @@
-"""A prediction from a ColabFold output folder."""
+"""A prediction from a ColabFold output folder: choosing a model's files, and reading them."""
 
 from __future__ import annotations
 
@@ -13,22 +13,30 @@ import numpy as np
 import torch
 
 from cocofold.alphafold.chains import read_a3m_chains
-from cocofold.alphafold.prediction import PAIR_WIDTH, Provenance, advice_on_folder
-from cocofold.alphafold.rebuild import VerifiedPrediction, build_verified_prediction, read_ca_positions
+from cocofold.alphafold.external_programs import advice_on_folder
+from cocofold.alphafold.prediction import Provenance
+from cocofold.alphafold.rebuild import (
+    MAX_DEVIATION_ANGSTROM,
+    ProgramOutput,
+    VerifiedPrediction,
+    build_verified_prediction,
+    read_ca_positions,
+)
+from cocofold.alphafold.run_programs import COLABFOLD_FLAGS, COLABFOLD_MODEL_TYPE
 from cocofold.alphafold.safe_pickle import load_pickled_arrays
+from cocofold.alphafold.weight_layout import MSA_WIDTH, PAIR_WIDTH
 from cocofold.alphafold.weights import find_weights, project_single_representation
 from cocofold.system.errors import InputError
-
-MSA_WIDTH = 256
 
 
 def read_colabfold_prediction(
     folder: Path,
     weights: Path | None = None,
+    *,
     job: str | None = None,
     rank: int | None = None,
     model_number: int | None = None,
-    max_deviation_angstrom: float = 0.5,
+    max_deviation_angstrom: float = MAX_DEVIATION_ANGSTROM,
 ) -> VerifiedPrediction:
     """Read one model of a ColabFold run and make sure that the weights give its atoms again.
 
@@ -39,9 +47,9 @@ def read_colabfold_prediction(
     weights : Path, optional
         AlphaFold's weight file of the same model number, or a folder with it.
     job : str, optional
-        Needed if the folder holds several.
+        Name of the job, needed if the folder holds several.
     rank, model_number : int, optional
-        By default the best.
+        Which of the job's models; by default the best.
     max_deviation_angstrom : float
         Largest CA RMSD from the folder's own PDB; float16 and bfloat16 cost up to 0.1 Å.
 
@@ -54,28 +62,32 @@ def read_colabfold_prediction(
     _require_complete(files)
     weight_file = find_weights(weights, files.model_number)
     chains = read_a3m_chains(files.msa)
-    first_row, pair = _read_representations(files, len(chains))
-    plddt, pae = _read_scores(files, len(chains))
-    origin = Provenance(
+    n = len(chains)
+    first_row, pair = _read_representations(files, n)
+    scores = {} if "scores" not in files.paths else _read_json(files.paths["scores"])
+    output = ProgramOutput(
+        chains=chains,
+        single=project_single_representation(first_row, weight_file),
+        pair=pair,
+        origin=_provenance(files, weight_file),
+        ca_positions=read_ca_positions(files.paths["unrelaxed"], chains),
+        plddt=_score(scores, "plddt", (n,), files),
+        pae=_score(scores, "pae", (n, n), files),
+    )
+    return build_verified_prediction(output, weight_file, max_deviation_angstrom)
+
+
+def _provenance(files: ModelFiles, weight_file: Path) -> Provenance:
+    config = _read_config(files.folder)
+    return Provenance(
         program="ColabFold",
-        program_version=_read_config(folder).get("version"),
+        program_version=config.get("version"),
         job=files.job,
         model_number=files.model_number,
         rank=files.rank,
         seed=files.seed,
-        recycles=_read_recycles(files),
-        files={"folder": str(folder), "weights": str(weight_file), "model": files.paths["unrelaxed"].name},
-    )
-    return build_verified_prediction(
-        chains,
-        project_single_representation(first_row, weight_file),
-        pair,
-        weight_file,
-        origin,
-        read_ca_positions(files.paths["unrelaxed"], chains),
-        max_deviation_angstrom,
-        plddt,
-        pae,
+        recycles=_read_recycles(files, config),
+        files={"folder": str(files.folder), "weights": str(weight_file), "model": files.paths["unrelaxed"].name},
     )
 
 
@@ -98,14 +110,14 @@ def _require_complete(files: ModelFiles) -> None:
 
 
 def _read_representations(files: ModelFiles, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """First row of the MSA, (n, 256), and pair, (n, n, 128); ColabFold leaves padding at the end."""
+    """First row of the alignment's representation, (n, 256), and pair, (n, n, 128), without padding at the end."""
     if {"single_repr", "pair_repr"} <= set(files.paths):
-        single, pair = (_load_npy(files.paths[kind]) for kind in ("single_repr", "pair_repr"))
         source = files.paths["pair_repr"]
+        single, pair = _load_npy(files.paths["single_repr"]), _load_npy(source)
     else:
         source = files.paths["all"]
-        kept = load_pickled_arrays(source).get("representations", {})
-        single, pair = (np.asarray(kept.get(name, ())) for name in ("single", "pair"))
+        pickled = load_pickled_arrays(source).get("representations", {})
+        single, pair = (np.asarray(pickled.get(name, ())) for name in ("single", "pair"))
     if single.ndim != 2 or single.shape[1] != MSA_WIDTH or len(single) < n:
         raise InputError(
             f"{files.folder}: the single representation is {single.shape}; for {n} residues it must be ({n} or more, "
@@ -129,24 +141,18 @@ def _load_npy(path: Path) -> np.ndarray:
     return array
 
 
-def _read_scores(files: ModelFiles, n: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    if "scores" not in files.paths:
-        return None, None
-    scores = _read_json(files.paths["scores"])
-    found: list[torch.Tensor | None] = []
-    for name, shape in (("plddt", (n,)), ("pae", (n, n))):
-        values = scores.get(name)
-        if values is None:
-            found.append(None)
-            continue
-        try:
-            array = np.asarray(values, dtype=np.float32)
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{files.paths['scores']}: {name} is not a table of numbers ({error})") from error
-        if array.shape != shape:
-            raise InputError(f"{files.paths['scores']}: {name} is {array.shape}; for {n} residues it must be {shape}")
-        found.append(torch.from_numpy(array))
-    return found[0], found[1]
+def _score(scores: dict[str, Any], name: str, shape: tuple[int, ...], files: ModelFiles) -> torch.Tensor | None:
+    """One of ColabFold's scores, float32, or None if it wrote none."""
+    values, path = scores.get(name), files.paths.get("scores")
+    if values is None:
+        return None
+    try:
+        array = np.asarray(values, dtype=np.float32)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: {name} is not a table of numbers ({error})") from error
+    if array.shape != shape:
+        raise InputError(f"{path}: {name} is {array.shape}; for {shape[0]} residues it must be {shape}")
+    return torch.from_numpy(array)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -164,25 +170,22 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_recycles(files: ModelFiles) -> int | None:
-    """Recycles that the log tells for the model, or else those asked for."""
+def _read_recycles(files: ModelFiles, config: dict[str, Any]) -> int | None:
+    """Number of recycles of the model in ColabFold's log, or else the number in its settings."""
     log = files.folder / "log.txt"
     found = None
     if log.is_file():
         job = ""
         for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
             query = re.search(r"Query \d+/\d+: (\S+) \(length", line)
-            ended = re.search(rf"{re.escape(files.tag)} took \S+ \((\d+) recycles\)", line)
+            ended = re.search(rf"{re.escape(files.log_name)} took \S+ \((\d+) recycles\)", line)
             job = query[1] if query else job
             found = int(ended[1]) if ended and job == files.job else found
     if found is None:
-        asked = _read_config(files.folder).get("num_recycles")
+        asked = config.get("num_recycles")
         found = asked if isinstance(asked, int) else None
     return found
 
-
-COLABFOLD_MODEL_TYPE = "alphafold2_multimer_v3"
-COLABFOLD_FLAGS = f"--model-type {COLABFOLD_MODEL_TYPE} --save-single-representations --save-pair-representations"
 
 _FILE_NAME_PATTERN = re.compile(
     r"(?P<job>.+)_(?P<kind>unrelaxed|relaxed|scores|single_repr|pair_repr|all)(?:_rank_(?P<rank>\d+))?"
@@ -217,8 +220,8 @@ class ModelFiles:
         return self.folder / f"{self.job}.a3m"
 
     @property
-    def tag(self) -> str:
-        """The model's name in ColabFold's log."""
+    def log_name(self) -> str:
+        """Name of the model in ColabFold's log."""
         return f"{self.model_type}_model_{self.model_number}_seed_{self.seed:03d}"
 
 
@@ -249,9 +252,8 @@ def choose_model_files(folder: Path, job: str | None, rank: int | None, model_nu
         if (rank is None or model.rank == rank) and (model_number is None or model.model_number == model_number)
     ]
     if not fitting:
-        asked = [f"--rank {rank}"] * (rank is not None) + [f"--model-number {model_number}"] * (
-            model_number is not None
-        )
+        options = (("--rank", rank), ("--model-number", model_number))
+        asked = [f"{option} {value}" for option, value in options if value is not None]
         there = ", ".join(f"rank {model.rank} (model {model.model_number}, seed {model.seed})" for model in models)
         raise InputError(f"--colabfold {folder}: no model of {' and '.join(asked)}; there are {there}")
     return fitting[0]
@@ -270,7 +272,7 @@ def _find_models(folder: Path) -> list[ModelFiles]:
         model = found[key]
         if (model.model_number, model.seed) != (int(match["model_number"]), int(match["seed"])):
             raise InputError(
-                f"--colabfold {folder}: two models claim rank {key[1]} of {key[0]}: {model.tag} and {path.name}; "
+                f"--colabfold {folder}: two models claim rank {key[1]} of {key[0]}: {model.log_name} and {path.name}; "
                 "the folder holds files of several runs, give one with the files of one"
             )
         model.paths[match["kind"]] = path

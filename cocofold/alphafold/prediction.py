@@ -1,13 +1,15 @@
-"""A prediction's frozen half: all that AlphaFold's structure module needs to give the atoms again, in one file."""
+"""A prediction in one file: the trunk's representations, and the weights that turn them into atoms.
+
+This module has the data, their file and their checks; ``rebuild`` runs the structure module on them.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from cocofold import __version__
-from cocofold.alphafold.chains import UNKNOWN_RESIDUE, Chains
-from cocofold.alphafold.weights import load_structure_module
+from cocofold.alphafold.chains import Chains
+from cocofold.alphafold.residue_constants import UNKNOWN_RESIDUE
+from cocofold.alphafold.weight_layout import PAIR_WIDTH, SINGLE_WIDTH, check_module_arrays
 from cocofold.system.atomic_files import atomic_path
 from cocofold.system.errors import InputError
 
 FILE_NAME, MODEL_NAME = "prediction.safetensors", "model.cif"
 FORMAT = "cocofold prediction 1"
 PROGRAM_FOLDERS = ("colabfold", "openfold")
-SINGLE_WIDTH, PAIR_WIDTH = 384, 128
+"""Folders beside a prediction in which the program that made it ran."""
+
+# Rows of a tensor that are checked for finite numbers at a time, and names of a folder's files that a message lists.
+_ROWS_AT_ONCE = 256
+_MAX_LISTED_FILES = 4
 
 _PAIR_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _WEIGHT_KEY_PREFIX = "weights/"
@@ -44,9 +51,9 @@ class Provenance:
         Which of the five AlphaFold-Multimer models.
     rank, seed, recycles : int, optional
     files : dict
-        Paths of what was read, by what it is.
+        Paths of the files that were read, by kind.
     ca_rmsd_to_program, ca_max_to_program : float, optional
-        Deviation of the atoms given again from the program's own, CA, in place, Å.
+        Deviation of the prediction's CA atoms from the program's own, without superposition, Å.
     cocofold_version : str
     """
 
@@ -71,21 +78,21 @@ class Prediction:
     ----------
     single : (n, 384) float32
     pair : (n, n, 128) float16, bfloat16 or float32
-        As the program gave it.
+        In the type in which the program wrote it.
     aatype : (n,) int64
         AlphaFold's numbers of amino acids, 20 for X.
     mask : (n,) bool
-        Residues that count.
+        Residues that are modelled.
     chain_index, residue_numbers : (n,) int64
         Row of the residue's chain in ``chains``, and its number in the files.
     chains : Chains
     weights : dict of str to Tensor
-        Structure module and confidence heads, in the official names and layout.
+        Structure module and confidence heads, in AlphaFold's names and layout.
     origin : Provenance
     plddt : (n,) float32, optional
-        The program's own.
+        The program's own confidence, 0 to 100.
     pae : (n, n) float32, optional
-        The program's own, Å.
+        The program's own aligned error, Å.
     """
 
     single: torch.Tensor
@@ -117,7 +124,7 @@ class Prediction:
                 str(partial),
                 metadata={"facts": json.dumps(facts)},
             )
-            # safetensors lets nobody else read its files.
+            # safetensors writes files that only their owner may read.
             shutil.copymode(mode_of, partial)
 
     @classmethod
@@ -133,13 +140,7 @@ class Prediction:
         if not path.is_file():
             raise InputError(f"{folder}: holds no {FILE_NAME}; give the folder that cocofold predict wrote")
         try:
-            with safe_open(str(path), framework="pt") as file:
-                # A file stays in memory as long as a tensor of it does; the pair, nearly all of it, is let go of first.
-                tensors = {
-                    name: file.get_tensor(name) if name == "pair" else file.get_tensor(name).clone()
-                    for name in file.keys()  # noqa: SIM118
-                }
-                facts = json.loads((file.metadata() or {})["facts"])
+            tensors, facts = _read_tensors_and_facts(path)
             if facts["format"] != FORMAT:
                 raise InputError(
                     f"{path}: its format is {facts['format']!r} and this version reads {FORMAT!r}; "
@@ -185,10 +186,7 @@ class Prediction:
             if tensor.is_floating_point() and not _is_finite(tensor):
                 raise InputError(f"{where}: {name} holds numbers that are not finite; predict again")
         self._check_chains(where)
-        try:
-            load_structure_module(self.weights)
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from error
+        check_module_arrays(self.weights, f"{where}: weights")
 
     def _check_chains(self, where: str) -> None:
         names = self.chains.names
@@ -196,7 +194,7 @@ class Prediction:
             raise InputError(f"{where}: {len(names)} chain names for {len(self.chains.sequences)} sequences")
         agree = (
             self.aatype.tolist() == self.chains.aatype().tolist()
-            and self.chain_index.tolist() == self.chains.index().tolist()
+            and self.chain_index.tolist() == self.chains.chain_index().tolist()
         )
         if not agree or not bool(((self.aatype >= 0) & (self.aatype <= UNKNOWN_RESIDUE)).all()):
             raise InputError(f"{where}: the residues are not those of the sequences; write it anew")
@@ -205,9 +203,20 @@ class Prediction:
             raise InputError(f"{where}: the residue numbers of a chain do not rise; write it anew")
 
 
+def _read_tensors_and_facts(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    with safe_open(str(path), framework="pt") as file:
+        # The file stays mapped as long as one of its tensors lives. All but the pair, which is nearly all of it, are
+        # copied, so that the mapping ends with the pair.
+        tensors = {
+            name: file.get_tensor(name) if name == "pair" else file.get_tensor(name).clone()
+            for name in file.keys()  # noqa: SIM118
+        }
+        return tensors, json.loads((file.metadata() or {})["facts"])
+
+
 def _prediction_from_tensors(tensors: dict[str, torch.Tensor], chains: Chains, origin: Provenance) -> Prediction:
     weights = {
-        name[len(_WEIGHT_KEY_PREFIX) :]: tensors.pop(name)
+        name.removeprefix(_WEIGHT_KEY_PREFIX): tensors.pop(name)
         for name in list(tensors)
         if name.startswith(_WEIGHT_KEY_PREFIX)
     }
@@ -216,12 +225,12 @@ def _prediction_from_tensors(tensors: dict[str, torch.Tensor], chains: Chains, o
 
 
 def _dtype_name(kind: torch.dtype) -> str:
-    return str(kind).replace("torch.", "")
+    return str(kind).removeprefix("torch.")
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
-    """Whether all is finite, a slice at a time: a mask of a whole pair takes half its memory."""
-    return all(bool(torch.isfinite(part).all()) for part in tensor.split(256))
+    """Whether all numbers are finite; a few rows at a time, since a mask of the whole pair takes half its memory."""
+    return all(bool(torch.isfinite(part).all()) for part in tensor.split(_ROWS_AT_ONCE))
 
 
 def refuse_occupied_folder(folder: Path) -> None:
@@ -236,65 +245,4 @@ def refuse_occupied_folder(folder: Path) -> None:
     held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     foreign = [name for name in held if name not in PROGRAM_FOLDERS]
     if foreign:
-        raise InputError(f"--out {folder}: the folder holds {', '.join(foreign[:4])}; give another one")
-
-
-START_FROM_MODEL_ADVICE = (
-    "start from its model instead: cocofold finetune --model MODEL.cif (no weights and no GPU needed)"
-)
-
-_ALPHAFOLD_2_ADVICE = (
-    "DeepMind's AlphaFold does not write the single and pair representations. Predict again with ColabFold "
-    "(cocofold predict --fasta) or OpenFold (--save_outputs), or start from the model: cocofold finetune --model MODEL"
-)
-
-
-def _other_network_advice(program: str) -> str:
-    return (
-        f"these are files of {program}, whose network has no structure module of AlphaFold-Multimer; "
-        f"{START_FROM_MODEL_ADVICE}"
-    )
-
-
-# The first pattern that a name of the folder fits decides.
-_ADVICE_BY_FILE_PATTERN: tuple[tuple[str, str], ...] = (
-    ("ranking_scores.csv", _other_network_advice("AlphaFold 3")),
-    ("*_ranking_scores.csv", _other_network_advice("AlphaFold 3")),
-    ("fold_*_full_data_*.json", _other_network_advice("the AlphaFold server (AlphaFold 3)")),
-    ("*_summary_confidences*.json", _other_network_advice("AlphaFold 3")),
-    ("*_data.json", _other_network_advice("AlphaFold 3")),
-    ("boltz_results_*", _other_network_advice("Boltz")),
-    ("plddt_*_model_*.npz", _other_network_advice("Boltz")),
-    ("confidence_*_model_*.json", _other_network_advice("Boltz")),
-    ("pred.model_idx_*.cif", _other_network_advice("Chai")),
-    ("scores.model_idx_*.npz", _other_network_advice("Chai")),
-    ("result_model_*.pkl", _ALPHAFOLD_2_ADVICE),
-    ("ranking_debug.json", _ALPHAFOLD_2_ADVICE),
-)
-
-_ALPHAFOLD_2_OUTPUT_KEYS = {"structure_module", "distogram", "predicted_lddt", "masked_msa"}
-
-
-def advice_on_folder(folder: Path) -> str | None:
-    """What to do with the output of another program, or None if the folder does not look like one."""
-    names = [entry.name for entry in folder.iterdir()]
-    return _advice_for_names([folder.name, *names])
-
-
-def advice_on_file(path: Path) -> str | None:
-    """What to do with a file of another program, or None if its name does not look like one."""
-    if path.suffix in (".cif", ".pdb", ".mmcif"):
-        return f"this is a model, without representations; {START_FROM_MODEL_ADVICE}"
-    return _advice_for_names([path.name, path.parent.name])
-
-
-def advice_on_pickle_keys(names: Collection[str]) -> str | None:
-    """What to do with a pickle that has these entries, or None if they are not AlphaFold's."""
-    return _ALPHAFOLD_2_ADVICE if _ALPHAFOLD_2_OUTPUT_KEYS & set(names) else None
-
-
-def _advice_for_names(names: list[str]) -> str | None:
-    for pattern, advice in _ADVICE_BY_FILE_PATTERN:
-        if any(fnmatch(name, pattern) for name in names):
-            return advice
-    return None
+        raise InputError(f"--out {folder}: the folder holds {', '.join(foreign[:_MAX_LISTED_FILES])}; give another one")

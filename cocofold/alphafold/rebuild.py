@@ -1,9 +1,10 @@
-"""Atoms from a prediction: the structure module run on its representations, and the model that they make."""
+"""Atoms from a prediction: running the structure module, making a model, comparing with the program's own."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,9 +13,9 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from cocofold.alphafold.chains import ONE_LETTER_CODES, Chains
+from cocofold.alphafold.chains import Chains
 from cocofold.alphafold.prediction import FILE_NAME, MODEL_NAME, Prediction, Provenance, refuse_occupied_folder
-from cocofold.alphafold.residue_constants import ATOM14_NAMES
+from cocofold.alphafold.residue_constants import ATOM14_NAMES, ONE_LETTER_CODES
 from cocofold.alphafold.weights import load_structure_module, read_weights
 from cocofold.structure.labels import complete_labels
 from cocofold.structure.model import Model
@@ -22,10 +23,19 @@ from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
 from cocofold.system.errors import InputError
 
+CA_COLUMN = 1
+"""Column of CA in AlphaFold's arrays of 14 and of 37 atoms."""
+
+MAX_DEVIATION_ANGSTROM = 0.5
+"""Largest CA RMSD between the atoms of a prediction and the program's own, by default.
+
+Representations in float16 or bfloat16 cost up to 0.1 Å; weights of another of the five models move atoms by far more.
+"""
+
 
 @dataclass(frozen=True)
 class PredictedAtoms:
-    """What the structure module gives.
+    """Atoms and confidence that the structure module gives.
 
     Attributes
     ----------
@@ -54,7 +64,7 @@ def predict_atoms(prediction: Prediction) -> PredictedAtoms:
 
 
 def predict_aligned_error(prediction: Prediction) -> np.ndarray:
-    """Expected error (Å) of each modelled residue's position where another's frame is superposed, (n, n)."""
+    """Expected error (Å) of each modelled residue's position after superposition of another's frame, (n, n)."""
     module = load_structure_module(prediction.weights)
     with torch.no_grad():
         error = module.aligned_error(prediction.pair.float()).numpy()
@@ -63,21 +73,21 @@ def predict_aligned_error(prediction: Prediction) -> np.ndarray:
 
 
 def model_from_prediction(prediction: Prediction, atoms: PredictedAtoms) -> tuple[Model, np.ndarray]:
-    """The model that a prediction's atoms make, and the pLDDT of its residues.
+    """The model of a prediction's atoms, and the pLDDT of its residues, (n_residues,).
 
-    Residues of X, to which AlphaFold gives no atoms, and those that are masked are left out; the sequences have them.
+    Residues of X, which have no atoms, and masked residues are left out; the sequences of the entities include them.
     """
     structure = gemmi.Structure()
     structure.name = prediction.origin.job
     structure.add_model(gemmi.Model(1))
     chain_index, numbers = prediction.chain_index.tolist(), prediction.residue_numbers.tolist()
-    kept = []
+    letters, kept = "".join(prediction.chains.sequences), []
     for name in prediction.chains.names:
         structure[0].add_chain(gemmi.Chain(name))
     for row, names in enumerate(atom_names(prediction)):
         if names:
             residue = gemmi.Residue()
-            residue.name = gemmi.expand_one_letter("".join(prediction.chains.sequences)[row], gemmi.ResidueKind.AA)
+            residue.name = gemmi.expand_one_letter(letters[row], gemmi.ResidueKind.AA)
             residue.subchain = prediction.chains.names[chain_index[row]]
             residue.entity_type = gemmi.EntityType.Polymer
             residue.seqid = gemmi.SeqId(numbers[row], " ")
@@ -85,21 +95,26 @@ def model_from_prediction(prediction: Prediction, atoms: PredictedAtoms) -> tupl
                 residue.add_atom(_atom(name, position, float(atoms.plddt[row])))
             structure[0][chain_index[row]].add_residue(residue)
             kept.append(row)
+    _name_entities(structure, prediction.chains)
+    complete_labels(structure)
+    return Model.of(structure), atoms.plddt[kept]
+
+
+def _name_entities(structure: gemmi.Structure, chains: Chains) -> None:
+    """One entity for each different sequence, with the residues that have no atoms."""
     structure.remove_empty_chains()
     structure.ensure_entities()
-    sequences = dict(zip(prediction.chains.names, prediction.chains.sequences))
+    sequences = dict(zip(chains.names, chains.sequences))
     for entity in structure.entities:
         entity.polymer_type = gemmi.PolymerType.PeptideL
         entity.full_sequence = gemmi.expand_one_letter_sequence(sequences[entity.subchains[0]], gemmi.ResidueKind.AA)
     structure.deduplicate_entities()
     for number, entity in enumerate(structure.entities, start=1):
         entity.name = str(number)
-    complete_labels(structure)
-    return Model.of(structure), atoms.plddt[kept]
 
 
 def atom_names(prediction: Prediction) -> list[tuple[str, ...]]:
-    """Names of the atoms of each residue, in the order of ``PredictedAtoms.positions``; none where X or masked."""
+    """Names of each residue's atoms, in the order of ``PredictedAtoms.positions``; none for X and masked residues."""
     mask = prediction.mask.tolist()
     return [ATOM14_NAMES[kind] if mask[row] else () for row, kind in enumerate(prediction.aatype.tolist())]
 
@@ -107,7 +122,7 @@ def atom_names(prediction: Prediction) -> list[tuple[str, ...]]:
 def _atom(name: str, position: np.ndarray, plddt: float) -> gemmi.Atom:
     atom = gemmi.Atom()
     atom.name = name
-    # Atoms of amino acids: the first letter is the element.
+    # In names of amino acids' atoms the first letter is the element.
     atom.element = gemmi.Element(name[0])
     atom.pos = gemmi.Position(*map(float, position))
     atom.b_iso = plddt
@@ -115,27 +130,25 @@ def _atom(name: str, position: np.ndarray, plddt: float) -> gemmi.Atom:
 
 
 def write_predicted_model(path: Path, prediction: Prediction, atoms: PredictedAtoms) -> None:
-    """Write a prediction's atoms as mmCIF, pLDDT in place of B factors."""
+    """Write a prediction's atoms as mmCIF, with the pLDDT as B factors."""
     model, plddt = model_from_prediction(prediction, atoms)
     origin = prediction.origin
     details = f"Structure module of AlphaFold-Multimer on representations of {origin.program} {origin.job}"
     write_model(path, model, details=details, plddt=plddt)
 
 
-CA_COLUMN = 1
-
-
 def write_prediction(
     prediction: Prediction, folder: str | os.PathLike[str], atoms: PredictedAtoms | None = None
 ) -> None:
-    """Write ``model.cif`` and the bundle into a folder; both appear, whole, or neither.
+    """Write ``model.cif`` and ``prediction.safetensors`` into a folder; both files appear, whole, or neither.
 
     Parameters
     ----------
+    prediction : Prediction
     folder
-        Made if need be; must hold neither file.
+        Made if need be; it must hold neither file.
     atoms : PredictedAtoms, optional
-        What the prediction gives, if that is known already.
+        Atoms of the prediction, if they are known already.
 
     Raises
     ------
@@ -161,13 +174,61 @@ def write_prediction(
 
 
 @dataclass(frozen=True)
+class ProgramOutput:
+    """What a program wrote of one prediction.
+
+    Attributes
+    ----------
+    chains : Chains
+    single : (n, 384) float32
+    pair : (n, n, 128) float
+    origin : Provenance
+    ca_positions : (n, 3) float
+        CA atoms of the program's model, Å; NaN where it has none.
+    plddt : (n,) float32, optional
+    pae : (n, n) float32, optional
+        Å.
+    """
+
+    chains: Chains
+    single: torch.Tensor
+    pair: torch.Tensor
+    origin: Provenance
+    ca_positions: np.ndarray
+    plddt: torch.Tensor | None = None
+    pae: torch.Tensor | None = None
+
+    @property
+    def name(self) -> str:
+        """Program and job, for messages."""
+        return f"{self.origin.program}'s {self.origin.job}"
+
+    def with_weights(self, weights: Mapping[str, torch.Tensor]) -> Prediction:
+        """The prediction with these weights, in AlphaFold's names and layout; all residues count."""
+        return Prediction(
+            single=self.single,
+            pair=self.pair,
+            aatype=torch.from_numpy(self.chains.aatype()),
+            mask=torch.ones(len(self.chains), dtype=torch.bool),
+            chain_index=torch.from_numpy(self.chains.chain_index()),
+            residue_numbers=torch.from_numpy(self.chains.residue_numbers()),
+            chains=self.chains,
+            weights=weights,
+            origin=self.origin,
+            plddt=self.plddt,
+            pae=self.pae,
+        )
+
+
+@dataclass(frozen=True)
 class VerifiedPrediction:
-    """A prediction and the atoms that it gives.
+    """A prediction whose atoms were compared with the program's own.
 
     Attributes
     ----------
     prediction : Prediction
     atoms : PredictedAtoms
+        The atoms that the prediction gives.
     """
 
     prediction: Prediction
@@ -175,55 +236,28 @@ class VerifiedPrediction:
 
 
 def build_verified_prediction(
-    chains: Chains,
-    single: torch.Tensor,
-    pair: torch.Tensor,
-    weight_file: Path,
-    origin: Provenance,
-    program_ca: np.ndarray,
-    max_deviation_angstrom: float,
-    plddt: torch.Tensor | None = None,
-    pae: torch.Tensor | None = None,
+    output: ProgramOutput, weight_file: Path, max_deviation_angstrom: float
 ) -> VerifiedPrediction:
     """Put a prediction together, and refuse it if it does not give the program's own atoms.
 
     Parameters
     ----------
-    chains : Chains
-    single : (n, 384) float32
-    pair : (n, n, 128) float
+    output : ProgramOutput
     weight_file : Path
-    origin : Provenance
-    program_ca : (n, 3) float
-        CA atoms as the program wrote them, Å; NaN where it has none.
     max_deviation_angstrom : float
-        Largest root mean square deviation of CA atoms, in place.
-    plddt : (n,) float, optional
-    pae : (n, n) float, optional
+        Largest root mean square deviation of CA atoms, without superposition.
 
     Raises
     ------
     InputError
         If parts do not fit together, or the weights are not those of the prediction.
     """
-    prediction = Prediction(
-        single=single,
-        pair=pair,
-        aatype=torch.from_numpy(chains.aatype()),
-        mask=torch.ones(len(chains), dtype=torch.bool),
-        chain_index=torch.from_numpy(chains.index()),
-        residue_numbers=torch.from_numpy(chains.residue_numbers()),
-        chains=chains,
-        weights=read_weights(weight_file),
-        origin=origin,
-        plddt=plddt,
-        pae=pae,
-    )
-    prediction.check(f"{origin.program}'s {origin.job}")
-    if not np.isfinite(program_ca).all(1).any():
-        raise InputError(f"{origin.program}'s {origin.job}: has no CA atoms; a protein is needed")
+    prediction, origin = output.with_weights(read_weights(weight_file)), output.origin
+    prediction.check(output.name)
+    if not np.isfinite(output.ca_positions).all(1).any():
+        raise InputError(f"{output.name}: has no CA atoms; a protein is needed")
     atoms = predict_atoms(prediction)
-    rmsd, largest = _ca_deviation_angstrom(atoms.positions[:, CA_COLUMN], program_ca)
+    rmsd, largest = _ca_deviation_angstrom(atoms.positions[:, CA_COLUMN], output.ca_positions)
     if not rmsd <= max_deviation_angstrom:
         raise InputError(
             f"{weight_file}: the weights are not those of this prediction: they give CA atoms that are {rmsd:.2f} Å "
@@ -242,7 +276,7 @@ def _ca_deviation_angstrom(ours: np.ndarray, theirs: np.ndarray) -> tuple[float,
 
 
 def read_ca_positions(path: Path, chains: Chains) -> np.ndarray:
-    """CA atoms that a program wrote for these chains, by chain name and residue number; (n, 3) Å, NaN where missing.
+    """CA atoms of a program's model, by chain name and residue number; (n, 3) Å, NaN where X has none.
 
     Raises
     ------
@@ -253,7 +287,7 @@ def read_ca_positions(path: Path, chains: Chains) -> np.ndarray:
     ca = model.atoms_named("CA")
     rows = {(key.chain, key.number): row for row, key in enumerate(model.residues)}
     positions = np.full((len(chains), 3), np.nan)
-    chain_names = np.array(chains.names)[chains.index()].tolist()
+    chain_names = np.array(chains.names)[chains.chain_index()].tolist()
     expected = zip(chain_names, chains.residue_numbers().tolist(), "".join(chains.sequences))
     for index, (chain, number, letter) in enumerate(expected):
         row = rows.pop((chain, number), None)
@@ -271,7 +305,7 @@ def read_ca_positions(path: Path, chains: Chains) -> np.ndarray:
 
 
 def read_model_chains(path: Path) -> Chains:
-    """Chains of a model that a program wrote, every residue of them."""
+    """Chains of a program's model, which must have all residues."""
     sequences: dict[str, str] = {}
     for key in read_model(path).residues:
         sequences[key.chain] = sequences.get(key.chain, "") + _one_letter_code(key.name)

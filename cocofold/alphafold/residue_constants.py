@@ -1,4 +1,4 @@
-"""Ideal geometry of amino acids as AlphaFold has it: a table of numbers.
+"""Amino acids as AlphaFold has them: their order, names, atoms and ideal geometry.
 
 The numbers are those of Jumper et al., Nature 596, 583 (2021), supplementary information, section 1.8.4, as given in
 ``rigid_group_atom_positions`` and ``chi_angles_atoms`` of AlphaFold's ``residue_constants.py`` (Copyright 2021 DeepMind
@@ -8,8 +8,8 @@ Technologies Limited, Apache License 2.0).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, List, Tuple
 
+import gemmi
 import numpy as np
 
 from cocofold.structure.geometry import axes_from_directions
@@ -85,9 +85,11 @@ row are one angle. The lines below it have the atoms in the order of atom14: nam
 4 to 7 chi 1 to 4) and position in the group's frame, Å.
 """
 
-
 ATOMS_PER_RESIDUE, GROUPS_PER_RESIDUE, TORSIONS_PER_RESIDUE = 14, 8, 7
-BACKBONE_GROUP, PHI_GROUP, PSI_GROUP, CHI1_GROUP = 0, 2, 3, 4
+"""Heavy atoms of tryptophan, the largest; rigid groups: the backbone and one for each torsion; ω, φ, ψ, χ1 to χ4."""
+
+PHI_GROUP, PSI_GROUP, CHI1_GROUP = 2, 3, 4
+"""Rigid groups in AlphaFold's order: 0 is the backbone, 1 that of ω, and χ2 to χ4 follow χ1."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +109,13 @@ class AminoAcid:
     """
 
     name: str
-    chi_atoms: Tuple[str, ...]
-    groups: Dict[str, int]
-    positions: Dict[str, np.ndarray]
+    chi_atoms: tuple[str, ...]
+    groups: dict[str, int]
+    positions: dict[str, np.ndarray]
 
     @classmethod
     def parse(cls, header: str, atoms: str) -> AminoAcid:
-        """One entry of the table: its first line, and the lines below it."""
+        """Amino acid of one entry of the table: its first line, and the lines below it."""
         name, *ends = header.split()
         groups, positions = {}, {}
         for atom in atoms.split(";"):
@@ -125,8 +127,8 @@ class AminoAcid:
     def group_frames(self) -> np.ndarray:
         """Each group's frame with its torsion at zero, (8, 3, 4): rotation and origin in that of its parent.
 
-        The parent of chi 2 to 4 is the chi group before, of the others the backbone. The x axis is the bond that
-        turns, the origin its far end. Groups that the residue does not have are the identity.
+        The parent of chi 2 to 4 is the chi group before it, that of the others the backbone. The x axis is the bond of
+        the torsion, the origin the bond's far end. Groups that the residue does not have are the identity.
         """
         frames = np.tile(np.eye(3, 4), (GROUPS_PER_RESIDUE, 1, 1))
         n, ca, c = (self.positions[atom] for atom in ("N", "CA", "C"))
@@ -134,7 +136,7 @@ class AminoAcid:
         frames[PSI_GROUP] = _frame_from_axes(c - ca, ca - n, c)
         for chi in range(len(self.chi_atoms) - 3):
             end = self.positions[self.chi_atoms[chi + 2]]
-            # From chi 2 on the bond starts at the origin of the parent, and what precedes it lies at negative x.
+            # From chi 2 on the bond starts at the origin of the parent, and the atom before it has a negative x.
             frames[CHI1_GROUP + chi] = _frame_from_axes(end, np.array([-1.0, 0, 0]) if chi else n - ca, end)
         return frames
 
@@ -144,8 +146,8 @@ def _frame_from_axes(x: np.ndarray, towards: np.ndarray, origin: np.ndarray) -> 
     return np.column_stack([axes_from_directions(x, towards), origin])
 
 
-def _parse_geometry_table(table: str) -> Tuple[AminoAcid, ...]:
-    entries: List[List[str]] = []
+def _parse_geometry_table(table: str) -> tuple[AminoAcid, ...]:
+    entries: list[list[str]] = []
     for line in table.strip().splitlines():
         if line.startswith(" "):
             entries[-1].append(line)
@@ -158,18 +160,21 @@ AMINO_ACIDS = _parse_geometry_table(AMINO_ACID_GEOMETRY)
 """The twenty, in AlphaFold's order."""
 
 UNKNOWN_RESIDUE = len(AMINO_ACIDS)
-"""AlphaFold's number of a residue that is none of the twenty; it has no atoms."""
+"""AlphaFold's number of X, a residue that is none of the twenty; it has no atoms."""
 
 RESIDUE_NAMES = (*(amino_acid.name for amino_acid in AMINO_ACIDS), "UNK")
 """Three-letter names by AlphaFold's number."""
 
+ONE_LETTER_CODES = "".join(gemmi.find_tabulated_residue(amino_acid.name).one_letter_code for amino_acid in AMINO_ACIDS)
+"""One-letter codes of the twenty by AlphaFold's number: ARNDCQEGHILKMFPSTWYV."""
+
 ATOM14_NAMES = (*(tuple(amino_acid.groups) for amino_acid in AMINO_ACIDS), ())
-"""Names of the atoms by AlphaFold's number: those of the first columns of atom14, the others stay empty."""
+"""Names of the atoms by AlphaFold's number of the residue, in the columns of atom14; further columns are empty."""
 
 
 @dataclass(frozen=True)
 class ResidueTables:
-    """The amino acids as arrays, by AlphaFold's number of them; row 20 is of the unknown one.
+    """Ideal geometry of the amino acids as arrays, by AlphaFold's number; row 20 is X.
 
     Attributes
     ----------
@@ -189,7 +194,7 @@ class ResidueTables:
 
     @classmethod
     def build(cls) -> ResidueTables:
-        """Fill the arrays."""
+        """The arrays of the twenty amino acids and the unknown one."""
         count = len(RESIDUE_NAMES)
         exists = np.zeros((count, ATOMS_PER_RESIDUE), dtype=bool)
         group = np.zeros((count, ATOMS_PER_RESIDUE), dtype=np.int64)
@@ -205,10 +210,4 @@ class ResidueTables:
 
 
 RESIDUE_TABLES = ResidueTables.build()
-
-
-SINGLE_WIDTH, PAIR_WIDTH, HIDDEN_WIDTH = 384, 128, 128
-ATTENTION_HEADS, HEAD_CHANNELS, QUERY_POINTS, VALUE_POINTS = 12, 16, 4, 8
-
-MASKED_LOGIT = -1e5
-"""Added to the logits of residues that do not count, before they are scaled."""
+"""Built at import, since it takes well under a millisecond and everything that makes atoms needs it."""

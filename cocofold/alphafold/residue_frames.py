@@ -1,4 +1,4 @@
-"""Rigid motions of residues: rotation and translation, composed and applied."""
+"""Rigid motions of residues, the torsion head, and the atoms that backbone frames and torsions give."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from torch import nn
 from cocofold.alphafold.residue_constants import (
     CHI1_GROUP,
     GROUPS_PER_RESIDUE,
-    HIDDEN_WIDTH,
     RESIDUE_TABLES,
-    SINGLE_WIDTH,
     TORSIONS_PER_RESIDUE,
 )
+from cocofold.alphafold.weight_layout import HIDDEN_WIDTH, RESIDUAL_BLOCKS, SINGLE_WIDTH
 
 
 @dataclass(frozen=True)
 class Rigid:
-    """x ↦ R x + t, one or many.
+    """Rigid motions x ↦ R x + t, one or many.
 
     Attributes
     ----------
@@ -35,18 +34,19 @@ class Rigid:
 
     @classmethod
     def identity(cls, like: torch.Tensor) -> Rigid:
-        """One for each row of ``like``, of its type and device."""
+        """An identity for each row of ``like``, with its type and device."""
         n = len(like)
         eye = torch.eye(3, dtype=like.dtype, device=like.device)
         return cls(eye.expand(n, 3, 3), torch.zeros(n, 3, dtype=like.dtype, device=like.device))
 
     @classmethod
     def from_update(cls, update: torch.Tensor) -> Rigid:
-        """From b, c, d of the quaternion (1, b, c, d), not normalised, and the translation (Jumper et al., alg. 23).
+        """Motion of a quaternion (1, b, c, d), which is normalised here, and a translation (Jumper et al., alg. 23).
 
         Parameters
         ----------
         update : (..., 6) float
+            b, c, d and the translation.
         """
         vector, translation = update.split(3, dim=-1)
         # roma has the scalar last.
@@ -54,11 +54,11 @@ class Rigid:
         return cls(roma.unitquat_to_rotmat(torch.nn.functional.normalize(quaternion, dim=-1)), translation)
 
     def compose(self, inner: Rigid) -> Rigid:
-        """First ``inner``, then this one."""
+        """The motion that applies ``inner`` first and then this one."""
         return Rigid(torch.matmul(self.rotation, inner.rotation), self.apply(inner.translation))
 
     def apply(self, points: torch.Tensor) -> torch.Tensor:
-        """Move points, (..., 3)."""
+        """Moved points, (..., 3)."""
         return torch.matmul(self.rotation, points[..., None])[..., 0] + self.translation
 
     def matrix(self) -> torch.Tensor:
@@ -70,12 +70,11 @@ class Rigid:
         return Rigid(self.rotation, self.translation * factor)
 
     def with_detached_rotation(self) -> Rigid:
-        """The same motion, whose rotation takes no gradient back."""
+        """The same motion, with no gradient through its rotation."""
         return Rigid(self.rotation.detach(), self.translation)
 
 
-RESIDUAL_BLOCKS = 2
-
+# Of a sine and cosine before they are normalised, as ``l2_normalize`` in AlphaFold's folding.py: no division by zero.
 _LEAST_SQUARED_NORM = 1e-12
 
 
@@ -90,7 +89,7 @@ class _ResidualBlock(nn.Module):
 
 
 class TorsionHead(nn.Module):
-    """Torsion angles from the activations."""
+    """Torsion angles from the activations (Jumper et al., alg. 20, lines 11 to 14)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,7 +104,7 @@ class TorsionHead(nn.Module):
         Parameters
         ----------
         act, single : (n, 384) float
-            Activations, and the normalised single representation from which they began.
+            Activations, and the normalised single representation from which they were computed.
 
         Returns
         -------
@@ -136,16 +135,16 @@ class HeavyAtoms(NamedTuple):
 
 
 def build_atoms(aatype: torch.Tensor, backbone: Rigid, torsions: torch.Tensor) -> HeavyAtoms:
-    """Put ideal rigid groups where backbone frames and torsions say.
+    """Atoms of ideal rigid groups, placed by backbone frames and torsions (Jumper et al., alg. 24).
 
     Parameters
     ----------
     aatype : (n,) int
         AlphaFold's numbers of amino acids.
     backbone : Rigid
-        n of them, Å.
+        Frames of the n backbones, Å.
     torsions : (n, 7, 2) float
-        Sine and cosine.
+        Sine and cosine of ω, φ, ψ, χ1 to χ4.
     """
     groups = _rigid_groups(aatype, backbone, torsions)
     of_atom = _look_up(RESIDUE_TABLES.group, aatype)[..., None].expand(-1, -1, 3)
@@ -163,9 +162,9 @@ def _look_up(table: np.ndarray, aatype: torch.Tensor) -> torch.Tensor:
 def _rigid_groups(aatype: torch.Tensor, backbone: Rigid, torsions: torch.Tensor) -> Rigid:
     """Global frames of the rigid groups, n x 8."""
     frame = _look_up(RESIDUE_TABLES.frame, aatype).to(torsions.dtype)
-    # The backbone's own group does not turn.
-    still = torch.tensor([0.0, 1.0], dtype=torsions.dtype, device=torsions.device).expand(len(torsions), 1, 2)
-    sine, cosine = torch.cat([still, torsions], dim=1)[:, :, None].unbind(3)
+    # The backbone group has no torsion.
+    no_turn = torch.tensor([0.0, 1.0], dtype=torsions.dtype, device=torsions.device).expand(len(torsions), 1, 2)
+    sine, cosine = torch.cat([no_turn, torsions], dim=1)[:, :, None].unbind(3)
     x, y, z, origin = frame.unbind(3)
     turned = torch.stack([x, cosine * y + sine * z, cosine * z - sine * y], dim=3)
     groups = [Rigid(*parts) for parts in zip(turned.unbind(1), origin.unbind(1))]

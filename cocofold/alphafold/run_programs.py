@@ -1,30 +1,36 @@
-"""Running ColabFold's ``colabfold_batch`` on sequences."""
+"""Running the programs that predict from sequences: ColabFold's ``colabfold_batch``, and OpenFold's script."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import shlex
 import shutil
-import subprocess
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from cocofold.alphafold.chains import Chains, first_record_covers_all_chains, read_a3m_chains, read_fasta
-from cocofold.alphafold.colabfold import COLABFOLD_MODEL_TYPE
-from cocofold.alphafold.weights import weight_file_name
-from cocofold.system.atomic_files import write_atomically
+from cocofold.alphafold.external_programs import last_log_lines, run_program, sanitized_job_name
+from cocofold.alphafold.weights import weight_file_in, weight_file_name
+from cocofold.system.atomic_files import atomic_path, write_atomically
 from cocofold.system.errors import InputError, require_within
 
 COLABFOLD_VARIABLE = "COCOFOLD_COLABFOLD"
-SERVER_MSA, SINGLE_SEQUENCE_MSA = "server", "single-sequence"
+"""Environment variable with ``colabfold_batch``, or the folder of its environment."""
 
-# ColabFold takes weights for complete, and downloads nothing, where this file lies beside them.
+COLABFOLD_MODEL_TYPE = "alphafold2_multimer_v3"
+"""ColabFold's name of AlphaFold-Multimer v2.3, whose structure module ``StructureModule`` is."""
+
+_REPRESENTATION_FLAGS = ("--save-single-representations", "--save-pair-representations")
+COLABFOLD_FLAGS = " ".join(("--model-type", COLABFOLD_MODEL_TYPE, *_REPRESENTATION_FLAGS))
+"""Arguments without which ColabFold's output cannot be used."""
+
+SERVER_MSA, SINGLE_SEQUENCE_MSA = "server", "single-sequence"
+_MSA_MODES = {SERVER_MSA: "mmseqs2_uniref_env", SINGLE_SEQUENCE_MSA: "single_sequence"}
+
+# ColabFold believes that its weights are complete, and downloads nothing, where this file lies beside them.
 _DOWNLOAD_FINISHED_MARKER = "download_complexes_multimer_v3_finished.txt"
 _MODEL_NUMBERS = (1, 2, 3, 4, 5)
 
@@ -38,9 +44,9 @@ class ColabFoldSettings:
     msa : str
         ``server`` for the MSA server, ``single-sequence``, or the path of an a3m file.
     num_models : int
-        1 to 5.
+        Number of models that predict, 1 to 5.
     num_recycle : int, optional
-        By default ColabFold's.
+        Number of recycles; by default ColabFold's.
     seed : int
     extra : tuple of str
         Further arguments for ``colabfold_batch``.
@@ -55,7 +61,7 @@ class ColabFoldSettings:
     def __post_init__(self) -> None:
         require_within("--num-models", self.num_models, 1, 5)
         require_within("--num-recycle", self.num_recycle or 0, 0, 100)
-        if self.msa not in (SERVER_MSA, SINGLE_SEQUENCE_MSA) and Path(self.msa).suffix != ".a3m":
+        if self.msa not in _MSA_MODES and Path(self.msa).suffix != ".a3m":
             raise InputError(
                 f"--msa {self.msa}: must be {SERVER_MSA}, {SINGLE_SEQUENCE_MSA}, or the name of an .a3m file"
             )
@@ -87,20 +93,15 @@ def find_colabfold(given: str | None = None) -> str | None:
     return shutil.which("colabfold_batch")
 
 
-def sanitized_job_name(fasta: Path) -> str:
-    """ColabFold's name for the prediction of a FASTA file."""
-    return re.sub(r"[^A-Za-z0-9.-]", "_", fasta.stem)
-
-
 def run_colabfold(
     program: str,
     fasta: Path,
     folder: Path,
     settings: ColabFoldSettings,
     weights: Path | None,
-    say: Callable[[str], None],
+    report_line: Callable[[str], None],
 ) -> Path:
-    """Predict the chains of a FASTA file; a run that was interrupted goes on.
+    """Predict the chains of a FASTA file; a run that was interrupted is continued.
 
     Parameters
     ----------
@@ -109,11 +110,11 @@ def run_colabfold(
     fasta : Path
         Chains of one complex.
     folder : Path
-        Made if need be; input, output and log lie there.
+        Made if need be; holds ColabFold's input, output and log.
     settings : ColabFoldSettings
     weights : Path, optional
         Folder of the five weight files; by default ColabFold's own, which it downloads where they are missing.
-    say : callable
+    report_line : callable
         Called with each line that ColabFold prints.
 
     Returns
@@ -133,7 +134,7 @@ def run_colabfold(
     data = None if weights is None else _link_weight_files(weights, folder / "weights")
     results, log = folder / "results", folder / "colabfold.log"
     command = _colabfold_command(program, query, results, settings, data)
-    run_program([*command, *_overwrite_flags(folder / "request.json", [query.read_text(), *command])], log, say)
+    run_program([*command, *_overwrite_flags(folder / "request.json", [query.read_text(), *command])], log, report_line)
     if not (results / f"{job}.done.txt").is_file():
         raise InputError(f"{Path(program).name} ended without a prediction of {job}; {last_log_lines(log)}")
     return results
@@ -142,10 +143,10 @@ def run_colabfold(
 def _colabfold_command(
     program: str, query: Path, results: Path, settings: ColabFoldSettings, data: Path | None
 ) -> list[str]:
-    mode = "single_sequence" if settings.msa == SINGLE_SEQUENCE_MSA else "mmseqs2_uniref_env"
+    mode = _MSA_MODES.get(settings.msa, _MSA_MODES[SERVER_MSA])
     command = [program, str(query), str(results), "--model-type", COLABFOLD_MODEL_TYPE, "--msa-mode", mode]
     command += ["--num-models", str(settings.num_models), "--random-seed", str(settings.seed)]
-    command += ["--save-single-representations", "--save-pair-representations"]
+    command += _REPRESENTATION_FLAGS
     if settings.num_recycle is not None:
         command += ["--num-recycle", str(settings.num_recycle)]
     if data is not None:
@@ -154,16 +155,16 @@ def _colabfold_command(
 
 
 def _overwrite_flags(record: Path, request: list[str]) -> list[str]:
-    """The flag that makes ColabFold predict anew what it has done, if it was asked for something else."""
+    """The flag that makes ColabFold replace earlier results, if these are of another request."""
     text = json.dumps(request)
-    changed = record.is_file() and record.read_text() != text
+    changed = record.is_file() and record.read_text(encoding="utf-8") != text
     write_atomically(record, text)
     return ["--overwrite-existing-results"] if changed else []
 
 
 def _write_colabfold_query(chains: Chains, msa: str, stem: Path) -> Path:
-    """What ColabFold is given: all chains as one record, or the user's own alignment."""
-    if msa in (SERVER_MSA, SINGLE_SEQUENCE_MSA):
+    """ColabFold's input file: all chains as one record, or the user's own alignment."""
+    if msa in _MSA_MODES:
         path = stem.with_name(stem.name + ".fasta")
         write_atomically(path, f">{stem.name}\n{':'.join(chains.sequences)}\n")
         return path
@@ -178,16 +179,23 @@ def _write_colabfold_query(chains: Chains, msa: str, stem: Path) -> Path:
             f"--msa {msa}: its first sequence has gaps; ColabFold wants all chains in it, one after the other"
         )
     path = stem.with_name(stem.name + ".a3m")
-    shutil.copyfile(msa, path)
+    with atomic_path(path) as partial:
+        shutil.copyfile(msa, partial)
     return path
 
 
 def _link_weight_files(weights: Path, folder: Path) -> Path:
-    """A data folder as ColabFold wants it, of links to the weight files, whatever their folder is called."""
-    sources = [_find_weight_file(weights, number) for number in _MODEL_NUMBERS]
+    """A data folder in ColabFold's layout, with links to the five weight files."""
+    found = {weight_file_name(number): weight_file_in(weights, number) for number in _MODEL_NUMBERS}
+    missing = [name for name, path in found.items() if path is None]
+    if missing:
+        raise InputError(
+            f"--weights {weights}: holds no {missing[0]}; to run ColabFold give the folder of all five weight files, "
+            "or leave --weights out: ColabFold then downloads them"
+        )
     params = folder / "params"
     params.mkdir(parents=True, exist_ok=True)
-    for source in sources:
+    for source in filter(None, found.values()):
         link = params / source.name
         link.unlink(missing_ok=True)
         link.symlink_to(source.resolve())
@@ -195,19 +203,12 @@ def _link_weight_files(weights: Path, folder: Path) -> Path:
     return folder
 
 
-def _find_weight_file(weights: Path, number: int) -> Path:
-    names: Sequence[Path] = (weights / weight_file_name(number), weights / "params" / weight_file_name(number))
-    for path in names:
-        if path.is_file():
-            return path
-    raise InputError(
-        f"--weights {weights}: holds no {weight_file_name(number)}; to run ColabFold give the folder of all five "
-        "weight "
-        "files, or leave --weights out: ColabFold then downloads them"
-    )
-
-
 OPENFOLD_HOME_VARIABLE, OPENFOLD_PYTHON_VARIABLE = "OPENFOLD_HOME", "OPENFOLD_PYTHON"
+"""Environment variables with the folder of OpenFold's repository, and the Python that has its packages."""
+
+OPENFOLD_OUTPUT_SUFFIX = "_output_dict.pkl"
+"""End of the names that OpenFold gives to its pickles of outputs."""
+
 _OPENFOLD_SCRIPT = "run_pretrained_openfold.py"
 
 
@@ -218,11 +219,12 @@ class OpenFoldSettings:
     Attributes
     ----------
     templates : Path, optional
-        Folder of mmCIF files, which OpenFold asks for; an empty one is allowed.
+        Folder of mmCIF files, which OpenFold needs; it may be empty.
     alignments : Path, optional
-        Folder of alignments made before, one subfolder a chain; without it OpenFold needs databases, named in
-        ``extra``.
-    model_number, seed : int
+        Folder of existing alignments, one subfolder a chain; without it OpenFold needs databases, named in ``extra``.
+    model_number : int
+        Number of the model that predicts, 1 to 5.
+    seed : int
     extra : tuple of str
         Further arguments for the script.
     """
@@ -235,9 +237,21 @@ class OpenFoldSettings:
 
     def __post_init__(self) -> None:
         require_within("--model-number", self.model_number, 1, 5)
+
+    def check_folders(self) -> None:
+        """Refuse settings without a folder of templates, or with folders that are not there.
+
+        Raises
+        ------
+        InputError
+        """
         for option, folder in (("--templates", self.templates), ("--alignments", self.alignments)):
             if folder is not None and not folder.is_dir():
                 raise InputError(f"{option} {folder}: no such folder")
+        if self.templates is None:
+            raise InputError(
+                "--templates: OpenFold asks for a folder of template mmCIF files; give one, it may be empty"
+            )
 
 
 def find_openfold() -> Path | None:
@@ -266,7 +280,7 @@ def run_openfold(
     folder: Path,
     settings: OpenFoldSettings,
     weights: Path,
-    say: Callable[[str], None],
+    report_line: Callable[[str], None],
 ) -> Path:
     """Predict the chains of a FASTA file.
 
@@ -277,11 +291,11 @@ def run_openfold(
     fasta : Path
         Chains of one complex.
     folder : Path
-        Made if need be; input, output and log lie there.
+        Made if need be; holds OpenFold's input, output and log.
     settings : OpenFoldSettings
     weights : Path
         The model's weight file.
-    say : callable
+    report_line : callable
         Called with each line that OpenFold prints.
 
     Returns
@@ -292,18 +306,34 @@ def run_openfold(
     Raises
     ------
     InputError
-        If the input cannot be used, or OpenFold fails.
+        If the input or the settings cannot be used, or OpenFold fails or writes no outputs.
     """
-    if settings.templates is None:
-        raise InputError("--templates: OpenFold asks for a folder of template mmCIF files; give one, it may be empty")
-    python = os.environ.get(OPENFOLD_PYTHON_VARIABLE) or shutil.which("python3") or "python3"
-    name = re.sub(r"[^A-Za-z0-9.-]", "_", fasta.stem)
-    chains = read_fasta(fasta)
-    sequences = folder / "input" / name
-    sequences.mkdir(parents=True, exist_ok=True)
-    records = [f">{name}_{chain}\n{sequence}\n" for chain, sequence in zip(chains.names, chains.sequences)]
-    write_atomically(sequences / f"{name}.fasta", "".join(records))
+    settings.check_folders()
+    job = sanitized_job_name(fasta)
+    sequences = _write_openfold_sequences(read_fasta(fasta), job, folder / "input" / job)
     results, log = folder / "results", folder / "openfold.log"
+    before = _output_times(results)
+    run_program(_openfold_command(script, sequences, results, settings, weights), log, report_line, script.parent)
+    # Outputs of an earlier run may be of other sequences or settings.
+    written = {path: time for path, time in _output_times(results).items() if before.get(path) != time}
+    if not written:
+        raise InputError(f"{_OPENFOLD_SCRIPT} ended without a prediction of {job}; {last_log_lines(log)}")
+    return max(written, key=lambda path: written[path])
+
+
+def _write_openfold_sequences(chains: Chains, job: str, folder: Path) -> Path:
+    """A folder with the FASTA file of the complex, one record a chain."""
+    folder.mkdir(parents=True, exist_ok=True)
+    records = [f">{job}_{chain}\n{sequence}\n" for chain, sequence in zip(chains.names, chains.sequences)]
+    write_atomically(folder / f"{job}.fasta", "".join(records))
+    return folder
+
+
+def _openfold_command(
+    script: Path, sequences: Path, results: Path, settings: OpenFoldSettings, weights: Path
+) -> list[str]:
+    assert settings.templates is not None  # Refused by ``check_folders``.
+    python = os.environ.get(OPENFOLD_PYTHON_VARIABLE) or shutil.which("python3") or "python3"
     command = [python, script.name, str(sequences.resolve()), str(settings.templates.resolve())]
     command += ["--output_dir", str(results.resolve()), "--config_preset", f"model_{settings.model_number}_multimer_v3"]
     command += [_openfold_weight_option(weights), str(weights.resolve()), "--data_random_seed", str(settings.seed)]
@@ -311,70 +341,40 @@ def run_openfold(
     command += ["--model_device", "cuda:0" if torch.cuda.is_available() else "cpu"]
     if settings.alignments is not None:
         command += ["--use_precomputed_alignments", str(settings.alignments.resolve())]
-    run_program([*command, *settings.extra], log, say, folder=script.parent)
-    found = sorted(results.rglob("*_output_dict.pkl"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise InputError(f"{_OPENFOLD_SCRIPT} ended without a prediction of {name}; {last_log_lines(log)}")
-    return found[-1]
+    return [*command, *settings.extra]
+
+
+def _output_times(results: Path) -> dict[Path, int]:
+    """Times (ns) at which OpenFold's pickles below a folder were written."""
+    return {path: path.stat().st_mtime_ns for path in sorted(results.rglob(f"*{OPENFOLD_OUTPUT_SUFFIX}"))}
 
 
 def _openfold_weight_option(weights: Path) -> str:
     return "--jax_param_path" if weights.suffix == ".npz" else "--openfold_checkpoint_path"
 
 
-_MAX_LOG_LINES_SHOWN = 12
-
-
-def run_program(command: Sequence[str], log: Path, say: Callable[[str], None], folder: Path | None = None) -> None:
-    """Run a program to its end.
+def installation_advice(program: str) -> str:
+    """How to get a program that predicts, where none was found.
 
     Parameters
     ----------
-    command : sequence of str
-        Program and arguments, handed over without a shell.
-    log : Path
-        What it prints is added there, after a line with the command.
-    say : callable
-        Called with each line that it prints.
-    folder : Path, optional
-        Where it runs.
-
-    Raises
-    ------
-    InputError
-        If it cannot be started, or ends with an error; the message has its last lines.
+    program : str
+        The program that was asked for: colabfold, openfold, or auto for either.
     """
-    with open(log, "a", encoding="utf-8") as file:
-        file.write(f"$ {shlex.join(command)}\n")
-        try:
-            process = subprocess.Popen(
-                command,
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                encoding="utf-8",
-                errors="replace",
-            )
-        except OSError as error:
-            raise InputError(f"{command[0]}: cannot be started ({error.strerror})") from error
-        assert process.stdout is not None
-        with process, process.stdout:
-            try:
-                for line in process.stdout:
-                    file.write(line)
-                    file.flush()
-                    say(line.rstrip("\n"))
-            except BaseException:
-                process.terminate()
-                raise
-    if process.returncode != 0:
-        ended = f"exit status {process.returncode}" if process.returncode > 0 else f"signal {-process.returncode}"
-        raise InputError(f"{Path(command[0]).name} failed ({ended}); {last_log_lines(log)}")
-
-
-def last_log_lines(log: Path) -> str:
-    """The last lines of a log, for a message."""
-    with open(log, encoding="utf-8", errors="replace") as file:
-        lines = deque((line.rstrip() for line in file if line.strip()), maxlen=_MAX_LOG_LINES_SHOWN)
-    return "\n  ".join([f"the end of {log}:", *lines])
+    colabfold = (
+        "ColabFold is not there: install it in an environment of its own (pip install 'colabfold[alphafold]', see "
+        f"https://github.com/sokrypton/ColabFold) and put colabfold_batch on PATH, or set {COLABFOLD_VARIABLE} to the "
+        "environment"
+    )
+    if os.environ.get(OPENFOLD_HOME_VARIABLE):
+        openfold = "--program openfold runs OpenFold"
+    else:
+        openfold = (
+            "OpenFold is not there: install https://github.com/aqlaboratory/openfold and set "
+            f"{OPENFOLD_HOME_VARIABLE} to its folder"
+        )
+    reasons = {"colabfold": [colabfold], "openfold": [openfold], "auto": [colabfold, openfold]}[program]
+    return (
+        f"--fasta: needs a program that predicts. {'. '.join(reasons)}. Without either, start from a model of any "
+        "program: cocofold finetune --model MODEL.cif"
+    )

@@ -1,4 +1,4 @@
-"""Pickles read without running code: numpy arrays, numbers, strings and plain containers, nothing else."""
+"""Pickles of numpy arrays, numbers, strings and plain containers, read without running code of the pickle."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cocofold.system.errors import InputError
 
 
 class _DtypeStandIn:
-    """Stands for ``numpy.dtype``, whose own reading of a pickled state trusts it."""
+    """Stands for ``numpy.dtype``, which would accept any pickled state."""
 
     def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
         if not re.fullmatch(r"[biufcSU]\d+", code):
@@ -21,7 +21,9 @@ class _DtypeStandIn:
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: tuple) -> None:
-        self.dtype = self.dtype.newbyteorder(state[1])
+        # Of the tuple that numpy.dtype pickles only the byte order concerns numbers and strings.
+        _version, byte_order, *_ = state
+        self.dtype = self.dtype.newbyteorder(byte_order)
 
 
 class _ArrayStandIn:
@@ -31,6 +33,7 @@ class _ArrayStandIn:
         self.array = np.empty(0)
 
     def __setstate__(self, state: tuple) -> None:
+        # The tuple that numpy.ndarray pickles.
         _version, shape, dtype, by_columns, content = state
         self.array = _array_of(content, dtype, shape, "F" if by_columns else "C")
 
@@ -54,11 +57,14 @@ _ALLOWED_GLOBALS: dict[str, Any] = {
     "numpy.ndarray": "ndarray",
     "numpy.dtype": _DtypeStandIn,
     "_codecs.encode": _bytes_of,
+    # Names of numpy 1, and of numpy 2.
+    "numpy.core.multiarray._reconstruct": _ArrayStandIn,
+    "numpy.core.multiarray.scalar": _scalar,
+    "numpy.core.numeric._frombuffer": _array_of,
+    "numpy._core.multiarray._reconstruct": _ArrayStandIn,
+    "numpy._core.multiarray.scalar": _scalar,
+    "numpy._core.numeric._frombuffer": _array_of,
 }
-for _core in ("numpy.core", "numpy._core"):
-    _ALLOWED_GLOBALS[f"{_core}.multiarray._reconstruct"] = _ArrayStandIn
-    _ALLOWED_GLOBALS[f"{_core}.multiarray.scalar"] = _scalar
-    _ALLOWED_GLOBALS[f"{_core}.numeric._frombuffer"] = _array_of
 
 
 class _GlobalNotAllowed(Exception):
@@ -75,8 +81,8 @@ class _ArrayUnpickler(pickle.Unpickler):
 def load_pickled_arrays(path: Path) -> dict[str, Any]:
     """Read a pickled dictionary of arrays.
 
-    A pickle may name any function of any package, and reading it would call that. Here only the names that arrays need
-    are let through, and these lead to stand-ins that check what they are given.
+    A pickle may name any function of any package, and Python's reader would call it. Here only the names that arrays
+    need are allowed, and they lead to stand-ins that check their arguments.
 
     Raises
     ------
@@ -103,7 +109,7 @@ def load_pickled_arrays(path: Path) -> dict[str, Any]:
 
 
 def _replace_stand_ins(content: Any) -> Any:
-    """Arrays in place of what stood for them."""
+    """The content with arrays in place of their stand-ins."""
     if isinstance(content, _ArrayStandIn):
         return content.array
     if isinstance(content, dict):

@@ -1,33 +1,46 @@
-"""AlphaFold-Multimer's structure module: atoms from the single and pair representations."""
+"""AlphaFold-Multimer's structure module: atoms from the single and pair representations, and their confidence.
+
+Attributes of the modules are keys of checkpoints; ``weight_layout`` says which of AlphaFold's arrays each one is.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional, Tuple, Union
 
 import torch
 from torch import nn
 
 from cocofold.alphafold.attention import ImageAdapter, InvariantPointAttention
 from cocofold.alphafold.pair_representation import PairRepresentation, SharedBias, normalise_pair
-from cocofold.alphafold.residue_constants import HIDDEN_WIDTH, PAIR_WIDTH, SINGLE_WIDTH, UNKNOWN_RESIDUE
+from cocofold.alphafold.residue_constants import UNKNOWN_RESIDUE
 from cocofold.alphafold.residue_frames import Rigid, TorsionHead, build_atoms
+from cocofold.alphafold.weight_layout import (
+    ERROR_BINS,
+    HIDDEN_WIDTH,
+    LDDT_BINS,
+    PAIR_WIDTH,
+    SINGLE_WIDTH,
+    TRANSITION_LAYERS,
+)
 from cocofold.system.errors import InputError
 
 ITERATIONS = 8
+"""Iterations with the same weights (``num_layer`` of the structure module in AlphaFold's config.py)."""
+
 LENGTH_UNIT_ANGSTROM = 20.0
+"""Unit of the network's own lengths (``position_scale`` of AlphaFold-Multimer; the monomer models have 10)."""
 
 
 @dataclass(frozen=True)
 class FoldingOptions:
-    """How the structure module is run.
+    """Options of the structure module in training.
 
     Attributes
     ----------
     rotation_gradient : bool
         Whether the gradient passes through rotations from one iteration to the one before. AlphaFold stops it.
     dropout : float
-        Share of activations dropped in each iteration, in training mode; AlphaFold trained with 0.1.
+        Share of activations that each iteration sets to zero in training mode; AlphaFold trained with 0.1.
     """
 
     rotation_gradient: bool = False
@@ -36,14 +49,14 @@ class FoldingOptions:
 
 @dataclass(frozen=True)
 class StructureModuleOutput:
-    """What the structure module gives for n residues.
+    """Output of the structure module for n residues.
 
     Attributes
     ----------
     atom14 : (n, 14, 3) float
         Å; zero where there is no atom.
     atom14_mask : (n, 14) bool
-        Atoms that the amino acid has; none of residues that are masked. ``ATOM14_NAMES`` has their names.
+        Atoms that the amino acid has, none where the residue is masked. ``ATOM14_NAMES`` has their names.
     frames : (n, 3, 4) float
         Rotation and translation (Å) of each backbone.
     trajectory : (8, n, 3, 4) float
@@ -55,7 +68,7 @@ class StructureModuleOutput:
     act : (n, 384) float
         Activations after the last iteration.
     plddt : (n,) float
-        From 0 to 100.
+        Predicted lDDT-Cα, from 0 to 100.
     """
 
     atom14: torch.Tensor
@@ -73,21 +86,22 @@ class Transition(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(SINGLE_WIDTH, SINGLE_WIDTH) for _ in range(3))
+        self.layers = nn.ModuleList(nn.Linear(SINGLE_WIDTH, SINGLE_WIDTH) for _ in range(TRANSITION_LAYERS))
         self.norm = ReproducibleLayerNorm(SINGLE_WIDTH)
 
     def forward(self, act: torch.Tensor, dropout: float) -> torch.Tensor:
         """New activations, (n, 384)."""
         first, second, third = self.layers
         update = third(second(first(act).relu()).relu())
+        # The caller passes 0 outside training, so that a positive rate alone switches dropout on.
         return self.norm(nn.functional.dropout(act + update, dropout, training=dropout > 0))
 
 
 class StructureModule(nn.Module):
     """Eight iterations with the same weights, from single and pair representations to atoms and their confidence.
 
-    Jumper et al., Nature 596, 583 (2021), alg. 20, as in AlphaFold-Multimer v2.3. Weights begin as torch makes
-    them; ``load_structure_module`` gives AlphaFold's.
+    Jumper et al., Nature 596, 583 (2021), alg. 20, as in AlphaFold-Multimer v2.3. Weights are initialised by torch;
+    ``load_structure_module`` gives a module with AlphaFold's.
 
     Parameters
     ----------
@@ -106,7 +120,7 @@ class StructureModule(nn.Module):
         self.torsions = TorsionHead()
         self.confidence = ConfidenceHead()
         self.aligned_error = AlignedErrorHead()
-        self.adapter: Optional[ImageAdapter] = None
+        self.adapter: ImageAdapter | None = None
 
     def with_adapter(self, seed: int = 0, gated: bool = True) -> StructureModule:
         """Attach a new image adapter, and return this module.
@@ -115,8 +129,8 @@ class StructureModule(nn.Module):
         ----------
         seed : int
         gated : bool
-            With a gate that starts at zero the module still gives AlphaFold's answer; without it, as in the paper, it
-            does not.
+            Whether a gate that starts at zero multiplies the adapter's part, so that the module still gives AlphaFold's
+            answer. The paper has no gate.
         """
         self.adapter = ImageAdapter(seed, gated).to(self.initial.weight)
         return self
@@ -124,22 +138,22 @@ class StructureModule(nn.Module):
     def forward(
         self,
         single: torch.Tensor,
-        pair: Union[torch.Tensor, PairRepresentation],
+        pair: torch.Tensor | PairRepresentation,
         aatype: torch.Tensor,
         mask: torch.Tensor,
     ) -> StructureModuleOutput:
-        """Fold.
+        """Atoms, frames and confidence.
 
         Parameters
         ----------
         single : (n, 384) float
-        pair : (n, n, 128) float, or Pair
-            The trunk's pair representation, or what ``normalise_pair`` makes of it once for many calls, with additions
-            if wanted. A tensor gets a gradient only if it asks for one.
+        pair : (n, n, 128) float, or PairRepresentation
+            The trunk's pair representation, or the result of ``normalise_pair``, made once for many calls, with a
+            learned addition if wanted. A tensor gets a gradient only if it requires one.
         aatype : (n,) int
             AlphaFold's numbers of amino acids, 20 for unknown.
         mask : (n,) float or bool
-            Residues that count. Those that do not are not attended to; what is given for them means nothing.
+            Residues that are modelled. The others are not attended to, and their results have no meaning.
 
         Raises
         ------
@@ -169,7 +183,7 @@ class StructureModule(nn.Module):
 
     def _iterate(
         self, act: torch.Tensor, mask: torch.Tensor, pair: PairRepresentation
-    ) -> Tuple[torch.Tensor, list[Rigid]]:
+    ) -> tuple[torch.Tensor, list[Rigid]]:
         """Activations after the last iteration, and frames after each, in units of 20 Å."""
         pair_logits = self.attention.pair_logits(pair)
         frames, trajectory = Rigid.identity(act), []
@@ -182,7 +196,7 @@ class StructureModule(nn.Module):
 
     def _iteration(
         self, act: torch.Tensor, frames: Rigid, mask: torch.Tensor, pair: PairRepresentation, pair_logits: SharedBias
-    ) -> Tuple[torch.Tensor, Rigid]:
+    ) -> tuple[torch.Tensor, Rigid]:
         dropout = self.options.dropout if self.training else 0.0
         attended = self.attention(act, frames, mask, pair, pair_logits, self.adapter)
         act = self.attention_norm(nn.functional.dropout(act + attended, dropout, training=dropout > 0))
@@ -191,7 +205,7 @@ class StructureModule(nn.Module):
 
 
 def _check_inputs(
-    single: torch.Tensor, pair: Union[torch.Tensor, PairRepresentation], aatype: torch.Tensor, mask: torch.Tensor
+    single: torch.Tensor, pair: torch.Tensor | PairRepresentation, aatype: torch.Tensor, mask: torch.Tensor
 ) -> None:
     """Refuse inputs that do not fit together.
 
@@ -210,14 +224,18 @@ def _check_inputs(
         raise InputError(f"aatype: must be one or more numbers from 0 to {UNKNOWN_RESIDUE}, AlphaFold's of amino acids")
 
 
-LDDT_BINS, ERROR_BINS = 50, 64
 LARGEST_ERROR_ANGSTROM = 31.0
+"""Last of the 63 breaks between bins of the predicted aligned error (AlphaFold's ``max_error_bin``)."""
 
+# Pairs of residues that the aligned error is computed for at a time: their logits take 16 MB.
 _PAIRS_AT_ONCE = 1 << 16
 
 
 class ConfidenceHead(nn.Module):
-    """Predicted lDDT-Cα (Jumper et al., alg. 29)."""
+    """Predicted lDDT-Cα (Jumper et al., alg. 29).
+
+    No gradient is taken through it, so that torch's own layer normalisation serves.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -234,14 +252,14 @@ class ConfidenceHead(nn.Module):
 
 
 class AlignedErrorHead(nn.Module):
-    """Error of a residue's position when another's frame is superposed (Jumper et al., suppl. 1.9.7)."""
+    """Error of a residue's position after superposition of another's frame (Jumper et al., suppl. 1.9.7)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.logits = nn.Linear(PAIR_WIDTH, ERROR_BINS)
 
     def forward(self, pair: torch.Tensor) -> torch.Tensor:
-        """Expected error, (n, n) Å, from the pair representation as it left the trunk, (n, n, 128); row: the frame."""
+        """Expected error, (n, n) Å, from the trunk's pair representation, (n, n, 128); rows are the frames."""
         weight = self.logits.weight
         width = LARGEST_ERROR_ANGSTROM / (ERROR_BINS - 2)
         centres = (torch.arange(ERROR_BINS, dtype=weight.dtype, device=weight.device) + 0.5) * width
@@ -250,7 +268,10 @@ class AlignedErrorHead(nn.Module):
 
 
 class ReproducibleLayerNorm(nn.LayerNorm):
-    """A layer normalisation; torch's own adds the gradients of its weights thread by thread."""
+    """A layer normalisation whose gradients do not depend on the number of threads.
+
+    Torch's own adds the gradients of its scale and offset thread by thread.
+    """
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Normalised values, of the same shape."""

@@ -10,9 +10,9 @@ import pickle
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple, Union
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,18 +25,20 @@ from cocofold.alphafold.weight_layout import (
     OPENFOLD_SCOPES,
     SCOPE,
     SINGLE_ACTIVATIONS,
+    WEIGHT_FILE_ADVICE,
     WeightArray,
+    check_arrays,
+    check_module_arrays,
 )
 from cocofold.system.atomic_files import atomic_path
 from cocofold.system.errors import InputError
 
-_MAX_LISTED_NAMES = 4
+# An array that only AlphaFold's monomer models have: their key and value share a projection.
 _ALPHAFOLD_MONOMER_KEY = f"{SCOPE}structure_module/fold_iteration/invariant_point_attention/kv_scalar//weights"
-_WEIGHT_FILE_ADVICE = "give params_model_K_multimer_v3.npz of AlphaFold-Multimer v2.3, as it was downloaded"
 
 
 def load_structure_module(
-    source: Union[str, os.PathLike[str], Mapping[str, torch.Tensor]], options: FoldingOptions = FoldingOptions()
+    source: str | os.PathLike[str] | Mapping[str, torch.Tensor], options: FoldingOptions = FoldingOptions()
 ) -> StructureModule:
     """The structure module with its heads, float32, from a weight file or from what ``read_weights`` gave.
 
@@ -53,19 +55,15 @@ def load_structure_module(
         If the file is missing or damaged, or if arrays, which are named, are missing, unknown, of other shapes or not
         finite.
     """
-    if isinstance(source, Mapping):
-        shapes = {array.official: array.shape for array in MODULE_ARRAYS}
-        weights = _select_checked_arrays(source, shapes, MODULE_SCOPES, "weights")
-    else:
-        weights = read_weights(source)
-    # Weights that are about to be replaced shall not use up the caller's random numbers.
+    weights = check_module_arrays(source) if isinstance(source, Mapping) else read_weights(source)
+    # Initial weights, which are replaced below, leave the caller's random numbers as they were.
     with torch.random.fork_rng(devices=[]):
         module = StructureModule(options)
-    module.load_state_dict({array.ours: array.to_torch(weights[array.official]) for array in MODULE_ARRAYS})
+    module.load_state_dict({array.module_key: array.to_torch(weights[array.alphafold_key]) for array in MODULE_ARRAYS})
     return module
 
 
-def load_single_activations(path: Union[str, os.PathLike[str]]) -> nn.Linear:
+def load_single_activations(path: str | os.PathLike[str]) -> nn.Linear:
     """AlphaFold's projection of the first row of the alignment's representation (256) to the single one (384).
 
     Raises
@@ -74,13 +72,13 @@ def load_single_activations(path: Union[str, os.PathLike[str]]) -> nn.Linear:
         As ``load_structure_module``.
     """
     weights = _read_arrays(Path(path), SINGLE_ACTIVATIONS, scopes=(), openfold_scopes=())
-    weight, bias = (array.to_torch(weights[array.official]) for array in SINGLE_ACTIVATIONS)
+    weight, bias = (array.to_torch(weights[array.alphafold_key]) for array in SINGLE_ACTIVATIONS)
     layer = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0])
     layer.load_state_dict({"weight": weight, "bias": bias})
     return layer
 
 
-def read_weights(path: Union[str, os.PathLike[str]]) -> Dict[str, torch.Tensor]:
+def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """The 56 arrays of the structure module and its heads, float32, in AlphaFold's names and layout.
 
     Raises
@@ -91,18 +89,18 @@ def read_weights(path: Union[str, os.PathLike[str]]) -> Dict[str, torch.Tensor]:
     return _read_arrays(Path(path), MODULE_ARRAYS, MODULE_SCOPES, OPENFOLD_SCOPES)
 
 
-def official_weights(module: StructureModule) -> Dict[str, torch.Tensor]:
+def official_weights(module: StructureModule) -> dict[str, torch.Tensor]:
     """Copies of the 56 arrays of a module, float32, in AlphaFold's names and layout, without the adapter."""
     state = module.state_dict()
-    return {array.official: array.from_torch(state[array.ours]).float().clone() for array in MODULE_ARRAYS}
+    return {array.alphafold_key: array.from_torch(state[array.module_key]).float().clone() for array in MODULE_ARRAYS}
 
 
-def save_structure_module(module: StructureModule, path: Union[str, os.PathLike[str]]) -> None:
+def save_structure_module(module: StructureModule, path: str | os.PathLike[str]) -> None:
     """Write the weights of a module as AlphaFold's file has them, without the adapter."""
     save_weights(official_weights(module), path)
 
 
-def save_weights(weights: Mapping[str, torch.Tensor], path: Union[str, os.PathLike[str]]) -> None:
+def save_weights(weights: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> None:
     """Write arrays as AlphaFold's file has them; the file appears whole."""
     arrays = {name: tensor.detach().cpu().numpy() for name, tensor in weights.items()}
     with atomic_path(path) as partial, open(partial, "wb") as file:
@@ -110,68 +108,38 @@ def save_weights(weights: Mapping[str, torch.Tensor], path: Union[str, os.PathLi
 
 
 def _read_arrays(
-    path: Path, wanted: Sequence[WeightArray], scopes: Tuple[str, ...], openfold_scopes: Tuple[str, ...]
-) -> Dict[str, torch.Tensor]:
-    """The wanted arrays of a file, checked; no others may stand in the scopes."""
+    path: Path, wanted: Sequence[WeightArray], scopes: tuple[str, ...], openfold_scopes: tuple[str, ...]
+) -> dict[str, torch.Tensor]:
+    """The wanted arrays of a file, checked; the scopes may have no others."""
     if not path.is_file():
-        raise InputError(f"{path}: no such weight file; {_WEIGHT_FILE_ADVICE}")
+        raise InputError(f"{path}: no such weight file; {WEIGHT_FILE_ADVICE}")
     if is_openfold_checkpoint(path):
-        shapes = {array.openfold: array.torch_shape for array in wanted}
-        state = _select_checked_arrays(read_openfold_checkpoint(path), shapes, openfold_scopes, str(path))
-        return {array.official: array.from_torch(state[array.openfold]) for array in wanted}
+        shapes = {array.openfold_key: array.torch_shape for array in wanted}
+        state = check_arrays(read_openfold_checkpoint(path), shapes, openfold_scopes, str(path))
+        return {array.alphafold_key: array.from_torch(state[array.openfold_key]) for array in wanted}
     if path.suffix.lower() != ".npz":
-        raise InputError(f"{path}: a weight file must be .npz (AlphaFold's) or .pt (OpenFold's); {_WEIGHT_FILE_ADVICE}")
-    shapes = {array.official: array.shape for array in wanted}
-    return _select_checked_arrays(_read_npz(path, (*shapes, *scopes)), shapes, scopes, str(path))
+        raise InputError(f"{path}: a weight file must be .npz (AlphaFold's) or .pt (OpenFold's); {WEIGHT_FILE_ADVICE}")
+    shapes = {array.alphafold_key: array.shape for array in wanted}
+    return check_arrays(_read_npz(path, (*shapes, *scopes)), shapes, scopes, str(path))
 
 
-def _read_npz(path: Path, beginnings: Tuple[str, ...]) -> Dict[str, torch.Tensor]:
-    """Arrays whose names begin so; the others, of which there are far more, stay in the file."""
+def _read_npz(path: Path, beginnings: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    """Arrays whose names have one of these beginnings; the others, which are far more, are not read."""
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             if _ALPHAFOLD_MONOMER_KEY in file.files:
-                raise InputError(f"{path}: these are weights of an AlphaFold monomer model; {_WEIGHT_FILE_ADVICE}")
+                raise InputError(f"{path}: these are weights of an AlphaFold monomer model; {WEIGHT_FILE_ADVICE}")
             return {
                 name: torch.from_numpy(np.asarray(file[name])) for name in file.files if name.startswith(beginnings)
             }
     except (OSError, ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: damaged, or no file of arrays ({error}); {_WEIGHT_FILE_ADVICE}") from error
-
-
-def _select_checked_arrays(
-    arrays: Mapping[str, torch.Tensor], shapes: Mapping[str, Tuple[int, ...]], scopes: Tuple[str, ...], where: str
-) -> Dict[str, torch.Tensor]:
-    """Arrays in float32, if all are there, as they must be, and no others in the scopes.
-
-    Raises
-    ------
-    InputError
-        Naming what is wrong.
-    """
-    present = {name: arrays[name] for name in shapes if name in arrays}
-    faults = {
-        "missing": [name for name in shapes if name not in present],
-        "unknown": [name for name in arrays if name not in shapes and name.startswith(scopes)],
-        "of another shape": [
-            f"{name} {tuple(array.shape)}, must be {shapes[name]}"
-            for name, array in present.items()
-            if tuple(array.shape) != shapes[name]
-        ],
-        "not finite": [name for name, array in present.items() if not bool(torch.isfinite(array).all())],
-    }
-    found = [f"{fault}: {_listed(names)}" for fault, names in faults.items() if names]
-    if found:
-        raise InputError(f"{where}: {'; '.join(found)}; {_WEIGHT_FILE_ADVICE}")
-    return {name: array.detach().float() for name, array in present.items()}
-
-
-def _listed(names: List[str]) -> str:
-    more = f" and {len(names) - _MAX_LISTED_NAMES} more" if len(names) > _MAX_LISTED_NAMES else ""
-    return ", ".join(name.replace(SCOPE, "") for name in names[:_MAX_LISTED_NAMES]) + more
+        raise InputError(f"{path}: damaged, or no file of arrays ({error}); {WEIGHT_FILE_ADVICE}") from error
 
 
 _CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt")
+# Beginnings of names that wrappers such as torch's DistributedDataParallel add.
 _WRAPPER_PREFIXES = ("module.", "model.")
+# A tensor that only OpenFold's monomer models have.
 _OPENFOLD_MONOMER_KEY = "structure_module.ipa.linear_kv.weight"
 _CHECKPOINT_ADVICE = (
     "give a checkpoint of a model_K_multimer_v3 of OpenFold's, or AlphaFold's params_model_K_multimer_v3.npz"
@@ -183,7 +151,7 @@ def is_openfold_checkpoint(path: Path) -> bool:
     return path.suffix.lower() in _CHECKPOINT_SUFFIXES
 
 
-def read_openfold_checkpoint(path: Path) -> Dict[str, torch.Tensor]:
+def read_openfold_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     """All tensors of a checkpoint by OpenFold's names.
 
     Raises
@@ -202,10 +170,10 @@ def read_openfold_checkpoint(path: Path) -> Dict[str, torch.Tensor]:
     return state
 
 
-def _tensors_of_checkpoint(content: Any) -> Dict[str, torch.Tensor]:
-    """The tensors of a checkpoint by OpenFold's names, wherever training programs keep them."""
+def _tensors_of_checkpoint(content: Any) -> dict[str, torch.Tensor]:
+    """Tensors of a checkpoint by OpenFold's names, in any of the layouts that training programs write."""
     if isinstance(content, Mapping):
-        # The running average is what OpenFold predicts with; Lightning and DeepSpeed have keys of their own.
+        # OpenFold predicts with the running average ("ema"); "state_dict" is Lightning's key, "module" DeepSpeed's.
         for path in (("ema", "params"), ("state_dict",), ("module",)):
             inner: Any = content
             for key in path:
@@ -223,22 +191,28 @@ def _tensors_of_checkpoint(content: Any) -> Dict[str, torch.Tensor]:
 def _without_wrapper_prefixes(name: str) -> str:
     for prefix in _WRAPPER_PREFIXES:
         if name.startswith(prefix):
-            return _without_wrapper_prefixes(name[len(prefix) :])
+            return _without_wrapper_prefixes(name.removeprefix(prefix))
     return name
 
 
-_WEIGHT_FILE_PATTERN = re.compile(r"params_model_(\d)(\w*)\.npz")
+_WEIGHT_FILE_PATTERN = re.compile(r"params_(?P<model>model_\d\w*)\.npz")
 
 
 def weight_file_name(model_number: int) -> str:
-    """Name of the file in which AlphaFold-Multimer v2.3 comes."""
+    """File name of the weights of an AlphaFold-Multimer v2.3 model."""
     return f"params_model_{model_number}_multimer_v3.npz"
 
 
 def colabfold_weights_folder() -> Path:
-    """Where ColabFold keeps the weights that it downloads."""
+    """Folder in which ColabFold keeps the weights that it downloads."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(cache) / "colabfold" / "params"
+
+
+def weight_file_in(folder: Path, model_number: int) -> Path | None:
+    """The weight file of a model in a folder or in its subfolder ``params``, or None if neither has it."""
+    name = weight_file_name(model_number)
+    return next((path for path in (folder / name, folder / "params" / name) if path.is_file()), None)
 
 
 def find_weights(given: Path | None, model_number: int) -> Path:
@@ -247,9 +221,9 @@ def find_weights(given: Path | None, model_number: int) -> Path:
     Parameters
     ----------
     given : Path, optional
-        The file, a folder with it, or a folder whose subfolder ``params`` has it; by default where ColabFold keeps it.
+        The file, a folder with it, or a folder whose subfolder ``params`` has it; by default ColabFold's folder.
     model_number : int
-        Which of the five models made the representations.
+        Number, 1 to 5, of the model that made the representations.
 
     Raises
     ------
@@ -259,9 +233,9 @@ def find_weights(given: Path | None, model_number: int) -> Path:
     name = weight_file_name(model_number)
     if given is None or given.is_dir():
         folder = given or colabfold_weights_folder()
-        for path in (folder / name, folder / "params" / name):
-            if path.is_file():
-                return path
+        path = weight_file_in(folder, model_number)
+        if path is not None:
+            return path
         option = f"--weights {given}" if given else f"no --weights given, and {folder}"
         raise InputError(
             f"{option}: holds no {name}; the representations are of model {model_number}, give AlphaFold-Multimer's "
@@ -272,17 +246,17 @@ def find_weights(given: Path | None, model_number: int) -> Path:
     match = _WEIGHT_FILE_PATTERN.fullmatch(given.name)
     if match is not None and given.name != name:
         raise InputError(
-            f"--weights {given}: these are of {given.stem.replace('params_', '')}, but the representations are of "
+            f"--weights {given}: these are of {match['model']}, but the representations are of "
             f"model_{model_number}_multimer_v3; give {name}"
         )
     return given
 
 
 def project_single_representation(first_row: torch.Tensor, path: Path) -> torch.Tensor:
-    """The single representation, a linear function of the MSA's first row (Jumper et al. 2021, suppl. alg. 6).
+    """The single representation, a linear function of the alignment's first row (Jumper et al. 2021, suppl. alg. 6).
 
-    ColabFold computes it in bfloat16 by default. Where the first row is in bfloat16, this rounds as it does: products
-    to bfloat16, then the bias added in float32.
+    ColabFold computes it in bfloat16 by default. Where all numbers of the first row are bfloat16, this function rounds
+    as ColabFold does: the product to bfloat16, to which the bias is added in float32.
 
     Parameters
     ----------

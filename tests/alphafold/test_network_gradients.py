@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -161,14 +162,18 @@ def test_attention_in_blocks_is_the_sums_written_out(monkeypatch: pytest.MonkeyP
     query, key, bias, values, pair = inputs
     shares = (torch.einsum("hic,hjc->hij", query, key) + bias).softmax(2)
     columns = torch.randn(N, 7, generator=generator, dtype=torch.float64)
+    added = SimpleNamespace(segment_one_hot=columns)
 
-    def attended(query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor, *rest: torch.Tensor) -> tuple:
-        return pair_representation.attend_with_pair(query, key, pair_representation.SharedBias(bias), *rest, columns)
+    def attended(
+        query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor, values: torch.Tensor, pair: torch.Tensor
+    ) -> pair_representation.AttentionSums:
+        prepared = pair_representation.PairRepresentation(pair, added)
+        return pair_representation.attend_with_pair(query, key, pair_representation.SharedBias(bias), values, prepared)
 
-    gathered, between, met = attended(*inputs)
-    torch.testing.assert_close(gathered, torch.einsum("hij,hjd->hid", shares, values))
-    torch.testing.assert_close(between, torch.einsum("hij,ijp->ihp", shares, pair))
-    torch.testing.assert_close(met, torch.einsum("hij,js->his", shares, columns))
+    sums = attended(*inputs)
+    torch.testing.assert_close(sums.values, torch.einsum("hij,hjd->hid", shares, values))
+    torch.testing.assert_close(sums.pairs, torch.einsum("hij,ijp->ihp", shares, pair))
+    torch.testing.assert_close(sums.segment_weights, torch.einsum("hij,js->his", shares, columns))
     assert torch.autograd.gradcheck(attended, inputs)
 
 
@@ -211,11 +216,11 @@ def test_gradients_of_a_shared_bias_do_not_pile_up_from_one_backward_pass_to_the
     """What backpropagates through one attention only, and then through both, gets what each pass asks for."""
     generator = torch.Generator().manual_seed(9)
     query, key, values = (torch.randn(2, 6, 3, generator=generator, dtype=torch.float64) for _ in range(3))
-    pair = torch.randn(6, 6, 4, generator=generator, dtype=torch.float64)
+    pair = pair_representation.PairRepresentation(torch.randn(6, 6, 4, generator=generator, dtype=torch.float64))
     given = torch.randn(2, 6, 6, generator=generator, dtype=torch.float64, requires_grad=True)
     shared = pair_representation.SharedBias(given)
     first, second = (
-        pair_representation.attend_with_pair(scale * query, key, shared, values, pair)[0] for scale in (1, 2)
+        pair_representation.attend_with_pair(scale * query, key, shared, values, pair).values for scale in (1, 2)
     )
     alone = torch.autograd.grad(first.square().sum(), given, retain_graph=True)[0]
     both = torch.autograd.grad(first.square().sum() + second.square().sum(), given, retain_graph=True)[0]

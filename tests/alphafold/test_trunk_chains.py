@@ -25,7 +25,7 @@ def test_chains_of_a_fasta_file(text: str, tmp_path: Path) -> None:
     chains = read_fasta(_file(tmp_path, "x.fasta", text))
     assert chains == Chains(("A", "B", "C"), ("MKTA", "GSHW", "MKTA"))
     assert chains.with_copies_together() == Chains(("A", "B", "C"), ("MKTA", "MKTA", "GSHW"))
-    assert chains.index().tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert chains.chain_index().tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert chains.residue_numbers().tolist() == [1, 2, 3, 4] * 3
 
 

@@ -19,7 +19,14 @@ from trunk_files import ColabFoldFolder, DeepMind
 from cocofold.alphafold import load_structure_module
 from cocofold.alphafold.colabfold import read_colabfold_prediction
 from cocofold.alphafold.prediction import Prediction
-from cocofold.alphafold.rebuild import VerifiedPrediction, predict_atoms, write_prediction
+from cocofold.alphafold.rebuild import (
+    MAX_DEVIATION_ANGSTROM,
+    VerifiedPrediction,
+    predict_atoms,
+    write_prediction,
+)
+from cocofold.alphafold.structure_network import StructureModule
+from cocofold.commands.predict import PredictionRequest
 from cocofold.structure.read_model import read_model
 from cocofold.system.errors import InputError
 
@@ -177,3 +184,18 @@ def test_the_weight_file_and_the_bundle_are_one_module(bundle: Path, weights: Pa
     with torch.no_grad():
         out = module(prediction.single, prediction.pair, prediction.aatype, prediction.mask)
     np.testing.assert_allclose(predict_atoms(prediction).positions, out.atom14.numpy(), atol=1e-5)
+
+
+def test_a_bundle_is_checked_without_a_network(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a network was built")
+
+    monkeypatch.setattr(StructureModule, "__init__", refuse)
+    assert len(Prediction.read(bundle)) == 22
+    _rewrite(bundle / NAME, lambda tensors: tensors.update({_initial(): torch.full((384, 384), torch.nan)}))
+    with pytest.raises(InputError, match="weights: not finite: structure_module/initial_projection//weights"):
+        Prediction.read(bundle)
+
+
+def test_the_command_and_the_readers_allow_the_same_deviation() -> None:
+    assert PredictionRequest.max_deviation_angstrom == MAX_DEVIATION_ANGSTROM

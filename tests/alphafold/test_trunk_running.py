@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from trunk_files import ColabFoldFolder, DeepMind
 
-from cocofold.alphafold.from_fasta import PredictionRequest, predict_fasta
+from cocofold.alphafold import external_programs
+from cocofold.alphafold.external_programs import run_program
 from cocofold.alphafold.run_programs import (
     ColabFoldSettings,
     OpenFoldSettings,
@@ -23,8 +25,8 @@ from cocofold.alphafold.run_programs import (
     find_openfold,
     run_colabfold,
     run_openfold,
-    run_program,
 )
+from cocofold.commands.predict import PredictionRequest, predict_fasta
 from cocofold.system.errors import InputError
 
 Stand = Callable[..., Path]
@@ -178,6 +180,8 @@ def test_the_prediction_must_be_of_the_chains_asked_for(
     shutil.copytree(colabfold.folder, results)
     request = PredictionRequest(
         tmp_path / "x.fasta",
+        ColabFoldSettings(),
+        OpenFoldSettings(),
         colabfold_command=str(stand_in(tmp_path / "bin" / "colabfold_batch", makes=str(results / "x"))),
     )
     request.fasta.write_text(f">x\n{deepmind.sequence}\n")
@@ -238,13 +242,14 @@ def test_where_colabfold_is_looked_for(tmp_path: Path, stand_in: Stand, monkeypa
 def test_with_no_program_the_message_says_what_can_be_done(
     fasta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    asked = (fasta, ColabFoldSettings(), OpenFoldSettings())
     for program in ("auto", "colabfold", "openfold"):
         with pytest.raises(InputError, match=r"needs a program that predicts.*cocofold finetune --model") as caught:
-            predict_fasta(PredictionRequest(fasta, program), tmp_path / "run", print)
+            predict_fasta(PredictionRequest(*asked, program), tmp_path / "run", print)
         assert ("pip install" in str(caught.value)) == (program != "openfold")
         assert ("OPENFOLD_HOME" in str(caught.value)) == (program != "colabfold")
     with pytest.raises(InputError, match="--program boltz: must be one of"):
-        PredictionRequest(fasta, "boltz")
+        PredictionRequest(*asked, "boltz")
     monkeypatch.setenv("OPENFOLD_HOME", str(tmp_path))
     with pytest.raises(InputError, match=r"holds no run_pretrained_openfold.py"):
         find_openfold()
@@ -283,8 +288,33 @@ def test_openfold_is_asked_for_its_outputs(
 def test_openfold_needs_a_folder_of_templates_and_must_predict(fasta: Path, tmp_path: Path, stand_in: Stand) -> None:
     with pytest.raises(InputError, match="--templates: OpenFold asks for"):
         run_openfold(tmp_path, fasta, tmp_path / "run", OpenFoldSettings(), tmp_path, print)
+    settings = OpenFoldSettings(tmp_path, alignments=tmp_path / "missing")
     with pytest.raises(InputError, match=r"--alignments .*: no such folder"):
-        OpenFoldSettings(alignments=tmp_path / "missing")
+        run_openfold(tmp_path, fasta, tmp_path / "run", settings, tmp_path, print)
     script = stand_in(tmp_path / "openfold" / "run_pretrained_openfold.py", prints="no alignments")
     with pytest.raises(InputError, match=r"ended without a prediction(?s:.*)no alignments"):
         run_openfold(script, fasta, tmp_path / "run", OpenFoldSettings(tmp_path), tmp_path / "x.pt", print)
+
+
+def test_outputs_of_an_earlier_run_of_openfold_are_not_taken_for_new_ones(
+    fasta: Path, tmp_path: Path, stand_in: Stand
+) -> None:
+    earlier = tmp_path / "run" / "results" / "predictions" / "x_model_1_multimer_v3_output_dict.pkl"
+    earlier.parent.mkdir(parents=True)
+    earlier.touch()
+    script = stand_in(tmp_path / "openfold" / "run_pretrained_openfold.py")
+    with pytest.raises(InputError, match="ended without a prediction of my_pair"):
+        run_openfold(script, fasta, tmp_path / "run", OpenFoldSettings(tmp_path), tmp_path / "x.pt", print)
+
+
+def test_a_program_that_does_not_end_when_asked_to_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(external_programs, "_SECONDS_TO_TERMINATE", 0.2)
+
+    def interrupt(line: str) -> None:
+        raise KeyboardInterrupt
+
+    program = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(20)"
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_program([sys.executable, "-c", program], tmp_path / "log", interrupt)
+    assert time.monotonic() - start < 10

@@ -54,7 +54,7 @@ def prediction(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pair=torch.randn(n, n, 128, generator=draw).half(),
         aatype=torch.as_tensor(chains.aatype()),
         mask=torch.ones(n, dtype=torch.bool),
-        chain_index=torch.as_tensor(chains.index()),
+        chain_index=torch.as_tensor(chains.chain_index()),
         residue_numbers=torch.as_tensor(chains.residue_numbers()),
         chains=chains,
         weights=random_weights(0),

@@ -34,9 +34,9 @@ from cocofold.sources.structure_module import (
     TrainingRates,
     TrunkOutput,
 )
-from cocofold.sources.symmetric_copies import SymmetricCopies, build_assembly
+from cocofold.sources.symmetric_copies import SymmetricCopies
 from cocofold.structure.model import Model
-from cocofold.structure.point_groups import normalise_point_group, point_group_rotations
+from cocofold.structure.point_groups import build_assembly, normalise_point_group, point_group_rotations
 from cocofold.structure.read_model import read_map_placement, read_model
 from cocofold.structure.topology import Backbone
 from cocofold.system.errors import InputError

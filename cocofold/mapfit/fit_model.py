@@ -30,9 +30,8 @@ from cocofold.mapfit.search_pipeline import (
     find_placements,
 )
 from cocofold.mapfit.target_map import RigidMolecule, TargetMap, compute_model_density
-from cocofold.sources.symmetric_copies import build_assembly, copy_positions
 from cocofold.structure.model import Model
-from cocofold.structure.point_groups import normalise_point_group, point_group_rotations
+from cocofold.structure.point_groups import build_assembly, copy_positions, normalise_point_group, point_group_rotations
 from cocofold.system.errors import InputError
 from cocofold.system.progress import ProgressCallback
 

@@ -111,7 +111,7 @@ def test_a_mirrored_map(
         asked.append(len(targets))
         return [RigidPoses(np.eye(3)[None], atoms.centroid[None], np.zeros(1))] * 2
 
-    monkeypatch.setattr("cocofold.preflight.check_inputs.find", find)
+    monkeypatch.setattr("cocofold.preflight.check_inputs.find_placements", find)
     path = write_map(truth, tmp_path / "map.mrc", 48, 3.0)
     with mrcfile.open(path, "r+") as file:
         file.set_data(np.roll(np.flip(file.data, 0), 1, 0))

@@ -17,10 +17,9 @@ from cocofold.alphafold.residue_constants import ATOM14_NAMES
 from cocofold.alphafold.weights import load_structure_module
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.run_folder import RunFolder
-from cocofold.mapfit.bodies import clash_fraction
+from cocofold.mapfit.bodies import apply_placement, body_of_each_atom, clash_fraction, molecule_of
 from cocofold.mapfit.fit_model import AUTO, symmetric_copies_of
-from cocofold.mapfit.placement_file import AS_IS, MIRRORED, Placement, apply_placement, body_of_each_atom
-from cocofold.mapfit.target_map import RigidMolecule
+from cocofold.mapfit.placement_file import AS_IS, MIRRORED, Placement
 from cocofold.mapfit.workflow import PLACEMENT_FILE, SUBUNIT_FILE, MapFiles, place_and_write
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.sources.base import AtomSource
@@ -370,7 +369,7 @@ def symmetry_axes(symmetry: str, particles: ParticleSet) -> tuple[np.ndarray, np
 
 def refuse_overlapping_copies(model: Model, symmetry: str, rotations: np.ndarray, centre: np.ndarray) -> None:
     """Refuse a subunit whose copies lie on each other."""
-    first, *others = symmetric_copies_of(RigidMolecule.of(model), rotations, centre)
+    first, *others = symmetric_copies_of(molecule_of(model), rotations, centre)
     share = clash_fraction(first, others)
     if share > _MOST_OVERLAPPING:
         raise InputError(

@@ -201,7 +201,7 @@ class MapGrid:
     Attributes
     ----------
     values : (nz, ny, nx) float32
-        Sharpened against the smoothing by linear interpolation, so that ``at`` gives the map itself, on average.
+        Sharpened to undo the smoothing of linear interpolation: ``interpolate`` gives the map itself, on average.
     voxel_angstrom : (3,) float32
         Along x, y, z.
     origin_angstrom : (3,) float32
@@ -215,11 +215,11 @@ class MapGrid:
     resolution_angstrom: float
 
     @property
-    def counts(self) -> torch.Tensor:
+    def voxel_counts(self) -> torch.Tensor:
         """Voxels along x, y, z."""
         return torch.tensor(self.values.shape[::-1], device=self.values.device)
 
-    def at(self, points: torch.Tensor) -> torch.Tensor:
+    def interpolate(self, points: torch.Tensor) -> torch.Tensor:
         """Values at positions by linear interpolation, 0 outside; differentiable.
 
         Parameters
@@ -227,7 +227,7 @@ class MapGrid:
         points : (..., 3) float32
             x, y, z in Å.
         """
-        place = 2 * (points - self.origin_angstrom) / (self.voxel_angstrom * (self.counts - 1)) - 1
+        place = 2 * (points - self.origin_angstrom) / (self.voxel_angstrom * (self.voxel_counts - 1)) - 1
         sampled = torch.nn.functional.grid_sample(
             self.values[None, None], place.reshape(1, 1, 1, -1, 3), align_corners=True
         )
@@ -235,7 +235,7 @@ class MapGrid:
 
     def cut(self, low: torch.Tensor, high: torch.Tensor) -> MapGrid:
         """The part between two corners (x, y, z in Å), whole voxels."""
-        counts = self.counts
+        counts = self.voxel_counts
         first = ((low - self.origin_angstrom) / self.voxel_angstrom).floor().long().clamp(min=0)
         first = torch.minimum(first, counts - 2)
         last = ((high - self.origin_angstrom) / self.voxel_angstrom).ceil().long()
@@ -244,7 +244,7 @@ class MapGrid:
         origin = self.origin_angstrom + first * self.voxel_angstrom
         return MapGrid(self.values[z, y, x].contiguous(), self.voxel_angstrom, origin, self.resolution_angstrom)
 
-    def less(self, other: torch.Tensor) -> MapGrid:
+    def minus(self, other: torch.Tensor) -> MapGrid:
         """With other values on the same grid taken away."""
         return replace(self, values=self.values - other)
 

@@ -8,15 +8,16 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
+from cocofold.mapfit.bodies import molecule_of
 from cocofold.mapfit.density_map import DensityMap
-from cocofold.mapfit.rigid_refinement import RigidPoses, correlations_at_poses
+from cocofold.mapfit.rigid_refinement import RigidMolecule, RigidPoses, correlations_at_poses, make_molecule_template
 from cocofold.mapfit.search_pipeline import (
     TRUSTED_STANDARD_ERRORS,
     difference_in_standard_errors,
     find_placements,
     refine_at_full_resolution,
 )
-from cocofold.mapfit.target_map import RigidMolecule, TargetMap, make_template, resolution_from_noise
+from cocofold.mapfit.target_map import TargetMap, resolution_from_noise
 from cocofold.particles.particle_set import ParticleSet, unsupported_aberrations
 from cocofold.preflight.check_report import AGREES, UNDECIDED, WRONG, Alternative, CheckReport, CheckVerdict
 from cocofold.preflight.judging import CLEAR_STANDARD_ERRORS, HypothesisComparer, MeanWithError, find_best_hypotheses
@@ -219,9 +220,9 @@ def _check_map_frame(particles: ParticleSet, density: DensityMap) -> CheckVerdic
 
 
 def _check_place_in_map(model: Model, target: TargetMap, seed: int) -> tuple[CheckVerdict, RigidPoses, RigidMolecule]:
-    atoms = RigidMolecule.of(model)
+    atoms = molecule_of(model)
     resolution = target.resolution_angstrom
-    template = make_template(atoms.positions - atoms.centroid, atoms.atomic_numbers, resolution, target.device)
+    template = make_molecule_template(atoms, resolution, target.device)
     grid = target.grid(resolution)
     origin = np.array(target.density.header_origin_angstrom)
     turns = np.concatenate([np.eye(3)[None], np.eye(3)[None], Rotation.random(_TURNS, random_state=seed).as_matrix()])
@@ -230,7 +231,7 @@ def _check_place_in_map(model: Model, target: TargetMap, seed: int) -> tuple[Che
     scores = correlations_at_poses(grid, template, RigidPoses(turns, centres, np.zeros(len(turns))))
     here, less_origin, by_chance = float(scores[0]), float(scores[1]), float(scores[2:].max())
     points = torch.as_tensor(atoms.positions, dtype=torch.float32, device=target.device)
-    density = float((grid.at(points).mean() - grid.values.mean()) / grid.values.std())
+    density = float((grid.interpolate(points).mean() - grid.values.mean()) / grid.values.std())
     table = (
         Alternative("in place", here, 0.0, here, 0.0),
         Alternative("less the header's origin", less_origin, 0.0, less_origin, 0.0),
@@ -239,11 +240,12 @@ def _check_place_in_map(model: Model, target: TargetMap, seed: int) -> tuple[Che
     figures = {"density_at_atoms_sigma": round(density, 3), "compared_at_angstrom": round(resolution, 3)}
     said = f"correlation {here:.2f} at {resolution:.1f} Å, density at atoms {density:.1f} sigma"
     motions = RigidPoses(np.eye(3)[None], atoms.centroid[None], scores[:1])
-    if difference_in_standard_errors(atoms, target, here, by_chance) >= TRUSTED_STANDARD_ERRORS:
+    if difference_in_standard_errors(atoms, target.resolution_angstrom, here, by_chance) >= TRUSTED_STANDARD_ERRORS:
         return CheckVerdict(MODEL_IN_MAP, AGREES, f"it lies in the map, {said}", "", table, figures), motions, atoms
     if (
         target.density.has_origin
-        and difference_in_standard_errors(atoms, target, less_origin, max(here, by_chance)) >= TRUSTED_STANDARD_ERRORS
+        and difference_in_standard_errors(atoms, target.resolution_angstrom, less_origin, max(here, by_chance))
+        >= TRUSTED_STANDARD_ERRORS
     ):
         x, y, z = origin
         line = f"it lies at the header's origin, correlation {less_origin:.2f} there against {here:.2f}"
@@ -269,13 +271,13 @@ def _check_hand_of_map(atoms: RigidMolecule, target: TargetMap, here: RigidPoses
     mirrored = float(
         refine_at_full_resolution(atoms, mirror, RigidPoses.concatenated([as_it_lies, across])).scores.max()
     )
-    margin = difference_in_standard_errors(atoms, target, as_is, mirrored)
+    margin = difference_in_standard_errors(atoms, target.resolution_angstrom, as_is, mirrored)
     if margin <= -TRUSTED_STANDARD_ERRORS:
         # A model that lies elsewhere may come nearer to the mirror image by chance: only a search everywhere tells.
         searched = zip((target, mirror), _search_both_hands(atoms, target))
         anywhere = [float(refine_at_full_resolution(atoms, one, motions).scores.max()) for one, motions in searched]
         as_is, mirrored = max(as_is, anywhere[0]), max(mirrored, anywhere[1])
-        margin = difference_in_standard_errors(atoms, target, as_is, mirrored)
+        margin = difference_in_standard_errors(atoms, target.resolution_angstrom, as_is, mirrored)
     against = f"correlation {as_is:.2f} against {mirrored:.2f} with its mirror image"
     table = (Alternative("as is", as_is, 0.0, as_is, 0.0), Alternative("mirrored", mirrored, 0.0, mirrored, -margin))
     if margin >= TRUSTED_STANDARD_ERRORS:

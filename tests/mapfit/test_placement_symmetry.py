@@ -13,9 +13,9 @@ from scipy.spatial.transform import Rotation
 
 from cocofold.mapfit.bodies import bodies_from_pae
 from cocofold.mapfit.density_map import DensityMap
-from cocofold.mapfit.fit_model import detect_symmetry, fit_in_map
+from cocofold.mapfit.fit_model import fit_in_map
 from cocofold.mapfit.placement_file import Placement
-from cocofold.mapfit.target_map import TargetMap
+from cocofold.mapfit.target_map import TargetMap, detect_symmetry
 from cocofold.mapfit.workflow import MapFiles, place_and_write
 from cocofold.structure.model import Model
 from cocofold.structure.point_groups import build_assembly, copy_positions, point_group_rotations

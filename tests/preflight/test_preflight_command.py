@@ -14,8 +14,8 @@ import pytest
 
 from cocofold.__main__ import main
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, render_density
-from cocofold.mapfit.rigid_refinement import RigidPoses
-from cocofold.mapfit.target_map import RigidMolecule, TargetMap
+from cocofold.mapfit.rigid_refinement import RigidMolecule, RigidPoses
+from cocofold.mapfit.target_map import TargetMap
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.particles.star_write import write_star
 from cocofold.simulation.particle_simulation import SimulationOutput

@@ -20,7 +20,7 @@ from cocofold.finetuning.run_folder import RunFolder
 from cocofold.mapfit.bodies import apply_placement, body_of_each_atom, clash_fraction, molecule_of
 from cocofold.mapfit.fit_model import AUTO, symmetric_copies_of
 from cocofold.mapfit.placement_file import AS_IS, MIRRORED, Placement
-from cocofold.mapfit.workflow import PLACEMENT_FILE, SUBUNIT_FILE, MapFiles, place_and_write
+from cocofold.mapfit.workflow import PLACEMENT_FILE, SUBUNIT_FILE, MapFiles, MapOptionNames, place_and_write
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.sources.base import AtomSource
 from cocofold.sources.deformation import DeformationSource
@@ -336,7 +336,8 @@ def _fit_in_map(model: Model, options: Options, folder: RunFolder, device: torch
     out = folder.path / "placement"
     if not (out / PLACEMENT_FILE).is_file():
         folder.say(f"placing the model in {options.map}; see {out}")
-        files = MapFiles(Path(str(options.map)), resolution_angstrom=options.map_resolution)
+        names = MapOptionNames("--map-resolution", pixel_size=None, half_maps=None)
+        files = MapFiles(Path(str(options.map)), resolution_angstrom=options.map_resolution, option_names=names)
         with search_progress_bar() as tell:
             _, lines = place_and_write(model, files, out, options.bodies, options.hand, options.symmetry, device, tell)
         for line in lines:

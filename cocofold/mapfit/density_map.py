@@ -68,7 +68,12 @@ class DensityMap:
             file.voxel_size = self.pixel_size_angstrom
 
 
-def read_map(path: str | os.PathLike[str], pixel_size_angstrom: float | None = None, what: str = "map") -> DensityMap:
+def read_map(
+    path: str | os.PathLike[str],
+    pixel_size_angstrom: float | None = None,
+    what: str = "map",
+    pixel_size_option: str | None = None,
+) -> DensityMap:
     """Read a map: MRC or CCP4, gzip-compressed or not, any box and order of axes.
 
     Parameters
@@ -78,6 +83,8 @@ def read_map(path: str | os.PathLike[str], pixel_size_angstrom: float | None = N
         Used in place of the header's.
     what : str
         What the user calls it, for messages.
+    pixel_size_option : str, optional
+        What the user calls ``pixel_size_angstrom``, if it can be given, for messages.
 
     Raises
     ------
@@ -89,7 +96,7 @@ def read_map(path: str | os.PathLike[str], pixel_size_angstrom: float | None = N
     if not path.is_file():
         raise InputError(f"{name}: no such file; give an MRC or CCP4 map")
     if pixel_size_angstrom is not None:
-        require_within("--pixel-size", pixel_size_angstrom, 0.1, 100)
+        require_within(pixel_size_option or "pixel_size_angstrom", pixel_size_angstrom, 0.1, 100)
     with _opened(path, name) as file:
         header = file.header
         if header.mode not in (0, 1, 2, 6, 12):
@@ -99,7 +106,7 @@ def read_map(path: str | os.PathLike[str], pixel_size_angstrom: float | None = N
             raise InputError(f"{name}: holds {shape} pixels, no volume; give one of {_MIN_BOX} or more along each axis")
         order = _order_of_axes(header, name)
         values = np.ascontiguousarray(file.data.transpose(order), dtype=np.float32)
-        pixel_size = pixel_size_angstrom or _pixel_size(file, name)
+        pixel_size = pixel_size_angstrom or _pixel_size(file, name, pixel_size_option)
         origin = _origin(header, pixel_size)
     _check_content(values, name)
     return DensityMap(values, pixel_size, origin)
@@ -142,18 +149,19 @@ def _order_of_axes(header: np.recarray, name: str) -> tuple[int, int, int]:
     return (stored.index(3), stored.index(2), stored.index(1))
 
 
-def _pixel_size(file: mrcfile.mrcfile.MrcFile, name: str) -> float:
+def _pixel_size(file: mrcfile.mrcfile.MrcFile, name: str, option: str | None) -> float:
     header = file.header
     cell = [float(header.cella[axis]) for axis in "xyz"]
     counts = [int(header.mx), int(header.my), int(header.mz)]
+    remedy = "write it into the header" if option is None else f"give it with {option}"
     sizes = [length / count if count > 0 else 0.0 for length, count in zip(cell, counts)]
     if not all(np.isfinite(size) and size > 0 for size in sizes):
-        raise InputError(f"{name}: its header has no pixel size ({sizes[0]:g} Å); give it with --pixel-size")
+        raise InputError(f"{name}: its header has no pixel size ({sizes[0]:g} Å); {remedy}")
     if max(sizes) / min(sizes) > 1 + _VOXEL_TOLERANCE:
         found = ", ".join(f"{size:.4g}" for size in sizes)
         raise InputError(
-            f"{name}: voxels of {found} Å along x, y, z; they must be cubes: resample the map, or give --pixel-size if "
-            "the header is wrong"
+            f"{name}: voxels of {found} Å along x, y, z; they must be cubes: resample the map, or if the "
+            f"header is wrong, {remedy}"
         )
     angles = [float(header.cellb[angle]) for angle in ("alpha", "beta", "gamma")]
     if any(angle not in (0.0, 90.0) for angle in angles):

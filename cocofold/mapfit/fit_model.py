@@ -231,11 +231,11 @@ def _check_sizes(molecule: RigidMolecule, density: DensityMap, resolution: float
         raise InputError(
             f"the model is larger than the map: {length:.0f} Å long, in a box of "
             f"{' x '.join(f'{side:.0f}' for side in extent)} Å; check the map's pixel size "
-            f"({density.pixel_size_angstrom:g} Å; --pixel-size), or give the part of the model that is in the map"
+            f"({density.pixel_size_angstrom:g} Å), or give the part of the model that is in the map"
         )
     if resolution < 2 * density.pixel_size_angstrom:
         raise InputError(
-            f"--resolution {resolution:g}: voxels of {density.pixel_size_angstrom:g} Å hold nothing finer than "
+            f"resolution {resolution:g} Å: voxels of {density.pixel_size_angstrom:g} Å hold nothing finer than "
             f"{2 * density.pixel_size_angstrom:g} Å; give a coarser resolution"
         )
 

@@ -39,6 +39,15 @@ PLACED_FILE, SUBUNIT_FILE, PLACEMENT_FILE, MIRRORED_MAP_FILE = (
 
 
 @dataclass(frozen=True)
+class MapOptionNames:
+    """What a command calls the options that messages about maps name; None where it has no such option."""
+
+    resolution: str = "--resolution"
+    pixel_size: str | None = "--pixel-size"
+    half_maps: tuple[str, str] | None = ("--half1", "--half2")
+
+
+@dataclass(frozen=True)
 class MapFiles:
     """A map and what is known of it; see ``cocofold fit``.
 
@@ -50,7 +59,9 @@ class MapFiles:
     resolution_angstrom : float, optional
         Finer detail is not compared; by default from the half maps, or else from the map.
     pixel_size_angstrom : float, optional
-        In place of that in the headers.
+        Replaces that of the headers.
+    option_names : MapOptionNames
+        For messages.
     """
 
     density: Path
@@ -59,14 +70,24 @@ class MapFiles:
     half2: Path | None = None
     resolution_angstrom: float | None = None
     pixel_size_angstrom: float | None = None
+    option_names: MapOptionNames = MapOptionNames()
 
     def __post_init__(self) -> None:
         if (self.half1 is None) != (self.half2 is None):
-            raise InputError(
-                "one half map alone says nothing of the resolution; give --half1 and --half2, or --resolution"
-            )
+            raise InputError(f"one half map alone says nothing of the resolution; give {self.resolution_remedy}")
         if self.resolution_angstrom is not None:
-            require_within("--resolution", self.resolution_angstrom, 0.5, 100)
+            require_within(self.option_names.resolution, self.resolution_angstrom, 0.5, 100)
+
+    @property
+    def resolution_remedy(self) -> str:
+        """The options that tell the resolution."""
+        names = self.option_names
+        halves = "" if names.half_maps is None else f", or {names.half_maps[0]} and {names.half_maps[1]}"
+        return f"{names.resolution}{halves}"
+
+    def read(self, path: Path, what: str) -> DensityMap:
+        """Read one of the maps; ``what`` is what messages call it."""
+        return read_map(path, self.pixel_size_angstrom, what, self.option_names.pixel_size)
 
 
 def place_and_write(
@@ -96,7 +117,7 @@ def place_and_write(
         For input that cannot be used, and files that cannot be written.
     """
     began = time.monotonic()
-    density = read_map(files.density, files.pixel_size_angstrom)
+    density = files.read(files.density, "map")
     resolution, known_from = _choose_resolution(density, files)
     masked = density if files.mask is None else _apply_mask(density, files)
     found = fit_in_map(model, masked, resolution, bodies, hand, symmetry, device, progress)
@@ -136,14 +157,13 @@ def _choose_resolution(density: DensityMap, files: MapFiles) -> tuple[float, str
     estimate = resolution_from_noise(density)
     if estimate is None:
         raise InputError(
-            "the map is masked or filtered, so that no noise tells its resolution; give --resolution, or --half1 and "
-            "--half2"
+            f"the map is masked or filtered, so that no noise tells its resolution; give {files.resolution_remedy}"
         )
     return estimate, "estimated from the noise around the molecule"
 
 
 def _read_on_same_grid(density: DensityMap, path: Path, option: str, files: MapFiles) -> DensityMap:
-    other = read_map(path, files.pixel_size_angstrom, option)
+    other = files.read(path, option)
     if not same_grid(density, other):
         sizes = [" x ".join(map(str, one.values.shape[::-1])) for one in (other, density)]
         raise InputError(

@@ -22,20 +22,22 @@ from cocofold.particles.particle_set import ParticleSet, unsupported_aberrations
 from cocofold.preflight.check_report import AGREES, UNDECIDED, WRONG, Alternative, CheckReport, CheckVerdict
 from cocofold.preflight.judging import CLEAR_STANDARD_ERRORS, HypothesisComparer, MeanWithError, find_best_hypotheses
 from cocofold.preflight.questions import (
-    CONTRAST,
     CTF,
+    SHIFTS,
     SMALL_SHIFTS_ANGSTROM,
+    Question,
     answer_question,
     check_pixel_size,
     questions_of,
     try_other_defoci,
 )
-from cocofold.preflight.questions import SHIFTS as OF_SHIFTS
 from cocofold.preflight.scoring import Hypothesis, HypothesisScorer, radius_of_gyration
 from cocofold.structure.model import Model
 from cocofold.system.errors import InputError, require_within
 
+# Finer rings of single images hold little but noise, and errors of the model.
 CHECK_RESOLUTION_ANGSTROM = 7.0
+# So many images tell faults that concern all of them; more take longer.
 DEFAULT_COUNT = 200
 # The larger the model, the farther its rim moves with what may be wrong.
 _RESOLUTION_PER_RADIUS = 0.2
@@ -65,7 +67,7 @@ class CheckSettings:
     def __post_init__(self) -> None:
         """Refuse values that cannot work, in the words of the command line."""
         require_within("--count", self.count, 10, 100_000)
-        require_within("--resolution", self.resolution_angstrom, 1, 30)
+        require_within("resolution_angstrom", self.resolution_angstrom, 1, 30)
         if self.contrast not in ("white", "dark", "auto"):
             raise InputError(f"--contrast {self.contrast}: give white, dark or auto")
 
@@ -104,41 +106,53 @@ def check(
     if len(particles) == 0:
         raise InputError("there are no particles; give a file that lists some")
     drawn = _draw_subset(particles, settings)
-
     resolution = max(settings.resolution_angstrom, _RESOLUTION_PER_RADIUS * radius_of_gyration(model))
-
-    def judge_of(some: ParticleSet, placed: Model) -> HypothesisComparer:
-        return HypothesisComparer(HypothesisScorer(some, placed, resolution, device), settings.seed)
-
-    judge = judge_of(drawn, model)
-    state, hunch = find_best_hypotheses(judge)
-    doubt = _reason_for_doubt(judge, state)
-    states = [state] if hunch == state else [state, hunch]
-    pixel_size, other = check_pixel_size(judge, states, model, judge_of, doubt)
-    if other is not None:
-        judge = judge_of(other.particles, other.model)
-        state, _ = find_best_hypotheses(judge)
-        doubt = _reason_for_doubt(judge, state)
-    verdicts = []
-    for question in questions_of(drawn):
-        verdict = answer_question(question, judge, state, doubt)
-        if question.name == CONTRAST:
-            verdict = _apply_stated_contrast(verdict, settings.contrast)
-        elif question.name == OF_SHIFTS:
-            verdict = _note_small_shifts(verdict, judge)
-        elif question.name == CTF and verdict.verdict == UNDECIDED:
-            verdict = try_other_defoci(judge, state, verdict)
-        verdicts.append(verdict)
+    comparer_of = _ComparerFactory(resolution, device, settings.seed)
+    comparer = comparer_of(drawn, model)
+    best = find_best_hypotheses(comparer)
+    doubt = _reason_for_doubt(comparer, best.accepted)
+    pixel_size, corrected = check_pixel_size(comparer, best.likely, model, comparer_of, doubt)
+    if corrected is not None:
+        comparer = comparer_of(corrected.particles, corrected.model)
+        best = find_best_hypotheses(comparer)
+        doubt = _reason_for_doubt(comparer, best.accepted)
+    verdicts = [
+        _answer(question, comparer, best.accepted, doubt, settings.contrast) for question in questions_of(drawn)
+    ]
     facts = {
         "particles": len(drawn),
         "of_particles": len(particles),
         "seed": settings.seed,
-        "resolution_angstrom": round(float(judge.scorer.resolutions_angstrom[-1]), 3),
-        "fine_below_angstrom": round(judge.fine_angstrom, 3),
+        "resolution_angstrom": round(float(comparer.scorer.resolutions_angstrom[-1]), 3),
+        "fine_below_angstrom": round(comparer.fine_angstrom, 3),
         "model_explains_fine_rings": not doubt,
     }
     of_map = [] if density is None else check_map(drawn, model, density, device, settings.seed)
     return CheckReport((*verdicts, pixel_size, *of_map), facts)
+
+
+@dataclass(frozen=True)
+class _ComparerFactory:
+    """Makes comparers of particles and a model at one resolution."""
+
+    resolution_angstrom: float
+    device: torch.device | str
+    seed: int
+
+    def __call__(self, particles: ParticleSet, model: Model) -> HypothesisComparer:
+        return HypothesisComparer(HypothesisScorer(particles, model, self.resolution_angstrom, self.device), self.seed)
+
+
+def _answer(
+    question: Question, comparer: HypothesisComparer, accepted: Hypothesis, doubt: str, stated_contrast: str
+) -> CheckVerdict:
+    """The verdict on a question, with what is asked further where it is undecided."""
+    verdict = answer_question(question, comparer, accepted, doubt, stated_contrast)
+    if verdict.verdict != UNDECIDED:
+        return verdict
+    if question.name == CTF:
+        return try_other_defoci(comparer, accepted, verdict)
+    return _note_small_shifts(verdict, comparer) if question.name == SHIFTS else verdict
 
 
 def _draw_subset(particles: ParticleSet, settings: CheckSettings) -> ParticleSet:
@@ -150,40 +164,33 @@ def _draw_subset(particles: ParticleSet, settings: CheckSettings) -> ParticleSet
     return particles.subset(np.sort(rows))
 
 
-def _reason_for_doubt(judge: HypothesisComparer, state: Hypothesis) -> str:
+def _reason_for_doubt(comparer: HypothesisComparer, accepted: Hypothesis) -> str:
     """Why a better alternative may mean nothing; empty if there is no reason."""
-    coarse = MeanWithError.of(judge.scores(state).coarse)
+    coarse = MeanWithError.of(comparer.scores(accepted).coarse)
     if abs(coarse.z_score) < CLEAR_STANDARD_ERRORS:
         return "the images show nothing of the model"
-    if not judge.stands(state):
-        return f"the model explains nothing finer than {judge.fine_angstrom:.0f} Å where it is"
+    if not comparer.is_supported(accepted):
+        return f"the model explains nothing finer than {comparer.fine_angstrom:.0f} Å where it is"
     return ""
 
 
-def _apply_stated_contrast(verdict: CheckVerdict, said: str) -> CheckVerdict:
-    """The verdict on the contrast; where nobody said what it is, either is fine."""
-    if verdict.verdict != WRONG:
-        return verdict
-    if said == "auto":
-        return replace(verdict, verdict=AGREES, line=verdict.line.replace("looks", "is"), advice="")
-    if said == "dark":
-        line = verdict.line.replace("dark", "white")
-        return replace(verdict, line=line, advice=verdict.advice.replace("--contrast dark", "--contrast white"))
-    return verdict
-
-
-def _note_small_shifts(verdict: CheckVerdict, judge: HypothesisComparer) -> CheckVerdict:
-    spread = float(np.sqrt((judge.scorer.particles.origins_angstrom**2).mean()))
-    if spread >= SMALL_SHIFTS_ANGSTROM or verdict.verdict != UNDECIDED:
+def _note_small_shifts(verdict: CheckVerdict, comparer: HypothesisComparer) -> CheckVerdict:
+    """The undecided verdict on the shifts, which says so where they are small."""
+    spread = float(np.sqrt((comparer.scorer.particles.origins_angstrom**2).mean()))
+    if spread >= SMALL_SHIFTS_ANGSTROM:
         return verdict
     return replace(verdict, line=f"undecided, they are too small to tell ({spread:.1f} Å on average)")
 
 
 MAP, MODEL_IN_MAP, MAP_HAND = "map", "model in map", "hand of map"
+# Relative difference of pixel sizes that is a slip of rounding, and distance of rotation centres that does no harm.
 _SAME_SIZE = 0.005
 _SAME_PLACE_ANGSTROM = 0.5
+# Random rotations of the model about its centroid, the best of which stands for chance.
 _TURNS = 24
+# Resolution of a search everywhere, which confirms a mirrored map: coarse, so that it takes seconds.
 _SEARCHED_ANGSTROM = 12.0
+# Resolution, in voxels, at which a map is compared that has no noise by which its resolution could be told.
 _OTHER_RESOLUTION_IN_PIXELS = 3.0
 # Half turns about the principal axes, by which a mirror image's orientation is known from the model's.
 _HALF_TURNS = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], dtype=float)

@@ -107,13 +107,7 @@ def fit_in_map(
     _check_sizes(molecule, density, resolution_angstrom)
     selections = None if bodies is None else parse_bodies(model, bodies)
     whole = _place_whole(molecule, density, resolution_angstrom, hand, symmetry, torch.device(device), progress)
-    if selections is None:
-        parts = [_PlacedPart(selection_of_all(model), "the model", molecule, whole.found)]
-    else:
-        # A model of bodies that have moved fits nowhere as a whole: what counts is how its bodies stand.
-        molecules = [molecule_of(model, select_residues(model, selection)) for selection in selections]
-        found = place_bodies(molecules, whole.target, whole.found.poses[:1], molecule.centroid, progress)
-        parts = [_PlacedPart(name, f"body {name}", part, one) for name, part, one in zip(selections, molecules, found)]
+    parts = _place_parts(model, selections, molecule, whole, progress)
     placement = Placement(
         whole.hand, whole.hand_scores, tuple(part.placed_body() for part in parts), symmetry=whole.symmetry
     )
@@ -217,6 +211,22 @@ def _place_whole(
     chosen, hand_scores = _choose_hand(molecule, resolution_angstrom, found)
     ranked = RankedPlacements.of(molecule, targets[chosen], found[chosen])
     return _PlacedWhole(chosen, hand_scores, targets[chosen], ranked, group, rotations, symmetry_scores)
+
+
+def _place_parts(
+    model: Model,
+    selections: list[str] | None,
+    molecule: RigidMolecule,
+    whole: _PlacedWhole,
+    progress: ProgressCallback,
+) -> list[_PlacedPart]:
+    """The bodies that are asked for, placed after the whole model, or the whole model as one."""
+    if selections is None:
+        return [_PlacedPart(selection_of_all(model), "the model", molecule, whole.found)]
+    # A model of bodies that have moved fits nowhere as a whole: what counts is how its bodies stand.
+    molecules = [molecule_of(model, select_residues(model, selection)) for selection in selections]
+    found = place_bodies(molecules, whole.target, whole.found.poses[:1], molecule.centroid, progress)
+    return [_PlacedPart(name, f"body {name}", part, one) for name, part, one in zip(selections, molecules, found)]
 
 
 def _check_sizes(molecule: RigidMolecule, density: DensityMap, resolution: float) -> None:

@@ -20,7 +20,15 @@ from cocofold.mapfit.search_pipeline import (
 from cocofold.mapfit.target_map import TargetMap, resolution_from_noise
 from cocofold.particles.particle_set import ParticleSet, unsupported_aberrations
 from cocofold.preflight.check_report import AGREES, UNDECIDED, WRONG, Alternative, CheckReport, CheckVerdict
-from cocofold.preflight.judging import CLEAR_STANDARD_ERRORS, HypothesisComparer, MeanWithError, find_best_hypotheses
+from cocofold.preflight.judging import (
+    CLEAR_STANDARD_ERRORS,
+    HypothesisComparer,
+    MeanWithError,
+    find_best_hypotheses,
+    is_above_chance,
+    is_clearly_better,
+    scores_at_best_defoci,
+)
 from cocofold.preflight.questions import (
     CTF,
     SHIFTS,
@@ -28,10 +36,10 @@ from cocofold.preflight.questions import (
     Question,
     answer_question,
     check_pixel_size,
+    make_alternative,
     questions_of,
-    try_other_defoci,
 )
-from cocofold.preflight.scoring import Hypothesis, HypothesisScorer, radius_of_gyration
+from cocofold.preflight.scoring import GIVEN, Hypothesis, HypothesisScorer, radius_of_gyration
 from cocofold.structure.model import Model
 from cocofold.system.errors import InputError, require_within
 
@@ -151,7 +159,7 @@ def _answer(
     if verdict.verdict != UNDECIDED:
         return verdict
     if question.name == CTF:
-        return try_other_defoci(comparer, accepted, verdict)
+        return _try_other_defoci(comparer, accepted, verdict)
     return _note_small_shifts(verdict, comparer) if question.name == SHIFTS else verdict
 
 
@@ -172,6 +180,41 @@ def _reason_for_doubt(comparer: HypothesisComparer, accepted: Hypothesis) -> str
     if not comparer.is_supported(accepted):
         return f"the model explains nothing finer than {comparer.fine_angstrom:.0f} Å where it is"
     return ""
+
+
+# Random rotations of the model that are compared, half of the usual ones, as each is scored at all defoci.
+_CHANCE_TURNS = 6
+
+
+def _try_other_defoci(comparer: HypothesisComparer, accepted: Hypothesis, verdict: CheckVerdict) -> CheckVerdict:
+    """The verdict on the CTF, with the defocus that each image shows best as a further alternative.
+
+    An image's defocus is chosen on half of its Fourier pixels and scored on the others, so that it gains nothing from
+    the choice.
+    """
+    accepted = replace(accepted, ctf=GIVEN)
+    given = comparer.scores(accepted)
+    scores, defoci = scores_at_best_defoci(comparer, accepted, None)
+    margin = MeanWithError.of(scores.whole - given.whole)
+    row = make_alternative("defoci as the images show", scores, margin.z_score)
+    verdict = replace(verdict, alternatives=(*verdict.alternatives, row))
+    if not is_clearly_better(scores, given):
+        return verdict
+    by_chance = [scores_at_best_defoci(comparer, accepted, turn)[0] for turn in comparer.random_turns[:_CHANCE_TURNS]]
+    if not is_above_chance(scores, by_chance):
+        return verdict
+    low, middle, high = np.percentile(defoci, (10, 50, 90)) / 1e4
+    stated = np.percentile(comparer.scorer.particles.defocus_u_angstrom, 50) / 1e4
+    return replace(
+        verdict,
+        verdict=WRONG,
+        line=(
+            f"the defoci look wrong, {row.score:.2f} with about {middle:.1f} µm ({low:.1f} to {high:.1f}) against "
+            f"{given.whole.mean():.2f} with those of the file ({stated:.2f} µm)"
+        ),
+        advice="give the particles their defoci (rlnDefocusU, rlnDefocusV, in Å), or estimate the CTFs again",
+        figures={"defocus_shown_angstrom": [round(1e4 * float(value)) for value in (low, middle, high)]},
+    )
 
 
 def _note_small_shifts(verdict: CheckVerdict, comparer: HypothesisComparer) -> CheckVerdict:

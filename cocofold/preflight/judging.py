@@ -228,3 +228,26 @@ def looks_dark_at_low_resolution(
         if _MIN_WHITE_RATIO * there > -here.value:
             return False
     return True
+
+
+# Defoci that are tried for every image: the range of single-particle work, in steps that are fine enough at the check's
+# resolution.
+_DEFOCI_ANGSTROM = np.arange(3_000.0, 40_000.0, 750.0)
+
+
+def scores_at_best_defoci(
+    comparer: HypothesisComparer, accepted: Hypothesis, turn: np.ndarray | None
+) -> tuple[BandScores, np.ndarray]:
+    """Scores with the defocus that each image shows best, and these defoci, (n,) Å.
+
+    An image's defocus is chosen on half of its Fourier pixels and scored on the others, so that it gains nothing from
+    the choice. ``turn`` rotates the model first, (3, 3).
+    """
+    halves = comparer.scorer.correlations_of_defoci(accepted, _DEFOCI_ANGSTROM, turn)
+    every = np.arange(halves[0].shape[1])
+    chosen, defoci = [], []
+    for half, other in (halves, halves[::-1]):
+        best = comparer.band_scores(half).whole.argmax(0)
+        chosen.append(other[best, every])
+        defoci.append(_DEFOCI_ANGSTROM[best])
+    return comparer.band_scores((chosen[0] + chosen[1]) / 2), np.mean(defoci, 0)

@@ -16,7 +16,6 @@ from cocofold.preflight.judging import (
     HypothesisComparer,
     MeanWithError,
     find_best_hypotheses,
-    is_above_chance,
     is_clearly_better,
 )
 from cocofold.preflight.scoring import (
@@ -205,57 +204,6 @@ def _flipped_or_absent(comparer: HypothesisComparer, others: dict[str, Hypothesi
         return found
     flipped, absent = (comparer.scorer.spectrum_correlations(others[name]) for name in (FLIPPED, ABSENT))
     return FLIPPED if MeanWithError.of(flipped - absent).value > 0 else ABSENT
-
-
-# Defoci that are tried for every image: the range of single-particle work, in steps that are fine enough at the check's
-# resolution.
-_DEFOCI_ANGSTROM = np.arange(3_000.0, 40_000.0, 750.0)
-# Random rotations of the model that are compared, half of the usual ones, as each is scored at all defoci.
-_CHANCE_TURNS = 6
-
-
-def try_other_defoci(comparer: HypothesisComparer, accepted: Hypothesis, verdict: CheckVerdict) -> CheckVerdict:
-    """The verdict on the CTF, with the defocus that each image shows best as a further alternative.
-
-    An image's defocus is chosen on half of its Fourier pixels and scored on the others, so that it gains nothing from
-    the choice.
-    """
-    accepted = replace(accepted, ctf=GIVEN)
-    given = comparer.scores(accepted)
-    scores, defoci = _scores_at_best_defoci(comparer, accepted, None)
-    margin = MeanWithError.of(scores.whole - given.whole)
-    row = make_alternative("defoci as the images show", scores, margin.z_score)
-    verdict = replace(verdict, alternatives=(*verdict.alternatives, row))
-    if not is_clearly_better(scores, given):
-        return verdict
-    by_chance = [_scores_at_best_defoci(comparer, accepted, turn)[0] for turn in comparer.random_turns[:_CHANCE_TURNS]]
-    if not is_above_chance(scores, by_chance):
-        return verdict
-    low, middle, high = np.percentile(defoci, (10, 50, 90)) / 1e4
-    stated = np.percentile(comparer.scorer.particles.defocus_u_angstrom, 50) / 1e4
-    return replace(
-        verdict,
-        verdict=WRONG,
-        line=(
-            f"the defoci look wrong, {row.score:.2f} with about {middle:.1f} µm ({low:.1f} to {high:.1f}) against "
-            f"{given.whole.mean():.2f} with those of the file ({stated:.2f} µm)"
-        ),
-        advice="give the particles their defoci (rlnDefocusU, rlnDefocusV, in Å), or estimate the CTFs again",
-        figures={"defocus_shown_angstrom": [round(1e4 * float(value)) for value in (low, middle, high)]},
-    )
-
-
-def _scores_at_best_defoci(
-    comparer: HypothesisComparer, accepted: Hypothesis, turn: np.ndarray | None
-) -> tuple[BandScores, np.ndarray]:
-    halves = comparer.scorer.correlations_of_defoci(accepted, _DEFOCI_ANGSTROM, turn)
-    every = np.arange(halves[0].shape[1])
-    chosen, defoci = [], []
-    for half, other in (halves, halves[::-1]):
-        best = comparer.band_scores(half).whole.argmax(0)
-        chosen.append(other[best, every])
-        defoci.append(_DEFOCI_ANGSTROM[best])
-    return comparer.band_scores((chosen[0] + chosen[1]) / 2), np.mean(defoci, 0)
 
 
 # Factors on the pixel size that are tried: those of a slip of calibration (of all, or of the model alone, as where a

@@ -288,7 +288,7 @@ def place_bodies(
     for number, body in enumerate(bodies, start=1):
         progress(f"body {number}", 0.0)
         centre = whole.rotations[0] @ (body.centroid - centroid) + whole.centres[0]
-        start = RigidPoses(whole.rotations, centre[None], np.zeros(1))
+        start = RigidPoses.unscored(whole.rotations, centre[None])
         best = _search_body(body, target, start, placed, progress)
         found.append(best)
         placed.append(body.moved(best.rotations[0], best.centres[0]))

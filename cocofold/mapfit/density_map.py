@@ -1,4 +1,4 @@
-"""Maps as placement uses them: read from MRC files, checked, mirrored, written."""
+"""Maps as placement uses them: read from MRC files, checked, mirrored, written, and low-passed on coarser grids."""
 
 from __future__ import annotations
 
@@ -18,10 +18,17 @@ from scipy.fft import next_fast_len
 from cocofold.system.atomic_files import atomic_path
 from cocofold.system.errors import InputError, require_within
 
+# Fewer voxels along an axis are no map but a stack or a slip.
 _MIN_BOX = 8
+# Relative difference of two voxel sizes that is rounding of the header's single precision cell.
 _VOXEL_TOLERANCE = 1e-3
+# An origin nearer to zero than this is zero.
 _FRAME_TOLERANCE_ANGSTROM = 1e-3
 _GZIP_MAGIC = b"\x1f\x8b"
+# Modes of MRC2014 that hold real numbers: int8, int16, float32, uint16 and float16.
+_REAL_MODES = (0, 1, 2, 6, 12)
+# Where MRC2014 has the letters MAP in its header.
+_STAMP = slice(208, 211)
 
 
 @dataclass(frozen=True)
@@ -43,12 +50,12 @@ class DensityMap:
 
     @property
     def extent_angstrom(self) -> np.ndarray:
-        """Of the box along x, y, z."""
+        """Lengths of the box along x, y, z, (3,) Å."""
         return np.array(self.values.shape[::-1]) * self.pixel_size_angstrom
 
     @property
     def centre_angstrom(self) -> np.ndarray:
-        """Rotation centre ``N // 2`` along x, y, z."""
+        """Rotation centre, voxel ``N // 2``, along x, y, z, (3,) Å."""
         return np.array([n // 2 for n in self.values.shape[::-1]]) * self.pixel_size_angstrom
 
     @property
@@ -99,7 +106,7 @@ def read_map(
         require_within(pixel_size_option or "pixel_size_angstrom", pixel_size_angstrom, 0.1, 100)
     with _opened(path, name) as file:
         header = file.header
-        if header.mode not in (0, 1, 2, 6, 12):
+        if header.mode not in _REAL_MODES:
             raise InputError(f"{name}: mode {header.mode} holds no real numbers; give a map, not a transform")
         if file.data.ndim != 3 or min(file.data.shape) < _MIN_BOX:
             shape = " x ".join(map(str, file.data.shape[::-1]))
@@ -121,12 +128,12 @@ def same_grid(one: DensityMap, other: DensityMap) -> bool:
 @contextlib.contextmanager
 def _opened(path: Path, name: str) -> Iterator[mrcfile.mrcfile.MrcFile]:
     with path.open("rb") as start:
-        stamp = start.read(212)
-    if not stamp.startswith(_GZIP_MAGIC) and stamp[208:211] != b"MAP":
+        stamp = start.read(_STAMP.stop)
+    if not stamp.startswith(_GZIP_MAGIC) and stamp[_STAMP] != b"MAP":
         raise InputError(f"{name}: is no MRC or CCP4 map (its header has no 'MAP'); give one")
     try:
         with warnings.catch_warnings():
-            # Of a file that is longer than its header says; what is missing is an error.
+            # mrcfile warns of a file longer than its header says, which does no harm; a shorter one fails below.
             warnings.simplefilter("ignore", RuntimeWarning)
             file = mrcfile.open(path, permissive=True)
         with file:
@@ -198,7 +205,9 @@ def _check_content(values: np.ndarray, name: str) -> None:
         raise InputError(f"{name}: {found}; give the map of the particle")
 
 
+# Voxels along a resolution: two are the Nyquist limit, and with fewer than three linear interpolation blurs too much.
 VOXELS_PER_RESOLUTION = 3.0
+# Half width of the low-pass filter's soft edge, as a fraction of the cutoff; a sharper one rings.
 _FILTER_EDGE_FRACTION = 0.1
 
 
@@ -242,7 +251,7 @@ class MapGrid:
         return sampled.view(points.shape[:-1])
 
     def cut(self, low: torch.Tensor, high: torch.Tensor) -> MapGrid:
-        """The part between two corners (x, y, z in Å), whole voxels."""
+        """The whole voxels between two corners (x, y, z in Å)."""
         counts = self.voxel_counts
         first = ((low - self.origin_angstrom) / self.voxel_angstrom).floor().long().clamp(min=0)
         first = torch.minimum(first, counts - 2)
@@ -253,7 +262,7 @@ class MapGrid:
         return MapGrid(self.values[z, y, x].contiguous(), self.voxel_angstrom, origin, self.resolution_angstrom)
 
     def minus(self, other: torch.Tensor) -> MapGrid:
-        """With other values on the same grid taken away."""
+        """The grid with other values, (nz, ny, nx), subtracted."""
         return replace(self, values=self.values - other)
 
 

@@ -15,6 +15,7 @@ from cocofold.system.atomic_files import write_atomically
 from cocofold.system.errors import InputError
 
 AS_IS, MIRRORED = "as-is", "mirrored"
+# Largest entry of R R^T - 1 of a matrix that is a rotation: files written by hand have few digits.
 _ORTHOGONAL_WITHIN = 1e-4
 
 
@@ -58,7 +59,7 @@ class Placement:
     bodies : tuple of PlacedBody
         Every residue of the model is in one of them.
     facts : dict
-        What else is told: resolution, uncovered density, warnings.
+        Further keys of the file: resolution, uncovered density, warnings.
     symmetry : str, optional
         Point group of the map; the model is then one subunit of it.
     """

@@ -212,6 +212,11 @@ class RigidPoses:
         return RigidPoses(self.rotations[rows], self.centres[rows], self.scores[rows])
 
     @classmethod
+    def unscored(cls, rotations: np.ndarray, centres: np.ndarray) -> RigidPoses:
+        """Poses whose scores are not known yet, and 0."""
+        return cls(rotations, centres, np.zeros(len(rotations)))
+
+    @classmethod
     def concatenated(cls, parts: list[RigidPoses]) -> RigidPoses:
         """All of them in the order given."""
         return cls(

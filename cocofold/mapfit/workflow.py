@@ -1,4 +1,4 @@
-"""A model placed in a map, from files to files."""
+"""A model placed in a map: the map and its resolution read from files, the placement and its picture written."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ def _summary_lines(found: FitResult, density: DensityMap, resolution: float, kno
 
 
 def _symmetry_evidence(facts: dict, group: str) -> str:
-    """Of a symmetry that was found: what speaks for it, and for the best that was not taken."""
+    """What speaks for a symmetry that was found, and for the best of those that were not chosen."""
     scores = facts.get("symmetry_scores")
     if not scores:
         return ""

@@ -246,8 +246,12 @@ def check_map(
     """Verdicts on the map's grid, on the model's place in it, and on its hand."""
     resolution = resolution_from_noise(density) or _OTHER_RESOLUTION_IN_PIXELS * density.pixel_size_angstrom
     target = TargetMap(density, resolution, torch.device(device))
-    place, here, atoms = _check_place_in_map(model, target, seed)
-    return [_check_map_frame(particles, density), place, _check_hand_of_map(atoms, target, here)]
+    atoms = molecule_of(model)
+    return [
+        _check_map_frame(particles, density),
+        _check_place_in_map(atoms, target, seed),
+        _check_hand_of_map(atoms, target),
+    ]
 
 
 def _check_map_frame(particles: ParticleSet, density: DensityMap) -> CheckVerdict:
@@ -269,17 +273,19 @@ def _check_map_frame(particles: ParticleSet, density: DensityMap) -> CheckVerdic
     return CheckVerdict(MAP, WRONG, f"its rotation centre is not the particles', {line}", advice)
 
 
-def _check_place_in_map(model: Model, target: TargetMap, seed: int) -> tuple[CheckVerdict, RigidPoses, RigidMolecule]:
-    atoms = molecule_of(model)
-    resolution = target.resolution_angstrom
-    template = make_molecule_template(atoms, resolution, target.device)
-    grid = target.grid(resolution)
-    origin = np.array(target.density.header_origin_angstrom)
-    turns = np.concatenate([np.eye(3)[None], np.eye(3)[None], Rotation.random(_TURNS, random_state=seed).as_matrix()])
-    centres = np.repeat(atoms.centroid[None], len(turns), 0)
-    centres[1] -= origin
-    scores = correlations_at_poses(grid, template, RigidPoses(turns, centres, np.zeros(len(turns))))
-    here, less_origin, by_chance = float(scores[0]), float(scores[1]), float(scores[2:].max())
+def _check_place_in_map(atoms: RigidMolecule, target: TargetMap, seed: int) -> CheckVerdict:
+    """Whether the model correlates with the map where it lies, better than rotated at random about its centroid."""
+    resolution, origin = target.resolution_angstrom, np.array(target.density.header_origin_angstrom)
+    template, grid = make_molecule_template(atoms, resolution, target.device), target.grid(resolution)
+    rotations = Rotation.random(_TURNS, random_state=seed).as_matrix()
+
+    def correlations(rotations: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        poses = RigidPoses.unscored(rotations, np.repeat(centre[None], len(rotations), 0))
+        return correlations_at_poses(grid, template, poses)
+
+    here = float(correlations(np.eye(3)[None], atoms.centroid)[0])
+    less_origin = float(correlations(np.eye(3)[None], atoms.centroid - origin)[0])
+    by_chance = float(correlations(rotations, atoms.centroid).max())
     points = torch.as_tensor(atoms.positions, dtype=torch.float32, device=target.device)
     density = float((grid.interpolate(points).mean() - grid.values.mean()) / grid.values.std())
     table = (
@@ -288,32 +294,24 @@ def _check_place_in_map(model: Model, target: TargetMap, seed: int) -> tuple[Che
         Alternative("turned at random, best", by_chance, 0.0, by_chance, 0.0),
     )
     figures = {"density_at_atoms_sigma": round(density, 3), "compared_at_angstrom": round(resolution, 3)}
-    said = f"correlation {here:.2f} at {resolution:.1f} Å, density at atoms {density:.1f} sigma"
-    motions = RigidPoses(np.eye(3)[None], atoms.centroid[None], scores[:1])
-    if difference_in_standard_errors(atoms, target.resolution_angstrom, here, by_chance) >= TRUSTED_STANDARD_ERRORS:
-        return CheckVerdict(MODEL_IN_MAP, AGREES, f"it lies in the map, {said}", "", table, figures), motions, atoms
-    if (
-        target.density.has_origin
-        and difference_in_standard_errors(atoms, target.resolution_angstrom, less_origin, max(here, by_chance))
-        >= TRUSTED_STANDARD_ERRORS
-    ):
+    found = f"correlation {here:.2f} at {resolution:.1f} Å, density at atoms {density:.1f} sigma"
+    if difference_in_standard_errors(atoms, resolution, here, by_chance) >= TRUSTED_STANDARD_ERRORS:
+        return CheckVerdict(MODEL_IN_MAP, AGREES, f"it lies in the map, {found}", "", table, figures)
+    gain = difference_in_standard_errors(atoms, resolution, less_origin, max(here, by_chance))
+    if target.density.has_origin and gain >= TRUSTED_STANDARD_ERRORS:
         x, y, z = origin
         line = f"it lies at the header's origin, correlation {less_origin:.2f} there against {here:.2f}"
         advice = f"take ({x:g}, {y:g}, {z:g}) Å off its coordinates: particles' poses do without that origin"
-        return CheckVerdict(MODEL_IN_MAP, WRONG, line, advice, table, figures), motions, atoms
-    line = f"undecided, {said}, {by_chance:.2f} turned at random"
-    return (
-        CheckVerdict(MODEL_IN_MAP, UNDECIDED, line, f"if it is not placed yet, {_FIT_ADVICE}", table, figures),
-        motions,
-        atoms,
-    )
+        return CheckVerdict(MODEL_IN_MAP, WRONG, line, advice, table, figures)
+    line = f"undecided, {found}, {by_chance:.2f} turned at random"
+    return CheckVerdict(MODEL_IN_MAP, UNDECIDED, line, f"if it is not placed yet, {_FIT_ADVICE}", table, figures)
 
 
-def _check_hand_of_map(atoms: RigidMolecule, target: TargetMap, here: RigidPoses) -> CheckVerdict:
+def _check_hand_of_map(atoms: RigidMolecule, target: TargetMap) -> CheckVerdict:
     """Whether the model fits better into the map's mirror image, near where it lies."""
     mirror = TargetMap(target.density.mirrored(), target.resolution_angstrom, target.device)
     beyond = np.array([0, 0, 2 * target.density.centre_angstrom[2]])
-    centre = here.centres[0]
+    centre = atoms.centroid
     as_it_lies = _half_turn_poses(atoms, centre)
     # It may have been placed in the map as it is, or in its mirror image.
     across = _half_turn_poses(atoms, centre * np.array([1, 1, -1]) + beyond, mirrored=True)
@@ -360,4 +358,4 @@ def _half_turn_poses(atoms: RigidMolecule, centre: np.ndarray, mirrored: bool = 
         turns = np.diag([1.0, 1.0, -1.0]) @ np.einsum("ji,mj,jk->mik", axes, flips, axes)
     else:
         turns = np.einsum("ji,mj,jk->mik", axes, _HALF_TURNS, axes)
-    return RigidPoses(turns, np.repeat(centre[None], len(turns), 0), np.zeros(len(turns)))
+    return RigidPoses.unscored(turns, np.repeat(centre[None], len(turns), 0))

@@ -193,9 +193,10 @@ def _place_whole(
     progress: ProgressCallback,
 ) -> _PlacedWhole:
     """Search for the whole model in the hands and under the symmetry that are asked for."""
-    maps = {AS_IS: density} if hand == AS_IS else {MIRRORED: density.mirrored()}
-    maps = {AS_IS: density, MIRRORED: density.mirrored()} if hand == AUTO else maps
-    targets = {name: TargetMap(one, resolution_angstrom, device) for name, one in maps.items()}
+    targets = {
+        name: TargetMap(density.mirrored() if name == MIRRORED else density, resolution_angstrom, device)
+        for name in ((AS_IS, MIRRORED) if hand == AUTO else (hand,))
+    }
     group = symmetry
     symmetry_scores: dict[str, float] = {}
     if symmetry == AUTO:

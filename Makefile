@@ -3,8 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CRYOJAX := .venv-cryojax
+# Processes that share the tests; most tests, and the programs that they start, use one core.
+WORKERS ?= 2
+# Threads of several processes that wait for work leave the cores to each other.
+PYTEST = OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
 
-.PHONY: venv demo test test-gpu test-colabfold test-browser gui bench clean
+.PHONY: venv demo test test-fast test-gpu test-colabfold test-browser gui bench clean
 
 venv: $(VENV)/.ready
 
@@ -26,7 +30,11 @@ test: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not gpu and not colabfold and not browser"
+	$(PYTEST) -m "not gpu and not colabfold and not browser"
+
+# What is answered within seconds: for each change, before `make test`.
+test-fast: venv
+	$(PYTEST) -m "not gpu and not colabfold and not browser and not slow"
 
 test-gpu: venv
 	$(BIN)/python -m pytest -m gpu

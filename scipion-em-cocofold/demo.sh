@@ -9,6 +9,19 @@ what=$1
 mkdir -p "$2"
 folder=$(cd "$2" && pwd)
 bin=$(cd "$(dirname "$(command -v scipion)")" && pwd)
+# Scipion puts the path of its Python into command lines as it is; a link stands for one with blanks
+case $bin in
+    *[[:space:]]*)
+        links=$(mktemp -d)
+        trap 'rm -rf "$links"' EXIT
+        ln -s "${bin%/bin}" "$links/environment"
+        bin=$links/environment/bin
+        ;;
+esac
+PATH=$bin:$PATH
+scipion() {
+    "$bin/python" -m scipion "$@"
+}
 
 export SCIPION_HOME="$folder/scipion" SCIPION_USER_DATA="$folder/scipion"
 # The engine is in the same environment; nobody is asked anything, and nothing is sent
@@ -16,7 +29,8 @@ export COCOFOLD_ENV_ACTIVATION="" SCIPION_NOTIFY=False PYTHONWARNINGS=ignore
 
 if [ "$what" = gui ]; then
     test -d "$SCIPION_HOME/projects/demo" || { echo "There is no project in $folder yet: run 'make demo' first." >&2; exit 2; }
-    exec "$bin/scipion" project demo
+    scipion project demo
+    exit
 fi
 
 "$bin/cocofold" demo --data-only --out "$folder/data"
@@ -26,15 +40,15 @@ echo
 echo "2. Making a Scipion project from the template cocofold-relion"
 rm -rf "$SCIPION_HOME"
 mkdir -p "$SCIPION_HOME"
-"$bin/scipion" config --notify --unattended > "$SCIPION_HOME/config.log" 2>&1
-"$bin/scipion" template cocofold-relion project_name=demo --nogui --noschedule \
+scipion config --notify --unattended > "$SCIPION_HOME/config.log" 2>&1
+scipion template cocofold-relion project_name=demo --nogui --noschedule \
     particles="$data/particles/particles.star" px=2.5 voltage=300 cs=2.7 q0=0.1 \
     map="$data/particles/map.mrc" mappx=2.5 model="$data/start.cif" symmetry=C1 effort=1.0 \
     > "$SCIPION_HOME/template.log" 2>&1
 
 echo "3. Running it: import, placement, check, fine-tuning, relaxation, assessment; about four minutes on two CPU cores"
 status=0
-"$bin/scipion" python -m scipion_cocofold.headless demo || status=$?
+scipion python -m scipion_cocofold.headless demo || status=$?
 run=$(ls -d "$SCIPION_HOME"/projects/demo/Runs/*_ProtCocofoldFinetune/extra 2> /dev/null || true)
 relaxed=$(ls -d "$SCIPION_HOME"/projects/demo/Runs/*_ProtCocofoldRelax/extra 2> /dev/null || true)
 if [ ! -f "$relaxed/model.cif" ]; then

@@ -12,6 +12,8 @@ from cocofold.alphafold import load_structure_module
 from cocofold.alphafold.pair_representation import normalise_pair
 from cocofold.alphafold.structure_network import StructureModule, StructureModuleOutput
 
+pytestmark = pytest.mark.independent
+
 SETS = ("n22", "n40pad")
 
 

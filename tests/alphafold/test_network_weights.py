@@ -92,6 +92,7 @@ def _openfold(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {**state, "evoformer.blocks.0.msa_transition.linear_1.weight": torch.ones(3, 3)}
 
 
+@pytest.mark.independent
 def test_arrays_are_those_of_alphafold(shared_data: Path) -> None:
     with np.load(shared_data / "afm" / "sm_params.npz") as file:
         shapes = {name: file[name].shape for name in file.files}

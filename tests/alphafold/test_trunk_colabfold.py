@@ -31,6 +31,7 @@ def monomer(colabfold: ColabFoldFolder, deepmind: DeepMind) -> Path:
     return colabfold.write([deepmind.sequence])
 
 
+@pytest.mark.independent
 def test_a_monomer_gives_deepminds_atoms(monomer: Path, deepmind: DeepMind, weights: Path) -> None:
     found = read_colabfold_prediction(monomer, weights)
     prediction, origin = found.prediction, found.prediction.origin

@@ -24,6 +24,7 @@ def fasta(tmp_path: Path, deepmind: DeepMind) -> Path:
     return path
 
 
+@pytest.mark.independent
 def test_outputs_give_deepminds_atoms(openfold_pickle: Pickle, deepmind: DeepMind, weights: Path, fasta: Path) -> None:
     found = read_openfold_prediction(openfold_pickle(), weights, fasta)
     prediction, origin = found.prediction, found.prediction.origin

@@ -58,6 +58,7 @@ def test_what_the_program_did_not_give_stays_out(found: VerifiedPrediction, tmp_
     assert again.pae is None
 
 
+@pytest.mark.independent
 def test_the_bundle_alone_gives_deepminds_atoms(bundle: Path, deepmind: DeepMind) -> None:
     atoms = predict_atoms(Prediction.read(bundle))
     there = deepmind.atom37_mask[:, 1] > 0

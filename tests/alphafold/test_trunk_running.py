@@ -44,7 +44,8 @@ def stand_in(tmp_path: Path) -> Stand:
     def make(path: Path, prints: str = "", status: int = 0, makes: str = "") -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(
-            f"#!{sys.executable}\n"
+            # The first line takes no path with blanks: to the shell this is exec, to Python a string
+            f"#!/bin/sh\n'''exec' '{sys.executable}' \"$0\" \"$@\"\n' '''\n"
             "import json, os, pathlib, sys\n"
             f"with open({str(tmp_path / 'arguments.json')!r}, 'a') as file:\n"
             "    file.write(json.dumps([os.getcwd(), *sys.argv[1:]]) + '\\n')\n"

@@ -15,6 +15,8 @@ from cocofold.assessment.comparison import assess
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
 
+pytestmark = pytest.mark.slow
+
 
 def _run(*arguments: object) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "cocofold", "assess", *map(str, arguments)]

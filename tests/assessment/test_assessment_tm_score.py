@@ -12,6 +12,8 @@ from cocofold.assessment.tm_score import StructuralAlignment, align_by_score, al
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
 
+pytestmark = pytest.mark.slow
+
 LADDER = ["start_closed", "start_closed_moved", *(f"trajectory/dims_{n:03d}" for n in (0, 8, 17, 26, 35, 44, 61, 97))]
 
 

@@ -7,10 +7,13 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from running import command, log, refused
 
 from cocofold.particles import read_particles
 from cocofold.particles.star_write import write_star
+
+pytestmark = pytest.mark.slow
 
 SHORTER = ("--effort", 0.02, "--cycles", 2)
 

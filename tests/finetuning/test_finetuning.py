@@ -26,6 +26,8 @@ from cocofold.structure.topology import Backbone
 from cocofold.system.errors import InputError
 from cocofold.system.hardware import find_device
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_run_comes_closer_and_writes_what_it_should(finished: Path, start: Path, truth: Path) -> None:
     before = assess(read_model(start), read_model(truth)).as_dict()

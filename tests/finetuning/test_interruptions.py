@@ -29,6 +29,8 @@ from cocofold.system.atomic_files import write_atomically
 from cocofold.system.errors import InputError
 from cocofold.system.signals import Interrupted, SignalHandler
 
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("usual_signals")]
+
 SHORT = 0.03
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -366,7 +368,8 @@ def test_a_folder_that_vanishes_in_mid_run(particles: Path, start: Path, tmp_pat
     out = tmp_path / "run"
     process = started(short(particles, start, out))
     wait_for(lambda: "cycle  2" in log(out), process)
-    shutil.rmtree(out)
+    # At once: while it is emptied, other messages would be true.
+    shutil.rmtree(out.rename(tmp_path / "gone"))
     status, complaint = ended(process)
     assert status == 2
     assert complaint == f"cocofold: --out {out}: cannot be written: the folder is gone; start again\n"

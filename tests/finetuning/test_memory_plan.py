@@ -22,6 +22,8 @@ from cocofold.particles import read_particles
 from cocofold.structure.read_model import read_model
 from cocofold.system.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 
@@ -70,7 +72,9 @@ MEASURED = """
 import sys, torch
 from pathlib import Path
 from benchmarks.step import Case, Scene
-from cocofold.imaging import *
+from cocofold.imaging.ctf import *
+from cocofold.imaging.projection import *
+from cocofold.imaging.rings import *
 torch.set_num_threads(1)
 atoms, box, images = map(int, sys.argv[1:])
 scene = Scene(Case(round(atoms / 7.96), box, 1.2), images)

@@ -21,6 +21,8 @@ from cocofold.structure.modelcif import write_model
 from cocofold.structure.point_groups import copy_positions, point_group_rotations
 from cocofold.structure.read_model import read_model
 
+pytestmark = pytest.mark.slow
+
 TURN, SHIFT = Rotation.from_rotvec([0.3, -1.2, 0.8]).as_matrix(), np.array([12.0, -30.0, 4.5])
 SHORTER = ("--effort", 0.02, "--cycles", 2)
 

@@ -38,6 +38,8 @@ from cocofold.structure.read_model import read_model
 from cocofold.structure.topology import Backbone
 from cocofold.system.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 TURN = Rotation.from_rotvec([0.3, -0.8, 0.5]).as_matrix()
 
 

@@ -17,6 +17,8 @@ from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.structure.read_model import read_model
 
+pytestmark = pytest.mark.independent
+
 LEAST = 0.996
 
 

@@ -140,6 +140,7 @@ def test_flags_of_phase_flipped_and_premultiplied_images(tmp_path: Path) -> None
     assert (explained(star, scene.positions, scene.charges)[2:] < 0.995).all()
 
 
+@pytest.mark.independent
 def test_noisy_images_flipped_afterwards_are_explained_as_before(shared_data: Path, tmp_path: Path) -> None:
     star = shared_data / "adk/two_optics/particles.star"
     model = gemmi.read_structure(str(shared_data / "adk/truth_open.cif"))[0]

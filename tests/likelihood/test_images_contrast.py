@@ -19,6 +19,8 @@ from cocofold.particles.particle_set import ParticleSet
 from cocofold.structure.read_model import read_model
 from cocofold.system.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 def with_images(star: Path, folder: Path, images: np.ndarray) -> Path:
     """The STAR beside another stack."""

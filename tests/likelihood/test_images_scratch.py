@@ -88,6 +88,7 @@ def test_too_little_space_and_unusable_folders(
     assert not list(scratch.iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_from_scratch_is_the_same_run(shared_data: Path, scratch: Path, tmp_path: Path) -> None:
     star, model = str(shared_data / "adk/two_optics/particles.star"), str(shared_data / "adk/start_closed.cif")
     for name, folder in (("there", None), ("copied", str(scratch))):
@@ -102,14 +103,16 @@ def test_a_run_from_scratch_is_the_same_run(shared_data: Path, scratch: Path, tm
 WAITING = """
 import sys, time
 from pathlib import Path
-from cocofold.system.signals import Endings
-from cocofold.particles import read_particles, staged
-with Endings(), staged(read_particles(sys.argv[1]), Path(sys.argv[2])):
+from cocofold.system.signals import SignalHandler
+from cocofold.finetuning.preparation import copied_to_scratch
+from cocofold.particles import read_particles
+with SignalHandler(), copied_to_scratch(read_particles(sys.argv[1]), Path(sys.argv[2])):
     print("copied", flush=True)
     time.sleep(60)
 """
 
 
+@pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_remove_the_copy(particles: ParticleSet, scratch: Path, tmp_path: Path, number: signal.Signals) -> None:
     write_star(tmp_path / "again.star", particles)

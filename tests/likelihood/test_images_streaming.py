@@ -172,6 +172,7 @@ def test_a_stack_that_vanishes_and_one_that_cannot_be_read(particles: ParticleSe
         gone.images(np.arange(3))
 
 
+@pytest.mark.slow
 def test_a_run_without_memory_for_images_is_the_same_run(
     shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,7 +213,7 @@ def test_the_budget_is_a_share_of_available_memory(tmp_path: Path, monkeypatch: 
 
 PEAK = """
 import resource, sys, torch
-from cocofold.finetuning import Observations
+from cocofold.likelihood.observed_images import Observations
 from cocofold.particles import read_particles
 torch.set_num_threads(1)
 particles = read_particles(sys.argv[1])
@@ -229,6 +230,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_on_ten_gigabytes(tmp_path: Path) -> None:
     box, images, named = 512, 10_000, 800
     scene = Scene(named)

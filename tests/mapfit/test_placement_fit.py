@@ -38,6 +38,7 @@ def run(model: Path, density: Path, out: Path, **options: object) -> None:
     fit_command(model, None, density, out, **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_moved_model_and_a_mirrored_map(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     truth = read_model(shared_data / "adk" / "truth_open.cif")
     write_model(tmp_path / "moved.cif", truth.moved_to(truth.positions @ _ANYWHERE.T + [50.0, -20, 300]))
@@ -73,6 +74,7 @@ def test_too_little_detail_claims_nothing(kinase: Model) -> None:
     assert "undecided: at 30.0 Å the model correlates by" in found.warnings[0]
 
 
+@pytest.mark.slow
 def test_displaced_chains_are_placed_as_bodies(shared_data: Path) -> None:
     start = read_model(shared_data / "tcr" / "start_tcr_displaced.cif")
     truth = read_model(shared_data / "tcr" / "truth.cif")
@@ -146,6 +148,7 @@ def test_resolution_from_noise_and_from_half_maps(kinase: Model) -> None:
     assert resolution_from_noise(replace(clean, values=clean.values * (soft_molecule_mask(clean) > 0.5))) is None
 
 
+@pytest.mark.independent
 def test_resolution_of_relions_maps(shared_data: Path) -> None:
     folder = shared_data / "adk" / "small300"
     whole, half1, half2 = (read_map(folder / f"{name}.mrc") for name in ("reconstruction", "half1", "half2"))

@@ -37,6 +37,7 @@ def trimer_map(subunit: Model) -> DensityMap:
     return drawn(build_assembly(subunit, point_group_rotations("C3"), CENTRE), 0.3)
 
 
+@pytest.mark.slow
 def test_a_subunit_is_placed_and_copied(subunit: Model, trimer_map: DensityMap, tmp_path: Path) -> None:
     turn = Rotation.from_rotvec([1.0, -2, 0.5]).as_matrix()
     moved = subunit.moved_to(subunit.positions @ turn.T + [50.0, -20, 300])

@@ -12,6 +12,8 @@ import pytest
 from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet
 
+pytestmark = pytest.mark.independent
+
 
 def image_of_atoms(particles: ParticleSet, row: int, positions: np.ndarray, charges: np.ndarray) -> np.ndarray:
     """A projection by its Fourier sum over atoms, written from the conventions alone, (box, box)."""

@@ -187,6 +187,7 @@ def test_column_wise_form(project: Project, compressed: tuple[str, ...]) -> None
     assert len(read_particles(path)) == N
 
 
+@pytest.mark.independent
 def test_both_forms_of_one_file_hold_the_same(shared_data: Path) -> None:
     folder = shared_data / "adk/small300/cs"
     one, two = read_cs_table(folder / "particles.cs"), read_cs_table(folder / "particles_csdat.cs")

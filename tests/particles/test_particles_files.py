@@ -12,6 +12,8 @@ from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet, unsupported_aberrations
 from cocofold.system.errors import InputError
 
+pytestmark = pytest.mark.independent
+
 READ = {
     "adk/small300/particles.star": (300, 64, 2.5, 1),
     "adk/small300/cs/from_pyem.star": (300, 64, 2.5, 1),

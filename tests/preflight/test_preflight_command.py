@@ -21,6 +21,8 @@ from cocofold.particles.star_write import write_star
 from cocofold.simulation.particle_simulation import SimulationOutput
 from cocofold.structure.model import Model
 
+pytestmark = pytest.mark.slow
+
 Command = Callable[..., int]
 
 

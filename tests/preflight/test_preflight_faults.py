@@ -20,6 +20,8 @@ from cocofold.preflight.judging import HypothesisComparer, MeanWithError, looks_
 from cocofold.preflight.scoring import Hypothesis, HypothesisScorer
 from cocofold.structure.model import Model
 
+pytestmark = pytest.mark.slow
+
 Plant = Callable[[ParticleSet], ParticleSet]
 
 

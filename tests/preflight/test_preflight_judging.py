@@ -7,6 +7,8 @@ import pytest
 
 from cocofold.preflight.judging import BandScores, MeanWithError, is_above_chance, is_clearly_better
 
+pytestmark = pytest.mark.slow
+
 IMAGES = 100
 
 

@@ -27,6 +27,8 @@ from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_map_placement, read_model
 from cocofold.system.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 Fragment = Callable[..., Model]
 QUICK = RelaxSettings(device="cpu", threads=1)
 

@@ -14,7 +14,7 @@ from reports import give_plddt
 
 from cocofold.reporting.run_report import write_report
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 
 @pytest.fixture

@@ -41,6 +41,8 @@ from cocofold.reporting.viewer_files import contour_level, viewer_density
 from cocofold.structure.point_groups import point_group_rotations
 from cocofold.structure.read_model import read_model
 
+pytestmark = pytest.mark.slow
+
 RANDOM = np.random.default_rng(1)
 
 
@@ -117,6 +119,7 @@ def test_smoothing_has_enough_views_within() -> None:
     assert within == pytest.approx(12)
 
 
+@pytest.mark.independent
 def test_pictures_show_what_relion_shows(shared_data: Path) -> None:
     """Projections of the structure that RELION projected, CTF applied, beside RELION's noise-free images."""
     folder = shared_data / "adk" / "small300"

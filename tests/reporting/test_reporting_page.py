@@ -21,6 +21,8 @@ from cocofold.reporting.run_report import write_report
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
 
+pytestmark = pytest.mark.slow
+
 MOST_BYTES = 10_000_000
 HOSTILE = "<img src=x onerror=alert(1)>'\"&amp;"
 

@@ -18,6 +18,16 @@ HOME = Path(tempfile.mkdtemp(prefix="cocofold-scipion-"))
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 
 
+def _python_without_blanks() -> str:
+    """This Python, with its packages, by a path that Scipion can put into command lines as it is."""
+    if not any(letter.isspace() for letter in sys.prefix):
+        return sys.executable
+    link = HOME / "environment"
+    link.symlink_to(sys.prefix)
+    sys.path[:] = [str(link) + path[len(sys.prefix) :] if path.startswith(sys.prefix) else path for path in sys.path]
+    return str(link / "bin" / Path(sys.executable).name)
+
+
 def _configure_scipion(package_folder: Path) -> None:
     (HOME / "config").mkdir()
     for name in ("COCOFOLD_HOME", "CONDA_ACTIVATION_CMD", "EM_ROOT", "SCIPION_SOFTWARE", "VIEWERS"):
@@ -27,7 +37,7 @@ def _configure_scipion(package_folder: Path) -> None:
         SCIPION_USER_DATA=str(HOME / "user"),
         SCIPION_TESTS=str(HOME / "tests"),
         SCIPION_DOMAIN="pwem",
-        SCIPION_PYTHON=sys.executable,
+        SCIPION_PYTHON=_python_without_blanks(),
         SCIPION_HOSTS=str(package_folder / "templates" / "hosts.template"),
         SCIPION_NOTIFY="False",
         SCIPION_TEST_NOSYNC="True",

@@ -18,6 +18,8 @@ from scipion_project import empty_set, import_particles, make_project
 
 from cocofold.particles import read_particles
 
+pytestmark = pytest.mark.slow
+
 
 def angles_between(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Degrees; by the matrices' difference, which stays exact for small angles."""
@@ -43,6 +45,7 @@ def project(shared_data):
 
 
 @pytest.mark.parametrize("name", ["particles.star", "star_variants/relion30.star"])
+@pytest.mark.independent
 def test_particles_of_relion(name, project, shared_data, tmp_path):
     star = shared_data / "adk" / "small300" / name
     particles = import_particles(project, star)
@@ -54,6 +57,7 @@ def test_particles_of_relion(name, project, shared_data, tmp_path):
         assert np.array_equal(found.half_set, known.half_set)
 
 
+@pytest.mark.independent
 def test_particles_of_cryosparc(project, shared_data, tmp_path, monkeypatch):
     cryosparc2 = pytest.importorskip("cryosparc2.convert", reason="scipion-em-cryosparc2 is not installed")
     folder = shared_data / "adk" / "small300"

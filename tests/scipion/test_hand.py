@@ -18,6 +18,8 @@ from cocofold.assessment.backbone_geometry import measure_geometry
 from cocofold.assessment.comparison import assess
 from cocofold.structure.read_model import read_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def wrong_hand(_adenylate_kinase, shared_data, tmp_path_factory):

@@ -34,6 +34,8 @@ from scipion_cocofold.constants import (
 
 import cocofold
 
+pytestmark = pytest.mark.slow
+
 MODULE_FOLDER = Path(scipion_cocofold.__file__).parent
 NAME = f"cocofold-{cocofold.__version__}"
 
@@ -247,7 +249,7 @@ def test_program_in_an_environment_of_its_own(conda, software, monkeypatch):
 def test_program_of_the_same_interpreter(software, monkeypatch):
     pytest.importorskip("torch", reason="torch is not installed (extra 'engine')")
     monkeypatch.setitem(Plugin._vars, COCOFOLD_ENV_ACTIVATION, "")
-    assert Plugin.getProgram("finetune") == f"{sys.executable} -m cocofold finetune"
+    assert Plugin.getProgram("finetune") == f"{shlex.quote(sys.executable)} -m cocofold finetune"
     assert Plugin.validateInstallation() == []
     answer = subprocess.run(
         Plugin.getProgram("--version"), shell=True, env=Plugin.getEnviron(), check=True, capture_output=True, text=True

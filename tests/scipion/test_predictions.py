@@ -20,6 +20,8 @@ from scipion_project import finished, run
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "trunk"))
 from trunk_files import ColabFoldFolder, DeepMind
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def colabfold(shared_data, tmp_path_factory):

@@ -27,6 +27,8 @@ from scipion_cocofold.protocols import (
 from scipion_cocofold.viewers import CocofoldAssessViewer
 from scipion_project import finished, import_particles, run
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"effort": 0.02, "makeReport": False, "checkFirst": False, "numberOfThreads": 1}
 
 
@@ -52,7 +54,10 @@ def test_a_model_from_anywhere_is_placed_on_its_volume(adk, placed):
     assert placed.outputPlacement._hand.get() == "as-is"
 
 
-@pytest.mark.parametrize(("star", "mpi"), [("particles.star", 1), ("star_variants/relion30.star", 2)])
+@pytest.mark.parametrize(
+    ("star", "mpi"),
+    [("particles.star", 1), pytest.param("star_variants/relion30.star", 2, marks=pytest.mark.independent)],
+)
 def test_fine_tuning_gives_the_engines_own_model(star, mpi, adk, shared_data, tmp_path):
     path = shared_data / "adk" / "small300" / star
     particles = adk.particles if star == "particles.star" else import_particles(adk.project, path)

@@ -20,7 +20,7 @@ from scipion_project import again, finished
 
 WAIT_S = 120
 # Scipion starts protocols and forgets about the processes
-pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")]
 
 
 def engines(protocol) -> list[psutil.Process]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,8 @@ pytest.importorskip("scipion", reason="scipion-app is not installed (extra 'scip
 import pyworkflow
 import scipion_cocofold
 from pyworkflow.template import LocalTemplate
+
+pytestmark = pytest.mark.slow
 
 TEMPLATES = sorted((Path(scipion_cocofold.__file__).parent / "templates").glob("*.json.template"))
 
@@ -32,11 +33,11 @@ def scipion(tmp_path_factory, shared_data):
         "SCIPION_NOTIFY": "False",
         "COCOFOLD_ENV_ACTIVATION": "",
         "OMP_NUM_THREADS": "1",
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PATH": os.pathsep.join([str(Path(os.environ["SCIPION_PYTHON"]).parent), os.environ["PATH"]]),
     }
 
     def run(*words: object, **variables: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "scipion", *map(str, words)]
+        command = [os.environ["SCIPION_PYTHON"], "-m", "scipion", *map(str, words)]
         return subprocess.run(command, env={**environment, **variables}, capture_output=True, text=True, timeout=500)
 
     assert run("config", "--notify", "--unattended").returncode == 0
@@ -129,7 +130,7 @@ def test_boxes_go_through_a_queue(scipion, shared_data, tmp_path):
         program.parent.mkdir(exist_ok=True)
         program.write_text("#!/bin/sh\n" + text)
         program.chmod(0o755)
-    path = os.pathsep.join([str(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+    path = os.pathsep.join([str(tmp_path / "bin"), str(Path(os.environ["SCIPION_PYTHON"]).parent), os.environ["PATH"]])
     queue = {"SCIPION_HOSTS": str(hosts), "SCIPION_USE_QUEUE": "True", "PATH": path}
     wrong = tmp_path / "wrong.cif"
     wrong.write_text("data_nothing\n")

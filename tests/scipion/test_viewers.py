@@ -25,6 +25,8 @@ from scipion_cocofold.viewers.chimerax import BY_CHAIN, BY_CHANGE, BY_CONFIDENCE
 from scipion_cocofold.wizards import CocofoldBodiesWizard, bodiesText
 from scipion_project import finished, run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def viewer(everything, adk):

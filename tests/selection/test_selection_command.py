@@ -19,6 +19,8 @@ from cocofold.particles.particle_set import ParticleSet
 from cocofold.particles.star_write import write_star
 from cocofold.simulation.particle_simulation import SimulationOutput
 
+pytestmark = pytest.mark.slow
+
 Command = Callable[..., int]
 
 
@@ -113,6 +115,7 @@ def _as_text(path: Path) -> dict:
     return starfile.read(path, always_dict=True, parse_as_string=labels)
 
 
+@pytest.mark.independent
 def test_files_of_other_programs(command: Command, shared_data: Path, tmp_path: Path) -> None:
     folder = shared_data / "adk" / "small300"
     of_others = [

@@ -22,6 +22,8 @@ from cocofold.particles.star_write import write_star
 from cocofold.structure.model import Model
 from cocofold.system.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 SCORED = (4, 8, 12)
 
 

@@ -16,6 +16,8 @@ from cocofold.simulation.particle_simulation import simulate
 from cocofold.simulation.simulation_settings import SimulationSettings
 from cocofold.structure.read_model import read_model
 
+pytestmark = pytest.mark.slow
+
 BOX, PIXEL = 64, 2.5
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import mrcfile
 import numpy as np
+import pytest
 import starfile
 import torch
 from scipy.spatial.transform import Rotation
@@ -91,6 +92,7 @@ def test_written_images_have_the_poses_and_ctf_of_the_star(simulate) -> None:
         assert abs(correlation - 1) < 1e-4
 
 
+@pytest.mark.independent
 def test_images_are_like_those_of_relion(shared_data: Path) -> None:
     from cocofold.imaging.ctf import electron_wavelength_angstrom
     from cocofold.particles import read_particles

@@ -170,8 +170,8 @@ def _list_residues(model: Model, chosen: np.ndarray) -> str:
     return ", ".join(names) + more + (" is" if len(rows) == 1 else " are")
 
 
-# Mean predicted aligned error up to which residues are one body: AlphaFold takes less than some 5 Å for a confident
-# arrangement and more than 15 Å for none; larger values join domains, smaller ones split them.
+# Mean predicted aligned error up to which residues are one body. Larger values join domains whose arrangement the
+# prediction is not sure of, smaller ones split what it is sure of.
 _MAX_MEAN_PAE_ANGSTROM = 10.0
 # Fewer residues (loops, linkers, tails) are not placed on their own, for they look like any other piece of density.
 _MIN_BODY_RESIDUES = 30
@@ -250,8 +250,7 @@ def body_of_each_atom(model: Model, placement: Placement) -> np.ndarray:
     return chosen.argmax(0)[model.residue_of_atom]
 
 
-# CA atoms nearer to each other than this clash: those of one chain's neighbours are 3.8 Å apart, and without a bond no
-# two come nearer than some 4 Å.
+# CA atoms of two bodies nearer to each other than this clash: even neighbours in a chain are 3.8 Å apart.
 _CLASH_ANGSTROM = 3.0
 # Share of a body's CA atoms that may clash where it is placed: a few at an interface that is not yet right. Smaller
 # values refuse right places of models with loose ends, larger ones let bodies lie in each other.

@@ -13,6 +13,7 @@ from command_options import named_options, options_of, texts_of
 import cocofold.particles
 import cocofold.preflight
 from cocofold.particles.particle_set import ParticleSet
+from cocofold.particles.star_write import write_star
 from cocofold.preflight.check_inputs import CheckSettings, check
 from cocofold.preflight.check_report import CheckVerdict
 from cocofold.structure.model import Model
@@ -32,8 +33,12 @@ def test_advice_names_options_of_its_command(module: str) -> None:
                 assert option in options_of("finetune"), text
 
 
-def test_advice_names_columns_that_are_read() -> None:
-    read = (Path(cocofold.particles.__file__).parent / "star_read.py").read_text()
+def test_advice_names_columns_that_are_written(particles: ParticleSet, tmp_path: Path) -> None:
+    write_star(tmp_path / "particles.star", particles)
+    # Flags that no image of a set has are not written.
+    written = (tmp_path / "particles.star").read_text() + (
+        Path(cocofold.particles.__file__).parent / "star_write.py"
+    ).read_text()
     named = {
         label
         for path in _PACKAGE.glob("*.py")
@@ -41,7 +46,7 @@ def test_advice_names_columns_that_are_read() -> None:
         for label in re.findall(r"rln[A-Z][A-Za-z0-9]+", text)
     }
     assert {"rlnCtfDataArePhaseFlipped", "rlnImagePixelSize"} <= named
-    assert {label for label in named if label not in read} == set()
+    assert {label for label in named if label not in written} == set()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Which particles are taken: those held out first, then those to be fitted."""
+"""Selection of particles: the held-out ones first, then those to be fitted."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class ParticleSelection:
     by : str
         random, frc or views.
     selected, held_out : (n,) int
-        Rows of the set from 0, ascending: particles to be fitted, and particles that are to judge the fit.
+        Rows of the set from 0, ascending: particles to be fitted, and particles by which the fit is judged.
     scored_rings : tuple of int
         Fourier rings by which particles were selected, now or before.
     statistics : dict
-        What is known of those selected and of all from which they were.
+        Figures of the selected particles and of all from which they were selected.
     """
 
     by: str
@@ -57,11 +57,11 @@ class ParticleSelection:
 
     @property
     def rows(self) -> np.ndarray:
-        """All that are taken, in the set's order, (count,) int."""
+        """Rows of all selected and held-out particles, in the set's order, (count,) int."""
         return np.sort(np.concatenate([self.selected, self.held_out]))
 
-    def of(self, particles: ParticleSet) -> ParticleSet:
-        """Those of the set that are taken, marked."""
+    def apply_to(self, particles: ParticleSet) -> ParticleSet:
+        """The particles of the set that are selected or held out, marked as such."""
         marks = np.isin(self.rows, self.held_out) if len(self.held_out) else None
         return replace(particles.subset(self.rows), held_out=marks, scored_rings=self.scored_rings)
 
@@ -86,7 +86,7 @@ def select_particles(
     ----------
     particles : ParticleSet
     count : int
-        Particles that are taken, those held out included.
+        Number of particles, those held out included.
     by : str
         random; frc: those whose images agree best with the model; views: evenly from all directions of view.
     seed : int
@@ -106,6 +106,7 @@ def select_particles(
     if not 1 <= count <= len(particles):
         raise InputError(f"--count {count}: must be from 1 to {len(particles)}, as many as there are particles")
     require_within("--seed", seed, 0, 2**63 - 1)
+    # The second number keeps what is drawn here apart from other draws with the same seed.
     random = np.random.default_rng([seed, 2])
     held_out, candidates = _draw_held_out(particles, count, random)
     some, wanted = particles.subset(candidates), count - len(held_out)
@@ -196,8 +197,11 @@ def _score_statistics(scores: np.ndarray) -> dict[str, float]:
     return {name: round(float(figure), 5) for name, figure in figures.items()}
 
 
+# Finer rings of single images hold too little signal to tell images apart.
 SCORING_RESOLUTION_ANGSTROM = 10.0
+# Every fourth ring is scored: fine-tuning does not fit these, as they were chosen by.
 SCORED_RING_INTERVAL = 4
+# Atoms times images of one projection, and images between two reports, for memory alone.
 _ATOMS_AT_ONCE = 24_000
 _IMAGES_AT_ONCE = 500
 
@@ -282,6 +286,7 @@ def score_images(
     return ImageScores(np.concatenate(parts), rings, contrast)
 
 
+# Particles in a bin on average, so that few bins are empty by chance, and bins at most: some 5° wide.
 _VIEWS_PER_BIN = 10
 _MOST_BINS = 1000
 

@@ -40,19 +40,16 @@ def check(
         check_writable(option, path)
     if picture is not None and picture.suffix.lower() != ".png":
         raise InputError(f"--picture {picture}: only PNG is written; give a name that ends in .png")
-    import torch
-
     from cocofold.mapfit.density_map import read_map
     from cocofold.mapfit.placement_file import MIRRORED
     from cocofold.particles import read_particles
     from cocofold.preflight.check_inputs import CheckSettings
     from cocofold.preflight.check_inputs import check as look
     from cocofold.structure.read_model import read_map_placement, read_model
-    from cocofold.system.hardware import find_device
+    from cocofold.system.hardware import prepare_short_work
 
     settings = CheckSettings(count=count, seed=seed, contrast=contrast)
-    chosen_device = find_device(device)
-    torch.set_num_threads(max(1, min(torch.get_num_threads(), 4)))
+    chosen_device = prepare_short_work(device)
     density = None if map_file is None else read_map(map_file)
     read, start = read_particles(particles, particles_dir, passthrough), read_model(model)
     if read_map_placement(model).get("hand") == MIRRORED:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 import typer
 
 from cocofold.system.errors import InputError
+
+if TYPE_CHECKING:
+    from cocofold.structure.model import Model
 
 
 def fit(
@@ -47,29 +50,30 @@ def fit(
         raise InputError("give either --model, or --prediction with a folder of cocofold predict")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out}: is {'a folder with files' if out.is_dir() else 'a file'}; give another folder")
-    import torch
-
-    from cocofold.mapfit.bodies import bodies_from_pae
-    from cocofold.mapfit.fit_model import AUTO
     from cocofold.mapfit.workflow import MapFiles, place_and_write
-    from cocofold.structure.read_model import read_model
-    from cocofold.system.hardware import find_device
+    from cocofold.system.hardware import prepare_short_work
     from cocofold.system.progress import search_progress_bar
 
     files = MapFiles(map_file, mask, half1, half2, resolution, pixel_size)
-    chosen_device = find_device(device)
-    torch.set_num_threads(max(1, min(torch.get_num_threads(), 4)))
-    if model is not None:
-        read = read_model(model)
-    else:
-        from cocofold.alphafold.prediction import Prediction
-        from cocofold.alphafold.rebuild import model_from_prediction, predict_aligned_error, predict_atoms
-
-        known = Prediction.read(str(prediction))
-        read, _ = model_from_prediction(known, predict_atoms(known))
-        if bodies == AUTO:
-            bodies = bodies_from_pae(read, predict_aligned_error(known))
-    with search_progress_bar() as tell:
-        _, lines = place_and_write(read, files, out, bodies, hand, symmetry, chosen_device, tell)
+    chosen_device = prepare_short_work(device)
+    read, bodies = _read_start(model, prediction, bodies)
+    with search_progress_bar() as progress:
+        _, lines = place_and_write(read, files, out, bodies, hand, symmetry, chosen_device, progress)
     for line in lines:
         typer.echo(line)
+
+
+def _read_start(model: Path | None, prediction: Path | None, bodies: str | None) -> tuple[Model, str | None]:
+    """The model to place, and its bodies: those of a prediction, unless they are named, are what it is sure of."""
+    if model is not None:
+        from cocofold.structure.read_model import read_model
+
+        return read_model(model), bodies
+    from cocofold.alphafold.prediction import Prediction
+    from cocofold.alphafold.rebuild import model_from_prediction, predict_aligned_error, predict_atoms
+    from cocofold.mapfit.bodies import bodies_from_pae
+    from cocofold.mapfit.fit_model import AUTO
+
+    known = Prediction.read(str(prediction))
+    read, _ = model_from_prediction(known, predict_atoms(known))
+    return read, bodies_from_pae(read, predict_aligned_error(known)) if bodies == AUTO else bodies

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, List, Optional
+from typing import TYPE_CHECKING, Any, List, Optional
 
 import typer
 
@@ -12,6 +12,7 @@ from cocofold.system.atomic_files import check_writable
 from cocofold.system.errors import InputError
 
 if TYPE_CHECKING:
+    from cocofold.particles.particle_set import ParticleSet
     from cocofold.selection import ParticleSelection
 
 
@@ -46,36 +47,45 @@ def select(
         raise InputError(f"--out {out}: is there already; give another file")
     if out.suffix.lower() != ".star":
         raise InputError(f"--out {out}: a STAR file is written; give a name that ends in .star")
-    import torch
-
     from cocofold.likelihood.observed_images import refuse_incompatible_input
     from cocofold.particles import read_particles
-    from cocofold.particles.star_write import write_star_subset
     from cocofold.selection import select_particles as choose
     from cocofold.structure.read_model import read_model
-    from cocofold.system.atomic_files import write_atomically
-    from cocofold.system.hardware import find_device
+    from cocofold.system.hardware import prepare_short_work
     from cocofold.system.progress import image_progress_bar
 
-    chosen_device = find_device(device)
-    torch.set_num_threads(max(1, min(torch.get_num_threads(), 4)))
+    chosen_device = prepare_short_work(device)
     every = read_particles(particles, particles_dir, passthrough)
     read = None
     if by == "frc" and model is not None:
         read = read_model(model)
         refuse_incompatible_input(read, every, str(model), str(particles))
-    with image_progress_bar("comparing images with the model") as tell:
-        found = choose(every, count, by, seed, read, chosen_device, tell)
-    try:
-        write_star_subset(out, found.of(every), particles, found.rows)
-        if json_file is not None:
-            files = {"particles_file": str(particles), "model": None if model is None else str(model), "out": str(out)}
-            facts = {**files, "of_particles": len(every), "seed": seed, **found.as_dict()}
-            write_atomically(json_file, json.dumps(facts, indent=1) + "\n")
-    except OSError as error:
-        raise InputError(f"{error.filename or out}: not written ({error.strerror}); give another file") from error
+    with image_progress_bar("comparing images with the model") as progress:
+        found = choose(every, count, by, seed, read, chosen_device, progress)
+    files = {"particles_file": str(particles), "model": None if model is None else str(model), "out": str(out)}
+    _write(found, every, particles, out, json_file, {**files, "of_particles": len(every), "seed": seed})
     for line in _lines(found, len(every)):
         typer.echo(line)
+
+
+def _write(
+    found: ParticleSelection,
+    every: ParticleSet,
+    particles: Path,
+    out: Path,
+    json_file: Path | None,
+    facts: dict[str, Any],
+) -> None:
+    """Write the STAR of what was selected from ``every``, which was read from ``particles``, and the JSON."""
+    from cocofold.particles.star_write import write_star_subset
+    from cocofold.system.atomic_files import write_atomically
+
+    try:
+        write_star_subset(out, found.apply_to(every), particles, found.rows)
+        if json_file is not None:
+            write_atomically(json_file, json.dumps({**facts, **found.as_dict()}, indent=1) + "\n")
+    except OSError as error:
+        raise InputError(f"{error.filename or out}: not written ({error.strerror}); give another file") from error
 
 
 def _lines(found: ParticleSelection, of: int) -> list[str]:

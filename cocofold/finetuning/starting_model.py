@@ -16,11 +16,10 @@ from cocofold.alphafold.residue_constants import ATOM14_NAMES
 from cocofold.alphafold.weights import load_structure_module
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.run_folder import RunFolder
-from cocofold.mapfit.bodies import clash_fraction
+from cocofold.mapfit.bodies import apply_placement, body_of_each_atom, clash_fraction, molecule_of
 from cocofold.mapfit.fit_model import AUTO, symmetric_copies_of
-from cocofold.mapfit.placement_file import AS_IS, MIRRORED, Placement, apply_placement, body_of_each_atom
-from cocofold.mapfit.target_map import RigidMolecule
-from cocofold.mapfit.workflow import PLACEMENT_FILE, SUBUNIT_FILE, MapFiles, place_and_write
+from cocofold.mapfit.placement_file import AS_IS, MIRRORED, Placement
+from cocofold.mapfit.workflow import PLACEMENT_FILE, SUBUNIT_FILE, MapFiles, MapOptionNames, place_and_write
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.sources.base import AtomSource
 from cocofold.sources.deformation import DeformationSource
@@ -33,10 +32,10 @@ from cocofold.sources.structure_module import (
     TrainingRates,
     TrunkOutput,
 )
-from cocofold.sources.symmetric_copies import SymmetricCopies, build_assembly
+from cocofold.sources.symmetric_copies import SymmetricCopies
 from cocofold.structure.geometry import find_superposition
 from cocofold.structure.model import Model
-from cocofold.structure.point_groups import normalise_point_group, point_group_rotations
+from cocofold.structure.point_groups import build_assembly, normalise_point_group, point_group_rotations
 from cocofold.structure.read_model import read_map_placement, read_model
 from cocofold.structure.topology import Backbone
 from cocofold.system.errors import InputError
@@ -335,7 +334,8 @@ def _fit_in_map(model: Model, options: Options, folder: RunFolder, device: torch
     out = folder.path / "placement"
     if not (out / PLACEMENT_FILE).is_file():
         folder.say(f"placing the model in {options.map}; see {out}")
-        files = MapFiles(Path(str(options.map)), resolution_angstrom=options.map_resolution)
+        names = MapOptionNames("--map-resolution", pixel_size=None, half_maps=None)
+        files = MapFiles(Path(str(options.map)), resolution_angstrom=options.map_resolution, option_names=names)
         with search_progress_bar() as tell:
             _, lines = place_and_write(model, files, out, options.bodies, options.hand, options.symmetry, device, tell)
         for line in lines:
@@ -368,7 +368,7 @@ def symmetry_axes(symmetry: str, particles: ParticleSet) -> tuple[np.ndarray, np
 
 def refuse_overlapping_copies(model: Model, symmetry: str, rotations: np.ndarray, centre: np.ndarray) -> None:
     """Refuse a subunit whose copies lie on each other."""
-    first, *others = symmetric_copies_of(RigidMolecule.of(model), rotations, centre)
+    first, *others = symmetric_copies_of(molecule_of(model), rotations, centre)
     share = clash_fraction(first, others)
     if share > _MOST_OVERLAPPING:
         raise InputError(

@@ -1,4 +1,4 @@
 """A model placed rigidly in a map: the whole, its bodies, and the map's hand.
 
-Knows nothing of networks and of particles.
+It imports nothing of networks and of particles.
 """

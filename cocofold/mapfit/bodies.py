@@ -1,4 +1,7 @@
-"""Bodies of a placed model, each moved on its own to where the others leave density."""
+"""Bodies of a model: the text that selects them, their molecules, and where a placement or a search puts them.
+
+All of ``mapfit`` that looks into a model's chains and residues stands here; searches see molecules alone.
+"""
 
 from __future__ import annotations
 
@@ -9,108 +12,25 @@ from scipy.cluster.hierarchy import average, fcluster
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import squareform
 
-from cocofold.mapfit.rigid_refinement import RigidPoses
+from cocofold.mapfit.placement_file import Placement
+from cocofold.mapfit.rigid_refinement import RigidMolecule, RigidPoses
 from cocofold.mapfit.search_pipeline import (
     TRUSTED_STANDARD_ERRORS,
-    PlacementSignificance,
+    RankedPlacements,
     assess_significance,
     difference_in_standard_errors,
     find_placements,
     find_placements_near,
     refine_at_full_resolution,
 )
-from cocofold.mapfit.target_map import RigidMolecule, TargetMap
+from cocofold.mapfit.target_map import TargetMap
 from cocofold.structure.model import Model
 from cocofold.system.errors import InputError
 from cocofold.system.progress import ProgressCallback
 
-_CLASH_ANGSTROM = 3.0
-MAX_CLASH_FRACTION = 0.03
-
-
-def place_bodies(
-    bodies: list[RigidMolecule], target: TargetMap, whole: RigidPoses, centroid: np.ndarray, tell: ProgressCallback
-) -> list[tuple[RigidPoses, PlacementSignificance]]:
-    """Place bodies one after the other, each in the density that those before it leave.
-
-    Each is sought within 40° and 12 Å of where the whole model has it; if no place there stands out, everywhere. At the
-    end all are moved uphill again in the density that all others leave.
-
-    Parameters
-    ----------
-    bodies : list of RigidMolecule
-        In the model's frame.
-    target : TargetMap
-    whole : RigidPoses
-        One: the whole model's.
-    centroid : (3,) float
-        Of the whole model, in its own frame.
-    tell
-
-    Returns
-    -------
-    list of (Motions, Standing)
-        For each body one motion of its centred atoms with its correlation in what the others leave, and how it stands
-        against other places.
-    """
-    found: list[RigidPoses] = []
-    placed: list[RigidMolecule] = []
-    for number, body in enumerate(bodies, start=1):
-        tell(f"body {number}", 0.0)
-        centre = whole.rotations[0] @ (body.centroid - centroid) + whole.centres[0]
-        start = RigidPoses(whole.rotations, centre[None], np.zeros(1))
-        best = _search_body(body, target, start, placed, tell)
-        found.append(best)
-        placed.append(body.moved(best.rotations[0], best.centres[0]))
-    for number, body in enumerate(bodies):
-        others = placed[:number] + placed[number + 1 :]
-        settled = refine_at_full_resolution(body, target, found[number][:1], RigidMolecule.joined(others))
-        moved = body.moved(settled.rotations[0], settled.centres[0])
-        if clash_fraction(moved, others) <= max(MAX_CLASH_FRACTION, clash_fraction(placed[number], others)):
-            placed[number] = moved
-            found[number] = RigidPoses.concatenated([settled, found[number][1:]])
-    return [(motions, assess_significance(body, target, motions)) for body, motions in zip(bodies, found)]
-
-
-def _search_body(
-    body: RigidMolecule, target: TargetMap, start: RigidPoses, placed: list[RigidMolecule], tell: ProgressCallback
-) -> RigidPoses:
-    """Where a body goes, then its rivals: near the start if a place there stands out, or else anywhere."""
-    explained = RigidMolecule.joined(placed)
-    near = find_placements_near(body, target, start, explained)
-    free = _without_clashes(body, near, placed)
-    ranked = RigidPoses.concatenated([near[free], near[~free]])
-    if free.any() and assess_significance(body, target, ranked).trusted:
-        return ranked
-    far = find_placements(body, [target], explained, tell)[0]
-    far_free = _without_clashes(body, far, placed)
-    rivals = RigidPoses.joined([near, far])
-    if not far_free.any():
-        return RigidPoses.concatenated([near[free][:1] if free.any() else start, rivals])
-    clear = (
-        not free.any()
-        or difference_in_standard_errors(body, target, far[far_free].scores[0], near[free].scores[0])
-        > TRUSTED_STANDARD_ERRORS
-    )
-    first = far[far_free][:1] if clear else near[free][:1]
-    return RigidPoses.concatenated([first, rivals])
-
-
-def clash_fraction(body: RigidMolecule, others: list[RigidMolecule]) -> float:
-    """Share of a body's CA atoms that lie within 3 Å of another body's."""
-    if not others:
-        return 0.0
-    tree = cKDTree(np.concatenate([other.alphas for other in others]))
-    return float((tree.query(body.alphas)[0] < _CLASH_ANGSTROM).mean())
-
-
-def _without_clashes(body: RigidMolecule, motions: RigidPoses, placed: list[RigidMolecule]) -> np.ndarray:
-    """Which motions put the body where no other is, (n,) bool."""
-    moved = [body.moved(turn, centre) for turn, centre in zip(motions.rotations, motions.centres)]
-    return np.array([clash_fraction(one, placed) <= MAX_CLASH_FRACTION for one in moved], dtype=bool)
-
-
+# One part of a selection: a chain, or a range of its residues.
 _PART = re.compile(r"(?P<chain>[^:]+?)(?::(?P<first>-?\d+)-(?P<last>-?\d+))?")
+# Residues that a message names.
 _SHOWN = 5
 
 
@@ -250,7 +170,10 @@ def _list_residues(model: Model, chosen: np.ndarray) -> str:
     return ", ".join(names) + more + (" is" if len(rows) == 1 else " are")
 
 
+# Mean predicted aligned error up to which residues are one body. Larger values join domains whose arrangement the
+# prediction is not sure of, smaller ones split what it is sure of.
 _MAX_MEAN_PAE_ANGSTROM = 10.0
+# Fewer residues (loops, linkers, tails) are not placed on their own, for they look like any other piece of density.
 _MIN_BODY_RESIDUES = 30
 
 
@@ -281,3 +204,134 @@ def bodies_from_pae(model: Model, error_angstrom: np.ndarray) -> str:
     of_residue = np.where(np.isin(of_residue, large), of_residue, nearest)
     in_order = dict.fromkeys(of_residue.tolist())
     return ";".join(format_selection(model, of_residue == name) for name in in_order)
+
+
+def molecule_of(model: Model, residues: np.ndarray | None = None) -> RigidMolecule:
+    """The atoms other than hydrogen of a model, or of some of its residues, (n_residues,) bool."""
+    wanted = np.ones(len(model.residues), dtype=bool) if residues is None else residues
+    heavy = wanted[model.residue_of_atom] & (model.atomic_numbers > 1)
+    with_backbone, rows = model.backbone()
+    ca_positions = model.positions[rows[wanted[with_backbone], 1]]
+    return RigidMolecule(model.positions[heavy], model.atomic_numbers[heavy], ca_positions)
+
+
+def apply_placement(model: Model, placement: Placement) -> Model:
+    """The model with each body where the placement puts it.
+
+    Raises
+    ------
+    InputError
+        If the bodies are not those of the model: residues in none or in two of them, or chains that it has not.
+    """
+    positions = model.positions.copy()
+    owner = body_of_each_atom(model, placement)
+    for number, body in enumerate(placement.bodies):
+        positions[owner == number] = body.apply(model.positions[owner == number])
+    return model.moved_to(positions)
+
+
+def body_of_each_atom(model: Model, placement: Placement) -> np.ndarray:
+    """Row in ``placement.bodies`` of each atom, (n_atoms,) int.
+
+    Raises
+    ------
+    InputError
+        As ``apply_placement``.
+    """
+    chosen = np.stack([select_residues(model, body.selection, "placement") for body in placement.bodies])
+    times = chosen.sum(0)
+    if (times != 1).any():
+        row = int(np.flatnonzero(times != 1)[0])
+        residue, found = model.residues[row], "no body" if times[row] == 0 else "two bodies"
+        raise InputError(
+            f"placement: {residue.name} {residue.number} of chain {residue.chain} is in {found}; the placement must be "
+            "of this model: run cocofold fit with it"
+        )
+    return chosen.argmax(0)[model.residue_of_atom]
+
+
+# CA atoms of two bodies nearer to each other than this clash: even neighbours in a chain are 3.8 Å apart.
+_CLASH_ANGSTROM = 3.0
+# Share of a body's CA atoms that may clash where it is placed: a few at an interface that is not yet right. Smaller
+# values refuse right places of models with loose ends, larger ones let bodies lie in each other.
+MAX_CLASH_FRACTION = 0.03
+
+
+def place_bodies(
+    bodies: list[RigidMolecule], target: TargetMap, whole: RigidPoses, centroid: np.ndarray, progress: ProgressCallback
+) -> list[RankedPlacements]:
+    """Place bodies one after the other, each in the density that those before it leave.
+
+    Each is sought within 40° and 12 Å of where the whole model has it; if no place there stands out, everywhere. At the
+    end all are moved uphill again in the density that all others leave.
+
+    Parameters
+    ----------
+    bodies : list of RigidMolecule
+        In the model's frame.
+    target : TargetMap
+    whole : RigidPoses
+        The pose of the whole model, one row.
+    centroid : (3,) float
+        Centroid of the whole model in its own frame, Å.
+    progress
+        Called with what is being done, and what share of it is done, from 0 to 1.
+
+    Returns
+    -------
+    list of RankedPlacements
+        For each body, with correlations in the density that the others leave.
+    """
+    found: list[RigidPoses] = []
+    placed: list[RigidMolecule] = []
+    for number, body in enumerate(bodies, start=1):
+        progress(f"body {number}", 0.0)
+        centre = whole.rotations[0] @ (body.centroid - centroid) + whole.centres[0]
+        start = RigidPoses.unscored(whole.rotations, centre[None])
+        best = _search_body(body, target, start, placed, progress)
+        found.append(best)
+        placed.append(body.moved(best.rotations[0], best.centres[0]))
+    for number, body in enumerate(bodies):
+        others = placed[:number] + placed[number + 1 :]
+        settled = refine_at_full_resolution(body, target, found[number][:1], RigidMolecule.concatenated(others))
+        moved = body.moved(settled.rotations[0], settled.centres[0])
+        if clash_fraction(moved, others) <= max(MAX_CLASH_FRACTION, clash_fraction(placed[number], others)):
+            placed[number] = moved
+            found[number] = RigidPoses.concatenated([settled, found[number][1:]])
+    return [RankedPlacements.of(body, target, poses) for body, poses in zip(bodies, found)]
+
+
+def _search_body(
+    body: RigidMolecule, target: TargetMap, start: RigidPoses, placed: list[RigidMolecule], progress: ProgressCallback
+) -> RigidPoses:
+    """Where a body goes, then other places: near the start if a place there stands out, or else anywhere."""
+    subtracted = RigidMolecule.concatenated(placed)
+    near = find_placements_near(body, target, start, subtracted)
+    is_free = _without_clashes(body, near, placed)
+    near_free = near[is_free]
+    ranked = RigidPoses.concatenated([near_free, near[~is_free]])
+    if len(near_free) and assess_significance(body, target, ranked).trusted:
+        return ranked
+    (far,) = find_placements(body, [target], subtracted, progress)
+    far_free = far[_without_clashes(body, far, placed)]
+    others = RigidPoses.merged_best_first([near, far])
+    if not len(far_free):
+        return RigidPoses.concatenated([near_free[:1] if len(near_free) else start, others])
+    if not len(near_free):
+        return RigidPoses.concatenated([far_free[:1], others])
+    gain = difference_in_standard_errors(body, target.resolution_angstrom, far_free.scores[0], near_free.scores[0])
+    return RigidPoses.concatenated([far_free[:1] if gain > TRUSTED_STANDARD_ERRORS else near_free[:1], others])
+
+
+def clash_fraction(body: RigidMolecule, others: list[RigidMolecule]) -> float:
+    """Share of a body's CA atoms that lie within 3 Å of another body's."""
+    if not others:
+        return 0.0
+    tree = cKDTree(np.concatenate([other.ca_positions for other in others]))
+    return float((tree.query(body.ca_positions)[0] < _CLASH_ANGSTROM).mean())
+
+
+def _without_clashes(body: RigidMolecule, poses: RigidPoses, placed: list[RigidMolecule]) -> np.ndarray:
+    """Which poses put the body where no other is, (n,) bool."""
+    moved = [body.moved(turn, centre) for turn, centre in zip(poses.rotations, poses.centres)]
+    return np.array([clash_fraction(one, placed) <= MAX_CLASH_FRACTION for one in moved], dtype=bool)

@@ -1,4 +1,4 @@
-"""Maps as placement uses them: read from MRC files, checked, mirrored, written."""
+"""Maps as placement uses them: read from MRC files, checked, mirrored, written, and low-passed on coarser grids."""
 
 from __future__ import annotations
 
@@ -18,10 +18,17 @@ from scipy.fft import next_fast_len
 from cocofold.system.atomic_files import atomic_path
 from cocofold.system.errors import InputError, require_within
 
+# Fewer voxels along an axis are no map but a stack or a slip.
 _MIN_BOX = 8
+# Relative difference of two voxel sizes that is rounding of the header's single precision cell.
 _VOXEL_TOLERANCE = 1e-3
+# An origin nearer to zero than this is zero.
 _FRAME_TOLERANCE_ANGSTROM = 1e-3
 _GZIP_MAGIC = b"\x1f\x8b"
+# Modes of MRC2014 that hold real numbers: int8, int16, float32, uint16 and float16.
+_REAL_MODES = (0, 1, 2, 6, 12)
+# Where MRC2014 has the letters MAP in its header.
+_STAMP = slice(208, 211)
 
 
 @dataclass(frozen=True)
@@ -43,12 +50,12 @@ class DensityMap:
 
     @property
     def extent_angstrom(self) -> np.ndarray:
-        """Of the box along x, y, z."""
+        """Lengths of the box along x, y, z, (3,) Å."""
         return np.array(self.values.shape[::-1]) * self.pixel_size_angstrom
 
     @property
     def centre_angstrom(self) -> np.ndarray:
-        """Rotation centre ``N // 2`` along x, y, z."""
+        """Rotation centre, voxel ``N // 2``, along x, y, z, (3,) Å."""
         return np.array([n // 2 for n in self.values.shape[::-1]]) * self.pixel_size_angstrom
 
     @property
@@ -68,7 +75,12 @@ class DensityMap:
             file.voxel_size = self.pixel_size_angstrom
 
 
-def read_map(path: str | os.PathLike[str], pixel_size_angstrom: float | None = None, what: str = "map") -> DensityMap:
+def read_map(
+    path: str | os.PathLike[str],
+    pixel_size_angstrom: float | None = None,
+    what: str = "map",
+    pixel_size_option: str | None = None,
+) -> DensityMap:
     """Read a map: MRC or CCP4, gzip-compressed or not, any box and order of axes.
 
     Parameters
@@ -78,6 +90,8 @@ def read_map(path: str | os.PathLike[str], pixel_size_angstrom: float | None = N
         Used in place of the header's.
     what : str
         What the user calls it, for messages.
+    pixel_size_option : str, optional
+        What the user calls ``pixel_size_angstrom``, if it can be given, for messages.
 
     Raises
     ------
@@ -89,17 +103,17 @@ def read_map(path: str | os.PathLike[str], pixel_size_angstrom: float | None = N
     if not path.is_file():
         raise InputError(f"{name}: no such file; give an MRC or CCP4 map")
     if pixel_size_angstrom is not None:
-        require_within("--pixel-size", pixel_size_angstrom, 0.1, 100)
+        require_within(pixel_size_option or "pixel_size_angstrom", pixel_size_angstrom, 0.1, 100)
     with _opened(path, name) as file:
         header = file.header
-        if header.mode not in (0, 1, 2, 6, 12):
+        if header.mode not in _REAL_MODES:
             raise InputError(f"{name}: mode {header.mode} holds no real numbers; give a map, not a transform")
         if file.data.ndim != 3 or min(file.data.shape) < _MIN_BOX:
             shape = " x ".join(map(str, file.data.shape[::-1]))
             raise InputError(f"{name}: holds {shape} pixels, no volume; give one of {_MIN_BOX} or more along each axis")
         order = _order_of_axes(header, name)
         values = np.ascontiguousarray(file.data.transpose(order), dtype=np.float32)
-        pixel_size = pixel_size_angstrom or _pixel_size(file, name)
+        pixel_size = pixel_size_angstrom or _pixel_size(file, name, pixel_size_option)
         origin = _origin(header, pixel_size)
     _check_content(values, name)
     return DensityMap(values, pixel_size, origin)
@@ -114,12 +128,12 @@ def same_grid(one: DensityMap, other: DensityMap) -> bool:
 @contextlib.contextmanager
 def _opened(path: Path, name: str) -> Iterator[mrcfile.mrcfile.MrcFile]:
     with path.open("rb") as start:
-        stamp = start.read(212)
-    if not stamp.startswith(_GZIP_MAGIC) and stamp[208:211] != b"MAP":
+        stamp = start.read(_STAMP.stop)
+    if not stamp.startswith(_GZIP_MAGIC) and stamp[_STAMP] != b"MAP":
         raise InputError(f"{name}: is no MRC or CCP4 map (its header has no 'MAP'); give one")
     try:
         with warnings.catch_warnings():
-            # Of a file that is longer than its header says; what is missing is an error.
+            # mrcfile warns of a file longer than its header says, which does no harm; a shorter one fails below.
             warnings.simplefilter("ignore", RuntimeWarning)
             file = mrcfile.open(path, permissive=True)
         with file:
@@ -142,18 +156,19 @@ def _order_of_axes(header: np.recarray, name: str) -> tuple[int, int, int]:
     return (stored.index(3), stored.index(2), stored.index(1))
 
 
-def _pixel_size(file: mrcfile.mrcfile.MrcFile, name: str) -> float:
+def _pixel_size(file: mrcfile.mrcfile.MrcFile, name: str, option: str | None) -> float:
     header = file.header
     cell = [float(header.cella[axis]) for axis in "xyz"]
     counts = [int(header.mx), int(header.my), int(header.mz)]
+    remedy = "write it into the header" if option is None else f"give it with {option}"
     sizes = [length / count if count > 0 else 0.0 for length, count in zip(cell, counts)]
     if not all(np.isfinite(size) and size > 0 for size in sizes):
-        raise InputError(f"{name}: its header has no pixel size ({sizes[0]:g} Å); give it with --pixel-size")
+        raise InputError(f"{name}: its header has no pixel size ({sizes[0]:g} Å); {remedy}")
     if max(sizes) / min(sizes) > 1 + _VOXEL_TOLERANCE:
         found = ", ".join(f"{size:.4g}" for size in sizes)
         raise InputError(
-            f"{name}: voxels of {found} Å along x, y, z; they must be cubes: resample the map, or give --pixel-size if "
-            "the header is wrong"
+            f"{name}: voxels of {found} Å along x, y, z; they must be cubes: resample the map, or if the "
+            f"header is wrong, {remedy}"
         )
     angles = [float(header.cellb[angle]) for angle in ("alpha", "beta", "gamma")]
     if any(angle not in (0.0, 90.0) for angle in angles):
@@ -190,7 +205,9 @@ def _check_content(values: np.ndarray, name: str) -> None:
         raise InputError(f"{name}: {found}; give the map of the particle")
 
 
+# Voxels along a resolution: two are the Nyquist limit, and with fewer than three linear interpolation blurs too much.
 VOXELS_PER_RESOLUTION = 3.0
+# Half width of the low-pass filter's soft edge, as a fraction of the cutoff; a sharper one rings.
 _FILTER_EDGE_FRACTION = 0.1
 
 
@@ -201,7 +218,7 @@ class MapGrid:
     Attributes
     ----------
     values : (nz, ny, nx) float32
-        Sharpened against the smoothing by linear interpolation, so that ``at`` gives the map itself, on average.
+        Sharpened to undo the smoothing of linear interpolation: ``interpolate`` gives the map itself, on average.
     voxel_angstrom : (3,) float32
         Along x, y, z.
     origin_angstrom : (3,) float32
@@ -215,11 +232,11 @@ class MapGrid:
     resolution_angstrom: float
 
     @property
-    def counts(self) -> torch.Tensor:
+    def voxel_counts(self) -> torch.Tensor:
         """Voxels along x, y, z."""
         return torch.tensor(self.values.shape[::-1], device=self.values.device)
 
-    def at(self, points: torch.Tensor) -> torch.Tensor:
+    def interpolate(self, points: torch.Tensor) -> torch.Tensor:
         """Values at positions by linear interpolation, 0 outside; differentiable.
 
         Parameters
@@ -227,15 +244,15 @@ class MapGrid:
         points : (..., 3) float32
             x, y, z in Å.
         """
-        place = 2 * (points - self.origin_angstrom) / (self.voxel_angstrom * (self.counts - 1)) - 1
+        place = 2 * (points - self.origin_angstrom) / (self.voxel_angstrom * (self.voxel_counts - 1)) - 1
         sampled = torch.nn.functional.grid_sample(
             self.values[None, None], place.reshape(1, 1, 1, -1, 3), align_corners=True
         )
         return sampled.view(points.shape[:-1])
 
     def cut(self, low: torch.Tensor, high: torch.Tensor) -> MapGrid:
-        """The part between two corners (x, y, z in Å), whole voxels."""
-        counts = self.counts
+        """The whole voxels between two corners (x, y, z in Å)."""
+        counts = self.voxel_counts
         first = ((low - self.origin_angstrom) / self.voxel_angstrom).floor().long().clamp(min=0)
         first = torch.minimum(first, counts - 2)
         last = ((high - self.origin_angstrom) / self.voxel_angstrom).ceil().long()
@@ -244,8 +261,8 @@ class MapGrid:
         origin = self.origin_angstrom + first * self.voxel_angstrom
         return MapGrid(self.values[z, y, x].contiguous(), self.voxel_angstrom, origin, self.resolution_angstrom)
 
-    def less(self, other: torch.Tensor) -> MapGrid:
-        """With other values on the same grid taken away."""
+    def minus(self, other: torch.Tensor) -> MapGrid:
+        """The grid with other values, (nz, ny, nx), subtracted."""
         return replace(self, values=self.values - other)
 
 

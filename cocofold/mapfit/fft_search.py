@@ -7,17 +7,21 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 
 from cocofold.mapfit.density_map import MapGrid, even_fast_length
-from cocofold.mapfit.rigid_refinement import RigidPoses
-from cocofold.mapfit.target_map import Template, spread_trilinear
+from cocofold.mapfit.rigid_refinement import RigidPoses, Template, spread_trilinear
 
+# Voxels of all rotations of a batch, for memory and the cache alone.
 _VOXELS_AT_ONCE = 300_000
+# Of each block of voxels one peak is kept, of each rotation so many peaks, and of all rotations so many by each score.
+# Neighbouring voxels lead to the same placement; more peaks only take longer to refine.
 _PEAK_BLOCK_VOXELS = 4
 _PEAKS_PER_ROTATION = 6
 _PEAKS_KEPT = 2000
+# Sample points of the template, which are spread over the grid for every rotation.
 _POINTS = 3000
-# Of the map's variance, so that flat solvent does not give large correlations by chance.
+# Share of the map's variance that is added to the local one, so that flat solvent does not correlate by chance.
 _VARIANCE_FLOOR = 0.1
 
 
@@ -25,9 +29,9 @@ def search_exhaustively(
     grid: MapGrid,
     template: Template,
     rotations: np.ndarray,
-    within: tuple[torch.Tensor, torch.Tensor],
+    corners: tuple[torch.Tensor, torch.Tensor],
     both_hands: bool,
-    tell: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> list[RigidPoses]:
     """Best placements of a template by correlation, local and whole.
 
@@ -37,30 +41,31 @@ def search_exhaustively(
     densities tells more; the best by either are returned.
 
     The transform of the map inverted through a point is the conjugate of the map's, so that the other hand costs three
-    transforms more and shares the rotated model's.
+    more transforms and shares the rotated model's.
 
     Parameters
     ----------
     grid : MapGrid
     template : Template
     rotations : (n, 3, 3) float
-    within : two of (3,) float
+    corners : two of (3,) float
         Corners (x, y, z in Å) of the box for the model's centroid.
     both_hands : bool
-    tell
-        Told the number of rotations that are done.
+    progress
+        Called with the number of rotations that are done.
 
     Returns
     -------
-    list of Motions
-        As the map is, and with ``both_hands`` in the frame of the map inverted through position 0. Best first by each
-        of the two correlations, in turns.
+    list of RigidPoses
+        In the map, and with ``both_hands`` in the frame of the map inverted through position 0. The best by the one
+        correlation and by the other alternate; as the two cannot be compared, scores are the ranks, negative: 0, 0, -1,
+        -1, and so on.
     """
     template = template.thinned(_POINTS)
     voxel, device = grid.voxel_angstrom, grid.values.device
     reach = float(template.points.norm(dim=1).max())
-    part = grid.cut(within[0] - reach, within[1] + reach)
-    kept = _voxels_within(part, within)
+    part = grid.cut(corners[0] - reach, corners[1] + reach)
+    kept = _voxels_within(part, corners)
     counts = [even_fast_length(n + int(reach / float(side)) + 1) for n, side in zip(part.values.shape, voxel.flip(0))]
     scan = _CorrelationScan(part, template, counts)
     hands = [_BestPeaks(kept, len(rotations), device) for _ in range(2 if both_hands else 1)]
@@ -69,8 +74,9 @@ def search_exhaustively(
     for start in range(0, len(turns), at_once):
         drawn = scan.draw(turns[start : start + at_once])
         for inverted, peaks in enumerate(hands):
-            peaks.add(*scan.scores(drawn, bool(inverted)), start)
-        tell(min(start + at_once, len(turns)))
+            local, whole = scan.scores(drawn, bool(inverted))
+            peaks.add(local, whole, first_row=start)
+        progress(min(start + at_once, len(turns)))
     found = []
     for peaks, sign in zip(hands, (1, -1)):
         row, place, score = peaks.best()
@@ -79,14 +85,42 @@ def search_exhaustively(
     return found
 
 
-def _voxels_within(grid: MapGrid, within: tuple[torch.Tensor, torch.Tensor]) -> tuple[slice, slice, slice]:
+def _voxels_within(grid: MapGrid, corners: tuple[torch.Tensor, torch.Tensor]) -> tuple[slice, slice, slice]:
     """Voxels (z, y, x) between two corners, one at least along each axis."""
-    first = ((within[0] - grid.origin_angstrom) / grid.voxel_angstrom).round().long().clamp(min=0)
-    first = torch.minimum(first, grid.counts - 1)
-    last = ((within[1] - grid.origin_angstrom) / grid.voxel_angstrom).round().long()
-    last = torch.maximum(torch.minimum(last, grid.counts - 1), first)
+    first = ((corners[0] - grid.origin_angstrom) / grid.voxel_angstrom).round().long().clamp(min=0)
+    first = torch.minimum(first, grid.voxel_counts - 1)
+    last = ((corners[1] - grid.origin_angstrom) / grid.voxel_angstrom).round().long()
+    last = torch.maximum(torch.minimum(last, grid.voxel_counts - 1), first)
     x, y, z = (slice(int(start), int(end) + 1) for start, end in zip(first, last))
     return z, y, x
+
+
+# The two constants of super-Fibonacci spirals.
+_PHI = math.sqrt(2)
+# The real root of psi^4 = psi + 4.
+_PSI = 1.533751168755204288118041413
+
+
+def even_rotations(step_rad: float) -> np.ndarray:
+    """A super-Fibonacci spiral (Alexa, CVPR 2022) as dense as a cubic grid of this step.
+
+    Parameters
+    ----------
+    step_rad : float
+        SO(3) has the volume 8 pi^2 where a rotation's angle is the distance, so that ``8 pi^2 / step^3`` are needed.
+
+    Returns
+    -------
+    (n, 3, 3) float64
+    """
+    count = max(1, math.ceil(8 * math.pi**2 / step_rad**3))
+    along = np.arange(count) + 0.5
+    inner, outer = np.sqrt(along / count), np.sqrt(1 - along / count)
+    alpha, beta = 2 * math.pi * along / _PHI, 2 * math.pi * along / _PSI
+    quaternions = np.stack(
+        [inner * np.sin(alpha), inner * np.cos(alpha), outer * np.sin(beta), outer * np.cos(beta)], axis=-1
+    )
+    return Rotation.from_quat(quaternions).as_matrix()
 
 
 class _CorrelationScan:
@@ -112,8 +146,8 @@ class _CorrelationScan:
     def scores(self, drawn: torch.Tensor, inverted: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Local and whole correlation, (n, nz, ny, nx); the whole one up to a factor.
 
-        With ``inverted`` the score at s is that of the inverted map at -s: the transform of its correlation has the
-        conjugate of the map's, and turning s round takes the conjugate of all.
+        With ``inverted`` the score at s is that of the inverted map at -s: the transform of its correlation contains
+        the conjugate of the map's, and replacing s by -s conjugates all of it.
         """
         model, weight = (drawn if inverted else drawn.conj()).unbind(1)
         products = torch.stack([model * self._plain, weight * self._plain, weight * self._squared])

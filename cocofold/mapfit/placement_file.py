@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cocofold.mapfit.bodies import select_residues
-from cocofold.structure.model import Model
 from cocofold.structure.point_groups import normalise_point_group
 from cocofold.system.atomic_files import write_atomically
 from cocofold.system.errors import InputError
 
 AS_IS, MIRRORED = "as-is", "mirrored"
+# Largest entry of R R^T - 1 of a matrix that is a rotation: files written by hand have few digits.
 _ORTHOGONAL_WITHIN = 1e-4
 
 
@@ -60,7 +59,7 @@ class Placement:
     bodies : tuple of PlacedBody
         Every residue of the model is in one of them.
     facts : dict
-        What else is told: resolution, uncovered density, warnings.
+        Further keys of the file: resolution, uncovered density, warnings.
     symmetry : str, optional
         Point group of the map; the model is then one subunit of it.
     """
@@ -75,6 +74,10 @@ class Placement:
     def mirror_axis(self) -> str | None:
         """The axis along which the map is mirrored, if it is."""
         return "z" if self.hand == MIRRORED else None
+
+    def with_facts(self, facts: dict[str, Any]) -> Placement:
+        """The same placement with other facts."""
+        return replace(self, facts=facts)
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write as JSON; the file appears whole or not at all."""
@@ -133,41 +136,6 @@ class Placement:
             raise InputError(f"{name}: has no bodies; it must have one at least")
         read = tuple(_parse_body(body, f"{name}: body {n}") for n, body in enumerate(bodies, 1))
         return cls(hand, scores, read, content, symmetry)
-
-
-def apply_placement(model: Model, placement: Placement) -> Model:
-    """The model with each body where the placement puts it.
-
-    Raises
-    ------
-    InputError
-        If the bodies are not those of the model: residues in none or in two of them, or chains that it has not.
-    """
-    positions = model.positions.copy()
-    owner = body_of_each_atom(model, placement)
-    for number, body in enumerate(placement.bodies):
-        positions[owner == number] = body.apply(model.positions[owner == number])
-    return model.moved_to(positions)
-
-
-def body_of_each_atom(model: Model, placement: Placement) -> np.ndarray:
-    """Row in ``placement.bodies`` of each atom, (n_atoms,) int.
-
-    Raises
-    ------
-    InputError
-        As ``apply_placement``.
-    """
-    chosen = np.stack([select_residues(model, body.selection, "placement") for body in placement.bodies])
-    times = chosen.sum(0)
-    if (times != 1).any():
-        row = int(np.flatnonzero(times != 1)[0])
-        residue, found = model.residues[row], "no body" if times[row] == 0 else "two bodies"
-        raise InputError(
-            f"placement: {residue.name} {residue.number} of chain {residue.chain} is in {found}; the placement must be "
-            "of this model: run cocofold fit with it"
-        )
-    return chosen.argmax(0)[model.residue_of_atom]
 
 
 def _parse_body(content: Any, name: str) -> PlacedBody:

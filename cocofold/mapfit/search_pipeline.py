@@ -1,4 +1,4 @@
-"""From a search to placements at the map's resolution: many candidates, moved uphill from coarse to fine."""
+"""From a search to placements at the map's resolution, and how they stand: against each other and the map's density."""
 
 from __future__ import annotations
 
@@ -8,28 +8,56 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from cocofold.mapfit.fft_search import search_exhaustively
-from cocofold.mapfit.rigid_refinement import RigidPoses, angles_between, even_rotations, refine_poses
-from cocofold.mapfit.target_map import RigidMolecule, TargetMap, make_template
+from cocofold.mapfit.fft_search import even_rotations, search_exhaustively
+from cocofold.mapfit.rigid_refinement import (
+    RigidMolecule,
+    RigidPoses,
+    angles_between,
+    make_molecule_template,
+    refine_poses,
+)
+from cocofold.mapfit.target_map import TargetMap
 from cocofold.system.progress import ProgressCallback
 
+# Given a map, a resolution (Å) and placements, returns these with the scores to be followed by; alike ones may become
+# the same.
 Rescore = Callable[[TargetMap, float, RigidPoses], RigidPoses]
 
+# The search runs at this many radii of gyration: coarse enough to take seconds, and fine enough that a molecule is more
+# than a blob. Larger values are faster and lose placements, smaller ones only take longer.
 _RESOLUTION_PER_RADIUS = 0.6
+# A step of the rotations moves atoms at the radius of gyration by the resolution over this.
 _STEPS_PER_RESOLUTION = 2.5
+# Coarsest steps, also for small or coarse models; refinement must still reach a placement from the nearest rotation.
 _LARGEST_STEP_RAD = math.radians(20)
-_MAX_RESOLUTION_RATIO = 1.5
+# Radius of gyration below which a molecule is searched as if it had this one (Å), so that no plan is without end.
+_MIN_RADIUS_ANGSTROM = 3.0
+# Scores (rotations times voxels) of a search at most; above, the resolution grows by this factor until it fits.
 _MAX_SCORES = 1.5e9
+_COARSENING = 1.1
+# Voxels of the searched grid along a resolution. Fewer than the three of refinement, as peaks are refined afterwards.
 _SEARCH_VOXELS_PER_RESOLUTION = 2.5
+# Candidates that a symmetric map's assemblies score anew, that are refined first, that go on after the first and after
+# each further level, and that are left at the end. More only take longer; fewer may lose the right one, whose rank at
+# low resolution is not the first.
 _RESCORED_CANDIDATES = 1000
 _REFINED_CANDIDATES = 250
 _CANDIDATES_BY_LEVEL = (80, 40)
 _FINAL_CANDIDATES = 10
+# From one level of refinement to the next the resolution improves at most by this factor: a step larger than a
+# candidate's error would leave it on the slope of another maximum.
+_MAX_RESOLUTION_RATIO = 1.5
+# Steps of gradient ascent and sample points of the molecule at each level, and at the last one, whose scores are told.
 _STEPS, _LAST_STEPS = 20, 40
 _POINTS, _LAST_POINTS = 2000, 15_000
+# Refined placements nearer to each other than both are one; so are candidates of a search within these shares of its
+# steps.
 _DUPLICATE_DEG, _DUPLICATE_ANGSTROM = 6.0, 2.0
+_DUPLICATE_PER_STEP, _DUPLICATE_PER_RESOLUTION = 0.8, 1 / 3
+# How far from its place in the whole model a body is sought: a domain's motion between conformations, as a rule.
 _LOCAL_DEG, _LOCAL_ANGSTROM = 40.0, 12.0
 
 
@@ -40,9 +68,9 @@ class SearchPlan:
     Attributes
     ----------
     resolution_angstrom : float
-        Of the search.
+        At which map and molecule are compared.
     step_rad : float
-        Between rotations.
+        Between neighbouring rotations.
     """
 
     resolution_angstrom: float
@@ -50,11 +78,12 @@ class SearchPlan:
 
     @classmethod
     def of(cls, atoms: RigidMolecule, target: TargetMap, extent: np.ndarray | None = None) -> SearchPlan:
-        """0.6 radii of gyration where the map allows it, and a step that moves the model by half of that at its rim.
+        """0.6 radii of gyration where the map allows it, and steps that move atoms at one radius by 0.4 of that.
 
-        In a map much larger than the model the search is coarser, so that it takes no longer than it may.
+        In a map whose density has an ``extent``, (3,) Å, much larger than the molecule the search is coarser, so that
+        it takes no longer than it may.
         """
-        radius = max(atoms.radius_of_gyration, 3.0)
+        radius = max(atoms.radius_of_gyration, _MIN_RADIUS_ANGSTROM)
         resolution = max(target.resolution_angstrom, _RESOLUTION_PER_RADIUS * radius)
         while True:
             step = min(resolution / (_STEPS_PER_RESOLUTION * radius), _LARGEST_STEP_RAD)
@@ -63,16 +92,16 @@ class SearchPlan:
             voxels = np.prod(extent + 2 * radius) / (resolution / _SEARCH_VOXELS_PER_RESOLUTION) ** 3
             if voxels * 8 * math.pi**2 / step**3 < _MAX_SCORES:
                 break
-            resolution *= 1.1
+            resolution *= _COARSENING
         return cls(resolution, step)
 
 
 def find_placements(
     atoms: RigidMolecule,
     targets: list[TargetMap],
-    explained: RigidMolecule | None = None,
-    tell: ProgressCallback = lambda what, done: None,
-    judge: Rescore | None = None,
+    subtracted: RigidMolecule | None = None,
+    progress: ProgressCallback = lambda what, done: None,
+    rescore: Rescore | None = None,
 ) -> list[RigidPoses]:
     """Placements of a molecule in a map, anywhere.
 
@@ -81,91 +110,92 @@ def find_placements(
     atoms : RigidMolecule
     targets : list of TargetMap
         The map, and its mirror image along z where both hands are to be searched.
-    explained : RigidMolecule, optional
-        Placed already; their density is taken away.
-    tell
-        Told what is done, and how much of it, from 0 to 1.
-    judge : callable, optional
-        Given a target, a resolution (Å) and placements, gives these new scores to be followed by, and may make alike
-        ones the same.
+    subtracted : RigidMolecule, optional
+        Atoms that are placed already; their density is subtracted from the map.
+    progress
+        Called with what is being done, and what share of it is done, from 0 to 1.
+    rescore : callable, optional
+        See ``Rescore``.
 
     Returns
     -------
-    list of Motions
+    list of RigidPoses
         For each target up to ten placements of the centred atoms, best first, with their correlations at the map's
         resolution.
     """
     target = targets[0]
     plan = SearchPlan.of(atoms, target)
-    grid = target.grid(plan.resolution_angstrom, explained)
+    grid = target.grid(plan.resolution_angstrom, subtracted)
     low, high = target.dense_bounds(grid, atoms.volume_a3)
     plan = SearchPlan.of(atoms, target, (high - low).cpu().numpy())
     rotations = even_rotations(plan.step_rad)
-    hands = _search_candidates(atoms, targets, plan, rotations, (low, high), explained, tell)
-    if judge is not None:
+    hands = _search_candidates(atoms, targets, plan, rotations, (low, high), subtracted, progress)
+    if rescore is not None:
         hands = [
-            judge(one, plan.resolution_angstrom, motions.distinct(_RESCORED_CANDIDATES, *_duplicate_tolerances(plan)))
-            for one, motions in zip(targets, hands)
+            rescore(one, plan.resolution_angstrom, poses.distinct(_RESCORED_CANDIDATES, *_duplicate_tolerances(plan)))
+            for one, poses in zip(targets, hands)
         ]
     return [
-        refine_coarse_to_fine(atoms, one, motions, plan, explained, tell, judge) for one, motions in zip(targets, hands)
+        refine_coarse_to_fine(atoms, one, poses, plan, subtracted, progress, rescore)
+        for one, poses in zip(targets, hands)
     ]
 
 
 def find_placements_near(
-    atoms: RigidMolecule, target: TargetMap, start: RigidPoses, explained: RigidMolecule | None = None
+    atoms: RigidMolecule, target: TargetMap, start: RigidPoses, subtracted: RigidMolecule | None = None
 ) -> RigidPoses:
-    """Placements within 40° and 12 Å (along each axis) of one, best first; the one among them."""
+    """Placements within 40° and 12 Å (along each axis) of one, best first; the start itself is among them."""
     plan = SearchPlan.of(atoms, target)
-    turns = even_rotations(plan.step_rad)
-    near = turns[angles_between(turns, np.eye(3)[None])[:, 0] < _LOCAL_DEG] @ start.rotations[0]
+    rotations = even_rotations(plan.step_rad)
+    near = rotations[angles_between(rotations, np.eye(3)[None])[:, 0] < _LOCAL_DEG] @ start.rotations[0]
     centre = torch.as_tensor(start.centres[0], dtype=torch.float32, device=target.device)
-    within = (centre - _LOCAL_ANGSTROM, centre + _LOCAL_ANGSTROM)
-    found = _search_candidates(atoms, [target], plan, near, within, explained, lambda what, done: None)[0]
-    best_first = RigidPoses.joined([RigidPoses(start.rotations, start.centres, np.array([1.0])), found])
-    return refine_coarse_to_fine(atoms, target, best_first, plan, explained, lambda what, done: None)
+    corners = (centre - _LOCAL_ANGSTROM, centre + _LOCAL_ANGSTROM)
+    found = _search_candidates(atoms, [target], plan, near, corners, subtracted, lambda what, done: None)[0]
+    # No correlation is above 1, and searches score by ranks below 0: the start is refined first.
+    best_first = RigidPoses.merged_best_first([RigidPoses(start.rotations, start.centres, np.array([1.0])), found])
+    return refine_coarse_to_fine(atoms, target, best_first, plan, subtracted, lambda what, done: None)
 
 
 def refine_at_full_resolution(
-    atoms: RigidMolecule, target: TargetMap, motions: RigidPoses, explained: RigidMolecule | None = None
+    atoms: RigidMolecule, target: TargetMap, poses: RigidPoses, subtracted: RigidMolecule | None = None
 ) -> RigidPoses:
-    """Placements moved uphill at the map's resolution."""
-    template = make_template(_centred(atoms), atoms.atomic_numbers, target.resolution_angstrom, target.device)
-    grid = target.grid(target.resolution_angstrom, explained)
-    return refine_poses(grid, template.thinned(_LAST_POINTS), motions, _LAST_STEPS)
+    """Placements moved uphill at the map's resolution, in the order given, with the correlations reached."""
+    template = make_molecule_template(atoms, target.resolution_angstrom, target.device)
+    grid = target.grid(target.resolution_angstrom, subtracted)
+    return refine_poses(grid, template.thinned(_LAST_POINTS), poses, _LAST_STEPS)
 
 
 def _duplicate_tolerances(plan: SearchPlan) -> tuple[float, float]:
     """Angle (degrees) and distance (Å) below which candidates of a search are the same."""
-    return 0.8 * math.degrees(plan.step_rad), plan.resolution_angstrom / 3
+    return _DUPLICATE_PER_STEP * math.degrees(plan.step_rad), plan.resolution_angstrom * _DUPLICATE_PER_RESOLUTION
 
 
 def refine_coarse_to_fine(
     atoms: RigidMolecule,
     target: TargetMap,
-    motions: RigidPoses,
+    poses: RigidPoses,
     plan: SearchPlan,
-    explained: RigidMolecule | None,
-    tell: ProgressCallback,
-    judge: Rescore | None = None,
+    subtracted: RigidMolecule | None,
+    progress: ProgressCallback,
+    rescore: Rescore | None = None,
 ) -> RigidPoses:
     """Candidates moved uphill from the search's resolution to the map's, fewer each time."""
     first, last = plan.resolution_angstrom, target.resolution_angstrom
     levels = max(1, math.ceil(math.log(first / last) / math.log(_MAX_RESOLUTION_RATIO)))
-    found = motions.distinct(_REFINED_CANDIDATES, *_duplicate_tolerances(plan))
+    found = poses.distinct(_REFINED_CANDIDATES, *_duplicate_tolerances(plan))
     for level in range(levels + 1):
         at_last = level == levels
         resolution = first * (last / first) ** (level / levels)
-        template = make_template(_centred(atoms), atoms.atomic_numbers, resolution, target.device)
+        template = make_molecule_template(atoms, resolution, target.device)
         template = template.thinned(_LAST_POINTS if at_last else _POINTS)
-        found = refine_poses(target.grid(resolution, explained), template, found, _LAST_STEPS if at_last else _STEPS)
-        if judge is not None:
-            found = judge(target, resolution, found)
+        found = refine_poses(target.grid(resolution, subtracted), template, found, _LAST_STEPS if at_last else _STEPS)
+        if rescore is not None:
+            found = rescore(target, resolution, found)
         fewer = (
             _CANDIDATES_BY_LEVEL[min(level, len(_CANDIDATES_BY_LEVEL) - 1)] if level < levels - 1 else _FINAL_CANDIDATES
         )
         found = found.distinct(fewer, _DUPLICATE_DEG, _DUPLICATE_ANGSTROM)
-        tell("refining", (level + 1) / (levels + 1))
+        progress("refining", (level + 1) / (levels + 1))
     return found
 
 
@@ -174,39 +204,47 @@ def _search_candidates(
     targets: list[TargetMap],
     plan: SearchPlan,
     rotations: np.ndarray,
-    within: tuple[torch.Tensor, torch.Tensor],
-    explained: RigidMolecule | None,
-    tell: ProgressCallback,
+    corners: tuple[torch.Tensor, torch.Tensor],
+    subtracted: RigidMolecule | None,
+    progress: ProgressCallback,
 ) -> list[RigidPoses]:
     target, resolution = targets[0], plan.resolution_angstrom
-    grid = target.grid(resolution, explained, _SEARCH_VOXELS_PER_RESOLUTION)
+    grid = target.grid(resolution, subtracted, _SEARCH_VOXELS_PER_RESOLUTION)
     low, high = target.dense_bounds(grid, atoms.volume_a3)
     grid = grid.cut(low - resolution / 2, high + resolution / 2)
-    template = make_template(_centred(atoms), atoms.atomic_numbers, resolution, target.device)
+    template = make_molecule_template(atoms, resolution, target.device)
     found = search_exhaustively(
-        grid, template, rotations, within, len(targets) == 2, lambda done: tell("searching", done / len(rotations))
+        grid, template, rotations, corners, len(targets) == 2, lambda done: progress("searching", done / len(rotations))
     )
-    if len(found) == 2:
-        # Inverted through 0 and turned by 180° about z is mirrored along z at 0; the mirror lies at the box's centre.
-        half_turn = np.array([-1.0, -1.0, 1.0])
-        centre = targets[1].density.centre_angstrom
-        inverted = found[1]
-        found[1] = RigidPoses(
-            half_turn[:, None] * inverted.rotations,
-            half_turn * inverted.centres + np.array([0.0, 0.0, 2 * centre[2]]),
-            inverted.scores,
-        )
-    return found
+    # Without a second target there is no second hand.
+    return [found[0], *(_mirrored_from_inverted(found[1], mirror) for mirror in targets[1:])]
 
 
-def _centred(atoms: RigidMolecule) -> np.ndarray:
-    return atoms.positions - atoms.centroid
+def _mirrored_from_inverted(inverted: RigidPoses, mirror: TargetMap) -> RigidPoses:
+    """Placements in a map inverted through position 0 as placements in its mirror image along z.
+
+    Inverted through 0 and turned by 180° about z is mirrored along z at 0; the mirror lies at the box's centre.
+    """
+    half_turn = np.array([-1.0, -1.0, 1.0])
+    beyond = np.array([0.0, 0.0, 2 * mirror.density.centre_angstrom[2]])
+    return RigidPoses(half_turn[:, None] * inverted.rotations, half_turn * inverted.centres + beyond, inverted.scores)
 
 
+# CA atoms of a placement that is another one lie farther than this (root mean square) from the best's: less is the
+# error of placing, or half the resolution where that is more.
 _MIN_DIFFERENT_RMSD_ANGSTROM = 5.0
+# Below this distance CA atoms lie on CA atoms: by chance the nearest one is nearly 3 Å away.
 _MAX_COINCIDING_RMSD_ANGSTROM = 1.5
+# Correlation of the map's densities at two placements above which they are the same part of a map that repeats itself.
 _MIN_SAME_DENSITY_CORRELATION = 0.75
+# Sample points at which these densities are compared.
+_COMPARED_POINTS = 5000
+# Standard errors by which a placement, or a hand, must be better to be trusted: 95 % of a normal distribution.
 TRUSTED_STANDARD_ERRORS = 2.0
+# Independent samples at least, as the standard error of Fisher's z is 1 / sqrt(n - 3).
+_MIN_SAMPLES = 4.0
+# Largest correlation that is compared, for atanh(1) is infinite.
+_MAX_CORRELATION = 1 - 1e-6
 
 
 @dataclass(frozen=True)
@@ -217,38 +255,62 @@ class PlacementSignificance:
     ----------
     runner_up : int or None
         Row of the best placement that is really different.
-    margin : float
-        ``(atanh r1 - atanh r2) sqrt(n)`` with n independent samples: a difference in standard errors (Fisher's z), or
-        infinity without a runner-up.
-    equivalents : int
-        Other placements where the map repeats itself.
+    margin_standard_errors : float
+        ``(atanh r1 - atanh r2) sqrt(n - 3)`` with n independent samples (Fisher's z), or infinity without a runner-up.
+    n_equivalent : int
+        Number of other placements where the map repeats itself.
     """
 
     runner_up: int | None
-    margin: float
+    margin_standard_errors: float
     n_equivalent: int
 
     @property
     def trusted(self) -> bool:
         """Whether the best stands out."""
-        return self.margin >= TRUSTED_STANDARD_ERRORS
+        return self.margin_standard_errors >= TRUSTED_STANDARD_ERRORS
 
 
-def assess_significance(atoms: RigidMolecule, target: TargetMap, motions: RigidPoses) -> PlacementSignificance:
-    """Compare the first of the placements, which is the best, with the others.
+@dataclass(frozen=True)
+class RankedPlacements:
+    """Placements of a molecule, the chosen one first, and how it compares with the others."""
+
+    poses: RigidPoses
+    significance: PlacementSignificance
+
+    @classmethod
+    def of(cls, atoms: RigidMolecule, target: TargetMap, poses: RigidPoses) -> RankedPlacements:
+        """Compare the first of the placements with the others."""
+        return cls(poses, assess_significance(atoms, target, poses))
+
+    @property
+    def correlation(self) -> float:
+        """Correlation of the chosen placement."""
+        return float(self.poses.scores[0])
+
+    @property
+    def runner_up(self) -> float | None:
+        """Correlation of the best placement that is really different; None if none was found."""
+        row = self.significance.runner_up
+        return None if row is None else float(self.poses.scores[row])
+
+
+def assess_significance(atoms: RigidMolecule, target: TargetMap, poses: RigidPoses) -> PlacementSignificance:
+    """Compare the first of the placements, which is the chosen one, with the others, best first.
 
     Another placement is different if its atoms lie more than 5 Å (root mean square), or half the resolution, from
-    the best's, unless it puts atoms on atoms (a symmetric model), or the map is the same there (a symmetric map).
+    the first one's, unless it puts atoms on atoms (a symmetric model), or the map is the same there (a symmetric map).
+    The chosen one need not be the best: a body goes where no other body is.
     """
-    moved = motions.apply(atoms.alphas - atoms.centroid)
+    moved = poses.apply(atoms.ca_positions - atoms.centroid)
     least = max(_MIN_DIFFERENT_RMSD_ANGSTROM, target.resolution_angstrom / 2)
     seen: np.ndarray | None = None
     n_equivalent, runner_up = 0, None
-    for row in range(1, len(motions)):
+    for row in range(1, len(poses)):
         if _rms(moved[row] - moved[0]) < least or _atoms_coincide(moved[row], moved[0]):
             continue
         if seen is None:
-            seen = _density_at(atoms, target, motions)
+            seen = _density_at(atoms, target, poses)
         if np.corrcoef(seen[0], seen[row])[0, 1] > _MIN_SAME_DENSITY_CORRELATION:
             n_equivalent += 1
             continue
@@ -256,20 +318,21 @@ def assess_significance(atoms: RigidMolecule, target: TargetMap, motions: RigidP
         break
     margin = math.inf
     if runner_up is not None:
-        margin = difference_in_standard_errors(atoms, target, motions.scores[0], motions.scores[runner_up])
+        margin = difference_in_standard_errors(
+            atoms, target.resolution_angstrom, poses.scores[0], poses.scores[runner_up]
+        )
     return PlacementSignificance(runner_up, margin, n_equivalent)
 
 
-def difference_in_standard_errors(atoms: RigidMolecule, target: TargetMap, best: float, other: float) -> float:
+def difference_in_standard_errors(atoms: RigidMolecule, resolution_angstrom: float, best: float, other: float) -> float:
     """Difference of two correlations, with one independent sample for each cube of the resolution's side."""
-    samples = max(4.0, atoms.volume_a3 / target.resolution_angstrom**3)
-    limit = 1 - 1e-6
-    difference = math.atanh(np.clip(best, -limit, limit)) - math.atanh(np.clip(other, -limit, limit))
-    return difference * math.sqrt(samples - 3)
+    samples = max(_MIN_SAMPLES, atoms.volume_a3 / resolution_angstrom**3)
+    best_z, other_z = (math.atanh(np.clip(one, -_MAX_CORRELATION, _MAX_CORRELATION)) for one in (best, other))
+    return (best_z - other_z) * math.sqrt(samples - 3)
 
 
 def _atoms_coincide(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether CA atoms lie on CA atoms; by chance the nearest one is nearly 3 Å away."""
+    """Whether CA atoms, (n, 3) Å, lie on CA atoms."""
     distances = np.concatenate([cKDTree(one).query(other)[0], cKDTree(other).query(one)[0]])
     return math.sqrt((distances**2).mean()) < _MAX_COINCIDING_RMSD_ANGSTROM
 
@@ -278,11 +341,48 @@ def _rms(shifts: np.ndarray) -> float:
     return math.sqrt((shifts**2).sum(1).mean())
 
 
-def _density_at(atoms: RigidMolecule, target: TargetMap, motions: RigidPoses) -> np.ndarray:
-    """Density at the model's sample points under each motion, (n, n_points)."""
-    template = make_template(
-        atoms.positions - atoms.centroid, atoms.atomic_numbers, target.resolution_angstrom, target.device
-    ).thinned(5000)
+def _density_at(atoms: RigidMolecule, target: TargetMap, poses: RigidPoses) -> np.ndarray:
+    """Density at the molecule's sample points under each of n poses, (n, n_points)."""
+    template = make_molecule_template(atoms, target.resolution_angstrom, target.device).thinned(_COMPARED_POINTS)
     grid = target.grid(target.resolution_angstrom)
-    points = torch.as_tensor(motions.apply(template.points.cpu().numpy()), dtype=torch.float32, device=target.device)
-    return grid.at(points).cpu().numpy()
+    points = torch.as_tensor(poses.apply(template.points.cpu().numpy()), dtype=torch.float32, device=target.device)
+    return grid.interpolate(points).cpu().numpy()
+
+
+# Finer detail than this is not asked for density outside the model: there is noise enough at 8 Å.
+_COVERAGE_RESOLUTION_ANGSTROM = 8.0
+# Density counts above this share of its median at the atoms, in pieces of at least this volume (some 15 residues):
+# smaller values count noise and the soft edge of the molecule.
+_COVERED_LEVEL_FRACTION = 0.4
+_MIN_BLOB_A3 = 2000.0
+# Beyond half the resolution, how far density reaches from the atoms to which it belongs.
+_REACH_ANGSTROM = 3.0
+
+
+def uncovered_share(target: TargetMap, placed: RigidMolecule) -> float:
+    """Share of the map's density, at 8 Å or coarser, that lies far from all atoms.
+
+    Density counts where it is more than 0.4 of its median at the atoms, in pieces of at least 2,000 Å^3 (some 15
+    residues), so that noise does not. Far is more than 3 Å and half the resolution.
+    """
+    grid = target.grid(max(_COVERAGE_RESOLUTION_ANGSTROM, target.resolution_angstrom))
+    values, voxel = grid.values.cpu().numpy(), grid.voxel_angstrom.cpu().numpy().astype(float)
+    at = np.rint(placed.positions / voxel).astype(int)
+    at = at[((at >= 0) & (at < values.shape[::-1])).all(1)]
+    if len(at) == 0:
+        return 1.0
+    level = float(np.median(values[at[:, 2], at[:, 1], at[:, 0]]))
+    if level <= 0:
+        return 1.0
+    pieces, count = ndimage.label(values > _COVERED_LEVEL_FRACTION * level)
+    if count == 0:
+        return 1.0
+    sizes = np.bincount(pieces.ravel()) * voxel.prod()
+    sizes[0] = 0
+    dense = np.argwhere((sizes >= _MIN_BLOB_A3)[pieces])
+    if len(dense) == 0:
+        return 1.0
+    reach = _REACH_ANGSTROM + grid.resolution_angstrom / 2
+    distance, _ = cKDTree(placed.positions).query(dense[:, ::-1] * voxel, distance_upper_bound=reach)
+    weight = values[tuple(dense.T)]
+    return float(weight[~np.isfinite(distance)].sum() / weight.sum())

@@ -1,8 +1,6 @@
-"""The map that models are fitted to: its grids, where its density is, and what is left when some of it is explained."""
+"""The map that models are fitted to: its grids, what is left when placed atoms are subtracted, symmetry, resolution."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,69 +11,19 @@ from cocofold.mapfit.density_map import (
     DensityMap,
     MapGrid,
     MapTransform,
-    even_fast_length,
     low_pass_filter,
 )
-from cocofold.structure.model import Model
+from cocofold.mapfit.rigid_refinement import BLUR_PER_RESOLUTION, RigidMolecule, spread_trilinear
+from cocofold.structure.point_groups import point_group_rotations
 
+# The density of placed atoms is scaled to the map where it is above this share of its maximum.
 _EXPLAINED_FRACTION = 0.02
+# The box that is searched holds all density above this share of the molecule's; smaller values search more solvent.
 _BOX_DENSITY_FRACTION = 0.25
-# Of atoms other than hydrogen in a protein of 1.35 g/cm^3.
-VOLUME_PER_ATOM_A3 = 16.9
-
-
-@dataclass(frozen=True)
-class RigidMolecule:
-    """All that placement knows of a molecule: its atoms other than hydrogen.
-
-    Attributes
-    ----------
-    positions : (n, 3) float64
-        Å.
-    atomic_numbers : (n,) int
-    alphas : (m, 3) float64
-        Positions of the CA atoms.
-    """
-
-    positions: np.ndarray
-    atomic_numbers: np.ndarray
-    alphas: np.ndarray
-
-    @classmethod
-    def of(cls, model: Model, residues: np.ndarray | None = None) -> RigidMolecule:
-        """Of a model, or of some of its residues, (n_residues,) bool."""
-        wanted = np.ones(len(model.residues), dtype=bool) if residues is None else residues
-        heavy = wanted[model.residue_of_atom] & (model.atomic_numbers > 1)
-        with_backbone, rows = model.backbone()
-        alphas = model.positions[rows[wanted[with_backbone], 1]]
-        return cls(model.positions[heavy], model.atomic_numbers[heavy], alphas)
-
-    @classmethod
-    def joined(cls, parts: list[RigidMolecule]) -> RigidMolecule | None:
-        """All of them; None of none."""
-        if not parts:
-            return None
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__annotations__))
-
-    def moved(self, rotation: np.ndarray, centre: np.ndarray) -> RigidMolecule:
-        """Turned about the centroid, which goes to a position."""
-        positions = (self.positions - self.centroid) @ rotation.T + centre
-        return RigidMolecule(positions, self.atomic_numbers, (self.alphas - self.centroid) @ rotation.T + centre)
-
-    @property
-    def centroid(self) -> np.ndarray:
-        """Mean position, (3,) Å."""
-        return self.positions.mean(0)
-
-    @property
-    def radius_of_gyration(self) -> float:
-        """Å."""
-        return float(np.sqrt(((self.positions - self.centroid) ** 2).sum(1).mean()))
-
-    @property
-    def volume_a3(self) -> float:
-        """Of the molecule, by the number of its atoms."""
-        return VOLUME_PER_ATOM_A3 * len(self.positions)
+# The molecule's density is the mean over the densest voxels that make up this share of its volume.
+_DENSE_VOLUME_FRACTION = 0.5
+# A resolution within this factor of the map's own is the map's own.
+_SAME_RESOLUTION = 1.001
 
 
 class TargetMap:
@@ -97,30 +45,30 @@ class TargetMap:
         self._spectrum = MapTransform(flat, density.pixel_size_angstrom, device)
 
     def grid(
-        self, resolution_angstrom: float, explained: RigidMolecule | None = None, voxels: float = VOXELS_PER_RESOLUTION
+        self, resolution_angstrom: float, subtracted: RigidMolecule | None = None, voxels: float = VOXELS_PER_RESOLUTION
     ) -> MapGrid:
-        """The map at its own or a coarser resolution, less what placed atoms explain.
+        """The map at its own or a coarser resolution, less the density of placed atoms.
 
         Coarser than its own the map is blurred as templates are, so that no wave stands out at the edge.
         """
-        coarser = resolution_angstrom > 1.001 * self.resolution_angstrom
+        coarser = resolution_angstrom > _SAME_RESOLUTION * self.resolution_angstrom
         blur = BLUR_PER_RESOLUTION * resolution_angstrom
         grid = self._spectrum.grid(resolution_angstrom, blur if coarser else 0.0, voxels)
-        if explained is None:
+        if subtracted is None:
             return grid
-        drawn = compute_model_density(explained, grid)
+        drawn = compute_model_density(subtracted, grid)
         inside = drawn > _EXPLAINED_FRACTION * drawn.max()
         model, seen = drawn[inside], grid.values[inside]
         centred = model - model.mean()
         scale = (centred * seen).sum() / centred.square().sum()
-        return grid.less(scale.clamp(min=0) * drawn)
+        return grid.minus(scale.clamp(min=0) * drawn)
 
     def dense_bounds(self, grid: MapGrid, volume_a3: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Corners (x, y, z in Å) of the box around density of at least a quarter of the molecule's.
 
         The molecule's density is the mean over the densest voxels that make up half a volume.
         """
-        n = max(1, int(0.5 * volume_a3 / float(grid.voxel_angstrom.prod())))
+        n = max(1, int(_DENSE_VOLUME_FRACTION * volume_a3 / float(grid.voxel_angstrom.prod())))
         level = grid.values.flatten().topk(min(n, grid.values.numel())).values.mean()
         dense = grid.values > _BOX_DENSITY_FRACTION * level
         corners = []
@@ -145,133 +93,82 @@ def compute_model_density(atoms: RigidMolecule, grid: MapGrid) -> torch.Tensor:
     return torch.fft.irfftn(torch.fft.rfftn(spread) * passed, s=counts) / grid.voxel_angstrom.prod()
 
 
-# Of a Gaussian whose transform has fallen to 1/e at the resolution: 1 / (sqrt(2) pi).
-BLUR_PER_RESOLUTION = 0.225
-_EXPLAINED_FRACTION = 0.02
-_MARGIN_IN_RESOLUTIONS = 1.5
+# Least correlation of a map with its rotated self at which it has the symmetry: near 1 for a true one, less by noise
+# and interpolation; larger values lose the symmetry of noisy maps, smaller ones take a pseudo-symmetry for one.
+MIN_SELF_CORRELATION = 0.8
+# Points within the molecule's sphere at which the map is compared with itself: as many as a few seconds allow for all
+# candidate groups.
+_SYMMETRY_POINTS = 15_000
+# Detail finer than this is not compared, as it carries noise and slight differences of the subunits.
+_SYMMETRY_RESOLUTION_ANGSTROM = 12.0
+# The sphere reaches to the farthest voxel above this share of the mean over the densest five-hundredth of the box.
+_SPHERE_LEVEL_FRACTION = 0.4
+_DENSEST_VOXELS = 500
+_MIN_DENSEST_VOXELS = 8
+# In the order in which of two groups of the same order the first is chosen; C1 is the answer if none holds.
+_CANDIDATE_GROUPS = (
+    *(f"{kind}{fold}" for fold in range(12, 1, -1) for kind in "DC"), "O", "T", "I1", "I2", "I3", "I4"
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Template:
-    """Samples of a model's density, about its centroid.
+def detect_symmetry(target: TargetMap) -> tuple[str, dict[str, float]]:
+    """The point group of highest order under which a map looks the same, and what speaks for each that was tried.
 
-    Attributes
-    ----------
-    points : (n, 3) float32
-        Å from the centroid, where the density is at least a fiftieth of its maximum.
-    values : (n,) float32
-        Density there, of mean 0 and mean square 1.
-    density : (n,) float32
-        The same unscaled: atomic numbers per Å^3.
-    radius_angstrom : float
-        Root mean square distance of the points from the centroid.
-    resolution_angstrom : float
-    """
-
-    points: torch.Tensor
-    values: torch.Tensor
-    density: torch.Tensor
-    radius_angstrom: float
-    resolution_angstrom: float
-
-    def thinned(self, most: int) -> Template:
-        """At most so many of the points, spread over all of them."""
-        if len(self.points) <= most:
-            return self
-        chosen = torch.randperm(len(self.points), generator=torch.Generator().manual_seed(0))[:most]
-        kept = chosen.sort().values.to(self.points.device)
-        density = self.density[kept]
-        return Template(
-            self.points[kept], _standardised(density), density, self.radius_angstrom, self.resolution_angstrom
-        )
-
-
-def make_template(
-    positions: np.ndarray, atomic_numbers: np.ndarray, resolution_angstrom: float, device: torch.device
-) -> Template:
-    """Atoms as Gaussians at a resolution, low-passed as maps are.
-
-    Parameters
-    ----------
-    positions : (n_atoms, 3) float
-        Å, about their centroid.
-    atomic_numbers : (n_atoms,) float
-    resolution_angstrom : float
-    device
-    """
-    margin = _MARGIN_IN_RESOLUTIONS * resolution_angstrom
-    low, high = positions.min(0) - margin, positions.max(0) + margin
-    spacing = resolution_angstrom / VOXELS_PER_RESOLUTION
-    counts = [even_fast_length(int(np.ceil(length / spacing))) for length in (high - low)[::-1]]
-    places = torch.as_tensor((positions - low) / spacing, dtype=torch.float32, device=device)
-    mass = torch.as_tensor(atomic_numbers, dtype=torch.float32, device=device)
-    volume = spread_trilinear(places[None], mass[None, None], counts)[0, 0] / spacing**3
-    blur = BLUR_PER_RESOLUTION * resolution_angstrom
-    filtered = torch.fft.rfftn(volume) * low_pass_filter(
-        counts, [n * spacing for n in counts], resolution_angstrom, blur, device
-    )
-    volume = torch.fft.irfftn(filtered, s=counts)
-    inside = torch.nonzero(volume > _EXPLAINED_FRACTION * volume.max())
-    density = volume[inside.unbind(1)]
-    points = inside.flip(1) * spacing + torch.as_tensor(low, dtype=torch.float32, device=device)
-    radius = float((points**2).sum(1).mean().sqrt())
-    return Template(points, _standardised(density), density, radius, resolution_angstrom)
-
-
-def spread_trilinear(places: torch.Tensor, masses: torch.Tensor, counts: list[int]) -> torch.Tensor:
-    """Point masses shared between the eight voxels around each, on a periodic grid.
-
-    Parameters
-    ----------
-    places : (batch, n, 3) float
-        x, y, z in voxels.
-    masses : (batch or 1, channels, n) float
-    counts : (3,) int
-        Voxels along z, y, x.
+    A map is turned by the group's rotations about its box's centre; the least correlation with itself, at 12 Å or
+    coarser, within the sphere that holds the molecule, must be 0.8.
 
     Returns
     -------
-    (batch, channels, *counts) float
+    group : str
+        C1 if there is no other.
+    scores : dict
+        Least correlation by group.
     """
-    batch, channels = len(places), masses.shape[1]
-    size = counts[0] * counts[1] * counts[2]
-    out = places.new_zeros(batch, channels, size)
-    below = places.floor()
-    fraction = (places - below).unbind(-1)
-    corner = below.long().unbind(-1)
-    sides = [
-        ((corner[axis].remainder(n), 1 - fraction[axis]), ((corner[axis] + 1).remainder(n), fraction[axis]))
-        for axis, n in enumerate(reversed(counts))
-    ]
-    for x, share_x in sides[0]:
-        for y, share_y in sides[1]:
-            share_xy = share_x * share_y
-            for z, share_z in sides[2]:
-                index = ((z * counts[1] + y) * counts[2] + x)[:, None].expand(-1, channels, -1)
-                out.scatter_add_(2, index, masses * (share_xy * share_z)[:, None])
-    return out.view(batch, channels, *counts)
+    grid = target.grid(max(_SYMMETRY_RESOLUTION_ANGSTROM, target.resolution_angstrom))
+    centre = torch.as_tensor(target.density.centre_angstrom, dtype=torch.float32, device=grid.values.device)
+    n_densest = max(_MIN_DENSEST_VOXELS, grid.values.numel() // _DENSEST_VOXELS)
+    peak = grid.values.flatten().topk(n_densest).values.mean()
+    dense = torch.nonzero(grid.values > _SPHERE_LEVEL_FRACTION * peak)
+    radius = float((dense.flip(1) * grid.voxel_angstrom - centre).norm(dim=1).max())
+    every = torch.nonzero(torch.ones_like(grid.values)).flip(1) * grid.voxel_angstrom - centre
+    points = every[every.norm(dim=1) <= radius]
+    points = points[:: max(1, len(points) // _SYMMETRY_POINTS)]
+    seen = grid.interpolate((points + centre)[None])[0]
+    scores = {}
+    for group in _CANDIDATE_GROUPS:
+        turns = torch.as_tensor(point_group_rotations(group)[1:], dtype=torch.float32, device=points.device)
+        scores[group] = min(
+            correlation_of(seen, grid.interpolate((points @ turn.T + centre)[None])[0]) for turn in turns
+        )
+    same = [group for group in _CANDIDATE_GROUPS if scores[group] >= MIN_SELF_CORRELATION]
+    return max(same, key=lambda group: len(point_group_rotations(group)), default="C1"), scores
 
 
-def _standardised(density: torch.Tensor) -> torch.Tensor:
-    centred = density - density.mean()
-    return centred / centred.square().mean().sqrt().clamp(min=1e-12)
+def correlation_of(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Pearson's correlation of all values of two tensors of the same shape."""
+    return float(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1])
 
 
 _FSC_OF_HALF_MAPS = 0.143
 # Where half maps correlate by 0.143 the signal's power in the whole map is a third of the noise's.
 _SIGNAL_TO_NOISE = 1 / 3
+# The molecule is where the map, smoothed to this resolution, is above this share of its peak; the mask falls to 0
+# within these pixels, as a sharp edge would correlate between half maps.
 _SMOOTHING_ANGSTROM = 20.0
 _MOLECULE_FRACTION_OF_PEAK = 0.2
 _EDGE_PIXELS = 6.0
+# Finest resolution that is told: two pixels and the 3 % that the shells next to Nyquist may be off.
 _FINEST_IN_PIXELS = 2.06
+# Shells coarser than this hold the molecule's outline, and are not asked where the resolution ends.
 _COARSEST_ANGSTROM = 40.0
+# Power outside the molecule below this share of that inside is no noise: the map was masked or filtered.
 _NO_NOISE_FRACTION = 1e-6
 
 
 def soft_molecule_mask(density: DensityMap) -> np.ndarray:
     """Soft mask of the molecule: 1 where the map, smoothed to 20 Å, is above a fifth of its peak."""
     smoothed = ndimage.gaussian_filter(
-        density.values, 0.225 * _SMOOTHING_ANGSTROM / density.pixel_size_angstrom, mode="wrap"
+        density.values, BLUR_PER_RESOLUTION * _SMOOTHING_ANGSTROM / density.pixel_size_angstrom, mode="wrap"
     )
     smoothed -= np.median(smoothed)
     distance = ndimage.distance_transform_edt(smoothed < _MOLECULE_FRACTION_OF_PEAK * smoothed.max())

@@ -1,4 +1,4 @@
-"""A model placed in a map, from files to files."""
+"""A model placed in a map: the map and its resolution read from files, the placement and its picture written."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from cocofold.mapfit.bodies import select_residues
+from cocofold.mapfit.bodies import molecule_of, select_residues
 from cocofold.mapfit.density_map import DensityMap, read_map, same_grid
 from cocofold.mapfit.fit_model import AUTO, HANDS, FitResult, fit_in_map
-from cocofold.mapfit.placement_file import MIRRORED, Placement
+from cocofold.mapfit.placement_file import MIRRORED
+from cocofold.mapfit.rigid_refinement import RigidMolecule
 from cocofold.mapfit.target_map import (
-    RigidMolecule,
     TargetMap,
     compute_model_density,
     resolution_from_half_maps,
@@ -39,6 +39,15 @@ PLACED_FILE, SUBUNIT_FILE, PLACEMENT_FILE, MIRRORED_MAP_FILE = (
 
 
 @dataclass(frozen=True)
+class MapOptionNames:
+    """What a command calls the options that messages about maps name; None where it has no such option."""
+
+    resolution: str = "--resolution"
+    pixel_size: str | None = "--pixel-size"
+    half_maps: tuple[str, str] | None = ("--half1", "--half2")
+
+
+@dataclass(frozen=True)
 class MapFiles:
     """A map and what is known of it; see ``cocofold fit``.
 
@@ -50,7 +59,9 @@ class MapFiles:
     resolution_angstrom : float, optional
         Finer detail is not compared; by default from the half maps, or else from the map.
     pixel_size_angstrom : float, optional
-        In place of that in the headers.
+        Replaces that of the headers.
+    option_names : MapOptionNames
+        For messages.
     """
 
     density: Path
@@ -59,14 +70,24 @@ class MapFiles:
     half2: Path | None = None
     resolution_angstrom: float | None = None
     pixel_size_angstrom: float | None = None
+    option_names: MapOptionNames = MapOptionNames()
 
     def __post_init__(self) -> None:
         if (self.half1 is None) != (self.half2 is None):
-            raise InputError(
-                "one half map alone says nothing of the resolution; give --half1 and --half2, or --resolution"
-            )
+            raise InputError(f"one half map alone says nothing of the resolution; give {self.resolution_remedy}")
         if self.resolution_angstrom is not None:
-            require_within("--resolution", self.resolution_angstrom, 0.5, 100)
+            require_within(self.option_names.resolution, self.resolution_angstrom, 0.5, 100)
+
+    @property
+    def resolution_remedy(self) -> str:
+        """The options that tell the resolution."""
+        names = self.option_names
+        halves = "" if names.half_maps is None else f", or {names.half_maps[0]} and {names.half_maps[1]}"
+        return f"{names.resolution}{halves}"
+
+    def read(self, path: Path, what: str) -> DensityMap:
+        """Read one of the maps; ``what`` is what messages call it."""
+        return read_map(path, self.pixel_size_angstrom, what, self.option_names.pixel_size)
 
 
 def place_and_write(
@@ -77,7 +98,7 @@ def place_and_write(
     hand: str = AUTO,
     symmetry: str | None = None,
     device: torch.device | str = "cpu",
-    tell: ProgressCallback = lambda what, done: None,
+    progress: ProgressCallback = lambda what, done: None,
 ) -> tuple[FitResult, list[str]]:
     """Place a model and write what came of it into a folder.
 
@@ -95,13 +116,11 @@ def place_and_write(
     InputError
         For input that cannot be used, and files that cannot be written.
     """
-    if hand not in HANDS:
-        raise InputError(f"--hand {hand}: give {', '.join(HANDS[:-1])} or {HANDS[-1]}")
     began = time.monotonic()
-    density = read_map(files.density, files.pixel_size_angstrom)
+    density = files.read(files.density, "map")
     resolution, known_from = _choose_resolution(density, files)
     masked = density if files.mask is None else _apply_mask(density, files)
-    found = fit_in_map(model, masked, resolution, bodies, hand, symmetry, device, tell)
+    found = fit_in_map(model, masked, resolution, bodies, hand, symmetry, device, progress)
     facts = {"resolution_from": known_from, **found.placement.facts, "seconds": round(time.monotonic() - began, 1)}
     found = replace(found, placement=replace(found.placement, facts=facts))
     try:
@@ -138,14 +157,13 @@ def _choose_resolution(density: DensityMap, files: MapFiles) -> tuple[float, str
     estimate = resolution_from_noise(density)
     if estimate is None:
         raise InputError(
-            "the map is masked or filtered, so that no noise tells its resolution; give --resolution, or --half1 and "
-            "--half2"
+            f"the map is masked or filtered, so that no noise tells its resolution; give {files.resolution_remedy}"
         )
     return estimate, "estimated from the noise around the molecule"
 
 
 def _read_on_same_grid(density: DensityMap, path: Path, option: str, files: MapFiles) -> DensityMap:
-    other = read_map(path, files.pixel_size_angstrom, option)
+    other = files.read(path, option)
     if not same_grid(density, other):
         sizes = [" x ".join(map(str, one.values.shape[::-1])) for one in (other, density)]
         raise InputError(
@@ -174,7 +192,13 @@ def _write_outputs(found: FitResult, density: DensityMap, out: Path, resolution:
         shown = density.mirrored()
         shown.write(out / MIRRORED_MAP_FILE)
         written.append(out / MIRRORED_MAP_FILE)
-    plot_placement(out / "placement.png", placement, found.placed, shown, resolution)
+    bodies = {
+        f"{body.selection}: {body.correlation:.3f}": molecule_of(
+            found.placed, select_residues(found.placed, body.selection)
+        )
+        for body in placement.bodies
+    }
+    plot_placement(out / "placement.png", bodies, shown, resolution)
     name, where = found.subunit.structure.name, "the map's mirror image" if placement.hand == MIRRORED else "the map"
     details = f"{name}, placed in {where} by cocofold fit"
     if placement.symmetry is not None:
@@ -214,7 +238,7 @@ def _summary_lines(found: FitResult, density: DensityMap, resolution: float, kno
 
 
 def _symmetry_evidence(facts: dict, group: str) -> str:
-    """Of a symmetry that was found: what speaks for it, and for the best that was not taken."""
+    """What speaks for a symmetry that was found, and for the best of those that were not chosen."""
     scores = facts.get("symmetry_scores")
     if not scores:
         return ""
@@ -225,21 +249,34 @@ def _symmetry_evidence(facts: dict, group: str) -> str:
     return f" (found: {own}{next_best})"
 
 
-_COARSEST_ANGSTROM = 8.0
+# Finer detail makes outlines ragged.
+_FINEST_DRAWN_ANGSTROM = 8.0
+# Share of a body's projected maximum at which its outline is drawn.
 _OUTLINE_FRACTION = 0.15
+# As many as there are colours.
+_BODIES_IN_LEGEND = 10
 _SIDES = (("along z", 0, "x (Å)", "y (Å)"), ("along y", 1, "x (Å)", "z (Å)"), ("along x", 2, "y (Å)", "z (Å)"))
 
 
 def plot_placement(
-    path: str | os.PathLike[str], placement: Placement, placed: Model, density: DensityMap, resolution_angstrom: float
+    path: str | os.PathLike[str], bodies: dict[str, RigidMolecule], density: DensityMap, resolution_angstrom: float
 ) -> None:
-    """Write a PNG of the map's projections along z, y and x, and each body's outline in a colour of its own."""
+    """Write a PNG of the map's projections along z, y and x, and each body's outline in a colour of its own.
+
+    Parameters
+    ----------
+    path
+    bodies : dict of RigidMolecule
+        Placed bodies by the label that the legend gives them.
+    density : DensityMap
+    resolution_angstrom : float
+        At which both are drawn, or 8 Å where it is finer.
+    """
     grid = TargetMap(density, resolution_angstrom, torch.device("cpu")).grid(
-        max(_COARSEST_ANGSTROM, resolution_angstrom)
+        max(_FINEST_DRAWN_ANGSTROM, resolution_angstrom)
     )
     extent = density.extent_angstrom
-    bodies = [RigidMolecule.of(placed, select_residues(placed, body.selection)) for body in placement.bodies]
-    models = [compute_model_density(body, grid).numpy() for body in bodies]
+    models = [compute_model_density(body, grid).numpy() for body in bodies.values()]
     figure = Figure(figsize=(11, 4.1), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 3, squeeze=False)[0]
@@ -252,7 +289,7 @@ def plot_placement(
             panel.contour(
                 seen,
                 [_OUTLINE_FRACTION * seen.max()],
-                colors=f"C{number % 10}",
+                colors=f"C{number % _BODIES_IN_LEGEND}",
                 linewidths=1.2,
                 extent=sides,
                 origin="lower",
@@ -261,8 +298,8 @@ def plot_placement(
         panel.set_xlabel(across)
         panel.set_ylabel(up)
     lines = [
-        panels[0].plot([], [], color=f"C{number % 10}", label=f"{body.selection}: {body.correlation:.3f}")[0]
-        for number, body in enumerate(placement.bodies[:10])
+        panels[0].plot([], [], color=f"C{number % _BODIES_IN_LEGEND}", label=label)[0]
+        for number, label in enumerate(list(bodies)[:_BODIES_IN_LEGEND])
     ]
     figure.legend(handles=lines, loc="outside upper right", frameon=False, ncols=min(4, len(lines)), fontsize=9)
     with atomic_path(path) as partial:

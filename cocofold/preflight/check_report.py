@@ -1,4 +1,4 @@
-"""What the check found: a verdict for each question, in words and as figures."""
+"""Report of the check: a verdict for each question, in words, as figures and as a plot."""
 
 from __future__ import annotations
 
@@ -112,7 +112,8 @@ class CheckReport:
         return [str(verdict) for verdict in self.verdicts if verdict.verdict == WRONG]
 
     def __getitem__(self, question: str) -> CheckVerdict:
-        return next(verdict for verdict in self.verdicts if verdict.question == question)
+        """The verdict on a question; KeyError if it was not asked."""
+        return {verdict.question: verdict for verdict in self.verdicts}[question]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -129,6 +130,7 @@ def _rounded_or_none(value: float, digits: int) -> float | None:
 
 _COLOURS = {AGREES: "#0072b2", WRONG: "#d55e00"}
 _GREY = "0.65"
+# Standard errors to either side that error bars show: 95 % of a normal distribution.
 _ERRORS_SHOWN = 2.0
 
 

@@ -23,13 +23,21 @@ from cocofold.preflight.scoring import (
     radius_of_gyration,
 )
 
+# Standard errors over images by which one hypothesis is clearly better than another: many are compared, and to call
+# something wrong that is right stops a run. Larger values leave more undecided.
 CLEAR_STANDARD_ERRORS = 5.0
+# Standard errors by which what is given must be better than all else for the verdict that it agrees.
 AGREES_STANDARD_ERRORS = 4.0
+# Least gain of what is clearly better, as a share of its own score: with many images a gain is significant long before
+# it matters.
 MIN_RELATIVE_GAIN = 0.1
+# Fine rings must agree so many times as well as with the model turned at random, of which there are so many.
 MIN_RATIO_TO_CHANCE = 2.0
 RANDOM_TURNS = 12
+# Fine rings are those finer than this, at which a molecule is no blob, or than so many times the check's resolution.
 _FINE_ANGSTROM = 14.0
 _FINE_PER_RESOLUTION = 1.5
+# Coarser rings hold the background of the images.
 _COARSEST_ANGSTROM = 100.0
 
 
@@ -78,7 +86,7 @@ class HypothesisComparer:
 
     Attributes
     ----------
-    turns : (n, 3, 3) float64
+    random_turns : (n, 3, 3) float64
         Random rotations.
     fine_angstrom : float
         Rings finer than this are the fine ones.
@@ -92,7 +100,7 @@ class HypothesisComparer:
         weight = np.sqrt(np.arange(1, len(resolution) + 1)) * (resolution < _COARSEST_ANGSTROM)
         fine = resolution < self.fine_angstrom
         self._weights = [weight, weight * ~fine, weight * fine]
-        self.turns = Rotation.random(RANDOM_TURNS, random_state=seed).as_matrix()
+        self.random_turns = Rotation.random(RANDOM_TURNS, random_state=seed).as_matrix()
         self._known: dict[Hypothesis, BandScores] = {}
         self._chance: dict[Hypothesis, list[BandScores]] = {}
 
@@ -101,29 +109,31 @@ class HypothesisComparer:
         if hypothesis.contrast < 0:
             return -self.scores(hypothesis.without("contrast"))
         if hypothesis not in self._known:
-            self._known[hypothesis] = self.summed(self.scorer.correlations(hypothesis))
+            self._known[hypothesis] = self.band_scores(self.scorer.correlations(hypothesis))
         return self._known[hypothesis]
 
-    def summed(self, correlations: np.ndarray) -> BandScores:
+    def band_scores(self, correlations: np.ndarray) -> BandScores:
         """Scores from ring correlations, (n, n_rings)."""
         return BandScores(*(correlations @ weight / max(weight.sum(), 1e-12) for weight in self._weights))
 
-    def by_chance(self, hypothesis: Hypothesis) -> list[BandScores]:
+    def scores_of_random_turns(self, hypothesis: Hypothesis) -> list[BandScores]:
         """Scores of the model turned at random about its centroid."""
         if hypothesis not in self._chance:
-            self._chance[hypothesis] = [self.summed(self.scorer.correlations(hypothesis, turn)) for turn in self.turns]
+            self._chance[hypothesis] = [
+                self.band_scores(self.scorer.correlations(hypothesis, turn)) for turn in self.random_turns
+            ]
         return self._chance[hypothesis]
 
     def margin(self, one: Hypothesis, other: Hypothesis) -> MeanWithError:
         """How much better one is, image by image, over all rings."""
         return MeanWithError.of(self.scores(one).whole - self.scores(other).whole)
 
-    def stands(self, hypothesis: Hypothesis) -> bool:
+    def is_supported(self, hypothesis: Hypothesis) -> bool:
         """Whether fine rings agree with the model as they do for none of its random turns."""
         scores = self.scores(hypothesis)
         # The random turns cost far more than to see that there is nothing to compare.
         return MeanWithError.of(scores.fine).z_score >= CLEAR_STANDARD_ERRORS and is_above_chance(
-            scores, self.by_chance(hypothesis)
+            scores, self.scores_of_random_turns(hypothesis)
         )
 
 
@@ -144,52 +154,100 @@ def is_above_chance(one: BandScores, by_chance: list[BandScores]) -> bool:
     )
 
 
+# The best hypothesis keeps an attribute that is not as given only if it is better by so many standard errors with it.
 _DISTINCT_STANDARD_ERRORS = 3.0
 
 
-def find_best_hypotheses(judge: HypothesisComparer) -> tuple[Hypothesis, Hypothesis]:
-    """What is clearly the case, of all combinations of answers to all questions but the pixel size's.
+@dataclass(frozen=True)
+class BestHypotheses:
+    """What is accepted, and what scores best.
 
-    Returns
-    -------
-    state : Hypothesis
+    Attributes
+    ----------
+    accepted : Hypothesis
         As given but for what is clearly wrong.
-    best : Hypothesis
+    best_scoring : Hypothesis
         What scores best, whether that means anything or not; of equals the one nearest to what is given.
     """
+
+    accepted: Hypothesis
+    best_scoring: Hypothesis
+
+    @property
+    def likely(self) -> list[Hypothesis]:
+        """Both, the accepted one first, or one if they are the same."""
+        return list(dict.fromkeys((self.accepted, self.best_scoring)))
+
+
+def find_best_hypotheses(comparer: HypothesisComparer) -> BestHypotheses:
+    """What is clearly the case, of all combinations of answers to all questions but the pixel size's."""
     given = Hypothesis()
-    ctfs = (GIVEN, *other_ctfs(judge.scorer.particles))
-    every = itertools.product((1, -1), (False, True), (None, *MIRRORS), SHIFT_CHOICES, ctfs)
-    best = max((Hypothesis(*one) for one in every), key=lambda one: float(judge.scores(one).whole.mean()))
+    ctfs = (GIVEN, *other_ctfs(comparer.scorer.particles))
+    every = (
+        Hypothesis(contrast=contrast, transposed=transposed, mirror=mirror, shifts=shifts, ctf=ctf)
+        for contrast, transposed, mirror, shifts, ctf in itertools.product(
+            (1, -1), (False, True), (None, *MIRRORS), SHIFT_CHOICES, ctfs
+        )
+    )
+    best = max(every, key=lambda one: float(comparer.scores(one).whole.mean()))
     for name in best.changes():
-        if judge.margin(best, best.without(name)).z_score < _DISTINCT_STANDARD_ERRORS:
+        if comparer.margin(best, best.without(name)).z_score < _DISTINCT_STANDARD_ERRORS:
             best = best.without(name)
-    if best == given or not is_clearly_better(judge.scores(best), judge.scores(given)) or not judge.stands(best):
-        return (replace(given, contrast=-1) if looks_dark_at_low_resolution(judge, given) else given), best
-    state = best
+    clear = best != given and is_clearly_better(comparer.scores(best), comparer.scores(given))
+    if not clear or not comparer.is_supported(best):
+        is_dark = looks_dark_at_low_resolution(comparer, given)
+        return BestHypotheses(replace(given, contrast=-1) if is_dark else given, best)
+    accepted = best
     for name in best.changes():
-        if not is_clearly_better(judge.scores(state), judge.scores(state.without(name))):
-            state = state.without(name)
-    return state, best
+        if not is_clearly_better(comparer.scores(accepted), comparer.scores(accepted.without(name))):
+            accepted = accepted.without(name)
+    return BestHypotheses(accepted, best)
 
 
+# How far beside its place the model is tried, in radii of gyration: beside a particle and one farther.
 _STEPS_IN_RADII = (1.3, 2.6)
+# White found there, times this, outweighs the dark here: a dark particle too has white fringes, but weaker ones.
 _MIN_WHITE_RATIO = 1.5
 
 
-def looks_dark_at_low_resolution(judge: HypothesisComparer, state: Hypothesis) -> bool:
+def looks_dark_at_low_resolution(
+    comparer: HypothesisComparer, hypothesis: Hypothesis, clear_standard_errors: float = CLEAR_STANDARD_ERRORS
+) -> bool:
     """Whether the model, as a blob, lies where the images are dark.
 
     Beside a white particle images are darker than on average too. But there, moved to the particle, the model finds
     more white than it finds dark where it is.
     """
-    here = MeanWithError.of(judge.scores(state).coarse)
-    if here.z_score > -CLEAR_STANDARD_ERRORS:
+    here = MeanWithError.of(comparer.scores(hypothesis).coarse)
+    if here.z_score > -clear_standard_errors:
         return False
-    radius = radius_of_gyration(judge.scorer.model)
+    radius = radius_of_gyration(comparer.scorer.model)
     for axis, sign, step in itertools.product(range(3), (1, -1), _STEPS_IN_RADII):
         move = sign * step * radius * np.eye(3)[axis]
-        there = judge.summed(judge.scorer.correlations(state, move=move)).coarse.mean()
+        there = comparer.band_scores(comparer.scorer.correlations(hypothesis, move=move)).coarse.mean()
         if _MIN_WHITE_RATIO * there > -here.value:
             return False
     return True
+
+
+# Defoci that are tried for every image: the range of single-particle work, in steps that are fine enough at the check's
+# resolution.
+_DEFOCI_ANGSTROM = np.arange(3_000.0, 40_000.0, 750.0)
+
+
+def scores_at_best_defoci(
+    comparer: HypothesisComparer, accepted: Hypothesis, turn: np.ndarray | None
+) -> tuple[BandScores, np.ndarray]:
+    """Scores with the defocus that each image shows best, and these defoci, (n,) Å.
+
+    An image's defocus is chosen on half of its Fourier pixels and scored on the others, so that it gains nothing from
+    the choice. ``turn`` rotates the model first, (3, 3).
+    """
+    halves = comparer.scorer.correlations_of_defoci(accepted, _DEFOCI_ANGSTROM, turn)
+    every = np.arange(halves[0].shape[1])
+    chosen, defoci = [], []
+    for half, other in (halves, halves[::-1]):
+        best = comparer.band_scores(half).whole.argmax(0)
+        chosen.append(other[best, every])
+        defoci.append(_DEFOCI_ANGSTROM[best])
+    return comparer.band_scores((chosen[0] + chosen[1]) / 2), np.mean(defoci, 0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,6 @@ from cocofold.preflight.judging import (
     HypothesisComparer,
     MeanWithError,
     find_best_hypotheses,
-    is_above_chance,
     is_clearly_better,
 )
 from cocofold.preflight.scoring import (
@@ -33,19 +33,17 @@ from cocofold.preflight.scoring import (
 from cocofold.structure.model import Model
 
 CONTRAST, POSES, HAND, SHIFTS, CTF, PIXEL_SIZE = "contrast", "poses", "hand", "shifts", "CTF", "pixel size"
+# Root mean square of the origins below which the sign of shifts cannot be told at the check's resolution.
 SMALL_SHIFTS_ANGSTROM = 1.0
 
+# What protein looks like where it does not look as was said.
+_OTHER_CONTRAST = {"white": "dark", "dark": "white"}
 _FINDINGS = {
-    "dark": "protein looks dark",
     "transposed": "they look transposed (the inverse rotations)",
     NEGATED: "the sign looks wrong",
     ABSENT: "they look as if they were applied already",
 }
 _ADVICE = {
-    "dark": (
-        "invert the images, or say --contrast dark; if they are white after all, the CTF's sign is wrong, which looks "
-        "the same"
-    ),
     "transposed": "write the inverse of each rotation (RELION's angles become -psi, -tilt, -rot)",
     "mirrored": (
         "the poses belong to the mirror image of the map: mirror the map with cocofold fit --map, which then gives "
@@ -62,7 +60,7 @@ _CTF_FINDINGS = {
 }
 _CTF_ADVICE = {
     FLIPPED: "set rlnCtfDataArePhaseFlipped to 1, or extract the particles without flipping",
-    UNFLIPPED: "set rlnCtfDataArePhaseFlipped and rlnCtfPremultiplied to 0",
+    UNFLIPPED: "set rlnCtfDataArePhaseFlipped and rlnCtfDataAreCtfPremultiplied to 0",
     ABSENT: "images without CTF, or corrected for it: fine-tune with the images as recorded",
     OPPOSITE_DEFOCUS: "negate rlnDefocusU and rlnDefocusV: underfocus is positive",
 }
@@ -70,65 +68,75 @@ _CTF_ADVICE = {
 
 @dataclass(frozen=True)
 class Question:
-    """One question and what may be the case instead of what the file says."""
+    """One question and what may be the case instead of what the file says.
+
+    Attributes
+    ----------
+    name : str
+    attribute : str
+        The attribute of a hypothesis that is asked for.
+    values : dict
+        Its other values by the names of the alternatives.
+    """
 
     name: str
-    attributes: tuple[str, ...]
-    options: dict[str, dict[str, object]]
+    attribute: str
+    values: dict[str, Any]
 
-    def hypotheses(self, state: Hypothesis) -> dict[str, Hypothesis]:
-        """The alternatives by name, everything else as in ``state``."""
-        return {name: replace(self.as_given(state), **changed) for name, changed in self.options.items()}  # type: ignore[arg-type]
+    def hypotheses(self, accepted: Hypothesis) -> dict[str, Hypothesis]:
+        """The alternatives by name, everything else as in ``accepted``."""
+        return {name: replace(accepted, **{self.attribute: value}) for name, value in self.values.items()}
 
-    def as_given(self, state: Hypothesis) -> Hypothesis:
-        """``state`` with what is asked as the file says."""
-        for attribute in self.attributes:
-            state = state.without(attribute)
-        return state
+    def as_given(self, accepted: Hypothesis) -> Hypothesis:
+        """``accepted`` with what is asked as the file says."""
+        return accepted.without(self.attribute)
 
 
 def questions_of(particles: ParticleSet) -> list[Question]:
     """All but that of the pixel size, in the order in which they are answered."""
     return [
-        Question(CONTRAST, ("contrast",), {"dark": {"contrast": -1}}),
-        Question(POSES, ("transposed",), {"transposed": {"transposed": True}}),
-        Question(HAND, ("mirror",), {f"mirrored ({axis})": {"mirror": axis} for axis in MIRRORS}),
-        Question(SHIFTS, ("shifts",), {NEGATED: {"shifts": NEGATED}, ABSENT: {"shifts": ABSENT}}),
-        Question(CTF, ("ctf",), {name: {"ctf": name} for name in other_ctfs(particles)}),
+        Question(CONTRAST, "contrast", {"dark": -1}),
+        Question(POSES, "transposed", {"transposed": True}),
+        Question(HAND, "mirror", {f"mirrored ({axis})": axis for axis in MIRRORS}),
+        Question(SHIFTS, "shifts", {NEGATED: NEGATED, ABSENT: ABSENT}),
+        Question(CTF, "ctf", {name: name for name in other_ctfs(particles)}),
     ]
 
 
-def answer_question(question: Question, judge: HypothesisComparer, state: Hypothesis, doubt: str) -> CheckVerdict:
-    """The verdict on a question, the other ones being answered as in ``state``.
+def answer_question(
+    question: Question, comparer: HypothesisComparer, accepted: Hypothesis, doubt: str, stated_contrast: str = "white"
+) -> CheckVerdict:
+    """The verdict on a question, the other ones being answered as in ``accepted``.
 
     Parameters
     ----------
     question : Question
-    judge : HypothesisComparer
-    state : Hypothesis
-        Of alternatives it holds none but those that are clear.
+    comparer : HypothesisComparer
+    accepted : Hypothesis
+        It differs from the file only by what is clear.
     doubt : str
         Why a better alternative may mean nothing; empty if the model explains fine rings.
+    stated_contrast : str
+        What protein is said to be in the images, which the comparer's are of: white, dark, or auto, where nobody said.
     """
-    given = question.as_given(state)
-    others = question.hypotheses(state)
-    table = tabulate(judge, given, {GIVEN: given, **others})
-    wrong = next((name for name, one in others.items() if one == state), None)
-    if wrong is not None:
-        return _wrong_answer(question, judge, others, wrong, table)
-    return agrees_or_undecided(question.name, table, [judge.margin(given, one) for one in others.values()], doubt)
+    given = question.as_given(accepted)
+    others = question.hypotheses(accepted)
+    table = tabulate(comparer, given, others)
+    found = next((name for name, one in others.items() if one == accepted), None)
+    if found is not None:
+        return _wrong_answer(question, comparer, others, found, table, stated_contrast)
+    margins = [comparer.margin(given, one) for one in others.values()]
+    return agrees_or_undecided(question.name, table, margins, doubt)
 
 
-def tabulate(
-    judge: HypothesisComparer, given: Hypothesis, hypotheses: dict[str, Hypothesis]
-) -> tuple[Alternative, ...]:
-    """Scores and margins of hypotheses against one."""
-    rows = []
-    for name, one in hypotheses.items():
-        scores = judge.scores(one)
-        margin = 0.0 if one == given else judge.margin(one, given).z_score
-        rows.append(make_alternative(name, scores, margin))
-    return tuple(rows)
+def tabulate(comparer: HypothesisComparer, given: Hypothesis, others: dict[str, Hypothesis]) -> tuple[Alternative, ...]:
+    """Rows of a verdict's table: what is given, then the others with their margins against it."""
+    first = make_alternative(GIVEN, comparer.scores(given), 0.0)
+    rows = (
+        make_alternative(name, comparer.scores(one), comparer.margin(one, given).z_score)
+        for name, one in others.items()
+    )
+    return (first, *rows)
 
 
 def make_alternative(name: str, scores: BandScores, margin: float) -> Alternative:
@@ -141,8 +149,9 @@ def agrees_or_undecided(
     name: str, table: tuple[Alternative, ...], margins: Sequence[MeanWithError], doubt: str
 ) -> CheckVerdict:
     """Agrees or undecided, where no alternative is clearly right."""
-    closest = table[1 + min(range(len(margins)), key=lambda row: margins[row].value)]
-    against = f"{table[0].score:.2f} against {closest.score:.2f} ({closest.name})"
+    given, *others = table
+    closest = others[min(range(len(margins)), key=lambda row: margins[row].value)]
+    against = f"{given.score:.2f} against {closest.score:.2f} ({closest.name})"
     least = min(margin.z_score for margin in margins)
     if least >= AGREES_STANDARD_ERRORS:
         verb = "agree" if name.endswith("s") else "agrees"
@@ -157,79 +166,48 @@ def agrees_or_undecided(
 
 def _wrong_answer(
     question: Question,
-    judge: HypothesisComparer,
+    comparer: HypothesisComparer,
     others: dict[str, Hypothesis],
-    wrong: str,
+    found: str,
     table: tuple[Alternative, ...],
+    stated_contrast: str,
 ) -> CheckVerdict:
-    score = next(row.score for row in table if row.name == wrong)
+    score = next(row.score for row in table if row.name == found)
     figures = f"{score:.2f} against {table[0].score:.2f} as given"
+    if question.name == CONTRAST:
+        return _contrast_answer(stated_contrast, figures, table)
     if question.name == HAND:
-        line, advice = f"the poses look mirrored (axis {wrong[10:-1]})", _ADVICE["mirrored"]
+        line, advice = f"the poses look mirrored (axis {others[found].mirror})", _ADVICE["mirrored"]
     elif question.name == CTF:
-        wrong = _flipped_or_absent(judge, others, wrong)
-        line, advice = _CTF_FINDINGS[wrong], _CTF_ADVICE[wrong]
+        kind = _flipped_or_absent(comparer, others, found)
+        line, advice = _CTF_FINDINGS[kind], _CTF_ADVICE[kind]
     else:
-        line, advice = _FINDINGS[wrong], _ADVICE[wrong]
+        line, advice = _FINDINGS[found], _ADVICE[found]
     return CheckVerdict(question.name, WRONG, f"{line}, {figures}", advice, table)
 
 
-def _flipped_or_absent(judge: HypothesisComparer, others: dict[str, Hypothesis], found: str) -> str:
+def _contrast_answer(stated: str, figures: str, table: tuple[Alternative, ...]) -> CheckVerdict:
+    """Protein has not the contrast as which the images were read; where nobody said what it is, either is fine."""
+    if stated == "auto":
+        return CheckVerdict(CONTRAST, AGREES, f"protein is dark, {figures}", "", table)
+    seen = _OTHER_CONTRAST[stated]
+    advice = (
+        f"invert the images, or say --contrast {seen}; if protein is {stated} after all, the CTF's sign is wrong, "
+        "which looks the same"
+    )
+    return CheckVerdict(CONTRAST, WRONG, f"protein looks {seen}, {figures}", advice, table)
+
+
+def _flipped_or_absent(comparer: HypothesisComparer, others: dict[str, Hypothesis], found: str) -> str:
     """Which of the two it is: in each ring they predict the same, but not how rings compare."""
     if found not in (FLIPPED, ABSENT) or FLIPPED not in others:
         return found
-    flipped, absent = (judge.scorer.matched(others[name]) for name in (FLIPPED, ABSENT))
+    flipped, absent = (comparer.scorer.spectrum_correlations(others[name]) for name in (FLIPPED, ABSENT))
     return FLIPPED if MeanWithError.of(flipped - absent).value > 0 else ABSENT
 
 
-_DEFOCI_ANGSTROM = np.arange(3_000.0, 40_000.0, 750.0)
-_CHANCE_TURNS = 6
-
-
-def try_other_defoci(judge: HypothesisComparer, state: Hypothesis, verdict: CheckVerdict) -> CheckVerdict:
-    """The verdict on the CTF, with the defocus that each image shows best as a further alternative.
-
-    An image's defocus is chosen on half of its Fourier pixels and scored on the others, so that it gains nothing from
-    the choice.
-    """
-    state = replace(state, ctf=GIVEN)
-    given = judge.scores(state)
-    scores, defoci = _scores_at_best_defoci(judge, state, None)
-    margin = MeanWithError.of(scores.whole - given.whole)
-    row = make_alternative("defoci as the images show", scores, margin.z_score)
-    verdict = replace(verdict, alternatives=(*verdict.alternatives, row))
-    if not is_clearly_better(scores, given):
-        return verdict
-    by_chance = [_scores_at_best_defoci(judge, state, turn)[0] for turn in judge.turns[:_CHANCE_TURNS]]
-    if not is_above_chance(scores, by_chance):
-        return verdict
-    low, middle, high = np.percentile(defoci, (10, 50, 90)) / 1e4
-    stated = np.percentile(judge.scorer.particles.defocus_u_angstrom, 50) / 1e4
-    return replace(
-        verdict,
-        verdict=WRONG,
-        line=(
-            f"the defoci look wrong, {row.score:.2f} with about {middle:.1f} µm ({low:.1f} to {high:.1f}) against "
-            f"{given.whole.mean():.2f} with those of the file ({stated:.2f} µm)"
-        ),
-        advice="give the particles their defoci (rlnDefocusU, rlnDefocusV, in Å), or estimate the CTFs again",
-        figures={"defocus_shown_angstrom": [round(1e4 * float(value)) for value in (low, middle, high)]},
-    )
-
-
-def _scores_at_best_defoci(
-    judge: HypothesisComparer, state: Hypothesis, turn: np.ndarray | None
-) -> tuple[BandScores, np.ndarray]:
-    halves = judge.scorer.correlations_of_defoci(state, _DEFOCI_ANGSTROM, turn)
-    every = np.arange(halves[0].shape[1])
-    chosen, defoci = [], []
-    for half, other in (halves, halves[::-1]):
-        best = judge.summed(half).whole.argmax(0)
-        chosen.append(other[best, every])
-        defoci.append(_DEFOCI_ANGSTROM[best])
-    return judge.summed((chosen[0] + chosen[1]) / 2), np.mean(defoci, 0)
-
-
+# Factors on the pixel size that are tried: those of a slip of calibration (of all, or of the model alone, as where a
+# map was scaled), those of binning by two, and the steps to the next ones around the best of the former.
 _NEAR_FACTORS = (0.9, 0.95, 0.97, 0.985, 1.015, 1.03, 1.05, 1.1)
 _MODEL_FACTORS = (0.9, 0.95, 1.05, 1.1)
 _FAR_FACTORS = (0.5, 2.0)
@@ -255,88 +233,122 @@ class CorrectedPixelSize:
     model: Model
 
 
+@dataclass(frozen=True)
+class _FoundSize:
+    """A factor on the pixel size that is clearly better, the hypothesis that tells it, and its row of the table."""
+
+    factor: float
+    hypothesis: Hypothesis
+    row: Alternative
+
+
+@dataclass
+class _SizeTable:
+    """Rows of the verdict, that of the given size first, and by how much that is better than each of the others."""
+
+    rows: list[Alternative]
+    margins: list[MeanWithError] = field(default_factory=list)
+
+    def add(self, row: Alternative, margin: MeanWithError) -> None:
+        """Add another size."""
+        self.rows.append(row)
+        self.margins.append(margin)
+
+
 def check_pixel_size(
-    judge: HypothesisComparer,
-    states: list[Hypothesis],
+    comparer: HypothesisComparer,
+    likely: list[Hypothesis],
     model: Model,
-    judge_of: Callable[[ParticleSet, Model], HypothesisComparer],
+    comparer_of: Callable[[ParticleSet, Model], HypothesisComparer],
     doubt: str,
 ) -> tuple[CheckVerdict, CorrectedPixelSize | None]:
     """The verdict on the pixel size, and the one that explains the images if that is clear.
 
     Parameters
     ----------
-    judge : HypothesisComparer
-    states : list of Hypothesis
-        Under which it is asked: the first is what is held to be right.
+    comparer : HypothesisComparer
+    likely : list of Hypothesis
+        Under which it is asked: the first is the accepted one.
     model : Model
-    judge_of : callable
-        Makes a judge of particles and a model.
+    comparer_of : callable
+        Makes a comparer of particles and a model.
     doubt : str
         Why a better alternative may mean nothing.
     """
-    particles = judge.scorer.particles
-    size, held = particles.pixel_size_angstrom, states[0]
-    table = [make_alternative(f"{size:.4g} Å", judge.scores(held), 0.0)]
-    margins: list[MeanWithError] = []
-    found: tuple[float, HypothesisComparer, Hypothesis, Alternative] | None = None
-    for far in _FAR_FACTORS:
-        other = judge_of(with_pixel_size(particles, far), model)
-        base = replace(held, pixel_factor=1 / far)
-        # Where nothing agrees with the model, nothing else could be told before the pixels have their size.
-        likely = [*states, find_best_hypotheses(other)[1]] if doubt else states
-        tried = [replace(state, origins_factor=origins) for state in likely for origins in (1.0, far)]
-        best = _best_hypothesis(other, tried)
-        row, margin = _row(f"{size * far:.4g} Å", other, best, base)
-        table.append(row)
-        margins.append(margin)
-        if _is_clear(other, best, base):
-            found = (far, other, best, row)
-    near = [replace(state, pixel_factor=factor) for state in states for factor in _NEAR_FACTORS]
-    scaled = [replace(state, model_factor=factor) for state in states for factor in _MODEL_FACTORS]
-    for one in (*near, *scaled):
-        kind = "" if one.model_factor == 1 else ", all else in pixels"
-        row, margin = _row(f"{size * one.pixel_factor * one.model_factor:.4g} Å{kind}", judge, one, held)
-        if one.without("pixel_factor").without("model_factor") == held:
-            table.append(row)
-            margins.append(margin)
-    best = _best_hypothesis(judge, [*near, *scaled])
-    if found is None and _is_clear(judge, best, held):
-        best = _refine_factor(judge, best)
-        factor = best.pixel_factor * best.model_factor
-        found = (factor, judge, best, _row(f"{size * factor:.4g} Å", judge, best, held)[0])
+    particles = comparer.scorer.particles
+    size, accepted = particles.pixel_size_angstrom, likely[0]
+    table = _SizeTable([make_alternative(f"{size:.4g} Å", comparer.scores(accepted), 0.0)])
+    found: _FoundSize | None = None
+    for factor in _FAR_FACTORS:
+        far = comparer_of(with_pixel_size(particles, factor), model)
+        found = _try_far_size(far, likely, factor, table, bool(doubt)) or found
+    near = _try_near_sizes(comparer, likely, table)
+    found = found or near
     if found is None:
-        return agrees_or_undecided(PIXEL_SIZE, tuple(table), margins, doubt), None
-    factor, _, best, row = found
-    if row not in table:
-        table.append(row)
-    return _wrong_pixel_size(size, factor, best, row, table), _corrected_pixel_size(particles, model, factor, best)
+        return agrees_or_undecided(PIXEL_SIZE, tuple(table.rows), table.margins, doubt), None
+    if found.row not in table.rows:
+        table.rows.append(found.row)
+    return _wrong_pixel_size(size, found, table.rows), _corrected_pixel_size(particles, model, found)
 
 
-def _best_hypothesis(judge: HypothesisComparer, hypotheses: list[Hypothesis]) -> Hypothesis:
-    return max(hypotheses, key=lambda one: float(judge.scores(one).whole.mean()))
+def _try_far_size(
+    far: HypothesisComparer, likely: list[Hypothesis], factor: float, table: _SizeTable, doubtful: bool
+) -> _FoundSize | None:
+    """Compare a size that is far off, for which ``far`` has the rings, with the given one."""
+    given = replace(likely[0], pixel_factor=1 / factor)
+    # Where nothing agrees with the model, nothing else could be told before the pixels have their size.
+    bases = [*likely, find_best_hypotheses(far).best_scoring] if doubtful else likely
+    tried = [replace(one, origins_factor=origins) for one in bases for origins in (1.0, factor)]
+    best = _best_hypothesis(far, tried)
+    size = far.scorer.particles.pixel_size_angstrom
+    row, margin = _row(f"{size:.4g} Å", far, best, given)
+    table.add(row, margin)
+    return _FoundSize(factor, best, row) if _is_clear(far, best, given) else None
 
 
-def _row(name: str, judge: HypothesisComparer, one: Hypothesis, base: Hypothesis) -> tuple[Alternative, MeanWithError]:
-    margin = judge.margin(base, one)
-    return make_alternative(name, judge.scores(one), -margin.z_score), margin
+def _try_near_sizes(comparer: HypothesisComparer, likely: list[Hypothesis], table: _SizeTable) -> _FoundSize | None:
+    """Compare sizes that are a little off, of all or in the model alone, with the given one."""
+    size, accepted = comparer.scorer.particles.pixel_size_angstrom, likely[0]
+    near = [replace(one, pixel_factor=factor) for one in likely for factor in _NEAR_FACTORS]
+    scaled = [replace(one, model_factor=factor) for one in likely for factor in _MODEL_FACTORS]
+    for one in (*near, *scaled):
+        if one.without("pixel_factor").without("model_factor") == accepted:
+            kind = "" if one.model_factor == 1 else ", all else in pixels"
+            table.add(*_row(f"{size * one.pixel_factor * one.model_factor:.4g} Å{kind}", comparer, one, accepted))
+    best = _best_hypothesis(comparer, [*near, *scaled])
+    if not _is_clear(comparer, best, accepted):
+        return None
+    best = _refine_factor(comparer, best)
+    factor = best.pixel_factor * best.model_factor
+    row, _ = _row(f"{size * factor:.4g} Å", comparer, best, accepted)
+    return _FoundSize(factor, best, row)
 
 
-def _is_clear(judge: HypothesisComparer, best: Hypothesis, base: Hypothesis) -> bool:
-    return is_clearly_better(judge.scores(best), judge.scores(base)) and judge.stands(best)
+def _best_hypothesis(comparer: HypothesisComparer, hypotheses: list[Hypothesis]) -> Hypothesis:
+    return max(hypotheses, key=lambda one: float(comparer.scores(one).whole.mean()))
 
 
-def _refine_factor(judge: HypothesisComparer, best: Hypothesis) -> Hypothesis:
+def _row(
+    name: str, comparer: HypothesisComparer, one: Hypothesis, base: Hypothesis
+) -> tuple[Alternative, MeanWithError]:
+    margin = comparer.margin(base, one)
+    return make_alternative(name, comparer.scores(one), -margin.z_score), margin
+
+
+def _is_clear(comparer: HypothesisComparer, best: Hypothesis, base: Hypothesis) -> bool:
+    return is_clearly_better(comparer.scores(best), comparer.scores(base)) and comparer.is_supported(best)
+
+
+def _refine_factor(comparer: HypothesisComparer, best: Hypothesis) -> Hypothesis:
     name = "pixel_factor" if best.model_factor == 1 else "model_factor"
     around = [replace(best, **{name: getattr(best, name) + step}) for step in _FACTOR_STEPS]
-    return _best_hypothesis(judge, [best, *around])
+    return _best_hypothesis(comparer, [best, *around])
 
 
-def _wrong_pixel_size(
-    size: float, factor: float, best: Hypothesis, row: Alternative, table: list[Alternative]
-) -> CheckVerdict:
+def _wrong_pixel_size(size: float, found: _FoundSize, table: list[Alternative]) -> CheckVerdict:
+    factor, best = found.factor, found.hypothesis
     line = (
-        f"{size:.4g} Å looks wrong by {factor:.3g}, {row.score:.2f} with {size * factor:.4g} Å against "
+        f"{size:.4g} Å looks wrong by {factor:.3g}, {found.row.score:.2f} with {size * factor:.4g} Å against "
         f"{table[0].score:.2f} as given"
     )
     advice = f"set rlnImagePixelSize (blob/psize_A) to {size * factor:.4g} Å"
@@ -351,7 +363,8 @@ def _wrong_pixel_size(
     )
 
 
-def _corrected_pixel_size(particles: ParticleSet, model: Model, factor: float, best: Hypothesis) -> CorrectedPixelSize:
+def _corrected_pixel_size(particles: ParticleSet, model: Model, found: _FoundSize) -> CorrectedPixelSize:
+    factor, best = found.factor, found.hypothesis
     if best.model_factor != 1:
         centroid = np.average(model.positions, axis=0, weights=model.atomic_numbers)
         return CorrectedPixelSize(factor, particles, model.moved_to(centroid + (model.positions - centroid) / factor))

@@ -78,7 +78,7 @@ class HypothesisScorer:
         move : (3,) Å, optional
             Moves the model.
         """
-        seen = self._seen(hypothesis, turn, move)
+        seen = self._predict(hypothesis, turn, move)
         return hypothesis.contrast * self._correlate(seen, self._transfer(hypothesis), self.rings.weight)
 
     def correlations_of_defoci(
@@ -90,7 +90,7 @@ class HypothesisScorer:
         -------
         two (n_defoci, n, n_rings)
         """
-        seen = self._seen(hypothesis, turn, None)
+        seen = self._predict(hypothesis, turn, None)
         taken = with_pixel_size(self.particles, hypothesis.pixel_factor)
         draw = torch.rand(len(self.rings), generator=torch.Generator().manual_seed(0)) < 0.5
         half = draw.to(self._device)
@@ -103,12 +103,12 @@ class HypothesisScorer:
                 correlations.append(hypothesis.contrast * self._correlate(seen, transfer, weight))
         return np.stack(both[0]), np.stack(both[1])
 
-    def matched(self, hypothesis: Hypothesis) -> np.ndarray:
+    def spectrum_correlations(self, hypothesis: Hypothesis) -> np.ndarray:
         """Correlation of each image with its prediction over all rings as one, the images' spectrum made flat, (n,).
 
         In each ring a CTF, its absolute value and none may predict the same; how rings compare tells them apart.
         """
-        seen, transfer = self._seen(hypothesis, None, None), self._transfer(hypothesis)
+        seen, transfer = self._predict(hypothesis, None, None), self._transfer(hypothesis)
         power = ring_sums((seen.real**2 + seen.imag**2) * transfer**2 * self.rings.weight, self.rings)
         pixels = ring_sums(self.rings.weight[None], self.rings)
         flat = (power / self._power.clamp_min(torch.finfo(power.dtype).tiny)).double().cpu().numpy()
@@ -122,7 +122,7 @@ class HypothesisScorer:
         power = ring_sums((seen.real**2 + seen.imag**2) * transfer**2 * weight, self.rings)
         return (cross * power.clamp_min(torch.finfo(power.dtype).tiny).rsqrt()).double().cpu().numpy()
 
-    def _seen(self, hypothesis: Hypothesis, turn: np.ndarray | None, move: np.ndarray | None) -> torch.Tensor:
+    def _predict(self, hypothesis: Hypothesis, turn: np.ndarray | None, move: np.ndarray | None) -> torch.Tensor:
         """Transforms of shifted projections, (n, n_pixels) complex."""
         key = (hypothesis.transposed, hypothesis.mirror, hypothesis.pixel_factor, hypothesis.model_factor)
         if turn is not None or move is not None:

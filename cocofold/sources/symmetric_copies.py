@@ -1,58 +1,11 @@
-"""Copies of a subunit about a map's symmetry axes: the assembly's model, and its atoms with shared parameters."""
+"""Atoms of an assembly whose copies of a subunit share all parameters."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import gemmi
 import numpy as np
 import torch
 
 from cocofold.sources.base import AtomSource, Stage
-from cocofold.structure.model import Model
-
-
-def copy_positions(positions: np.ndarray, rotations: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """Positions of all copies, one copy after the other.
-
-    Parameters
-    ----------
-    positions : (n, 3) float
-        Å.
-    rotations : (c, 3, 3) float
-        The identity first.
-    centre : (3,) float
-        Å, on all axes.
-
-    Returns
-    -------
-    (c n, 3) float
-    """
-    return (np.einsum("cij,nj->cni", rotations, positions - centre) + centre).reshape(-1, 3)
-
-
-def build_assembly(subunit: Model, rotations: np.ndarray, centre: np.ndarray) -> Model:
-    """The model of all copies: the subunit's atoms, then each copy's in the same order, under new chain names."""
-    structure = subunit.structure.clone()
-    names = [chain.name for chain in structure[0]]
-    generator = gemmi.Assembly.Gen()
-    generator.chains = list(dict.fromkeys(names))
-    for rotation in rotations:
-        operator = gemmi.Assembly.Operator()
-        transform = gemmi.Transform()
-        transform.mat.fromlist(rotation.tolist())
-        transform.vec.fromlist((centre - rotation @ centre).tolist())
-        operator.transform = transform
-        generator.operators.append(operator)
-    assembly = gemmi.Assembly("all")
-    assembly.generators.append(generator)
-    structure.assemblies.clear()
-    structure.assemblies.append(assembly)
-    # Every atom has its copies, even if it lies on an axis.
-    structure.transform_to_assembly("all", gemmi.HowToNameCopiedChain.Short, merge_dist=0)
-    model = Model.of(structure)
-    positions = copy_positions(subunit.positions, rotations, centre)
-    return replace(model, positions=positions, notes=subunit.notes, described=subunit.described)
 
 
 class SymmetricCopies:

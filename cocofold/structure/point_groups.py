@@ -1,18 +1,25 @@
-"""Point groups of particles, with axes as RELION, Xmipp and Scipion lay them."""
+"""Point groups of particles, with axes as RELION, Xmipp and Scipion lay them, and copies under their rotations."""
 
 from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
+import gemmi
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from cocofold.structure.model import Model
 from cocofold.system.errors import InputError
 
+# Largest fold of a cyclic or dihedral group: it only catches slips of the hand, as particles with more are not known
+# (the vault has D39).
 MAX_FOLD = 60
 _CYCLIC = re.compile(r"C([1-9]\d?)")
 _DIHEDRAL = re.compile(r"D([1-9]\d?)")
+# Largest difference of entries below which two rotations are the same; those about a 60-fold axis differ by 0.1.
+_SAME_ROTATION = 1e-6
 _GOLDEN = (1 + math.sqrt(5)) / 2
 # Rotations that make the group: how many-fold, and about which axis (RELION's symmetries.cpp; lengths do not matter).
 _POLYHEDRAL = {
@@ -73,6 +80,58 @@ def normalise_point_group(group: str) -> str:
     return name
 
 
+def copy_positions(positions: np.ndarray, rotations: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Positions of all symmetric copies, one copy after the other.
+
+    Parameters
+    ----------
+    positions : (n, 3) float
+        Å.
+    rotations : (c, 3, 3) float
+        The identity first.
+    centre : (3,) float
+        Å, on all axes.
+
+    Returns
+    -------
+    (c n, 3) float
+    """
+    return (np.einsum("cij,nj->cni", rotations, positions - centre) + centre).reshape(-1, 3)
+
+
+def build_assembly(subunit: Model, rotations: np.ndarray, centre: np.ndarray) -> Model:
+    """Model of all copies: the subunit's atoms, then each copy's in the same order, under new chain names.
+
+    Parameters
+    ----------
+    subunit : Model
+    rotations : (c, 3, 3) float
+        The identity first.
+    centre : (3,) float
+        Å, on all axes.
+    """
+    structure = subunit.structure.clone()
+    names = [chain.name for chain in structure[0]]
+    generator = gemmi.Assembly.Gen()
+    generator.chains = list(dict.fromkeys(names))
+    for rotation in rotations:
+        operator = gemmi.Assembly.Operator()
+        transform = gemmi.Transform()
+        transform.mat.fromlist(rotation.tolist())
+        transform.vec.fromlist((centre - rotation @ centre).tolist())
+        operator.transform = transform
+        generator.operators.append(operator)
+    assembly = gemmi.Assembly("all")
+    assembly.generators.append(generator)
+    structure.assemblies.clear()
+    structure.assemblies.append(assembly)
+    # Every atom has its copies, even if it lies on an axis.
+    structure.transform_to_assembly("all", gemmi.HowToNameCopiedChain.Short, merge_dist=0)
+    model = Model.of(structure)
+    positions = copy_positions(subunit.positions, rotations, centre)
+    return replace(model, positions=positions, notes=subunit.notes, described=subunit.described)
+
+
 def _axis_rotation(fold: int, axis: tuple[float, float, float]) -> np.ndarray:
     direction = np.array(axis, dtype=float)
     return Rotation.from_rotvec(2 * math.pi / fold * direction / np.linalg.norm(direction)).as_matrix()
@@ -81,9 +140,10 @@ def _axis_rotation(fold: int, axis: tuple[float, float, float]) -> np.ndarray:
 def _group_closure(generators: list[np.ndarray]) -> np.ndarray:
     """All products of the generators, each once."""
     found = [np.eye(3)]
+    # The list grows while it is walked, so that the products' products are formed as well.
     for element in found:
         for generator in generators:
             product = generator @ element
-            if all(np.abs(product - known).max() > 1e-6 for known in found):
+            if all(np.abs(product - known).max() > _SAME_ROTATION for known in found):
                 found.append(product)
     return np.stack(found)

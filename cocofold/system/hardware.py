@@ -38,6 +38,24 @@ def find_device(name: str) -> torch.device:
     return device
 
 
+# Threads of commands that work for seconds to minutes on small arrays: more of them wait for each other longer than
+# they compute.
+_MAX_THREADS_OF_SHORT_WORK = 4
+
+
+def prepare_short_work(name: str) -> torch.device:
+    """The device that ``--device`` names, with torch bound to as many threads as short work can use.
+
+    Raises
+    ------
+    InputError
+        See ``find_device``.
+    """
+    device = find_device(name)
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), _MAX_THREADS_OF_SHORT_WORK)))
+    return device
+
+
 _MEMINFO_FILE = Path("/proc/meminfo")
 _STATM_FILE = Path("/proc/self/statm")
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")

@@ -1,13 +1,11 @@
 """Adenylate kinase, its density drawn by another part of the project, and both together."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from drawn_maps import BOX, PIXEL_SIZE, drawn
 
-import cocofold.commands.demo
+from cocofold.commands.demo import open_state
 from cocofold.mapfit.density_map import DensityMap
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
@@ -21,7 +19,7 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def kinase() -> Model:
     """In the middle of the box, but for a few Å."""
-    model = read_model(Path(cocofold.commands.demo.__file__).parent / "adenylate_kinase_open.cif")
+    model = read_model(open_state())
     shift = BOX // 2 * PIXEL_SIZE + np.array([3.0, -2.0, 4.0]) - model.positions.mean(0)
     return model.moved_to(model.positions + shift)
 

@@ -13,19 +13,13 @@ from scipy.spatial.transform import Rotation
 
 from cocofold.assessment.comparison import assess
 from cocofold.commands.fit import fit as fit_command
-from cocofold.mapfit.bodies import place_bodies, select_residues
+from cocofold.mapfit.bodies import apply_placement, molecule_of, place_bodies, select_residues
 from cocofold.mapfit.density_map import DensityMap, read_map
-from cocofold.mapfit.fit_model import fit_in_map, uncovered_share
-from cocofold.mapfit.placement_file import Placement, apply_placement
-from cocofold.mapfit.rigid_refinement import RigidPoses
-from cocofold.mapfit.search_pipeline import assess_significance
-from cocofold.mapfit.target_map import (
-    RigidMolecule,
-    TargetMap,
-    resolution_from_half_maps,
-    resolution_from_noise,
-    soft_molecule_mask,
-)
+from cocofold.mapfit.fit_model import fit_in_map
+from cocofold.mapfit.placement_file import Placement
+from cocofold.mapfit.rigid_refinement import RigidMolecule, RigidPoses
+from cocofold.mapfit.search_pipeline import assess_significance, uncovered_share
+from cocofold.mapfit.target_map import TargetMap, resolution_from_half_maps, resolution_from_noise, soft_molecule_mask
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
@@ -85,15 +79,15 @@ def test_displaced_chains_are_placed_as_bodies(shared_data: Path) -> None:
     start = read_model(shared_data / "tcr" / "start_tcr_displaced.cif")
     truth = read_model(shared_data / "tcr" / "truth.cif")
     target = TargetMap(read_map(shared_data / "tcr" / "reconstruction.mrc"), 9.0, _CPU)
-    whole = RigidMolecule.of(start)
+    whole = molecule_of(start)
     chosen = [select_residues(start, text) for text in ("A,B,C", "D,E")]
-    bodies = [RigidMolecule.of(start, rows) for rows in chosen]
+    bodies = [molecule_of(start, rows) for rows in chosen]
     as_it_is = RigidPoses(np.eye(3)[None], whole.centroid[None], np.ones(1))
     found = place_bodies(bodies, target, as_it_is, whole.centroid, lambda what, done: None)
-    for rows, body, (motions, standing) in zip(chosen, bodies, found):
-        moved = body.moved(motions.rotations[0], motions.centres[0])
-        assert np.sqrt(((moved.alphas - RigidMolecule.of(truth, rows).alphas) ** 2).sum(1).mean()) < 1.0
-        assert standing.trusted
+    for rows, body, one in zip(chosen, bodies, found):
+        moved = body.moved(one.poses.rotations[0], one.poses.centres[0])
+        assert np.sqrt(((moved.ca_positions - molecule_of(truth, rows).ca_positions) ** 2).sum(1).mean()) < 1.0
+        assert one.significance.trusted
 
 
 def _two_copies(kinase: Model) -> DensityMap:
@@ -105,7 +99,7 @@ def _two_copies(kinase: Model) -> DensityMap:
 
 
 def test_rivals_are_really_different(kinase: Model) -> None:
-    atoms = RigidMolecule.of(kinase)
+    atoms = molecule_of(kinase)
     density = _two_copies(kinase)
     rng = np.random.default_rng(0)
     noisy = replace(density, values=density.values + 0.3 * rng.standard_normal(density.values.shape).astype(np.float32))
@@ -121,16 +115,18 @@ def test_rivals_are_really_different(kinase: Model) -> None:
     ).trusted
     # A dimer turned upon itself is where it was.
     axis = np.diag([-1.0, -1, 1])
-    alphas = np.concatenate([atoms.alphas - atoms.centroid + 30, (atoms.alphas - atoms.centroid + 30) @ axis])
-    dimer = RigidMolecule(alphas, np.full(len(alphas), 6), alphas)
+    ca_positions = np.concatenate(
+        [atoms.ca_positions - atoms.centroid + 30, (atoms.ca_positions - atoms.centroid + 30) @ axis]
+    )
+    dimer = RigidMolecule(ca_positions, np.full(len(ca_positions), 6), ca_positions)
     same = RigidPoses(np.stack([np.eye(3), axis]), np.zeros((2, 3)) + atoms.centroid, np.array([0.8, 0.8]))
     assert assess_significance(dimer, target, same).runner_up is None
 
 
 def test_uncovered_density(kinase: Model, kinase_map: DensityMap) -> None:
     target = TargetMap(kinase_map, 8.0, _CPU)
-    assert uncovered_share(target, RigidMolecule.of(kinase)) < 0.03
-    half = RigidMolecule.of(kinase, np.arange(len(kinase.residues)) < 107)
+    assert uncovered_share(target, molecule_of(kinase)) < 0.03
+    half = molecule_of(kinase, np.arange(len(kinase.residues)) < 107)
     assert 0.25 < uncovered_share(target, half) < 0.6
 
 

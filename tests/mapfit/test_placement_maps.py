@@ -84,7 +84,10 @@ def test_maps_that_hold_nothing_are_refused(tmp_path: Path, values: np.ndarray, 
 
 def test_pixel_sizes_that_cannot_be(tmp_path: Path) -> None:
     path = _written(tmp_path / "map.mrc", pixel_size=0)
-    with pytest.raises(InputError, match=r"no pixel size.*--pixel-size"):
+    with pytest.raises(InputError, match=r"no pixel size.*give it with --pixel-size"):
+        read_map(path, pixel_size_option="--pixel-size")
+    # Where a command has no such option, none is named.
+    with pytest.raises(InputError, match=r"no pixel size.*write it into the header"):
         read_map(path)
     assert read_map(path, 1.5).pixel_size_angstrom == 1.5
     with pytest.raises(InputError, match="must be cubes"):

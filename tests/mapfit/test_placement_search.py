@@ -5,16 +5,18 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from cocofold.mapfit.bodies import molecule_of
 from cocofold.mapfit.density_map import DensityMap, MapGrid, MapTransform
-from cocofold.mapfit.fft_search import search_exhaustively
+from cocofold.mapfit.fft_search import even_rotations, search_exhaustively
 from cocofold.mapfit.rigid_refinement import (
     RigidPoses,
+    Template,
     angles_between,
     correlations_at_poses,
-    even_rotations,
+    make_template,
     refine_poses,
 )
-from cocofold.mapfit.target_map import RigidMolecule, TargetMap, Template, make_template
+from cocofold.mapfit.target_map import TargetMap
 from cocofold.structure.model import Model
 
 _CPU = torch.device("cpu")
@@ -59,15 +61,15 @@ def test_a_grid_gives_the_low_passed_map_at_any_position() -> None:
         grid.cut(torch.zeros(3), torch.full((3,), 45.0)),
         grid.cut(torch.full((3,), 4.0), torch.full((3,), 99.0)),
     ):
-        found = one.at(torch.as_tensor(points, dtype=torch.float32)).numpy()
+        found = one.interpolate(torch.as_tensor(points, dtype=torch.float32)).numpy()
         # Between voxels, three to a resolution, linear interpolation is a little off.
         assert np.corrcoef(found, expected)[0, 1] > 0.995
         assert np.std(found) == pytest.approx(np.std(expected), rel=0.03)
-    assert grid.at(torch.tensor([[-30.0, 5, 5]])) == 0
+    assert grid.interpolate(torch.tensor([[-30.0, 5, 5]])) == 0
 
 
 def test_a_template_is_the_models_density(kinase: Model) -> None:
-    atoms = RigidMolecule.of(kinase)
+    atoms = molecule_of(kinase)
     centred = atoms.positions - atoms.centroid
     template = make_template(centred, atoms.atomic_numbers, 8.0, _CPU)
     assert float(template.values.mean()) == pytest.approx(0, abs=1e-4)
@@ -84,12 +86,12 @@ def test_a_template_is_the_models_density(kinase: Model) -> None:
 
 def _correlation_by_hand(grid: MapGrid, template: Template, motion: RigidPoses) -> float:
     points = motion.apply(template.points.numpy())[0]
-    seen = grid.at(torch.as_tensor(points, dtype=torch.float32)).numpy()
+    seen = grid.interpolate(torch.as_tensor(points, dtype=torch.float32)).numpy()
     return float(np.corrcoef(seen, template.values.numpy())[0, 1])
 
 
 def test_correlations_and_their_maximum(kinase: Model, kinase_map: DensityMap) -> None:
-    atoms, target = RigidMolecule.of(kinase), TargetMap(kinase_map, 8.0, _CPU)
+    atoms, target = molecule_of(kinase), TargetMap(kinase_map, 8.0, _CPU)
     grid = target.grid(8.0)
     template = make_template(atoms.positions - atoms.centroid, atoms.atomic_numbers, 8.0, _CPU)
     turn = Rotation.from_rotvec(np.radians([5.0, -4, 6])).as_matrix()
@@ -105,7 +107,7 @@ def test_correlations_and_their_maximum(kinase: Model, kinase_map: DensityMap) -
 
 
 def test_the_search_finds_places_in_both_hands(kinase: Model, kinase_map: DensityMap) -> None:
-    atoms = RigidMolecule.of(kinase)
+    atoms = molecule_of(kinase)
     template = make_template(atoms.positions - atoms.centroid, atoms.atomic_numbers, 12.0, _CPU)
     rotations = np.concatenate([np.eye(3)[None], even_rotations(np.radians(60))])
     everywhere = (torch.zeros(3), torch.full((3,), 144.0))

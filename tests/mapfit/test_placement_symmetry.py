@@ -13,13 +13,12 @@ from scipy.spatial.transform import Rotation
 
 from cocofold.mapfit.bodies import bodies_from_pae
 from cocofold.mapfit.density_map import DensityMap
-from cocofold.mapfit.fit_model import detect_symmetry, fit_in_map
+from cocofold.mapfit.fit_model import fit_in_map
 from cocofold.mapfit.placement_file import Placement
-from cocofold.mapfit.target_map import TargetMap
+from cocofold.mapfit.target_map import TargetMap, detect_symmetry
 from cocofold.mapfit.workflow import MapFiles, place_and_write
-from cocofold.sources.symmetric_copies import build_assembly, copy_positions
 from cocofold.structure.model import Model
-from cocofold.structure.point_groups import point_group_rotations
+from cocofold.structure.point_groups import build_assembly, copy_positions, point_group_rotations
 from cocofold.structure.read_model import read_map_placement, read_model
 from cocofold.system.errors import InputError
 

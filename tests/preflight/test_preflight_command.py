@@ -14,8 +14,8 @@ import pytest
 
 from cocofold.__main__ import main
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, render_density
-from cocofold.mapfit.rigid_refinement import RigidPoses
-from cocofold.mapfit.target_map import RigidMolecule, TargetMap
+from cocofold.mapfit.rigid_refinement import RigidMolecule, RigidPoses
+from cocofold.mapfit.target_map import TargetMap
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.particles.star_write import write_star
 from cocofold.simulation.particle_simulation import SimulationOutput
@@ -113,7 +113,7 @@ def test_a_mirrored_map(
         asked.append(len(targets))
         return [RigidPoses(np.eye(3)[None], atoms.centroid[None], np.zeros(1))] * 2
 
-    monkeypatch.setattr("cocofold.preflight.check_inputs.find", find)
+    monkeypatch.setattr("cocofold.preflight.check_inputs.find_placements", find)
     path = write_map(truth, tmp_path / "map.mrc", 48, 3.0)
     with mrcfile.open(path, "r+") as file:
         file.set_data(np.roll(np.flip(file.data, 0), 1, 0))

@@ -14,10 +14,9 @@ from scipy.spatial.transform import Rotation
 from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.particles.poses import matrices_from_relion, relion_from_matrices
-from cocofold.preflight import judging
 from cocofold.preflight.check_inputs import check
 from cocofold.preflight.check_report import CheckReport
-from cocofold.preflight.judging import HypothesisComparer, MeanWithError
+from cocofold.preflight.judging import HypothesisComparer, MeanWithError, looks_dark_at_low_resolution
 from cocofold.preflight.scoring import Hypothesis, HypothesisScorer
 from cocofold.structure.model import Model
 
@@ -108,18 +107,15 @@ def test_a_misplaced_model_is_no_contradiction(particles: ParticleSet, truth: Mo
     assert not report.facts["model_explains_fine_rings"]
 
 
-def test_a_model_beside_the_particle_does_not_make_it_dark(
-    particles: ParticleSet, truth: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_beside_the_particle_does_not_make_it_dark(particles: ParticleSet, truth: Model) -> None:
     """There images are darker than on average, for the CTF surrounds what is white with a dark fringe."""
-    monkeypatch.setattr(judging, "CLEAR_STANDARD_ERRORS", 3.0)
     beside = HypothesisComparer(
         HypothesisScorer(particles, truth.moved_to(truth.positions - np.array([0, 40, 0])), 7.0)
     )
     assert MeanWithError.of(beside.scores(Hypothesis()).coarse).z_score < -3
-    assert not judging.looks_dark_at_low_resolution(beside, Hypothesis())
+    assert not looks_dark_at_low_resolution(beside, Hypothesis(), 3.0)
     dark = HypothesisComparer(HypothesisScorer(replace(particles, contrast=-particles.contrast), truth, 7.0))
-    assert judging.looks_dark_at_low_resolution(dark, Hypothesis())
+    assert looks_dark_at_low_resolution(dark, Hypothesis())
 
 
 def test_noise_is_undecided(truth: Model, tmp_path: Path) -> None:

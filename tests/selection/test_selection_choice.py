@@ -33,7 +33,7 @@ def test_as_many_are_held_out_as_fine_tuning_would(
     assert len(found.held_out) == held_out
     assert len(found.rows) == len(set(found.rows.tolist())) == count
     assert not set(found.selected.tolist()) & set(found.held_out.tolist())
-    chosen = found.of(particles)
+    chosen = found.apply_to(particles)
     np.testing.assert_array_equal(chosen.slice_index, particles.slice_index[found.rows])
     if held_out:
         np.testing.assert_array_equal(found.rows[chosen.held_out], found.held_out)
@@ -137,7 +137,7 @@ def test_views_of_a_one_sided_set_become_even(particles: ParticleSet) -> None:
 
 
 def test_a_selection_from_a_selection_keeps_apart_what_was(particles: ParticleSet, truth: Model) -> None:
-    first = select_particles(particles, 60, "frc", 0, truth).of(particles)
+    first = select_particles(particles, 60, "frc", 0, truth).apply_to(particles)
     assert first.held_out is not None
     second = select_particles(first, 40, "random", 5)
     assert second.scored_rings == (4, 8, 12)

@@ -6,10 +6,13 @@ def placementSummary(found):
     if found is None:
         return ["Not placed yet."]
     whole = found["whole"]
-    trust = "far enough apart to trust" if whole["trusted"] else "*too close to trust*"
+    if whole["runner_up"] is None:
+        others = "no other place was found"
+    else:
+        trust = "far enough apart to trust" if whole["trusted"] else "*too close to trust*"
+        others = f"the next best place {whole['runner_up']:.2f} ({trust})"
     lines = [
-        f"Correlation {whole['correlation']:.2f} at {found['resolution_angstrom']:.1f} Å, the next best place "
-        f"{whole['runner_up']:.2f} ({trust}).",
+        f"Correlation {whole['correlation']:.2f} at {found['resolution_angstrom']:.1f} Å, {others}.",
         f"Hand: {found['hand']}.",
     ]
     lines += [f"{body['selection']}: correlation {body['correlation']:.2f}." for body in found["bodies"][:9]]

@@ -241,6 +241,7 @@ class _Run:
     def _bytes_to_write(self) -> int:
         """Models of all cycles, the checkpoint and its successor, the density."""
         source = self._source()
+        self._source_description = source.describe()
         models = _BYTES_PER_ATOM_IN_MODEL * len(self.model) * ((self.options.cycles or len(source.stages())) + 3)
         # Each value that is learned comes with two moments of the optimiser.
         learned = 3 * sum(values.nbytes for values in source.state().values())
@@ -437,6 +438,7 @@ class _Run:
             "cycles_that_lost_the_fold": lost,
             "residues_removed": removed,
             "hand": self._given.hand,
+            "source": self._source_description,
             "symmetry": self._given.symmetry or "C1",
             "particles": len(self.particles),
             "heldout_particles": len(judged.heldout),

@@ -134,7 +134,7 @@ class WorkerGroup:
         self.rank, self.count, self._member = member.rank, member.count, member
         self.outbox = RequestSender(member.count)
         # Those that were started just now are met once they are needed: until then they get ready.
-        if not member.others:
+        if not member.started_processes:
             self._join_group()
 
     def _join_group(self) -> None:
@@ -142,7 +142,7 @@ class WorkerGroup:
             if self._member.by_torchrun:
                 dist.init_process_group("gloo", timeout=_PEER_TIMEOUT)
             else:
-                store = self._store() if self._member.others else _connect_to_first()
+                store = self._store() if self._member.started_processes else _connect_to_first()
                 dist.init_process_group(
                     "gloo", store=store, timeout=_PEER_TIMEOUT, world_size=self.count, rank=self.rank
                 )
@@ -153,12 +153,12 @@ class WorkerGroup:
         """Where those that were started find each other, once all are there."""
         store = dist.TCPStore(_HERE, 0, None, True, _PEER_TIMEOUT, wait_for_workers=False)
         try:
-            for process in self._member.others:
+            for process in self._member.started_processes:
                 assert process.stdin is not None
                 process.stdin.write(f"{store.port}\n".encode())
                 process.stdin.flush()
-            while store.add(_READY_COUNTER, 0) < len(self._member.others):
-                if any(process.poll() is not None for process in self._member.others):
+            while store.add(_READY_COUNTER, 0) < len(self._member.started_processes):
+                if any(process.poll() is not None for process in self._member.started_processes):
                     raise BrokenPipeError
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
         except BrokenPipeError as error:
@@ -177,7 +177,7 @@ class WorkerGroup:
         self.outbox.close()
         with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()
-        for process in self._member.others:
+        for process in self._member.started_processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(SECONDS_TO_END)
 
@@ -203,7 +203,7 @@ class WorkerGroup:
         """See ``Comparison``."""
         threads = torch.get_num_threads()
         # No more than there are cores, unless there are more already
-        torch.set_num_threads(max(threads, min(threads * self._member.here, len(os.sched_getaffinity(0)))))
+        torch.set_num_threads(max(threads, min(threads * self._member.count_on_machine, len(os.sched_getaffinity(0)))))
         try:
             yield
         finally:

@@ -83,7 +83,7 @@ def assess(
                 "geometry_of_start": None if geometry_before is None else asdict(geometry_before),
                 "frc": None if support is None else support.correlation,
                 "support": [] if support is None else support.rows(assessed),
-                "against": [] if support is None else list(support.against),
+                "against": [] if support is None else [str(stretch) for stretch in support.against],
             }
             write_atomically(json_file, json.dumps(content, indent=1) + "\n")
         if plot is not None:
@@ -103,14 +103,17 @@ def _residue_support(
     model: Model, path: Path, particles: Path, particles_dir: Optional[Path], most: int, device: str
 ) -> ResidueSupport:
     from cocofold.likelihood.residue_support import ImageAgreement
+    from cocofold.mapfit.placement_file import MIRRORED
     from cocofold.structure.read_model import read_map_placement
 
-    return ImageAgreement(model, particles, particles_dir, read_map_placement(path), most, device).support(model)
+    mirrored = read_map_placement(path).get("hand") == MIRRORED
+    with ImageAgreement.read(model, particles, particles_dir, mirrored, most, device) as images:
+        return images.support(model)
 
 
 def _print_support(support: ResidueSupport) -> None:
     typer.echo(f"Fourier ring correlation with the particles, mean over rings and images: {support.correlation:.4f}")
-    typer.echo(f"Residues that the images speak against: {', '.join(support.against) or 'none'}")
+    typer.echo(f"Residues that the images speak against: {', '.join(map(str, support.against)) or 'none'}")
 
 
 def _print_tables(found: Assessment | None, geometry: BackboneGeometry, before: BackboneGeometry | None) -> None:

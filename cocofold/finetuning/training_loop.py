@@ -164,9 +164,9 @@ class TrainingLoop:
         right and whose shape is not.
         """
         judges = self._work[:_IMAGES_TO_JUDGE_STAGE]
-        reached, after = self.source.state(), float(self._observations.fitted(self.score(judges)).mean())
+        reached, after = self.source.state(), float(self._observations.without_scored_rings(self.score(judges)).mean())
         self.source.revert_stage()
-        if after > float(self._observations.fitted(self.score(judges)).mean()):
+        if after > float(self._observations.without_scored_rings(self.score(judges)).mean()):
             self._optimise(self.source.restore(stage, reached), self._stages[stage])
 
     def _rings(self, stage: Stage) -> RingPixels:

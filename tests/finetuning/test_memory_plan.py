@@ -70,7 +70,9 @@ MEASURED = """
 import sys, torch
 from pathlib import Path
 from benchmarks.step import Case, Scene
-from cocofold.imaging import *
+from cocofold.imaging.ctf import contrast_transfer
+from cocofold.imaging.projection import Poses, bytes_per_image, project
+from cocofold.imaging.rings import RingPixels, normalise_rings, ring_correlations
 torch.set_num_threads(1)
 atoms, box, images = map(int, sys.argv[1:])
 scene = Scene(Case(round(atoms / 7.96), box, 1.2), images)

@@ -12,7 +12,7 @@ import torch
 
 from cocofold.finetuning.holdout import heldout_count
 from cocofold.imaging.rings import ring_count
-from cocofold.likelihood.frc_loss import AtomGaussians, correlate_in_chunks, find_contrast
+from cocofold.likelihood.frc_loss import AtomGaussians, correlate_in_chunks, flip_if_dark, images_per_chunk
 from cocofold.likelihood.observed_images import Observations
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.particles.poses import view_directions
@@ -201,8 +201,6 @@ def _score_statistics(scores: np.ndarray) -> dict[str, float]:
 SCORING_RESOLUTION_ANGSTROM = 10.0
 # Every fourth ring is scored: fine-tuning does not fit these, as they were chosen by.
 SCORED_RING_INTERVAL = 4
-# Atoms times images of one projection, and images between two reports, for memory alone.
-_ATOMS_AT_ONCE = 24_000
 _IMAGES_AT_ONCE = 500
 
 
@@ -269,10 +267,8 @@ def score_images(
     positions = torch.as_tensor(model.positions, dtype=torch.float32, device=device)
     gaussians = AtomGaussians.from_elements(model.atomic_numbers, device)
     try:
-        contrast = find_contrast(positions, gaussians, observations).found
-        if contrast == "dark":
-            observations.flip_contrast()
-        chunk = max(1, _ATOMS_AT_ONCE // len(positions))
+        contrast = flip_if_dark(observations, positions, gaussians).verdict
+        chunk = images_per_chunk(len(positions))
         parts = []
         for rows in torch.arange(len(particles)).split(_IMAGES_AT_ONCE):
             correlations = correlate_in_chunks(

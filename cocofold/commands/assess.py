@@ -106,7 +106,7 @@ class _Findings:
             "geometry_of_start": None if self.geometry_of_start is None else asdict(self.geometry_of_start),
             "frc": None if self.support is None else self.support.correlation,
             "support": self.support_rows(model),
-            "against": [] if self.support is None else list(self.support.against),
+            "against": [] if self.support is None else [str(stretch) for stretch in self.support.against],
         }
 
 
@@ -114,9 +114,12 @@ def _residue_support(
     model: Model, path: Path, particles: Path, particles_dir: Optional[Path], most: int, device: str
 ) -> ResidueSupport:
     from cocofold.likelihood.residue_support import ImageAgreement
+    from cocofold.mapfit.placement_file import MIRRORED
     from cocofold.structure.read_model import read_map_placement
 
-    return ImageAgreement(model, particles, particles_dir, read_map_placement(path), most, device).support(model)
+    mirrored = read_map_placement(path).get("hand") == MIRRORED
+    with ImageAgreement.read(model, particles, particles_dir, mirrored, most, device) as images:
+        return images.support(model)
 
 
 def _print_findings(findings: _Findings) -> None:
@@ -132,7 +135,7 @@ def _print_findings(findings: _Findings) -> None:
         typer.echo(
             f"Fourier ring correlation with the particles, mean over rings and images: {support.correlation:.4f}"
         )
-        typer.echo(f"Residues that the images speak against: {', '.join(support.against) or 'none'}")
+        typer.echo(f"Residues that the images speak against: {', '.join(map(str, support.against)) or 'none'}")
 
 
 def _comparison_table(found: Assessment) -> Table:

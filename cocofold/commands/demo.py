@@ -122,7 +122,7 @@ def _relaxed(model: Model, particles: Path, path: Path, device: str) -> Model:
     from cocofold.relaxation.minimization import RelaxSettings, relax
     from cocofold.structure.modelcif import write_model
 
-    images = ImageAgreement(model, particles, None, {}, MAX_RELAX_IMAGES, device)
+    images = ImageAgreement.read(model, particles, None, False, MAX_RELAX_IMAGES, device)
     found = relax(model, RelaxSettings(device=device), images.gradient)
     write_model(path, found.model, details="relaxed by Amber14 in implicit solvent")
     return found.model

@@ -124,7 +124,7 @@ def finetune(
     starts processes that share the images.
     """
     # Others are started before anything large is imported, which they do at the same time.
-    with WorkerProcess.wanted(processes) as member, contextlib.ExitStack() as at_end:
+    with WorkerProcess.start_or_join(processes) as member, contextlib.ExitStack() as at_end:
         from cocofold.finetuning.options import Options, paper_options
         from cocofold.finetuning.run import finetune as run
         from cocofold.likelihood.distributed import WorkerGroup

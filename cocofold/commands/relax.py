@@ -56,8 +56,10 @@ def relax(
     images = None
     if particles is not None:
         from cocofold.likelihood.residue_support import ImageAgreement
+        from cocofold.mapfit.placement_file import MIRRORED
 
-        images = ImageAgreement(start, particles, particles_dir, placed_as, max_particles, device)
+        mirrored = placed_as.get("hand") == MIRRORED
+        images = ImageAgreement.read(start, particles, particles_dir, mirrored, max_particles, device)
     settings = RelaxSettings(hydrogens=hydrogens, device=device, threads=threads)
     with _progress() as tell:
         found = run(start, settings, images.gradient if images else None, tell)

@@ -35,7 +35,7 @@ from cocofold.finetuning.starting_model import PredictedStart, StartingModel, st
 from cocofold.finetuning.training_loop import TrainingLoop
 from cocofold.imaging.rings import RingPixels, ring_count
 from cocofold.likelihood.distributed import Comparison, LocalComparison, WorkerGroup
-from cocofold.likelihood.frc_loss import AtomGaussians, find_contrast
+from cocofold.likelihood.frc_loss import AtomGaussians, settle_contrast
 from cocofold.likelihood.memory_plan import MemoryPlan, RunWorkload, is_out_of_memory, memory_advice
 from cocofold.likelihood.observed_images import Observations, refuse_incompatible_input
 from cocofold.likelihood.worker_messages import MessageShape
@@ -202,7 +202,7 @@ class _Run:
         )
         self.memory = MemoryPlan.of(work, self.device)
         self.observations = Observations(self.particles, n_rings, self.device, self.memory.kept)
-        self.observations.tell = folder.say
+        self.observations.on_warning = folder.say
         at_end.callback(self.observations.close)
         self.backbone = Backbone.of(self.model)
         self.start = torch.as_tensor(self.model.positions, dtype=torch.float32, device=self.device)
@@ -229,7 +229,7 @@ class _Run:
         self.comparison: Comparison = (
             LocalComparison(self.observations)
             if processes is None
-            else processes.comparison(self.observations, self._room())
+            else processes.share_images(self.observations, self._room())
         )
         if processes is not None:
             folder.say(f"{processes.count} processes compare images")
@@ -241,6 +241,7 @@ class _Run:
     def _bytes_to_write(self) -> int:
         """Models of all cycles, the checkpoint and its successor, the density."""
         source = self._source()
+        self._source_description = source.describe()
         models = _BYTES_PER_ATOM_IN_MODEL * len(self.model) * ((self.options.cycles or len(source.stages())) + 3)
         # Each value that is learned comes with two moments of the optimiser.
         learned = 3 * sum(values.nbytes for values in source.state().values())
@@ -249,19 +250,14 @@ class _Run:
 
     def _settle_contrast(self) -> None:
         """Take protein for white or dark, as told or as the images say."""
-        contrast = self.options.contrast
-        if contrast == "auto":
-            found = find_contrast(self.start, self._starting_gaussians(), self.observations)
-            contrast = found.found
-            if contrast == "dark":
-                self.folder.say(f"protein is dark in the images ({found}): their contrast is inverted")
-            elif contrast == "undecided":
-                self.folder.say(
-                    f"whether protein is white or dark is undecided ({found}): taken for white; "
-                    "say --contrast white or dark if you know"
-                )
-        if contrast == "dark":
-            self.observations.flip_contrast()
+        found = settle_contrast(self.observations, self.start, self._starting_gaussians(), self.options.contrast)
+        if found is not None and found.verdict == "dark":
+            self.folder.say(f"protein is dark in the images ({found}): their contrast is inverted")
+        elif found is not None and found.verdict == "undecided":
+            self.folder.say(
+                f"whether protein is white or dark is undecided ({found}): taken for white; "
+                "say --contrast white or dark if you know"
+            )
 
     def _starting_gaussians(self) -> AtomGaussians:
         return AtomGaussians.from_elements(self.model.atomic_numbers, self.device)
@@ -385,7 +381,7 @@ class _Run:
     ) -> None:
         """Take note of a cycle and write what it gave."""
         this = self.passes[number]
-        reached = ModelState(loop.positions(), loop.gaussians.copied(), loop.confidence())
+        reached = ModelState(loop.positions(), loop.gaussians.detached(), loop.confidence())
         is_answer = this.add(cycle, work, heldout)
         # The second pass has nothing to judge itself by: its answer is its last cycle.
         if is_answer and (this.last_cycle is None or cycle.number == this.last_cycle):
@@ -437,6 +433,7 @@ class _Run:
             "cycles_that_lost_the_fold": lost,
             "residues_removed": removed,
             "hand": self._given.hand,
+            "source": self._source_description,
             "symmetry": self._given.symmetry or "C1",
             "particles": len(self.particles),
             "heldout_particles": len(judged.heldout),

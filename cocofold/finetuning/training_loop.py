@@ -14,7 +14,7 @@ from cocofold.imaging.rings import RingPixels, ring_count
 from cocofold.likelihood.distributed import Comparison
 from cocofold.likelihood.frc_loss import AtomGaussians
 from cocofold.likelihood.observed_images import Observations
-from cocofold.sources.base import AtomSource, Stage
+from cocofold.sources.base import AtomSource, ParameterGroup, Stage
 from cocofold.structure.restraints import Restraints
 
 _CONTACT_REFRESH_STEPS = 25
@@ -103,9 +103,9 @@ class TrainingLoop:
         return self._stages[self._stage_of(max(0, self.step - 1))[0]].name
 
     def _begin(self, stage: int) -> None:
-        self._optimise(self.source.begin(stage), self._stages[stage])
+        self._optimise(self.source.begin_stage(stage), self._stages[stage])
 
-    def _optimise(self, groups: list[dict], stage: Stage) -> None:
+    def _optimise(self, groups: list[ParameterGroup], stage: Stage) -> None:
         """An optimiser for a stage's parameters, and for the Gaussians where they are free."""
         amplitudes, widths = (
             values.detach().clone() for values in (self.gaussians.amplitudes, self.gaussians.widths_angstrom)
@@ -118,7 +118,7 @@ class TrainingLoop:
             ]
         self.gaussians = AtomGaussians(amplitudes, widths)
         self._rates = [group["lr"] for group in groups]
-        self._optimiser = torch.optim.Adam(groups)
+        self._optimiser = torch.optim.Adam([dict(group) for group in groups])
 
     def _take_step(self, stage: Stage, within: int) -> float:
         share = _learning_rate_factor(stage, within)
@@ -164,9 +164,9 @@ class TrainingLoop:
         right and whose shape is not.
         """
         judges = self._work[:_IMAGES_TO_JUDGE_STAGE]
-        reached, after = self.source.state(), float(self._observations.fitted(self.score(judges)).mean())
+        reached, after = self.source.state(), float(self._observations.without_scored_rings(self.score(judges)).mean())
         self.source.revert_stage()
-        if after > float(self._observations.fitted(self.score(judges)).mean()):
+        if after > float(self._observations.without_scored_rings(self.score(judges)).mean()):
             self._optimise(self.source.restore(stage, reached), self._stages[stage])
 
     def _rings(self, stage: Stage) -> RingPixels:

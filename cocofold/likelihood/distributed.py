@@ -1,4 +1,4 @@
-"""Images compared by several processes: the first runs the program, the others compare their share of images for it."""
+"""Images compared by several processes: a coordinator runs the program, workers compare shares of images for it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import os
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from types import TracebackType
-from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -18,11 +18,13 @@ import torch.distributed as dist
 from cocofold.imaging.rings import RingPixels
 from cocofold.likelihood.frc_loss import (
     AtomGaussians,
+    CorrelationGradient,
     chunk_count,
     correlate_chunks,
     correlate_in_chunks,
     mean_correlation_gradient,
     packed_gradient_of_chunks,
+    packed_length,
     pairwise_spans,
     split_into_chunks,
     sum_pairwise,
@@ -36,6 +38,7 @@ from cocofold.likelihood.worker_messages import (
     RequestKind,
     RequestReceiver,
     RequestSender,
+    SharedImages,
     translate_peer_errors,
 )
 from cocofold.system.errors import InputError
@@ -43,17 +46,19 @@ from cocofold.system.hardware import find_device
 from cocofold.system.signals import ignore_signals
 from cocofold.system.workers import WorkerProcess
 
-# The others wait as long as the first has no images to compare: while it places a model, or a network learns from one.
+# Workers wait as long as the coordinator has no images to compare: while it places a model, or a network learns one.
 _PEER_TIMEOUT = timedelta(days=30)
+# Between looks whether workers are ready: short beside the seconds that their start takes.
 _SECONDS_BETWEEN_LOOKS = 0.02
 _HERE = "127.0.0.1"
-# Counts those that have started
+# Counts the workers that have started.
 _READY_COUNTER = "ready"
 
 
-class Comparison(Protocol):
-    """Compares atoms with images, here or with the help of others; the result is the same, bit by bit."""
+class Comparison(ABC):
+    """Compares atoms with images, here or with workers; the result is the same, bit by bit."""
 
+    @abstractmethod
     def gradient(
         self,
         positions: torch.Tensor,
@@ -62,22 +67,25 @@ class Comparison(Protocol):
         rings: RingPixels,
         chunk: int,
         meanwhile: Callable[[], None],
-    ) -> tuple[float, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """As ``mean_correlation_gradient``; ``meanwhile`` is called once, where others would be waited for."""
+    ) -> CorrelationGradient:
+        """See ``mean_correlation_gradient``; ``meanwhile`` is called once, where workers would be waited for."""
 
+    @abstractmethod
     def score(
         self, positions: torch.Tensor, gaussians: AtomGaussians, rows: torch.Tensor, rings: RingPixels, chunk: int
     ) -> torch.Tensor:
-        """As ``objective.score``."""
+        """See ``correlate_in_chunks``."""
 
+    @abstractmethod
     def prefetch(self, rows: torch.Tensor, chunk: int) -> None:
         """Begin to read images for the gradient after the next."""
 
+    @abstractmethod
     def on_idle_cores(self) -> contextlib.AbstractContextManager[None]:
-        """Within this, the first process works by itself, also on the cores of those that wait."""
+        """Within this, the coordinator works by itself, also on the cores of workers that wait."""
 
 
-class LocalComparison:
+class LocalComparison(Comparison):
     """Comparison in this process."""
 
     def __init__(self, observations: Observations) -> None:
@@ -91,74 +99,77 @@ class LocalComparison:
         rings: RingPixels,
         chunk: int,
         meanwhile: Callable[[], None],
-    ) -> tuple[float, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """As ``mean_correlation_gradient``; ``meanwhile`` is called once, where others would be waited for."""
+    ) -> CorrelationGradient:
+        """See ``Comparison``."""
         meanwhile()
         return mean_correlation_gradient(positions, gaussians, self._observations, rows, rings, chunk)
 
     def score(
         self, positions: torch.Tensor, gaussians: AtomGaussians, rows: torch.Tensor, rings: RingPixels, chunk: int
     ) -> torch.Tensor:
-        """As ``objective.score``."""
+        """See ``Comparison``."""
         return correlate_in_chunks(positions, gaussians, self._observations, rows, rings, chunk)
 
     def prefetch(self, rows: torch.Tensor, chunk: int) -> None:
-        """Begin to read images for the gradient after the next."""
+        """See ``Comparison``."""
         self._observations.prefetch(split_into_chunks(rows, chunk))
 
     def on_idle_cores(self) -> contextlib.AbstractContextManager[None]:
-        """There are no others."""
+        """See ``Comparison``; there are no workers."""
         return contextlib.nullcontext()
 
 
 class WorkerGroup:
-    """Processes that compare images together, started by ``torchrun`` or by the first of them.
+    """Processes that compare images together, started by ``torchrun`` or by the coordinator, which has rank 0.
 
-    Each has a run of a batch's chunks and sends their sum, and the first adds what they send as one process would have
-    added it: the result does not depend on how many there are, on processors of one kind.
-    Messages are a few numbers an atom and go through gloo, wherever images are compared. The first process alone has
-    the atoms' source, the optimiser and the files.
+    Each has a run of a batch's chunks and sends their sum, and the coordinator adds what they send as one process would
+    have added it: the result does not depend on the number of processes, on processors of one kind.
+    Messages are a few numbers an atom and go through gloo, wherever images are compared. The coordinator alone has the
+    atoms' source, the optimiser and the files.
+
+    The coordinator enters the group as a context; workers call ``serve``.
 
     Parameters
     ----------
-    member : WorkerProcess
+    process : WorkerProcess
         Which of them this one is.
-
-    Raises
-    ------
-    InputError
-        If the processes do not find each other.
     """
 
-    def __init__(self, member: WorkerProcess) -> None:
-        self.rank, self.count, self._member = member.rank, member.count, member
-        self.outbox = RequestSender(member.count)
-        # Those that were started just now are met once they are needed: until then they get ready.
-        if not member.others:
-            self._join_group()
+    def __init__(self, process: WorkerProcess) -> None:
+        self.rank, self.count, self._process = process.rank, process.count, process
+        self.outbox = RequestSender(process.count)
 
-    def _join_group(self) -> None:
+    def _join(self) -> None:
+        """Meet the other processes, if that is still to be done.
+
+        Raises
+        ------
+        InputError
+            If they do not find each other.
+        """
+        if dist.is_initialized():
+            return
         try:
-            if self._member.by_torchrun:
+            if self._process.by_torchrun:
                 dist.init_process_group("gloo", timeout=_PEER_TIMEOUT)
             else:
-                store = self._store() if self._member.others else _connect_to_first()
+                store = self._await_workers() if self._process.started_processes else _connect_to_coordinator()
                 dist.init_process_group(
                     "gloo", store=store, timeout=_PEER_TIMEOUT, world_size=self.count, rank=self.rank
                 )
         except (RuntimeError, ValueError) as error:
             raise InputError(f"the processes do not find each other ({error})") from error
 
-    def _store(self) -> dist.Store:
-        """Where those that were started find each other, once all are there."""
+    def _await_workers(self) -> dist.Store:
+        """Tell the workers that were started where to connect, and wait until all have."""
         store = dist.TCPStore(_HERE, 0, None, True, _PEER_TIMEOUT, wait_for_workers=False)
         try:
-            for process in self._member.others:
+            for process in self._process.started_processes:
                 assert process.stdin is not None
                 process.stdin.write(f"{store.port}\n".encode())
                 process.stdin.flush()
-            while store.add(_READY_COUNTER, 0) < len(self._member.others):
-                if any(process.poll() is not None for process in self._member.others):
+            while store.add(_READY_COUNTER, 0) < len(self._process.started_processes):
+                if any(process.poll() is not None for process in self._process.started_processes):
                     raise BrokenPipeError
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
         except BrokenPipeError as error:
@@ -166,18 +177,21 @@ class WorkerGroup:
         return store
 
     def __enter__(self) -> WorkerGroup:
+        # Workers that were started just now are met once they are needed: until then they get ready.
+        if not self._process.started_processes:
+            self._join()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let the others end."""
+        """Let the workers end."""
         if not dist.is_initialized():
             return
         self.outbox.close()
         with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()
-        for process in self._member.others:
+        for process in self._process.started_processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(SECONDS_TO_END)
 
@@ -188,14 +202,19 @@ class WorkerGroup:
             return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         return device
 
-    def comparison(self, observations: Observations, room: MessageShape) -> DistributedComparison:
-        """Let all processes have these images ready, for requests of this length; the first process calls it."""
-        if not dist.is_initialized():
-            self._join_group()
-        self.outbox.announce_images(room)
+    def share_images(self, observations: Observations, shape: MessageShape) -> DistributedComparison:
+        """Have all workers get these images ready, for requests of this length; the coordinator calls it.
+
+        Raises
+        ------
+        InputError
+            If the processes do not find each other, or one has ended.
+        """
+        self._join()
+        self.outbox.announce_images(shape)
         self.outbox.wait()
         with translate_peer_errors():
-            dist.broadcast_object_list([observations.particles, observations.finest_rings, observations.sign])
+            dist.broadcast_object_list([SharedImages.of(observations)])
         return DistributedComparison(self, observations)
 
     @contextlib.contextmanager
@@ -203,61 +222,66 @@ class WorkerGroup:
         """See ``Comparison``."""
         threads = torch.get_num_threads()
         # No more than there are cores, unless there are more already
-        torch.set_num_threads(max(threads, min(threads * self._member.here, len(os.sched_getaffinity(0)))))
+        torch.set_num_threads(max(threads, min(threads * self._process.count_on_machine, len(os.sched_getaffinity(0)))))
         try:
             yield
         finally:
             torch.set_num_threads(threads)
 
     def share(self, count: int, rank: int) -> tuple[int, int]:
-        """Of ``count`` chunks, the first that is a process's and the one after its last.
+        """First of ``count`` chunks that is a process's, and the one after its last.
 
-        The first process, which has other work too, has the fewest.
+        The coordinator, which has other work too, has the fewest.
         """
         return rank * count // self.count, (rank + 1) * count // self.count
 
-    def own_share(self, rows: torch.Tensor, chunk: int) -> tuple[torch.Tensor, ...]:
-        """The chunks of this process."""
+    def chunks_of(self, rank: int, rows: torch.Tensor, chunk: int) -> tuple[torch.Tensor, ...]:
+        """Chunks of rows that are a process's."""
         parts = split_into_chunks(rows, chunk)
-        return parts[slice(*self.share(len(parts), self.rank))]
+        return parts[slice(*self.share(len(parts), rank))]
+
+    def own_share(self, rows: torch.Tensor, chunk: int) -> tuple[torch.Tensor, ...]:
+        """Chunks of rows that are this process's."""
+        return self.chunks_of(self.rank, rows, chunk)
 
     def serve(self, device_name: str) -> None:
-        """Compare images for the first process until it says stop, or is gone; all others call it.
+        """Compare images for the coordinator until it says stop, or is gone; workers call it.
 
         Raises
         ------
         InputError
-            If images cannot be read here.
+            If the processes do not find each other, or images cannot be read here.
         """
-        # The first process ends after its step and says so; a signal reaches all.
+        self._join()
+        # The coordinator ends after its step and says so; a signal reaches all.
         ignore_signals()
-        inbox, shared = RequestReceiver(), None
-        while (request := inbox.take()).kind != RequestKind.STOP:
+        receiver, shared = RequestReceiver.listen(), None
+        while True:
+            request, receiver = receiver.receive()
+            if request.kind == RequestKind.STOP:
+                break
             if request.kind == RequestKind.OBSERVE:
                 if shared is not None:
                     shared.observations.close()
-                # What it keeps makes room for the next.
+                # Its transforms make room for those of the next.
                 shared = None
                 shared = DistributedComparison(self, self._received(self.local_device(device_name)))
             else:
                 assert shared is not None
-                inbox.answer(shared.answer(request))
+                receiver.answer(shared.answer(request))
         if shared is not None:
             shared.observations.close()
         dist.destroy_process_group()
 
     def _received(self, device: torch.device) -> Observations:
-        content: list = [None, None, None]
+        content: list[SharedImages] = [None]  # type: ignore[list-item]
         with translate_peer_errors():
             dist.broadcast_object_list(content)
-        particles, n_rings, sign = content
-        observations = Observations(particles, n_rings, device)
-        observations.sign = sign
-        return observations
+        return content[0].observe(device)
 
 
-def _connect_to_first() -> dist.Store:
-    """That of the process that has started this one and that tells where, or is gone without a word."""
+def _connect_to_coordinator() -> dist.Store:
+    """Connect to the process that has started this one; it tells where, or is gone without a word."""
     ignore_signals()
     port = sys.stdin.readline()
     if not port:
@@ -267,13 +291,13 @@ def _connect_to_first() -> dist.Store:
     return store
 
 
-class DistributedComparison:
-    """Comparison by all processes."""
+class DistributedComparison(Comparison):
+    """Comparison by the coordinator and all workers."""
 
     def __init__(self, processes: WorkerGroup, observations: Observations) -> None:
         self.observations = observations
         self._processes = processes
-        self._coming = torch.empty(0, dtype=torch.int64)
+        self._next_rows = torch.empty(0, dtype=torch.int64)
 
     def gradient(
         self,
@@ -283,14 +307,14 @@ class DistributedComparison:
         rings: RingPixels,
         chunk: int,
         meanwhile: Callable[[], None],
-    ) -> tuple[float, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """As ``mean_correlation_gradient``; ``meanwhile`` is called once, where others would be waited for."""
+    ) -> CorrelationGradient:
+        """See ``Comparison``."""
         outbox = self._processes.outbox
         outbox.send(
-            ComparisonRequest(RequestKind.GRADIENT, rows, self._coming, rings.n_rings, chunk, positions, gaussians)
+            ComparisonRequest(RequestKind.GRADIENT, rows, self._next_rows, rings.n_rings, chunk, positions, gaussians)
         )
-        self._coming = self._coming[:0]
-        every = outbox.answers((self._most_sums(rows, chunk), 5 * len(positions) + 1))
+        self._next_rows = self._next_rows[:0]
+        every = outbox.answers((self._most_sums(rows, chunk), packed_length(len(positions))))
         mine = self._own_gradients(positions, gaussians, rows, rings, chunk)
         meanwhile()
         every[0] = mine
@@ -305,7 +329,7 @@ class DistributedComparison:
     def score(
         self, positions: torch.Tensor, gaussians: AtomGaussians, rows: torch.Tensor, rings: RingPixels, chunk: int
     ) -> torch.Tensor:
-        """As ``objective.score``."""
+        """See ``Comparison``."""
         if not len(rows):
             return correlate_in_chunks(positions, gaussians, self.observations, rows, rings, chunk)
         outbox = self._processes.outbox
@@ -313,14 +337,13 @@ class DistributedComparison:
         every = outbox.answers((self._most_chunks(rows, chunk), chunk, rings.n_rings))
         every[0] = self._own_scores(positions, gaussians, rows, rings, chunk)
         outbox.wait()
-        parts = split_into_chunks(rows, chunk)
-        shares = [parts[slice(*self._processes.share(len(parts), rank))] for rank in range(self._processes.count)]
+        shares = [self._processes.chunks_of(rank, rows, chunk) for rank in range(self._processes.count)]
         found = [row[: len(some)] for share, of_rank in zip(shares, every) for some, row in zip(share, of_rank)]
         return torch.cat(found).to(positions.device)
 
     def prefetch(self, rows: torch.Tensor, chunk: int) -> None:
-        """Begin to read images for the gradient after the next."""
-        self._coming = rows
+        """See ``Comparison``."""
+        self._next_rows = rows
         self.observations.prefetch(self._processes.own_share(rows, chunk))
 
     def on_idle_cores(self) -> contextlib.AbstractContextManager[None]:
@@ -328,9 +351,9 @@ class DistributedComparison:
         return self._processes.on_idle_cores()
 
     def answer(self, request: ComparisonRequest) -> torch.Tensor:
-        """What another process sends the first."""
-        if len(request.coming):
-            self.observations.prefetch(self._processes.own_share(request.coming, request.chunk))
+        """What a worker sends the coordinator."""
+        if len(request.next_rows):
+            self.observations.prefetch(self._processes.own_share(request.next_rows, request.chunk))
         device = self.observations.device
         atoms = (request.gaussians.amplitudes.to(device), request.gaussians.widths_angstrom.to(device))
         compare = self._own_gradients if request.kind == RequestKind.GRADIENT else self._own_scores
@@ -340,8 +363,8 @@ class DistributedComparison:
     def _own_gradients(
         self, positions: torch.Tensor, gaussians: AtomGaussians, rows: torch.Tensor, rings: RingPixels, chunk: int
     ) -> torch.Tensor:
-        """Sums of shares of the gradient by this process's chunks, padded to what any has, (n, n_atoms * 5 + 1)."""
-        found = positions.new_zeros(self._most_sums(rows, chunk), 5 * len(positions) + 1)
+        """Packed gradients of this process's chunks, padded to the most that any has, (n, packed_length(n_atoms))."""
+        found = positions.new_zeros(self._most_sums(rows, chunk), packed_length(len(positions)))
         for row, span in zip(found, self._sums(rows, chunk, self._processes.rank)):
             row.copy_(packed_gradient_of_chunks(positions, gaussians, self.observations, rows, rings, chunk, span))
         return found
@@ -353,7 +376,7 @@ class DistributedComparison:
         return max(len(self._sums(rows, chunk, rank)) for rank in range(self._processes.count))
 
     def _sums(self, rows: torch.Tensor, chunk: int, rank: int) -> list[tuple[int, int]]:
-        """Of which chunks a process sends the sums."""
+        """Spans of chunks whose sums a process sends."""
         count = chunk_count(rows, chunk)
         return pairwise_spans(0, count, *self._processes.share(count, rank))
 

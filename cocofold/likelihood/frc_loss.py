@@ -1,10 +1,11 @@
-"""How well atoms explain images, in chunks of bounded memory, and the gradient of that."""
+"""How well atoms explain images: ring correlations in chunks of bounded memory, their gradient, and the contrast."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,8 +14,12 @@ from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, project
 from cocofold.imaging.rings import RingPixels, ring_correlations, ring_count
 from cocofold.likelihood.observed_images import Observations
 
+# Variances (Å²) and amplitudes of Gaussians within which the penalty is zero; paper eq. 4.
 LEAST_VARIANCE_A2, MOST_VARIANCE_A2 = 0.1, 0.8
 LEAST_AMPLITUDE, MOST_AMPLITUDE = 1.0, 20.0
+# Atoms times images compared at once where no plan of memory says: few enough for a processor's caches. Another number
+# rounds sums differently. A run's own number is its option chunk_atoms.
+_ATOMS_AT_ONCE = 24_000
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,12 @@ class AtomGaussians:
 
     @classmethod
     def from_elements(cls, atomic_numbers: np.ndarray, device: torch.device | str = "cpu") -> AtomGaussians:
-        """Those of atoms of which no more is known than their elements, (n_atoms,) int."""
+        """Gaussians by the elements alone: atomic numbers, (n_atoms,) int, are amplitudes, and widths are alike."""
         amplitudes = torch.as_tensor(atomic_numbers, dtype=torch.float32, device=device)
         return cls(amplitudes, torch.full_like(amplitudes, REFERENCE_WIDTH_ANGSTROM))
 
-    def copied(self) -> AtomGaussians:
-        """The same values, which no optimiser changes any more."""
+    def detached(self) -> AtomGaussians:
+        """Copies of the values, which no optimiser changes."""
         return AtomGaussians(self.amplitudes.detach().clone(), self.widths_angstrom.detach().clone())
 
     def penalty(self, counted: torch.Tensor) -> torch.Tensor:
@@ -68,19 +73,24 @@ def correlate(
 
 
 def split_into_chunks(rows: torch.Tensor, most: int) -> tuple[torch.Tensor, ...]:
-    """Rows in as few chunks of ``most`` at most as it takes, of even sizes: processes then have even shares."""
+    """Split rows into as few chunks of ``most`` at most as it takes, of even sizes: processes then have even shares."""
     return rows.tensor_split(chunk_count(rows, most)) if len(rows) else ()
 
 
 def chunk_count(rows: torch.Tensor, most: int) -> int:
-    """How many chunks that makes."""
+    """Number of chunks into which ``split_into_chunks`` splits rows."""
     return math.ceil(len(rows) / most)
+
+
+def images_per_chunk(n_atoms: int) -> int:
+    """Number of images to compare at once with so many atoms, outside a run, which plans its memory."""
+    return max(1, _ATOMS_AT_ONCE // n_atoms)
 
 
 def map_within_memory(
     compute: Callable[[torch.Tensor], torch.Tensor], observations: Observations, rows: torch.Tensor
 ) -> list[torch.Tensor]:
-    """What some rows of images give, all at once or in pieces that a GPU's memory holds.
+    """Results of ``compute`` for rows of images, all at once or in pieces that a GPU's memory holds.
 
     Raises
     ------
@@ -90,7 +100,7 @@ def map_within_memory(
     found: list[torch.Tensor] = []
     left = rows
     while len(left):
-        some = left[: observations.most_at_once]
+        some = left[: observations.image_limit]
         try:
             part = compute(some)
         except torch.cuda.OutOfMemoryError:
@@ -135,6 +145,15 @@ def correlate_chunks(
     return [torch.cat(map_within_memory(correlations, observations, some)) for some in parts]
 
 
+class CorrelationGradient(NamedTuple):
+    """Mean correlation, and its gradient with respect to positions (n_atoms, 3), amplitudes and widths (n_atoms,)."""
+
+    value: float
+    positions: torch.Tensor
+    amplitudes: torch.Tensor
+    widths: torch.Tensor
+
+
 def mean_correlation_gradient(
     positions: torch.Tensor,
     gaussians: AtomGaussians,
@@ -142,20 +161,26 @@ def mean_correlation_gradient(
     rows: torch.Tensor,
     rings: RingPixels,
     chunk: int,
-) -> tuple[float, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> CorrelationGradient:
     """Mean correlation over fitted rings and images (minus paper eq. 3) and its gradient.
 
     Chunks are added two halves at a time (``sum_pairwise``), so that the number of processes does not change
     the result.
 
-    Returns
-    -------
-    value : float
-    gradients : three tensors
-        With respect to positions, amplitudes and widths, of their shapes.
+    Parameters
+    ----------
+    positions : (n_atoms, 3) float
+        Å.
+    gaussians : AtomGaussians
+    observations : Observations
+    rows : (n,) int
+        Images.
+    rings : RingPixels
+    chunk : int
+        Number of images compared at once, at most.
     """
     if not len(rows):
-        return unpack_gradient(positions.new_zeros(5 * len(positions) + 1))
+        return unpack_gradient(positions.new_zeros(packed_length(len(positions))))
     span = (0, chunk_count(rows, chunk))
     return unpack_gradient(packed_gradient_of_chunks(positions, gaussians, observations, rows, rings, chunk, span))
 
@@ -169,7 +194,7 @@ def packed_gradient_of_chunks(
     chunk: int,
     span: tuple[int, int],
 ) -> torch.Tensor:
-    """Sum of what the chunks ``span[0]`` to ``span[1] - 1`` of ``rows`` add; see ``sum_pairwise``."""
+    """Packed gradient of the chunks ``span[0]`` to ``span[1] - 1`` of ``rows``, added by ``sum_pairwise``."""
     parts = split_into_chunks(rows, chunk)
 
     def of_chunk(first: int, last: int) -> torch.Tensor | None:
@@ -211,11 +236,11 @@ def packed_gradient(
     rings: RingPixels,
     count: int,
 ) -> torch.Tensor:
-    """What some of ``count`` images add to the mean correlation and its gradient.
+    """Share of some of ``count`` images in the mean correlation and its gradient.
 
     Returns
     -------
-    (n_atoms * 5 + 1,) float
+    (packed_length(n_atoms),) float
         Gradients with respect to positions, amplitudes and widths one after another, and the value.
     """
     # Contiguous, as another process has them: the layout in memory decides how a product is rounded
@@ -226,37 +251,53 @@ def packed_gradient(
 
     def share(some: torch.Tensor) -> torch.Tensor:
         correlations = correlate(leaves[0], AtomGaussians(*leaves[1:]), observations, some, rings)
-        value = observations.fitted(correlations).mean(1).sum() / count
+        value = observations.without_scored_rings(correlations).mean(1).sum() / count
         return torch.cat([*(part.reshape(-1) for part in torch.autograd.grad(value, leaves)), value.detach()[None]])
 
     first, *others = map_within_memory(share, observations, rows)
     return sum(others, first)
 
 
-def unpack_gradient(share: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What ``packed_gradient`` has put together, as ``mean_correlation_gradient`` returns it."""
-    n = (len(share) - 1) // 5
-    by_position, by_amplitude, by_width, value = share.split([3 * n, n, n, 1])
-    return float(value), by_position.view(n, 3), by_amplitude, by_width
+def packed_length(n_atoms: int) -> int:
+    """Length of a packed gradient: five numbers an atom, and the value."""
+    return 5 * n_atoms + 1
 
 
+def unpack_gradient(packed: torch.Tensor) -> CorrelationGradient:
+    """Value and gradients out of what ``packed_gradient`` has put together."""
+    n = (len(packed) - 1) // 5
+    by_position, by_amplitude, by_width, value = packed.split([3 * n, n, n, 1])
+    return CorrelationGradient(float(value), by_position.view(n, 3), by_amplitude, by_width)
+
+
+# Images that tell the contrast: of fewer the standard error is larger, more cost time at the start of every run.
 _MOST_CONTRAST_IMAGES = 300
+# Finest resolution that tells it, Å: to there a start that is wrong in places still agrees with the images.
 _CONTRAST_RESOLUTION_ANGSTROM = 20.0
+# Mean correlation, in its standard errors, from which the contrast counts as found. A wrong contrast turns the loss
+# round, so this asks for more than the 3 standard errors by which a cycle is better than the start.
 _CLEAR_IN_ERRORS = 5.0
-_ATOMS_AT_ONCE = 24_000
 
 
 @dataclass(frozen=True)
 class ContrastEstimate:
-    """What the images say: mean low-resolution correlation with the model, and its standard error."""
+    """What images say of their contrast.
+
+    Attributes
+    ----------
+    correlation, error : float
+        Mean low-resolution correlation with the model, and its standard error.
+    images : int
+        Number of images compared.
+    """
 
     correlation: float
     error: float
     images: int
 
     @property
-    def found(self) -> str:
-        """white, dark or undecided."""
+    def verdict(self) -> str:
+        """How protein appears in the images: white, dark or undecided."""
         if abs(self.correlation) <= _CLEAR_IN_ERRORS * self.error:
             return "undecided"
         return "white" if self.correlation > 0 else "dark"
@@ -269,8 +310,43 @@ class ContrastEstimate:
         )
 
 
+def settle_contrast(
+    observations: Observations, positions: torch.Tensor, gaussians: AtomGaussians, asked: str = "auto"
+) -> ContrastEstimate | None:
+    """Take protein for white or dark in the images, as told or as they say; undecided ones are taken for white.
+
+    Parameters
+    ----------
+    observations : Observations
+        Their contrast is flipped if protein is dark.
+    positions : (n_atoms, 3) float
+        Å.
+    gaussians : AtomGaussians
+    asked : str
+        white, dark, or auto to ask the images.
+
+    Returns
+    -------
+    ContrastEstimate or None
+        What the images say; None if they were not asked.
+    """
+    if asked == "auto":
+        return flip_if_dark(observations, positions, gaussians)
+    if asked == "dark":
+        observations.flip_contrast()
+    return None
+
+
+def flip_if_dark(observations: Observations, positions: torch.Tensor, gaussians: AtomGaussians) -> ContrastEstimate:
+    """Ask the images for their contrast, and flip it if protein is dark; see ``find_contrast``."""
+    found = find_contrast(positions, gaussians, observations)
+    if found.verdict == "dark":
+        observations.flip_contrast()
+    return found
+
+
 def find_contrast(positions: torch.Tensor, gaussians: AtomGaussians, observations: Observations) -> ContrastEstimate:
-    """Mean ring correlation to 20 Å of up to 300 images, spread over the set, with the start model.
+    """Mean ring correlation to 20 Å of up to 300 images, spread over the set, with a model.
 
     Parameters
     ----------
@@ -282,7 +358,7 @@ def find_contrast(positions: torch.Tensor, gaussians: AtomGaussians, observation
     rows = torch.linspace(0, len(observations) - 1, count).round().long()
     wanted = ring_count(observations.particles.box, observations.pixel_size_angstrom, _CONTRAST_RESOLUTION_ANGSTROM)
     rings = observations.rings(min(wanted, observations.finest_rings))
-    chunk = max(1, _ATOMS_AT_ONCE // len(positions))
+    chunk = images_per_chunk(len(positions))
     of_images = correlate_in_chunks(positions, gaussians, observations, rows, rings, chunk).mean(1).double()
     error = float(of_images.std(unbiased=True)) / count**0.5 if count > 1 else float("inf")
     return ContrastEstimate(float(of_images.mean()), error, count)

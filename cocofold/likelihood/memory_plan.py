@@ -13,35 +13,37 @@ from cocofold.likelihood.frc_loss import MOST_VARIANCE_A2
 from cocofold.likelihood.observed_images import BYTES_AHEAD, bytes_per_transform, cache_budget
 from cocofold.system.hardware import available_bytes, resident_bytes
 
-# Atoms times images compared at once on a GPU: what keeps it busy.
+# Atoms times images compared at once on a GPU: enough to keep it busy. More take memory and no less time.
 _ATOMS_AT_ONCE_ON_GPU = 1 << 20
-# Pixels of images compared at once, where atoms are few.
+# Pixels of images compared at once, which bound the number of images where atoms are few.
 _PIXELS_AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 24}
+# Share of the available memory that images compared at once may take; the rest is for the source and for transforms.
 _MOST_SHARE_AT_ONCE = 0.25
+# Parts of a batch on a CPU, so that two processes have one each.
 _LEAST_PARTS = 2
-# Left to others and to what is not counted
+# Share of the available memory that is left to other programs and to what is not counted here.
 _SPARE_SHARE = 0.05
 
 
 @dataclass(frozen=True)
 class RunWorkload:
-    """What a run compares.
+    """What a run compares, and how much of it at once at most.
 
     Attributes
     ----------
     atoms : int
     images : int
     rings : RingPixels
-        All that will be asked for.
+        All rings that will be asked for.
     pixel_size_angstrom : float
     source_bytes : int
-        Of a pass through the atoms' source, with its gradient and a step.
+        Memory of a pass through the atoms' source, with its gradient and a step.
     atoms_at_once : int
         Atoms times images compared at once on a CPU.
     batch_size : int
-        Images of a step.
+        Number of images of a step.
     processes : int
-        That share them.
+        Number of processes that share them.
     """
 
     atoms: int
@@ -53,8 +55,8 @@ class RunWorkload:
     batch_size: int
     processes: int = 1
 
-    def most_at_once(self, device: torch.device) -> int:
-        """Images that may be compared at once, were there memory for all.
+    def most_images_at_once(self, device: torch.device) -> int:
+        """Number of images that may be compared at once if there is memory for them.
 
         On a CPU a batch comes in two parts at least, however many processes there are: their number must not change the
         result. On GPUs, which do not add up in a fixed order anyway, it comes in one part for each process.
@@ -67,17 +69,18 @@ class RunWorkload:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What takes how much memory, in bytes.
+    """Memory that each part of a run takes, in bytes.
 
     Attributes
     ----------
     held : int
-        Before the run: the program, and a prediction's pair.
+        Held before the run: the program, and a prediction's pair.
     source, at_once, kept : int
-        For the atoms and their gradient, for images while they are compared, for transforms of images that are kept.
+        Taken by the atoms and their gradient, by images while they are compared, by transforms that are kept.
     available : int
-        That could be taken besides what is held.
+        Available besides what is held.
     images_at_once, images_kept, images : int
+        Number of images compared at once, of those whose transforms are kept, and of all.
     """
 
     held: int
@@ -94,7 +97,7 @@ class MemoryPlan:
         """Fit a run's work into the memory that there is: images that are kept give way first, then those at once."""
         held, available = _held_and_available(device)
         each = bytes_per_image(work.atoms, work.rings, work.pixel_size_angstrom, math.sqrt(MOST_VARIANCE_A2))
-        count = max(1, min(work.most_at_once(device), int(_MOST_SHARE_AT_ONCE * available) // each))
+        count = max(1, min(work.most_images_at_once(device), int(_MOST_SHARE_AT_ONCE * available) // each))
         at_once = count * each + BYTES_AHEAD
         left = (1 - _SPARE_SHARE) * available - work.source_bytes - at_once
         kept = min(work.images, max(0, min(cache_budget(device), int(left))) // bytes_per_transform(work.rings))
@@ -103,12 +106,12 @@ class MemoryPlan:
 
     @property
     def expected(self) -> int:
-        """Most that the run will hold."""
+        """Largest amount of memory that the run will hold."""
         return self.held + self.source + self.at_once + self.kept
 
     @property
     def is_short(self) -> bool:
-        """Whether that is more than there is."""
+        """Whether the run will hold more memory than there is."""
         return self.expected > self.held + self.available
 
     def __str__(self) -> str:
@@ -124,7 +127,7 @@ class MemoryPlan:
 
 
 def memory_advice(is_prediction: bool, device: torch.device, processes: int) -> str:
-    """What a user can do where there is too little memory."""
+    """Options that lower the memory of a run, for a message to the user."""
     ways = ["--pair-precision float16"] if is_prediction else []
     ways += ["a coarser --resolution"]
     ways += ["--device cpu"] if device.type == "cuda" else []
@@ -133,7 +136,7 @@ def memory_advice(is_prediction: bool, device: torch.device, processes: int) -> 
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU or this machine had no more memory to give."""
+    """Whether an error says that a GPU or this machine had no more memory to give."""
     # torch has no class of its own for a CPU's.
     return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 

@@ -1,4 +1,7 @@
-"""Particle images as fine-tuning sees them: Fourier rings of unit power, with poses and CTF."""
+"""Particle images as they are compared with atoms: Fourier rings of unit power, with poses and CTF.
+
+They are read when first used or ahead of that by a thread, and kept in memory as far as a budget goes.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -19,8 +23,12 @@ from cocofold.structure.model import Model
 from cocofold.system.errors import InputError
 from cocofold.system.hardware import available_bytes
 
+# Share of the available memory that transforms may take, and the most: a run leaves room to others, and reading ahead
+# is fast enough for larger sets.
 _SHARE_OF_MEMORY, MOST_CACHE_BYTES = 0.25, 4 * 2**30
+# Memory of images that are read ahead of their use: enough to hide the wait for a disk behind a batch.
 BYTES_AHEAD = 128 * 2**20
+_BYTES_PER_COMPLEX = 8
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,10 @@ class Observations:
         Where tensors go.
     cache_bytes : int, optional
         Memory for transforms; by default a quarter of what is available, 4 GiB at most.
+    contrast_sign : float
+        -1 if protein is dark in the images as they are read.
+    on_warning : callable, optional
+        Told in words when a GPU's memory is too small for as many images at once as were asked for.
     """
 
     def __init__(
@@ -64,13 +76,15 @@ class Observations:
         n_rings: int,
         device: torch.device | str = "cpu",
         cache_bytes: int | None = None,
+        contrast_sign: float = 1.0,
+        on_warning: Callable[[str], None] | None = None,
     ) -> None:
         self.particles = particles
         self.pixel_size_angstrom = particles.pixel_size_angstrom
         self.device = torch.device(device)
-        self.sign = 1.0
-        self.most_at_once = len(particles)
-        self.tell: Callable[[str], None] | None = None
+        self.contrast_sign = contrast_sign
+        self.image_limit = len(particles)
+        self.on_warning = on_warning
         self._rings = {n_rings: RingPixels.up_to(particles.box, n_rings, self.device)}
         self._finest = n_rings
         self._poses = magnified_poses(poses_of(particles), particles).to(self.device)
@@ -79,14 +93,22 @@ class Observations:
         kept = min(len(particles), (cache_budget(self.device) if cache_bytes is None else cache_bytes) // each)
         self._ahead = ReadAhead(self._read)
         self._bytes_each = each
-        self._cache = torch.empty(kept, each // 8, 2, device=self.device)
+        self._cache = torch.empty(kept, each // _BYTES_PER_COMPLEX, 2, device=self.device)
         self._filled = torch.zeros(len(particles), dtype=torch.bool)
-        self._fitted = torch.tensor(
+        self._is_fitted_ring = torch.tensor(
             [ring not in particles.scored_rings for ring in range(1, n_rings + 1)], device=self.device
         )
 
     def __len__(self) -> int:
         return len(self.particles)
+
+    def __enter__(self) -> Observations:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     @property
     def finest_rings(self) -> int:
@@ -94,14 +116,14 @@ class Observations:
         return self._finest
 
     def flip_contrast(self) -> None:
-        """Take the images for negatives of what they were taken for."""
-        self.sign = -self.sign
+        """Take protein for dark in the images where it was taken for white, or the other way round."""
+        self.contrast_sign = -self.contrast_sign
 
-    def fitted(self, correlations: torch.Tensor) -> torch.Tensor:
-        """Of correlations, (n, n_rings), those on rings that are fitted: not those by which particles were chosen."""
+    def without_scored_rings(self, correlations: torch.Tensor) -> torch.Tensor:
+        """Correlations, (n, n_rings), without the rings by which particles were chosen, which are not fitted."""
         if not self.particles.scored_rings:
             return correlations
-        return correlations[:, self._fitted[: correlations.shape[1]]]
+        return correlations[:, self._is_fitted_ring[: correlations.shape[1]]]
 
     def rings(self, n_rings: int) -> RingPixels:
         """Pixels of rings 1 ... ``n_rings``."""
@@ -120,22 +142,22 @@ class Observations:
         self._ahead.close()
 
     def lower_images_at_once(self, count: int) -> None:
-        """Have fewer images compared at once from now on than so many, for which a GPU's memory was too small.
+        """Halve the number of images compared at once, as a GPU's memory was too small for ``count`` of them.
 
         Raises
         ------
         InputError
-            If that was one image.
+            If it was one image.
         """
         if count == 1:
             raise InputError(
                 f"the memory of {self.device} does not hold one image and its atoms; give a coarser --resolution or "
                 "--device cpu, or end other programs on the GPU"
             )
-        self.most_at_once = count // 2
+        self.image_limit = count // 2
         torch.cuda.empty_cache()
-        if self.tell is not None:
-            self.tell(f"{self.device} is out of memory with {count} images at once: going on with {count // 2}")
+        if self.on_warning is not None:
+            self.on_warning(f"{self.device} is out of memory with {count} images at once: going on with {count // 2}")
 
     def batch(self, rows: torch.Tensor, rings: RingPixels) -> Batch:
         """Images of these rows, (n,) int, at the pixels of ``rings``."""
@@ -147,7 +169,7 @@ class Observations:
             transforms = self._cache[on_device, : len(rings)]
         else:
             transforms = self._with_cached(rows, *read)[:, : len(rings)]
-        if self.sign < 0:
+        if self.contrast_sign < 0:
             transforms = -transforms
         return Batch(self._poses[on_device], self._optics.transfer(on_device, rings)[..., None], transforms)
 
@@ -174,15 +196,39 @@ class Observations:
     def _transform(self, rows: np.ndarray) -> torch.Tensor:
         # Pixels are sorted by ring, so fewer rings are the first pixels of more.
         rings = self._rings[self._finest]
-        images = torch.as_tensor(self.particles.images(rows), device=self.device)
-        planes = torch.fft.rfft2(images).reshape(len(rows), -1)[:, rings.flat_indices_in(self.particles.box)]
-        planes = self._optics.without_antisymmetric_phase(planes, torch.as_tensor(rows, device=self.device))
+        planes = ring_transforms(self.particles, rows, rings, self._optics)
         return normalise_rings(torch.view_as_real(planes), rings)
 
 
+def ring_transforms(
+    particles: ParticleSet, rows: np.ndarray, rings: RingPixels, optics: ParticleOptics
+) -> torch.Tensor:
+    """Read images, transform them and take out their antisymmetric aberrations (beam tilt, odd Zernike terms).
+
+    Parameters
+    ----------
+    particles : ParticleSet
+    rows : (n,) int
+        Images.
+    rings : RingPixels
+        On the device where the transforms are wanted.
+    optics : ParticleOptics
+        Of these particles and just these rings.
+
+    Returns
+    -------
+    (n, n_pixels) complex64
+        Transforms at the pixels of the rings; protein as in the images, white or dark.
+    """
+    device = rings.kx.device
+    images = torch.as_tensor(particles.images(rows), device=device)
+    planes = torch.fft.rfft2(images).reshape(len(rows), -1)[:, rings.flat_indices_in(particles.box)]
+    return optics.without_antisymmetric_phase(planes, torch.as_tensor(rows, device=device))
+
+
 def bytes_per_transform(rings: RingPixels) -> int:
-    """Of an image's transform."""
-    return len(rings) * 2 * 4
+    """Memory of an image's transform at the pixels of the rings."""
+    return len(rings) * _BYTES_PER_COMPLEX
 
 
 def cache_budget(device: torch.device) -> int:
@@ -192,7 +238,10 @@ def cache_budget(device: torch.device) -> int:
 
 
 T = TypeVar("T")
+# Announcements that are remembered if they are never taken: a batch, the next, and what scores a cycle in between.
 _PLANS_KEPT = 4
+# Share of atoms outside the box from which a model is refused: it lies in another frame. Flexible ends may stick out.
+_MOST_OUTSIDE_BOX = 0.1
 
 
 class _Plan(Generic[T]):
@@ -281,13 +330,25 @@ def _cancel(plan: _Plan) -> None:
 
 
 def refuse_incompatible_input(model: Model, particles: ParticleSet, model_name: str, particles_name: str) -> None:
-    """Refuse what would give a wrong answer in silence."""
+    """Refuse aberrations that are not modelled and a model outside the box: the answer would be wrong in silence.
+
+    Parameters
+    ----------
+    model : Model
+    particles : ParticleSet
+    model_name, particles_name : str
+        What to call them in messages.
+
+    Raises
+    ------
+    InputError
+    """
     aberrations = unsupported_aberrations(particles)
     if aberrations:
         raise InputError(f"{particles_name}: " + "; ".join(aberrations))
     extent = particles.box * particles.pixel_size_angstrom
     outside = ((model.positions < 0) | (model.positions > extent)).any(1).mean()
-    if outside > 0.1:
+    if outside > _MOST_OUTSIDE_BOX:
         low, high = model.positions.min(0).round(1).tolist(), model.positions.max(0).round(1).tolist()
         raise InputError(
             f"{model_name}: {outside:.0%} of the atoms lie outside the particles' box "

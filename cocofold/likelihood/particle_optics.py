@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from cocofold.imaging.ctf import (
 from cocofold.imaging.projection import Poses
 from cocofold.imaging.rings import RingPixels
 from cocofold.particles.particle_set import IDENTITY_MAGNIFICATION, OpticsGroup, ParticleSet
+
+ANGSTROM_PER_MM = 1e7
 
 
 class ParticleOptics:
@@ -39,33 +41,20 @@ class ParticleOptics:
         kx, ky = rings.kx.cpu().double() * step, rings.ky.cpu().double() * step
         groups = particles.optics
         frequencies = [apply_magnification(kx, ky, group.magnification_matrix) for group in groups]
-        self._stretched = None
+        self._magnified_frequencies = None
         if any(group.magnification_matrix != IDENTITY_MAGNIFICATION for group in groups):
-            self._stretched = tuple(torch.stack(axis).float().to(device) for axis in zip(*frequencies))
-        self._symmetric = self._antisymmetric = None
-        if any(any(group.even_zernike) for group in groups):
-            phases = [symmetric_phase(*at, group.even_zernike) for at, group in zip(frequencies, groups)]
-            self._symmetric = torch.stack(phases).float().to(device)
-        if any(any(group.beam_tilt_mrad) or any(group.odd_zernike) for group in groups):
-            phases = [
-                antisymmetric_phase(
-                    *at,
-                    group.beam_tilt_mrad,
-                    group.odd_zernike,
-                    group.cs_mm * 1e7,
-                    electron_wavelength_angstrom(group.voltage_kv),
-                )
-                for at, group in zip(frequencies, groups)
-            ]
-            turns = torch.stack(phases)
-            self._antisymmetric = torch.polar(torch.ones_like(turns), -turns).to(torch.complex64).to(device)
+            self._magnified_frequencies = tuple(torch.stack(axis).float().to(device) for axis in zip(*frequencies))
+        symmetric = _symmetric_phases(groups, frequencies)
+        antisymmetric = _antisymmetric_factors(groups, frequencies)
+        self._symmetric = None if symmetric is None else symmetric.to(device)
+        self._antisymmetric = None if antisymmetric is None else antisymmetric.to(device)
 
     def transfer(self, rows: torch.Tensor, rings: RingPixels) -> torch.Tensor:
         """CTF of images with their even aberrations, (n, n_pixels of ``rings``)."""
         pixels, group = len(rings), self._group[rows]
         kx, ky = self._kx[:pixels], self._ky[:pixels]
-        if self._stretched is not None:
-            kx, ky = (axis[group, :pixels] for axis in self._stretched)
+        if self._magnified_frequencies is not None:
+            kx, ky = (axis[group, :pixels] for axis in self._magnified_frequencies)
         phase = None if self._symmetric is None else self._symmetric[group, :pixels]
         return contrast_transfer(self._ctf[rows], kx, ky, phase)
 
@@ -78,6 +67,39 @@ class ParticleOptics:
         real = planes.real * factor.real - planes.imag * factor.imag
         imaginary = planes.real * factor.imag + planes.imag * factor.real
         return torch.complex(real, imaginary)
+
+
+def _symmetric_phases(
+    groups: Sequence[OpticsGroup], frequencies: Sequence[tuple[torch.Tensor, torch.Tensor]]
+) -> torch.Tensor | None:
+    """Phases of even aberrations, (n_groups, n_pixels) radian; None if no group has any.
+
+    ``frequencies`` are each group's kx and ky at the pixels, 1/Å, as its magnification shows them.
+    """
+    if not any(any(group.even_zernike) for group in groups):
+        return None
+    phases = [symmetric_phase(*at, group.even_zernike) for at, group in zip(frequencies, groups)]
+    return torch.stack(phases).float()
+
+
+def _antisymmetric_factors(
+    groups: Sequence[OpticsGroup], frequencies: Sequence[tuple[torch.Tensor, torch.Tensor]]
+) -> torch.Tensor | None:
+    """Factors that take out beam tilt and odd aberrations, (n_groups, n_pixels) complex; None if no group has any."""
+    if not any(any(group.beam_tilt_mrad) or any(group.odd_zernike) for group in groups):
+        return None
+    phases = [
+        antisymmetric_phase(
+            *at,
+            group.beam_tilt_mrad,
+            group.odd_zernike,
+            group.cs_mm * ANGSTROM_PER_MM,
+            electron_wavelength_angstrom(group.voltage_kv),
+        )
+        for at, group in zip(frequencies, groups)
+    ]
+    turns = torch.stack(phases)
+    return torch.polar(torch.ones_like(turns), -turns).to(torch.complex64)
 
 
 def magnified_poses(poses: Poses, particles: ParticleSet) -> Poses:
@@ -106,6 +128,7 @@ def ctf_of(particles: ParticleSet) -> Ctf:
     """CTF parameters of all particles."""
 
     def tensor(values: np.ndarray) -> torch.Tensor:
+        # A copy: particles' arrays may be read-only, which torch would warn of.
         return torch.as_tensor(np.array(values, dtype=np.float32))
 
     def by_group(value: Callable[[OpticsGroup], float]) -> torch.Tensor:
@@ -118,7 +141,7 @@ def ctf_of(particles: ParticleSet) -> Ctf:
         phase_shift_rad=tensor(np.deg2rad(particles.phase_shift_deg)),
         amplitude_contrast=by_group(lambda group: group.amplitude_contrast),
         wavelength_angstrom=by_group(lambda group: electron_wavelength_angstrom(group.voltage_kv)),
-        cs_angstrom=by_group(lambda group: group.cs_mm * 1e7),
+        cs_angstrom=by_group(lambda group: group.cs_mm * ANGSTROM_PER_MM),
         bfactor_a2=tensor(particles.ctf_bfactor_a2),
         scale=tensor(particles.ctf_scale),
         flipped=by_group(lambda group: group.phase_flipped),

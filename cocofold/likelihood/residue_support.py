@@ -1,28 +1,49 @@
-"""How well a model agrees with all images, with everything else fixed, and the gradient of that."""
+"""How well a model agrees with all images, with everything else fixed; its gradient; what each residue adds to it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from scipy.ndimage import uniform_filter1d
 
 from cocofold.imaging.rings import ring_count
-from cocofold.likelihood.frc_loss import AtomGaussians, correlate_in_chunks, find_contrast, mean_correlation_gradient
+from cocofold.likelihood.frc_loss import (
+    AtomGaussians,
+    correlate_in_chunks,
+    flip_if_dark,
+    images_per_chunk,
+    mean_correlation_gradient,
+)
 from cocofold.likelihood.observed_images import Observations, refuse_incompatible_input
-from cocofold.mapfit.placement_file import MIRRORED
 from cocofold.particles import read_particles
 from cocofold.structure.model import Model
 from cocofold.system.hardware import find_device
 
-_ATOMS_AT_ONCE = 24_000
+# Seed of the particles that are drawn where there are more than are wanted: the same for every model, so that figures
+# of several models can be compared.
 _SEED = 0
+# Groups of images whose spread gives standard errors: fewer make these uncertain, more leave few images in each.
 _IMAGE_GROUPS = 10
-# A stretch that images speak against: mean of so many residues, below this share of the average, and so many errors
+# What images speak against: where the mean of nine residues (a few turns of a helix, so that a single one does not
+# count) is below minus half of the average share of a residue and below minus three of its standard errors. Larger
+# values name fewer stretches, smaller ones name stretches by chance.
 _WINDOW_RESIDUES, _LEAST_SHARE_OF_MEAN, _SIGMAS = 9, 0.5, 3.0
+
+
+class Stretch(NamedTuple):
+    """Residues of a chain, by number, from the first to the last."""
+
+    chain: str
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return f"{self.chain} {self.first}-{self.last}"
 
 
 @dataclass(frozen=True)
@@ -39,16 +60,14 @@ class ResidueSupport:
         zero are those that the images ask for less than for the rest.
     standard_errors : (n_residues,) float
         From ten groups of images; infinite if there are fewer images.
-    against : tuple of str
-        Stretches of chains, "A 32-61", that the images speak against: around each residue the nine nearest of its chain
-        have on average less than minus half of what a residue has if all share the correlation alike, and less than
-        minus three standard errors. The truth has none; a displaced domain stands out whole.
+    against : tuple of Stretch
+        Stretches of chains that the images speak against, as ``opposed_stretches`` finds them.
     """
 
     correlation: float
     residues: np.ndarray
     standard_errors: np.ndarray
-    against: tuple[str, ...]
+    against: tuple[Stretch, ...]
 
     def rows(self, model: Model) -> list[dict[str, Any]]:
         """Each residue of the model with its support, for JSON."""
@@ -59,123 +78,143 @@ class ResidueSupport:
 
 
 class ImageAgreement:
-    """Particles of a model, for their gradient and their agreement.
+    """Images of a model, for their agreement with it as it is moved.
 
     Parameters
     ----------
-    model : Model
-        In the map's frame.
-    particles : Path
-    particles_dir : Path, optional
-        Folder from which stacks are resolved.
-    placed_as : dict of str
-        What the model's file says of its place: poses are mirrored where the map's hand was wrong.
-    most : int
-        Use so many particles at most, drawn at random.
-    device : str
-
-    Raises
-    ------
-    InputError
-        For particles that cannot be used, or do not go with the model.
+    observations : Observations
+        All of them and all of their rings are compared.
+    atomic_numbers : (n_atoms,) int
+        Of the atoms whose positions ``gradient`` is given.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        particles: Path,
-        particles_dir: Path | None,
-        placed_as: dict[str, str],
-        most: int,
-        device: str,
-    ) -> None:
+    def __init__(self, observations: Observations, atomic_numbers: np.ndarray) -> None:
+        self._observations = observations
+        self._numbers = atomic_numbers
+        self._rings = observations.rings(observations.finest_rings)
+        self._rows = torch.arange(len(observations))
+
+    @classmethod
+    def read(
+        cls, model: Model, particles: Path, particles_dir: Path | None, mirrored: bool, most: int, device: str
+    ) -> ImageAgreement:
+        """Read particles of a model; whether protein is white or dark in them is found with it.
+
+        Parameters
+        ----------
+        model : Model
+            In the map's frame.
+        particles : Path
+        particles_dir : Path, optional
+            Folder from which stacks are resolved.
+        mirrored : bool
+            Whether poses are to be mirrored, as the map's hand was wrong.
+        most : int
+            Number of particles to use at most, drawn at random.
+        device : str
+
+        Raises
+        ------
+        InputError
+            If they cannot be read, or do not belong to the model.
+        """
         every = read_particles(particles, particles_dir)
-        if placed_as.get("hand") == MIRRORED:
+        if mirrored:
             every = every.mirrored()
         refuse_incompatible_input(model, every, "--model", str(particles))
         if len(every) > most:
             every = every.subset(np.sort(np.random.default_rng(_SEED).choice(len(every), most, replace=False)))
-        self._device = find_device(device)
-        self._rings = ring_count(every.box, every.pixel_size_angstrom)
-        self._observations = Observations(every, self._rings, self._device)
-        self._rows = torch.arange(len(every))
-        self._numbers = model.atomic_numbers
-        positions = self._tensor(model.positions)
-        if find_contrast(positions, self._gaussians(self._numbers), self._observations).found == "dark":
-            self._observations.flip_contrast()
+        observations = Observations(every, ring_count(every.box, every.pixel_size_angstrom), find_device(device))
+        found = cls(observations, model.atomic_numbers)
+        flip_if_dark(observations, found._tensor(model.positions), found._gaussians(model.atomic_numbers))
+        return found
+
+    def __enter__(self) -> ImageAgreement:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._observations.close()
 
     def gradient(self, positions: np.ndarray) -> np.ndarray:
-        """Of the mean correlation over rings and images with respect to positions, (n_atoms, 3) per Å."""
+        """Gradient of the mean correlation over rings and images with respect to positions, (n_atoms, 3) per Å."""
+        gaussians = self._gaussians(self._numbers)
+        chunk = images_per_chunk(len(positions))
         found = mean_correlation_gradient(
-            self._tensor(positions),
-            self._gaussians(self._numbers),
-            self._observations,
-            self._rows,
-            self._observations.rings(self._rings),
-            self._chunk(len(positions)),
+            self._tensor(positions), gaussians, self._observations, self._rows, self._rings, chunk
         )
-        return found[1].double().cpu().numpy()
+        return found.positions.double().cpu().numpy()
 
     def mean(self, positions: np.ndarray, numbers: np.ndarray) -> float:
         """Mean correlation over rings and images of atoms at positions, (n, 3) Å; hydrogens are left out."""
         heavy = numbers > 1
-        rings = self._observations.rings(self._rings)
-        chunk = self._chunk(int(heavy.sum()))
-        gaussians = self._gaussians(numbers[heavy])
-        return float(
-            correlate_in_chunks(
-                self._tensor(positions[heavy]), gaussians, self._observations, self._rows, rings, chunk
-            ).mean()
-        )
+        atoms = self._tensor(positions[heavy]), self._gaussians(numbers[heavy])
+        chunk = images_per_chunk(int(heavy.sum()))
+        return float(correlate_in_chunks(*atoms, self._observations, self._rows, self._rings, chunk).mean())
 
     def support(self, model: Model) -> ResidueSupport:
         """Agreement of a model, and what each of its residues adds to it; hydrogens are left out."""
         heavy = model.atomic_numbers > 1
         positions, gaussians = self._tensor(model.positions[heavy]), self._gaussians(model.atomic_numbers[heavy])
-        rings, chunk = self._observations.rings(self._rings), self._chunk(int(heavy.sum()))
+        chunk = images_per_chunk(int(heavy.sum()))
         groups = self._rows.tensor_split(min(_IMAGE_GROUPS, len(self._rows)))
         values, shares = [], np.zeros((len(groups), len(model.residues)))
         for share, rows in zip(shares, groups):
-            found = mean_correlation_gradient(positions, gaussians, self._observations, rows, rings, chunk)
-            values.append(found[0])
-            added = (found[2] * gaussians.amplitudes).double().cpu().numpy()
+            found = mean_correlation_gradient(positions, gaussians, self._observations, rows, self._rings, chunk)
+            values.append(found.value)
+            added = (found.amplitudes * gaussians.amplitudes).double().cpu().numpy()
             np.add.at(share, model.residue_of_atom[heavy], added)
         sizes = [len(rows) for rows in groups]
         errors = np.full(shares.shape[1], np.inf)
         if len(groups) == _IMAGE_GROUPS:
             errors = shares.std(0, ddof=1) / np.sqrt(_IMAGE_GROUPS)
         correlation, residues = float(np.average(values, weights=sizes)), np.average(shares, axis=0, weights=sizes)
-        return ResidueSupport(correlation, residues, errors, _stretches(model, correlation, residues, errors))
+        return ResidueSupport(correlation, residues, errors, opposed_stretches(model, correlation, residues, errors))
 
     def _gaussians(self, numbers: np.ndarray) -> AtomGaussians:
-        return AtomGaussians.from_elements(numbers, self._device)
+        return AtomGaussians.from_elements(numbers, self._observations.device)
 
     def _tensor(self, positions: np.ndarray) -> torch.Tensor:
-        return torch.as_tensor(positions, dtype=torch.float32, device=self._device)
-
-    @staticmethod
-    def _chunk(atoms: int) -> int:
-        return max(1, _ATOMS_AT_ONCE // atoms)
+        return torch.as_tensor(positions, dtype=torch.float32, device=self._observations.device)
 
 
-def _stretches(model: Model, correlation: float, residues: np.ndarray, errors: np.ndarray) -> tuple[str, ...]:
-    """Stretches of chains that the images speak against."""
+def opposed_stretches(
+    model: Model, correlation: float, residues: np.ndarray, errors: np.ndarray
+) -> tuple[Stretch, ...]:
+    """Stretches of chains that the images speak against.
+
+    Around each of their residues the nine nearest of its chain add on average less than minus half of what a residue
+    adds if all share the correlation alike, and less than minus three standard errors. The truth has none; a displaced
+    domain stands out whole.
+
+    Parameters
+    ----------
+    model : Model
+    correlation : float
+        Mean over rings and images.
+    residues, errors : (n_residues,) float
+        What each residue adds to it, and its standard error.
+
+    Returns
+    -------
+    tuple of Stretch
+        Chain by chain, each from its beginning.
+    """
     chains = np.array([key.chain for key in model.residues])
     share = max(correlation, 0.0) / len(residues)
-    against = np.zeros(len(residues), dtype=bool)
+    found = []
     for chain in dict.fromkeys(chains.tolist()):
         rows = np.flatnonzero(chains == chain)
-        if len(rows) >= _WINDOW_RESIDUES and np.isfinite(errors[rows]).all():
-            near, error = (
-                uniform_filter1d(values[rows], _WINDOW_RESIDUES, mode="nearest") for values in (residues, errors)
-            )
-            against[rows] = (near < -_LEAST_SHARE_OF_MEAN * share) & (near < -_SIGMAS * error)
-    found = []
-    # Where a stretch begins, and where the next one does not go on
-    starts = np.flatnonzero(against & ~(np.roll(against, 1) & (np.roll(chains, 1) == chains)))
-    for first in starts.tolist():
-        last = first
-        while last + 1 < len(chains) and against[last + 1] and chains[last + 1] == chains[first]:
-            last += 1
-        found.append(f"{chains[first]} {model.residues[first].number}-{model.residues[last].number}")
+        if len(rows) < _WINDOW_RESIDUES or not np.isfinite(errors[rows]).all():
+            continue
+        near, error = (
+            uniform_filter1d(values[rows], _WINDOW_RESIDUES, mode="nearest") for values in (residues, errors)
+        )
+        against = (near < -_LEAST_SHARE_OF_MEAN * share) & (near < -_SIGMAS * error)
+        # Where a stretch begins, and where it is over: changes between 0 and 1, with 0 beyond both ends of the chain.
+        ends = np.flatnonzero(np.diff(np.r_[0, against.astype(int), 0])).reshape(-1, 2)
+        for first, after in ends.tolist():
+            numbers = (model.residues[rows[row]].number for row in (first, after - 1))
+            found.append(Stretch(chain, *numbers))
     return tuple(found)

@@ -1,4 +1,4 @@
-"""What processes that compare images send each other: requests of the first, and answers of the others.
+"""What processes that compare images send each other: requests of the coordinator, and answers of the workers.
 
 A request is one message of a length that both sides know, for which the receiver waits before it is sent: gloo then
 writes it at once, where it would otherwise ask first, and wait for a thread of its own to be scheduled. So are answers.
@@ -13,25 +13,82 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import IntEnum
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 
 from cocofold.likelihood.frc_loss import AtomGaussians
+from cocofold.likelihood.observed_images import Observations
+from cocofold.particles.particle_set import ParticleSet
 from cocofold.system.errors import InputError
 
+# Time that workers have to take in the last message and to end before they are killed.
 SECONDS_TO_END = 10
-_HEADER_INTEGERS = 6
-_ROWS_TAG = 1  # tag of rows that follow
+# Least time that each of them is given of that, however late it has become.
+_SECONDS_TO_END_EACH = 0.1
+# Tag of rows that follow a request.
+_ROWS_TAG = 1
+_FLOATS_PER_ATOM = 5  # position, amplitude, width
 
 
 class RequestKind(IntEnum):
-    """What the first process asks for; a message of zeros says stop."""
+    """What the coordinator asks for; a message of zeros says stop."""
 
     STOP = 0
     OBSERVE = 1
     GRADIENT = 2
     SCORE = 3
+
+
+class Header(NamedTuple):
+    """Whole numbers at the beginning of a request.
+
+    Attributes
+    ----------
+    kind : int
+        A ``RequestKind``.
+    n_rows, n_next_rows : int
+        Number of images to compare, and of those of a later request. Of ``OBSERVE`` the first is the number of rows for
+        which later messages have room.
+    n_rings, chunk : int
+        Rings to compare, and number of images at once at most.
+    n_atoms : int
+        Number of atoms; of ``OBSERVE`` that for which later messages have room.
+    """
+
+    kind: int
+    n_rows: int = 0
+    n_next_rows: int = 0
+    n_rings: int = 0
+    chunk: int = 0
+    n_atoms: int = 0
+
+
+@dataclass(frozen=True)
+class SharedImages:
+    """What a worker needs to have the same images ready as the coordinator.
+
+    Attributes
+    ----------
+    particles : ParticleSet
+    n_rings : int
+        Highest ring that will be asked for.
+    contrast_sign : float
+    """
+
+    particles: ParticleSet
+    n_rings: int
+    contrast_sign: float
+
+    @classmethod
+    def of(cls, observations: Observations) -> SharedImages:
+        """Those of the coordinator."""
+        return cls(observations.particles, observations.finest_rings, observations.contrast_sign)
+
+    def observe(self, device: torch.device) -> Observations:
+        """The images, on a worker's device."""
+        return Observations(self.particles, self.n_rings, device, contrast_sign=self.contrast_sign)
 
 
 def _no_rows() -> torch.Tensor:
@@ -40,24 +97,24 @@ def _no_rows() -> torch.Tensor:
 
 @dataclass(frozen=True)
 class ComparisonRequest:
-    """What the first process asks the others for.
+    """What the coordinator asks the workers for.
 
     Attributes
     ----------
     kind : RequestKind
     rows : (n,) int
         Images to compare.
-    coming : (m,) int
-        Images of a request after this one.
+    next_rows : (m,) int
+        Images of a request after this one, to be read ahead.
     n_rings, chunk : int
-        Rings to compare, and how many images at once at most.
+        Rings to compare, and number of images at once at most.
     positions : (n_atoms, 3) float
     gaussians : AtomGaussians
     """
 
     kind: RequestKind
     rows: torch.Tensor = field(default_factory=_no_rows)
-    coming: torch.Tensor = field(default_factory=_no_rows)
+    next_rows: torch.Tensor = field(default_factory=_no_rows)
     n_rings: int = 0
     chunk: int = 0
     positions: torch.Tensor = field(default_factory=lambda: torch.empty(0, 3))
@@ -66,49 +123,62 @@ class ComparisonRequest:
 
 @dataclass(frozen=True)
 class MessageShape:
-    """For how many rows and atoms a message has room."""
+    """Numbers of rows and of atoms for which a message has room."""
 
     rows: int = 0
     atoms: int = 0
 
     def message(self) -> torch.Tensor:
-        """One without content: whole numbers, of two places each, then five places an atom."""
-        return torch.zeros(2 * (_HEADER_INTEGERS + self.rows) + 5 * self.atoms)
+        """A message without content: whole numbers, of two places each, then five places an atom."""
+        return torch.zeros(2 * (len(Header._fields) + self.rows) + _FLOATS_PER_ATOM * self.atoms)
+
+    def integers(self, message: torch.Tensor) -> torch.Tensor:
+        """The whole numbers of a message, (header and rows,) int64, in place."""
+        return message[: 2 * (len(Header._fields) + self.rows)].view(torch.int64)
 
 
 class RequestSender:
-    """Sends requests to all others, and takes in their answers, while the first process goes on.
+    """Sends requests to all workers, and takes in their answers, while the coordinator goes on.
 
     Parameters
     ----------
     count : int
-        Processes, this one included.
+        Number of processes, the coordinator included.
     """
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._room = MessageShape()
+        self._message_shape = MessageShape()
         self._under_way: list[tuple[dist.Work, torch.Tensor]] = []
 
-    def announce_images(self, room: MessageShape) -> None:
+    def announce_images(self, shape: MessageShape) -> None:
         """Announce that images follow, and how long requests are from then on."""
-        self._send(self._room.message(), [RequestKind.OBSERVE, room.rows, 0, 0, 0, room.atoms])
-        self._room = room
+        header = Header(RequestKind.OBSERVE, n_rows=shape.rows, n_atoms=shape.atoms)
+        self._send(self._message_shape.message(), header)
+        self._message_shape = shape
 
     def send(self, request: ComparisonRequest) -> None:
         """Send a request to compare atoms."""
-        rows = torch.cat([request.rows.cpu(), request.coming.cpu()])
-        n_atoms, fit = len(request.positions), len(rows) <= self._room.rows
-        counts = [len(request.rows), len(request.coming), request.n_rings, request.chunk, n_atoms]
-        message = self._room.message()
+        rows = torch.cat([request.rows.cpu(), request.next_rows.cpu()])
+        header = Header(
+            request.kind,
+            len(request.rows),
+            len(request.next_rows),
+            request.n_rings,
+            request.chunk,
+            len(request.positions),
+        )
+        message = self._message_shape.message()
         atoms = [request.positions.flatten(), request.gaussians.amplitudes, request.gaussians.widths_angstrom]
-        message[-5 * n_atoms :] = torch.cat([part.detach() for part in atoms])
-        self._send(message, [request.kind, *counts, *(rows.tolist() if fit else [])])
+        message[_atoms_in(message, header.n_atoms)] = torch.cat([part.detach() for part in atoms])
+        fit = len(rows) <= self._message_shape.rows
+        self._send(message, header, rows if fit else rows[:0])
         if not fit:
             self._to_all(rows, tag=_ROWS_TAG)
 
-    def _send(self, message: torch.Tensor, numbers: list[int]) -> None:
-        message[: 2 * len(numbers)] = torch.tensor(numbers).view(torch.float32)
+    def _send(self, message: torch.Tensor, header: Header, rows: torch.Tensor | None = None) -> None:
+        numbers = torch.tensor([*header, *([] if rows is None else rows.tolist())])
+        self._message_shape.integers(message)[: len(numbers)] = numbers
         self._to_all(message)
 
     def _to_all(self, message: torch.Tensor, tag: int = 0) -> None:
@@ -117,9 +187,12 @@ class RequestSender:
                 self._under_way.append((_require_work(dist.isend(message, rank, tag=tag)), message))
 
     def answers(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """Where the answers to what was sent will be, (count, ...) float, once ``wait`` has returned.
+        """Begin to take in the answers to what was sent.
 
-        The first row is left to this process.
+        Returns
+        -------
+        (count, ...) float
+            Answers by rank, once ``wait`` has returned; the first row is left to the coordinator.
         """
         every = torch.empty(self._count, *shape)
         with translate_peer_errors():
@@ -128,56 +201,81 @@ class RequestSender:
         return every
 
     def wait(self) -> None:
-        """Until all is sent, and all answers are here."""
+        """Wait until all is sent, and all answers are here."""
         with translate_peer_errors():
             while self._under_way:
                 self._under_way.pop()[0].wait()
 
     def close(self) -> None:
-        """Tell the others that are still there to stop, and hear for some seconds what they have to say before."""
-        message, until = self._room.message(), time.monotonic() + SECONDS_TO_END
+        """Tell workers that are still there to stop, and take in for some seconds what they are sending."""
+        message, until = self._message_shape.message(), time.monotonic() + SECONDS_TO_END
         for rank in range(1, self._count):
             with contextlib.suppress(RuntimeError):
                 self._under_way.append((_require_work(dist.isend(message, rank)), message))
         for work, _ in self._under_way:
             with contextlib.suppress(RuntimeError):
-                work.wait(timedelta(seconds=max(0.1, until - time.monotonic())))
+                work.wait(timedelta(seconds=max(_SECONDS_TO_END_EACH, until - time.monotonic())))
         self._under_way.clear()
 
 
 class RequestReceiver:
-    """Takes requests of the first process, and sends it answers."""
+    """Takes requests of the coordinator, and sends it answers.
 
-    def __init__(self) -> None:
-        self._await(MessageShape())
+    Parameters
+    ----------
+    shape : MessageShape
+        Of the next message.
+    message : (n,) float
+        Where it will be.
+    under_way : dist.Work
+        What takes it in.
+    """
 
-    def _await(self, room: MessageShape) -> None:
-        self._room, self._message = room, room.message()
+    def __init__(self, shape: MessageShape, message: torch.Tensor, under_way: dist.Work) -> None:
+        self._message_shape, self._message, self._under_way = shape, message, under_way
+
+    @classmethod
+    def listen(cls, shape: MessageShape = MessageShape()) -> RequestReceiver:
+        """Begin to take in a message; a receiver waits before anything is sent."""
+        message = shape.message()
         with translate_peer_errors():
-            self._coming = _require_work(dist.irecv(self._message, 0))
+            return cls(shape, message, _require_work(dist.irecv(message, 0)))
 
-    def take(self) -> ComparisonRequest:
-        """The next request."""
+    def receive(self) -> tuple[ComparisonRequest, RequestReceiver]:
+        """Wait for the next request.
+
+        Returns
+        -------
+        request : ComparisonRequest
+        receiver : RequestReceiver
+            Of the request after it; of ``STOP`` this one, for nothing follows.
+        """
         with translate_peer_errors():
-            self._coming.wait()
-        message = self._message
-        numbers = message[: 2 * (_HEADER_INTEGERS + self._room.rows)].view(torch.int64)
-        kind, n_rows, n_coming, n_rings, chunk, n_atoms = numbers[:_HEADER_INTEGERS].tolist()
-        if kind == RequestKind.OBSERVE:
-            self._await(MessageShape(n_rows, n_atoms))
-            return ComparisonRequest(RequestKind.OBSERVE)
-        rows = numbers[_HEADER_INTEGERS : _HEADER_INTEGERS + n_rows + n_coming]
-        if n_rows + n_coming > self._room.rows:
-            rows = torch.empty(n_rows + n_coming, dtype=torch.int64)
+            self._under_way.wait()
+        message, numbers = self._message, self._message_shape.integers(self._message)
+        header = Header(*numbers[: len(Header._fields)].tolist())
+        if header.kind == RequestKind.OBSERVE:
+            return ComparisonRequest(RequestKind.OBSERVE), self.listen(MessageShape(header.n_rows, header.n_atoms))
+        n_rows = header.n_rows + header.n_next_rows
+        rows = numbers[len(Header._fields) :][:n_rows]
+        if n_rows > self._message_shape.rows:
+            rows = torch.empty(n_rows, dtype=torch.int64)
             with translate_peer_errors():
                 dist.recv(rows, 0, tag=_ROWS_TAG)
-        if kind != RequestKind.STOP:
-            self._await(self._room)
-        flat, *others = message[len(message) - 5 * n_atoms :].split([3 * n_atoms, n_atoms, n_atoms])
-        rows, coming = rows.split([n_rows, n_coming])
-        return ComparisonRequest(
-            RequestKind(kind), rows, coming, n_rings, chunk, flat.view(-1, 3), AtomGaussians(*others)
+        following = self if header.kind == RequestKind.STOP else self.listen(self._message_shape)
+        n_atoms = header.n_atoms
+        flat, *others = message[_atoms_in(message, n_atoms)].split([3 * n_atoms, n_atoms, n_atoms])
+        rows, next_rows = rows.split([header.n_rows, header.n_next_rows])
+        request = ComparisonRequest(
+            RequestKind(header.kind),
+            rows,
+            next_rows,
+            header.n_rings,
+            header.chunk,
+            flat.view(-1, 3),
+            AtomGaussians(*others),
         )
+        return request, following
 
     @staticmethod
     def answer(found: torch.Tensor) -> None:
@@ -186,16 +284,29 @@ class RequestReceiver:
             dist.send(found.cpu(), 0)
 
 
+def _atoms_in(message: torch.Tensor, n_atoms: int) -> slice:
+    """Where a message has its atoms: at its end."""
+    return slice(len(message) - _FLOATS_PER_ATOM * n_atoms, len(message))
+
+
 def _require_work(work: dist.Work | None) -> dist.Work:
-    assert work is not None  # as it would be for a process that is not one of those together
+    assert work is not None  # as it would be for a process that is not one of the group
     return work
 
 
 @contextlib.contextmanager
 def translate_peer_errors() -> Iterator[None]:
-    """Say in one message that another process is gone."""
+    """Say in one message that another process is gone.
+
+    Raises
+    ------
+    InputError
+        For the errors of torch's messages. A GPU's lack of memory stays what it is.
+    """
     try:
         yield
+    except torch.cuda.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         raise InputError(
             "another of the processes has ended; see its message above, mend the cause, and go on with --resume"

@@ -10,6 +10,7 @@ import torch
 
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, Poses, project
 from cocofold.imaging.rings import RingPixels, normalise_rings, ring_count, ring_sums
+from cocofold.likelihood.observed_images import ring_transforms
 from cocofold.likelihood.particle_optics import ParticleOptics, magnified_poses
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.structure.model import Model
@@ -54,12 +55,9 @@ class HypothesisScorer:
     def _read(self) -> torch.Tensor:
         """Transforms of the images, (n, n_pixels) complex, each ring of unit power."""
         optics = ParticleOptics(self.particles, self.rings)
-        where = self.rings.flat_indices_in(self.particles.box)
         parts, powers = [], []
         for rows in _row_chunks(len(self.particles), _PIXELS_AT_ONCE // self.particles.box**2):
-            images = torch.as_tensor(self.particles.images(rows.numpy()), device=self._device)
-            planes = torch.fft.rfft2(images).reshape(len(rows), -1)[:, where]
-            planes = optics.without_antisymmetric_phase(planes, rows.to(self._device))
+            planes = ring_transforms(self.particles, rows.numpy(), self.rings, optics)
             powers.append(ring_sums(planes.abs() ** 2 * self.rings.weight, self.rings))
             parts.append(torch.view_as_complex(normalise_rings(torch.view_as_real(planes), self.rings)))
         self._power = torch.cat(powers).mean(0)

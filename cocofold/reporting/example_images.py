@@ -16,8 +16,8 @@ from cocofold.finetuning.holdout import split_into_passes
 from cocofold.finetuning.preparation import apply_particle_options
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, added_width_angstrom, project, rendering_grid
 from cocofold.imaging.rings import RingPixels, ring_count
-from cocofold.likelihood.frc_loss import AtomGaussians, correlate_in_chunks, find_contrast
-from cocofold.likelihood.observed_images import Observations
+from cocofold.likelihood.frc_loss import AtomGaussians, correlate_in_chunks, images_per_chunk, settle_contrast
+from cocofold.likelihood.observed_images import Observations, ring_transforms
 from cocofold.likelihood.particle_optics import ParticleOptics, magnified_poses, poses_of
 from cocofold.mapfit.placement_file import MIRRORED
 from cocofold.particles import read_particles
@@ -35,8 +35,6 @@ _SIDE_PIXELS = 144
 _SOFT_EDGE = 0.4
 # Noise beyond this many standard deviations is shown black or white.
 _NOISE_WIDTHS = 2.5
-# Atoms times images that are compared at a time: bounds memory, and results do not depend on it
-_ATOMS_AT_ONCE = 24_000
 
 
 @dataclass(frozen=True)
@@ -148,12 +146,11 @@ def _result_gaussians(run: FinishedRun) -> tuple[torch.Tensor, AtomGaussians]:
 
 
 def _contrast_sign(run: FinishedRun, particles: ParticleSet) -> float:
-    """1 if the run read protein as white in the images, -1 if as dark."""
-    contrast = run.options.contrast
-    if contrast == "auto":
-        few = ring_count(particles.box, particles.pixel_size_angstrom, LOW_PASS_ANGSTROM)
-        contrast = find_contrast(*_start_gaussians(run), Observations(particles, few)).found
-    return -1.0 if contrast == "dark" else 1.0
+    """1 if protein was taken for white in the images, -1 for dark."""
+    few = ring_count(particles.box, particles.pixel_size_angstrom, LOW_PASS_ANGSTROM)
+    with Observations(particles, few) as observations:
+        settle_contrast(observations, *_start_gaussians(run), run.options.contrast)
+        return observations.contrast_sign
 
 
 def _ring_means(run: FinishedRun, chosen: ParticleSet) -> list[list[float]]:
@@ -161,7 +158,7 @@ def _ring_means(run: FinishedRun, chosen: ParticleSet) -> list[list[float]]:
     n_rings = len(run.metrics["frc_curves"]["resolution_angstrom"])
     observations = Observations(chosen, n_rings)
     rows = torch.arange(len(chosen))
-    chunk = max(1, _ATOMS_AT_ONCE // len(run.start))
+    chunk = images_per_chunk(len(run.start))
     pair = (_start_gaussians(run), _result_gaussians(run))
     return [
         correlate_in_chunks(*atoms, observations, rows, observations.rings(n_rings), chunk).mean(1).tolist()
@@ -180,11 +177,7 @@ def _spread_views(directions: np.ndarray, count: int) -> np.ndarray:
 
 
 def _observed_pictures(particles: ParticleSet, optics: ParticleOptics, rings: RingPixels) -> np.ndarray:
-    images = torch.as_tensor(particles.images(np.arange(len(particles))))
-    planes = torch.fft.rfft2(images).reshape(len(images), -1)[:, rings.flat_indices_in(particles.box)]
-    rows = torch.arange(len(images))
-    # Taking out the phase is done for all pixels of the rings of ``optics``, which are these.
-    return _low_passed_images(optics.without_antisymmetric_phase(planes, rows), rings)
+    return _low_passed_images(ring_transforms(particles, np.arange(len(particles)), rings, optics), rings)
 
 
 def _predicted_pictures(

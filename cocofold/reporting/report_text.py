@@ -68,18 +68,21 @@ def _rejected_cycles_sentence(metrics: dict[str, Any]) -> str:
     return f" Cycles that were left out because they had lost the fold (C–N bonds): {count}." if count else ""
 
 
-def _network_settings(options: Options) -> str:
-    """How a prediction's network was trained."""
+def _network_settings(options: Options, source: str | None) -> str:
+    """How a prediction's network was trained; ``source`` is what its source of atoms says of itself, if known."""
+    said = "" if source is None else f"{source} "
     if options.preset == "paper":
-        return "Settings were those of the paper: all rings, constant learning rates, no restraints on geometry. "
+        return (
+            f"{said}Settings were those of the paper: all rings, constant learning rates, no restraints on geometry. "
+        )
     taught = (
         "The model of the prediction was first moved by a field of rigid motions from coarse to fine, and the network "
         "learned the result before it was trained on the images. "
         if options.teacher
         else ""
     )
-    moved = "A field of rigid motions moved the network's atoms further. " if options.deform else ""
-    return f"{taught}Rings were added from low to high resolution, with restraints on geometry. {moved}"
+    moved = "A field of rigid motions moved the network's atoms further. " if options.deform and not said else ""
+    return f"{taught}{said}Rings were added from low to high resolution, with restraints on geometry. {moved}"
 
 
 def methods_paragraph(run: FinishedRun) -> str:
@@ -92,15 +95,19 @@ def methods_paragraph(run: FinishedRun) -> str:
             "The structure module of AlphaFold-Multimer was fine-tuned with CoCoFold"
             f" {version} against {metrics['particles']:,} particle images"
         )
-        how = _network_settings(options)
+        how = _network_settings(options, metrics.get("source"))
     else:
         what = (
             f"The model was refined with CoCoFold {version} directly against {metrics['particles']:,} particle images"
         )
-        how = (
+        # Runs of earlier versions do not say what moved the atoms; it was this.
+        source = metrics.get("source") or (
             "Residues moved as rigid bodies under a field of rotations and translations whose range was shortened "
-            "stage by stage, with restraints on the geometry of the backbone, on clashes and on neighbourhoods in the "
-            "start; side chains turned about their torsions at the last stage. "
+            "stage by stage; side chains turned about their torsions at the last stage."
+        )
+        how = (
+            f"{source} Restraints acted on the geometry of the backbone, on clashes and on neighbourhoods in the "
+            "start. "
         )
     judged = (
         f"{metrics['heldout_particles']:,} particles were held out, and the model that predicts them best was "

@@ -1,4 +1,1 @@
-"""A given model under a multi-scale field of rigid motions, with side-chain torsions at the finest level.
-
-Knows nothing of images or networks.
-"""
+"""Sources of atoms: what fine-tuning moves, and how. They know nothing of images."""

@@ -1,9 +1,10 @@
-"""What fine-tuning asks of a source of atoms; it does not care which one it is."""
+"""What fine-tuning asks of a source of atoms, whichever it is, and the base of sources that wrap another one."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypedDict
 
 import torch
 
@@ -15,23 +16,23 @@ class Stage:
     Attributes
     ----------
     name : str
-        For the log.
+        Name in the log.
     steps : int
-        Optimiser steps; not counted where there are epochs.
+        Number of optimiser steps; ignored where ``epochs`` is not 0.
     resolution_angstrom : float
-        Finest resolution compared with the images; 0 for all that is asked for.
+        Finest resolution compared with the images; 0 for all that the run asks for.
     batches : int
-        Batches of images in a step: more where the source costs more than the images. With none the images are not
-        asked, and the source's prior leads.
-    gaussians_free : bool
-        Whether amplitudes and widths are learned too.
-    tentative : bool
+        Number of batches of images in a step: more where the source costs more than the images. With 0 the images are
+        not asked, and the source's prior leads; the Gaussians can then not be trained.
+    trains_gaussians : bool
+        Whether the optimiser changes amplitudes and widths too.
+    revert_unless_better : bool
         Whether the stage is taken back unless it explains the images better, at all rings, than what was before it.
     epochs : int
-        Passes over the particles instead of steps, with rates that do not fall.
-    warm_up : int
-        Steps in which rates rise from zero.
-    longest_gradient : float
+        Number of passes over the particles, in place of ``steps``, with rates that do not fall.
+    warm_up_steps : int
+        Number of steps in which rates rise from zero.
+    max_gradient_norm : float
         Norm to which a longer gradient is cut; 0 for none.
     """
 
@@ -46,45 +47,138 @@ class Stage:
     max_gradient_norm: float = 0.0
 
 
-class AtomSource(Protocol):
-    """Where atoms come from: positions that depend on parameters, and a gradient taken back to these."""
+class ParameterGroup(TypedDict):
+    """Parameters that an optimiser changes at one learning rate, in the form that ``torch.optim`` takes."""
 
+    params: list[torch.Tensor]
+    lr: float
+
+
+class AtomSource(ABC):
+    """Where atoms come from: positions that depend on parameters, through which gradients reach these.
+
+    A run calls ``begin_stage`` once for each stage in order, or ``restore`` to go on within one, and between them
+    ``positions`` and the optimiser's steps.
+    """
+
+    @abstractmethod
     def stages(self) -> list[Stage]:
         """Stages of the whole run, in order."""
-        ...
 
-    def begin(self, stage: int) -> list[dict]:
-        """Set up the parameters of a stage, starting where the last one ended; groups for an optimiser, with rates."""
-        ...
+    @abstractmethod
+    def begin_stage(self, stage: int) -> list[ParameterGroup]:
+        """Set up the parameters of a stage, starting where the last one ended.
 
+        Parameters
+        ----------
+        stage : int
+            Row in ``stages``.
+
+        Returns
+        -------
+        list of ParameterGroup
+            Parameters of the stage for an optimiser, with their full learning rates.
+        """
+
+    @abstractmethod
     def positions(self) -> torch.Tensor:
         """Positions of all atoms, (n_atoms, 3) Å, differentiable; before the first step those of the input model."""
-        ...
 
+    @abstractmethod
     def step_memory_bytes(self) -> int:
-        """About the memory that positions, their gradient and a step of the optimiser take beyond what is held."""
-        ...
+        """Memory that positions, their gradient and an optimiser step take beyond what is held, roughly."""
+
+    @abstractmethod
+    def revert_stage(self) -> None:
+        """Go back to where the stage began.
+
+        Parameters may be other tensors afterwards: before the next step of an optimiser the caller begins a stage or
+        restores a state. After ``restore``, only sources that have a stage with ``revert_unless_better`` go back to
+        where that stage began; others may go back to the restored state.
+        """
+
+    @abstractmethod
+    def state(self) -> dict[str, torch.Tensor]:
+        """All that ``restore`` needs to go on from here within the stage: copies, which later steps do not change."""
+
+    @abstractmethod
+    def restore(self, stage: int, state: dict[str, torch.Tensor]) -> list[ParameterGroup]:
+        """Go back to a state within a stage; returns parameters for an optimiser, as ``begin_stage`` does."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """What moves the atoms, as a sentence or two for the methods section of a paper."""
 
     def uses_all_cores(self) -> bool:
-        """Whether a pass is so long that more of a processor's cores shorten it."""
-        ...
+        """Whether a pass takes so long that more of a processor's cores shorten it; by default it does not."""
+        return False
 
     def confidence(self) -> torch.Tensor | None:
-        """Predicted lDDT-CA of each residue of the model, (n_residues,) from 0 to 100, if the source knows it."""
-        ...
+        """Predicted lDDT-CA of each residue of the model, (n_residues,) from 0 to 100; None if the source has none."""
+        return None
 
     def prior(self, positions: torch.Tensor) -> torch.Tensor:
-        """Energy of the parameters, and of the positions they give, added to the geometry restraints."""
-        ...
+        """Energy of the parameters, and of the positions they give, added to the geometry restraints; by default 0.
+
+        Parameters
+        ----------
+        positions : (n_atoms, 3) float
+            Å, from ``positions``.
+        """
+        return positions.new_zeros(())
+
+
+class WrappedSource(AtomSource):
+    """A source that changes the atoms of an inner source, and asks that one for all else.
+
+    Parameters
+    ----------
+    inner : AtomSource
+    """
+
+    def __init__(self, inner: AtomSource) -> None:
+        self._inner = inner
+
+    def stages(self) -> list[Stage]:
+        """Stages of the inner source."""
+        return self._inner.stages()
+
+    def begin_stage(self, stage: int) -> list[ParameterGroup]:
+        """See ``AtomSource``."""
+        return self._inner.begin_stage(stage)
+
+    def positions(self) -> torch.Tensor:
+        """See ``AtomSource``."""
+        return self._inner.positions()
+
+    def step_memory_bytes(self) -> int:
+        """See ``AtomSource``."""
+        return self._inner.step_memory_bytes()
 
     def revert_stage(self) -> None:
-        """Go back to where the stage began."""
-        ...
+        """See ``AtomSource``."""
+        self._inner.revert_stage()
 
     def state(self) -> dict[str, torch.Tensor]:
-        """All that ``restore`` needs to go on from here within the stage."""
-        ...
+        """See ``AtomSource``."""
+        return self._inner.state()
 
-    def restore(self, stage: int, state: dict[str, torch.Tensor]) -> list[dict]:
-        """Go back to a state within a stage; groups for an optimiser, as from ``begin``."""
-        ...
+    def restore(self, stage: int, state: dict[str, torch.Tensor]) -> list[ParameterGroup]:
+        """See ``AtomSource``."""
+        return self._inner.restore(stage, state)
+
+    def describe(self) -> str:
+        """See ``AtomSource``."""
+        return self._inner.describe()
+
+    def uses_all_cores(self) -> bool:
+        """Whether the inner source does."""
+        return self._inner.uses_all_cores()
+
+    def confidence(self) -> torch.Tensor | None:
+        """See ``AtomSource``."""
+        return self._inner.confidence()
+
+    def prior(self, positions: torch.Tensor) -> torch.Tensor:
+        """The inner source's, of the positions that are given."""
+        return self._inner.prior(positions)

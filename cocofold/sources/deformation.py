@@ -3,68 +3,139 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import roma
 import torch
 
-from cocofold.sources.base import Stage
-from cocofold.sources.motion_field import BYTES_PER_ATOM, body_nodes, move_frames, spread_nodes
+from cocofold.sources.base import AtomSource, ParameterGroup, Stage
+from cocofold.sources.motion_field import (
+    BYTES_PER_ATOM,
+    FieldNodes,
+    body_nodes,
+    field_parameter_groups,
+    move_frames,
+    spread_nodes,
+)
 from cocofold.structure.model import Model
 from cocofold.structure.topology import Backbone, SideChainTorsions, residue_centroids, residue_frames
 from cocofold.structure.weighted_sums import WeightedSums
 
-WHOLE, CHAINS = -1.0, -2.0
-_TURN_PER_SHIFT = 0.1
+# Learning rate of torsions, radian a step; larger ones let side chains overshoot their rotamer in the first steps.
 _TORSION_RATE = 0.05
+# Change of a torsion, radian, up to which its restraint is a parabola; beyond it the energy grows as a logarithm, so
+# that a side chain may go to another rotamer. With a larger slack the start's rotamer is held more loosely.
 _TORSION_SLACK = 0.3
+# Weight of the torsions' restraint against the geometry restraints.
 _TORSION_WEIGHT = 0.05
 
 
 @dataclass(frozen=True)
 class _FieldLevel:
-    """A stage of the field: its radius (Å; WHOLE and CHAINS are bodies), and the rate of its shifts (Å a step)."""
+    """A stage of the field and what moves in it.
 
-    radius_angstrom: float
+    Attributes
+    ----------
+    radius_angstrom : float or None
+        Of the field; None where rigid bodies move.
+    rate : float
+        Learning rate of the shifts, Å a step.
+    stage : Stage
+    by_chain : bool
+        Whether each chain is a body, not the whole model; counts where there is no radius.
+    trains_torsions : bool
+        Whether side chains turn about their torsions.
+    """
+
+    radius_angstrom: float | None
     rate: float
     stage: Stage
-    torsions: bool = False
+    by_chain: bool = False
+    trains_torsions: bool = False
+
+
+class _LevelRow(NamedTuple):
+    name: str
+    radius_angstrom: float | None
+    rate: float
+    resolution_angstrom: float
+    steps: int
+    by_chain: bool = False
+    trains_gaussians: bool = False
+    trains_torsions: bool = False
+    revert_unless_better: bool = False
+
+
+# The stages from coarse to fine. The finest resolution compared (Å; 0: all that is asked for) follows the radius, so
+# that a residue cannot lock into a neighbour's density; rates (Å a step) fall with the radius, for smaller
+# neighbourhoods have less far to go. Amplitudes and widths follow the images only below 4 Å: freed earlier they fade
+# out a misplaced domain in place of moving it. With fewer steps a stage ends before its motions have settled; more of
+# them cost time. The model as a whole is moved first, and put back if the images are not explained better by that.
+_LEVEL_TABLE = (
+    _LevelRow("whole", None, 0.20, 20.0, 40, revert_unless_better=True),
+    _LevelRow("chains", None, 0.30, 17.0, 160, by_chain=True),
+    _LevelRow("20 Å", 20.0, 0.30, 20.0, 80),
+    _LevelRow("12 Å", 12.0, 0.30, 17.0, 180),
+    _LevelRow("8 Å", 8.0, 0.25, 17.0, 240),
+    _LevelRow("5 Å", 5.0, 0.20, 12.5, 300),
+    _LevelRow("3.5 Å", 3.5, 0.12, 8.3, 250, trains_gaussians=True),
+    _LevelRow("2.5 Å", 2.5, 0.10, 6.25, 250, trains_gaussians=True),
+    _LevelRow("1.5 Å", 1.5, 0.05, 0.0, 250, trains_gaussians=True),
+    _LevelRow("0.8 Å", 0.8, 0.03, 0.0, 200, trains_gaussians=True, trains_torsions=True),
+)
 
 
 def _coarse_to_fine_levels(n_chains: int, effort: float) -> list[_FieldLevel]:
-    """Coarse to fine; resolution follows the radius, so that a residue cannot lock into a neighbour's density."""
-    table = [
-        (WHOLE, 0.20, 20.0, 40),
-        (CHAINS, 0.30, 17.0, 160),
-        (20.0, 0.30, 20.0, 80),
-        (12.0, 0.30, 17.0, 180),
-        (8.0, 0.25, 17.0, 240),
-        (5.0, 0.20, 12.5, 300),
-        (3.5, 0.12, 8.3, 250),
-        (2.5, 0.10, 6.25, 250),
-        (1.5, 0.05, 0.0, 250),
-        (0.8, 0.03, 0.0, 200),
-    ]
-    levels = []
-    for radius, rate, resolution, steps in table:
-        if radius == CHAINS and n_chains == 1:
-            continue
-        name = {WHOLE: "whole", CHAINS: "chains"}.get(radius, f"{radius:g} Å")
-        fine = 0 < radius < 4
-        stage = Stage(
-            name, max(1, round(effort * steps)), resolution, trains_gaussians=fine, revert_unless_better=radius == WHOLE
+    """Levels of the table, with steps times ``effort``; chains are moved as bodies only where there are several."""
+    return [
+        _FieldLevel(
+            row.radius_angstrom,
+            row.rate,
+            Stage(
+                row.name,
+                max(1, round(effort * row.steps)),
+                row.resolution_angstrom,
+                trains_gaussians=row.trains_gaussians,
+                revert_unless_better=row.revert_unless_better,
+            ),
+            row.by_chain,
+            row.trains_torsions,
         )
-        levels.append(_FieldLevel(radius, rate, stage, torsions=0 < radius < 1))
-    return levels
+        for row in _LEVEL_TABLE
+        if n_chains > 1 or not row.by_chain
+    ]
 
 
-class DeformationSource:
-    """A model under a field of rigid motions (implements ``cocofold.sources.base.AtomSource``).
+class _TurnedAtoms(NamedTuple):
+    """Atoms that torsions turn, of torsions at one distance from the backbone.
 
-    Every residue is a frame that carries its atoms; those with a backbone move, others ride along. Each stage starts
-    from where the last one ended, with fresh motions of nodes that are spread ever more densely: first the whole
-    model, then its chains, then neighbourhoods of 20 Å down to single residues, at last side chains about their
-    torsions.
+    Attributes
+    ----------
+    torsions : (n_used,) int
+        Torsions that turn them.
+    near, far : (n_used,) int
+        Atoms on the axis of each torsion, from the backbone outwards.
+    which : (n,) int
+        Row in ``torsions`` of each turned atom's torsion.
+    atoms : (n,) int
+        Atoms that are turned.
+    """
+
+    torsions: torch.Tensor
+    near: torch.Tensor
+    far: torch.Tensor
+    which: torch.Tensor
+    atoms: torch.Tensor
+
+
+class DeformationSource(AtomSource):
+    """A model under a field of rigid motions.
+
+    Every residue is a frame that carries its atoms. Frames with a backbone move by the field; the others move rigidly
+    with the nodes near them. Each stage starts from where the last one ended, with fresh motions of nodes that are
+    spread ever more densely: first the whole model, then its chains, then neighbourhoods of 20 Å down to single
+    residues, at last side chains about their torsions.
 
     Parameters
     ----------
@@ -89,19 +160,28 @@ class DeformationSource:
         self._rotations = self._tensor(axes, torch.float32)
         self._origins = self._tensor(origins, torch.float32)
         self._local = self._tensor(local, torch.float32)
-        weights = torch.cat([self._local, torch.ones_like(self._local[:, :1])], dim=1)
-        rows = self._carrier[:, None] * 4 + torch.arange(4, device=device)
-        self._carry = WeightedSums(rows, weights, 4 * len(origins))
+        self._frames_to_atoms = self._frame_sums()
         torsions = SideChainTorsions.of(model, backbone)
-        self._turned = []
-        for of_atom, atoms in torsions.turned:
-            used, which = np.unique(of_atom, return_inverse=True)
-            self._turned.append(tuple(map(self._tensor, (used, *torsions.axes[used].T.copy(), which, atoms))))
+        self._turned = self._turned_atoms(torsions)
         self._level = self._levels[0]
         self._nodes = body_nodes(origins, np.zeros(len(origins), dtype=int))
         self._turns = torch.zeros(0, 3)
         self._shifts = torch.zeros(0, 3)
         self._torsions = self._tensor(np.zeros(len(torsions)), torch.float32)
+
+    def _frame_sums(self) -> WeightedSums:
+        """Sums that give an atom as its frame's axes, as far as the atom lies along each, and origin."""
+        weights = torch.cat([self._local, torch.ones_like(self._local[:, :1])], dim=1)
+        rows = self._carrier[:, None] * 4 + torch.arange(4, device=self._device)
+        return WeightedSums(rows, weights, 4 * len(self._origins))
+
+    def _turned_atoms(self, torsions: SideChainTorsions) -> list[_TurnedAtoms]:
+        found = []
+        for of_atom, atoms in torsions.turned:
+            used, which = np.unique(of_atom, return_inverse=True)
+            near, far = torsions.axes[used].T.copy()
+            found.append(_TurnedAtoms(*map(self._tensor, (used, near, far, which, atoms))))
+        return found
 
     def _tensor(self, values: np.ndarray, dtype: torch.dtype | None = None) -> torch.Tensor:
         return torch.as_tensor(values, dtype=dtype, device=self._device)
@@ -110,8 +190,8 @@ class DeformationSource:
         """Stages of the whole run, in order."""
         return [level.stage for level in self._levels]
 
-    def begin(self, stage: int) -> list[dict]:
-        """Take up what the last stage reached and spread the nodes of this one."""
+    def begin_stage(self, stage: int) -> list[ParameterGroup]:
+        """Keep what the last stage reached and spread the nodes of this one."""
         if len(self._turns):
             with torch.no_grad():
                 rotations, self._origins = self._frames()
@@ -123,24 +203,20 @@ class DeformationSource:
 
     def _spread_stage_nodes(self, stage: int) -> None:
         self._level = self._levels[stage]
-        positions = self._origins.cpu().double().numpy()
-        if self._level.radius_angstrom == WHOLE:
-            nodes = body_nodes(positions, np.zeros(len(positions), dtype=int))
-        elif self._level.radius_angstrom == CHAINS:
-            nodes = body_nodes(positions, self._chain)
-        else:
-            nodes = spread_nodes(positions, self._level.radius_angstrom, self._n_moving)
-        self._nodes = nodes.to(self._device)
+        self._nodes = self._nodes_of(self._level).to(self._device)
 
-    def _parameters(self, turns: torch.Tensor, shifts: torch.Tensor, torsions: torch.Tensor) -> list[dict]:
+    def _nodes_of(self, level: _FieldLevel) -> FieldNodes:
+        positions = self._origins.cpu().double().numpy()
+        if level.radius_angstrom is not None:
+            return spread_nodes(positions, level.radius_angstrom, self._n_moving)
+        return body_nodes(positions, self._chain if level.by_chain else np.zeros(len(positions), dtype=int))
+
+    def _parameters(self, turns: torch.Tensor, shifts: torch.Tensor, torsions: torch.Tensor) -> list[ParameterGroup]:
         self._turns = turns.to(self._device).requires_grad_()
         self._shifts = shifts.to(self._device).requires_grad_()
-        groups = [
-            {"params": [self._shifts], "lr": self._level.rate},
-            {"params": [self._turns], "lr": self._level.rate * _TURN_PER_SHIFT},
-        ]
+        groups = field_parameter_groups(self._turns, self._shifts, self._level.rate)
         self._torsions = torsions.to(self._device).clone()
-        if self._level.torsions and len(self._torsions):
+        if self._level.trains_torsions and len(self._torsions):
             groups.append({"params": [self._torsions.requires_grad_()], "lr": _TORSION_RATE})
         return groups
 
@@ -152,35 +228,27 @@ class DeformationSource:
         rotations, origins = (self._rotations, self._origins) if not len(self._turns) else self._frames()
         if not self._torsions.requires_grad and not bool(self._torsions.any()):
             # An atom is at the sum of its frame's axes, as far as it lies along each, and its origin.
-            return self._carry(torch.cat([rotations.transpose(1, 2), origins[:, None]], dim=1).flatten(0, 1))
+            return self._frames_to_atoms(torch.cat([rotations.transpose(1, 2), origins[:, None]], dim=1).flatten(0, 1))
         local = self._turn_side_chains(self._local)
         carried = torch.matmul(rotations.index_select(0, self._carrier), local[..., None])[..., 0]
         return carried + origins.index_select(0, self._carrier)
 
     def _turn_side_chains(self, local: torch.Tensor) -> torch.Tensor:
         """Turn atoms about the torsions, from the backbone outwards, in the frames of their residues."""
-        for torsions, near, far, which, atoms in self._turned:
-            if len(torsions):
-                end = local.index_select(0, far)
-                axis = torch.nn.functional.normalize(end - local.index_select(0, near), dim=-1)
-                turn = roma.rotvec_to_rotmat(axis * self._torsions.index_select(0, torsions)[:, None])
-                end = end.index_select(0, which)
-                arm = local.index_select(0, atoms) - end
-                turned = torch.matmul(turn.index_select(0, which), arm[..., None])[..., 0]
-                local = local.index_copy(0, atoms, end + turned)
+        for level in self._turned:
+            if len(level.torsions):
+                end = local.index_select(0, level.far)
+                axis = torch.nn.functional.normalize(end - local.index_select(0, level.near), dim=-1)
+                turn = roma.rotvec_to_rotmat(axis * self._torsions.index_select(0, level.torsions)[:, None])
+                end = end.index_select(0, level.which)
+                arm = local.index_select(0, level.atoms) - end
+                turned = torch.matmul(turn.index_select(0, level.which), arm[..., None])[..., 0]
+                local = local.index_copy(0, level.atoms, end + turned)
         return local
 
     def step_memory_bytes(self) -> int:
         """See ``AtomSource``."""
         return BYTES_PER_ATOM * len(self._carrier)
-
-    def uses_all_cores(self) -> bool:
-        """Its arrays are small."""
-        return False
-
-    def confidence(self) -> None:
-        """A moved model has none."""
-        return None
 
     def prior(self, positions: torch.Tensor) -> torch.Tensor:
         """Energy that keeps torsions in the rotamer of the start unless the images ask for another."""
@@ -190,22 +258,30 @@ class DeformationSource:
         return _TORSION_WEIGHT * torch.log1p(change).mean()
 
     def revert_stage(self) -> None:
-        """Go back to where the stage began."""
-        self._parameters(torch.zeros_like(self._turns), torch.zeros_like(self._shifts), self._torsions.detach())
+        """Go back to where the stage began: motions and torsions start at zero in every stage that moves them."""
+        torsions = torch.zeros_like(self._torsions) if self._level.trains_torsions else self._torsions
+        self._parameters(torch.zeros_like(self._turns), torch.zeros_like(self._shifts), torsions.detach())
 
     def state(self) -> dict[str, torch.Tensor]:
-        """All that ``restore`` needs to go on from here within the stage."""
+        """See ``AtomSource``."""
         return {
-            "rotations": self._rotations,
-            "origins": self._origins,
-            "turns": self._turns.detach(),
-            "shifts": self._shifts.detach(),
-            "torsions": self._torsions.detach(),
+            "rotations": self._rotations.clone(),
+            "origins": self._origins.clone(),
+            "turns": self._turns.detach().clone(),
+            "shifts": self._shifts.detach().clone(),
+            "torsions": self._torsions.detach().clone(),
         }
 
-    def restore(self, stage: int, state: dict[str, torch.Tensor]) -> list[dict]:
-        """Go back to a state within a stage; groups for an optimiser, as from ``begin``."""
+    def restore(self, stage: int, state: dict[str, torch.Tensor]) -> list[ParameterGroup]:
+        """See ``AtomSource``."""
         self._rotations = state["rotations"].to(self._device)
         self._origins = state["origins"].to(self._device)
         self._spread_stage_nodes(stage)
         return self._parameters(state["turns"].clone(), state["shifts"].clone(), state["torsions"])
+
+    def describe(self) -> str:
+        """See ``AtomSource``."""
+        return (
+            "Residues moved as rigid bodies under a field of rotations and translations whose range was shortened "
+            "stage by stage; side chains turned about their torsions at the last stage."
+        )

@@ -1,25 +1,33 @@
-"""A smooth field of rigid motions, carried by nodes spread over the residues."""
+"""A smooth field of rigid motions, carried by nodes spread over the residues, and a source that adds it to another."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import roma
 import torch
 from scipy.spatial import cKDTree
 
-from cocofold.sources.base import AtomSource, Stage
+from cocofold.sources.base import AtomSource, ParameterGroup, WrappedSource
 from cocofold.structure.model import Model
 from cocofold.structure.topology import Backbone
 from cocofold.structure.weighted_sums import WeightedSums
 
+# Number of nodes that move a residue: it bounds the cost of a field per residue. With fewer the Gaussian of a node is
+# cut off where it still counts.
 _NEAREST_NODES = 16
+# Nodes lie two thirds of a radius apart, so that several of them move each residue and the field is smooth; closer
+# nodes are more parameters for the same field.
 _NODES_PER_FIELD_RADIUS = 1.5
+# Weight added to the nearest node: a residue to which taper and Gaussian leave no node then follows that one.
 _NEAREST_NODE_MIN_WEIGHT = 1e-6
-# Of a pass through a field, its gradient and what restrains the atoms
+# Memory of a pass through a field, its gradient and the geometry restraints, for the plan of a run's memory.
 BYTES_PER_ATOM = 20_000
+# Rate of turns (radian) for that of shifts (Å): alike for atoms 10 Å from a node's centre.
+_TURN_PER_SHIFT = 0.1
 
 
 @dataclass(frozen=True)
@@ -45,8 +53,8 @@ class FieldNodes:
         return FieldNodes(self.centres.to(device), self.neighbours.to(device), self.weights.to(device))
 
     @cached_property
-    def means(self) -> WeightedSums:
-        """From what nodes have to its weighted mean for each residue."""
+    def weighted_mean(self) -> WeightedSums:
+        """Weighted mean, for each residue, of what its nodes have."""
         return WeightedSums(self.neighbours, self.weights, len(self.centres))
 
 
@@ -61,7 +69,7 @@ def spread_nodes(positions: np.ndarray, radius_angstrom: float, n_moving: int) -
     positions : (n_residues, 3) float
     radius_angstrom : float
     n_moving : int
-        Nodes lie on the first so many residues; the others ride along.
+        Nodes lie on so many first residues; the others move rigidly with the nodes near them.
     """
     chosen = _rows_at_spacing(positions[:n_moving], radius_angstrom / _NODES_PER_FIELD_RADIUS)
     shared = min(_NEAREST_NODES, len(chosen))
@@ -126,31 +134,44 @@ def move_frames(
     rotations, origins
         Of the same shapes.
     """
-    # Of all that nodes do to residues the weighted mean is taken in one product.
-    around, turned = roma.rotvec_to_rotmat(torch.cat([turns, nodes.means(turns)])).split([len(turns), len(origins)])
-    # A node takes x to M (x - centre) + centre + shift, which is x and something linear in (x, 1).
+    vectors = torch.cat([turns, nodes.weighted_mean(turns)])
+    around, turned = roma.rotvec_to_rotmat(vectors).split([len(turns), len(origins)])
+    # A node takes x to M (x - centre) + centre + shift, which is x and something linear in (x, 1): the weighted mean of
+    # that over a residue's nodes is one product.
     matrices = around - torch.eye(3, dtype=turns.dtype, device=turns.device)
     offsets = shifts - torch.matmul(matrices, nodes.centres[..., None])[..., 0]
-    matrices, offsets = nodes.means(torch.cat([matrices.flatten(1), offsets], dim=1)).split([9, 3], dim=1)
+    matrices, offsets = nodes.weighted_mean(torch.cat([matrices.flatten(1), offsets], dim=1)).split([9, 3], dim=1)
     displaced = torch.matmul(matrices.unflatten(1, (3, 3)), origins[..., None])[..., 0] + offsets
     return torch.matmul(turned, rotations), origins + displaced
 
 
-# Radius of the field (Å) and rate of its shifts (Å a step), by the finest resolution that is compared (Å).
+def field_parameter_groups(turns: torch.Tensor, shifts: torch.Tensor, rate: float) -> list[ParameterGroup]:
+    """Motions of nodes for an optimiser; ``rate`` is that of the shifts, Å a step."""
+    return [{"params": [shifts], "lr": rate}, {"params": [turns], "lr": rate * _TURN_PER_SHIFT}]
+
+
+class _FieldRow(NamedTuple):
+    min_resolution_angstrom: float
+    radius_angstrom: float
+    rate: float
+
+
+# Field on top of another source, by the finest resolution of its stages: the first row whose resolution is not finer
+# counts. Radii (Å) and rates (Å a step) are those of the deformation source's stages; the last row, for all rings, is
+# coarser than theirs, for the inner source moves single residues itself.
 _FIELD_BY_RESOLUTION = (
-    (20.0, 20.0, 0.30),
-    (17.0, 12.0, 0.30),
-    (12.5, 8.0, 0.25),
-    (8.3, 5.0, 0.20),
-    (6.0, 3.5, 0.12),
-    (0.0, 2.0, 0.08),
+    _FieldRow(20.0, 20.0, 0.30),
+    _FieldRow(17.0, 12.0, 0.30),
+    _FieldRow(12.5, 8.0, 0.25),
+    _FieldRow(8.3, 5.0, 0.20),
+    _FieldRow(6.0, 3.5, 0.12),
+    _FieldRow(0.0, 2.0, 0.08),
 )
-_TURN_PER_SHIFT = 0.1
 _INNER_KEY_PREFIX = "inner."
 
 
-class FieldOnTopSource:
-    """Atoms of a source under a field of rigid motions, both learned together (``cocofold.sources.base.AtomSource``).
+class FieldOnTopSource(WrappedSource):
+    """Atoms of an inner source under a field of rigid motions; the parameters of both are learned together.
 
     A residue turns about its CA atom and shifts. What the field reached in earlier stages is kept as one motion of each
     residue; the radius of a stage follows its resolution. In a stage that does not ask the images the field rests.
@@ -164,14 +185,13 @@ class FieldOnTopSource:
     """
 
     def __init__(self, inner: AtomSource, model: Model, device: torch.device | str = "cpu") -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._device = torch.device(device)
         backbone = Backbone.of(model)
-        self._alpha = torch.as_tensor(backbone.atoms[:, 1], device=self._device)
+        self._ca_atoms = torch.as_tensor(backbone.atoms[:, 1], device=self._device)
         self._carrier = torch.as_tensor(backbone.frame_of_atom, device=self._device)
-        self._stages = inner.stages()
         count = len(backbone)
-        self._reached = {
+        self._stage_start = {
             "rotations": torch.eye(3, device=self._device).repeat(count, 1, 1),
             "shifts": torch.zeros(count, 3, device=self._device),
             "origins": torch.zeros(count, 3, device=self._device),
@@ -180,43 +200,35 @@ class FieldOnTopSource:
         self._turns = torch.zeros(0, 3)
         self._shifts = torch.zeros(0, 3)
 
-    def stages(self) -> list[Stage]:
-        """Stages of the inner source."""
-        return self._stages
-
-    def begin(self, stage: int) -> list[dict]:
-        """Go on with what the last stage reached, and spread the nodes of this one."""
+    def begin_stage(self, stage: int) -> list[ParameterGroup]:
+        """Keep what the last stage reached, and spread the nodes of this one."""
         with torch.no_grad():
-            base = self._inner.positions()[self._alpha]
+            base = self._inner.positions()[self._ca_atoms]
             rotations, origins = self._frames(base)
-            self._reached = {
+            self._stage_start = {
                 "rotations": roma.special_procrustes(rotations),
                 "shifts": origins - base,
                 "origins": origins,
             }
-        return [*self._inner.begin(stage), *self._lay(stage)]
+        return [*self._inner.begin_stage(stage), *self._spread_stage_nodes(stage)]
 
-    def _lay(self, stage: int) -> list[dict]:
-        """Nodes of a stage, at rest."""
-        self._nodes, groups = None, []
-        if self._stages[stage].batches:
-            _, radius, rate = next(
-                row for row in _FIELD_BY_RESOLUTION if row[0] <= self._stages[stage].resolution_angstrom
-            )
-            origins = self._reached["origins"].cpu().double().numpy()
-            self._nodes = spread_nodes(origins, radius, len(origins)).to(self._device)
-            count = len(self._nodes.centres)
-            self._turns = torch.zeros(count, 3, device=self._device, requires_grad=True)
-            self._shifts = torch.zeros(count, 3, device=self._device, requires_grad=True)
-            groups = [
-                {"params": [self._shifts], "lr": rate},
-                {"params": [self._turns], "lr": rate * _TURN_PER_SHIFT},
-            ]
-        return groups
+    def _spread_stage_nodes(self, stage: int) -> list[ParameterGroup]:
+        """Spread the nodes of a stage, at rest; returns their motions for an optimiser."""
+        asked = self.stages()[stage]
+        self._nodes = None
+        if not asked.batches:
+            return []
+        row = next(row for row in _FIELD_BY_RESOLUTION if row.min_resolution_angstrom <= asked.resolution_angstrom)
+        origins = self._stage_start["origins"].cpu().double().numpy()
+        self._nodes = spread_nodes(origins, row.radius_angstrom, len(origins)).to(self._device)
+        count = len(self._nodes.centres)
+        self._turns = torch.zeros(count, 3, device=self._device, requires_grad=True)
+        self._shifts = torch.zeros(count, 3, device=self._device, requires_grad=True)
+        return field_parameter_groups(self._turns, self._shifts, row.rate)
 
     def _frames(self, base: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Rotation of each residue, and where its CA atom goes from ``base``, (n_residues, 3)."""
-        rotations, origins = self._reached["rotations"], base + self._reached["shifts"]
+        rotations, origins = self._stage_start["rotations"], base + self._stage_start["shifts"]
         if self._nodes is None:
             return rotations, origins
         return move_frames(self._nodes, self._turns, self._shifts, rotations, origins)
@@ -224,7 +236,7 @@ class FieldOnTopSource:
     def positions(self) -> torch.Tensor:
         """Positions of all atoms, (n_atoms, 3) Å, differentiable."""
         inner = self._inner.positions()
-        base = inner[self._alpha]
+        base = inner[self._ca_atoms]
         rotations, origins = self._frames(base)
         base, rotations, origins = (part.index_select(0, self._carrier) for part in (base, rotations, origins))
         return torch.matmul(rotations, (inner - base)[..., None])[..., 0] + origins
@@ -233,42 +245,35 @@ class FieldOnTopSource:
         """The inner source's and the field's."""
         return self._inner.step_memory_bytes() + BYTES_PER_ATOM * len(self._carrier)
 
-    def uses_all_cores(self) -> bool:
-        """If the inner source is."""
-        return self._inner.uses_all_cores()
-
-    def confidence(self) -> torch.Tensor | None:
-        """The inner source's."""
-        return self._inner.confidence()
-
-    def prior(self, positions: torch.Tensor) -> torch.Tensor:
-        """The inner source's, of the positions that are shown."""
-        return self._inner.prior(positions)
-
     def revert_stage(self) -> None:
-        """Go back to where the stage began."""
+        """See ``AtomSource``."""
         self._inner.revert_stage()
         with torch.no_grad():
             self._turns.zero_()
             self._shifts.zero_()
 
     def state(self) -> dict[str, torch.Tensor]:
-        """All that ``restore`` needs to go on from here within the stage."""
+        """See ``AtomSource``."""
         inner = {_INNER_KEY_PREFIX + name: values for name, values in self._inner.state().items()}
-        moving = {"field.turns": self._turns.detach(), "field.shifts": self._shifts.detach()}
-        return {**inner, **self._reached, **moving}
+        start = {name: values.clone() for name, values in self._stage_start.items()}
+        moving = {"field.turns": self._turns.detach().clone(), "field.shifts": self._shifts.detach().clone()}
+        return {**inner, **start, **moving}
 
-    def restore(self, stage: int, state: dict[str, torch.Tensor]) -> list[dict]:
-        """Go back to a state within a stage; groups for an optimiser, as from ``begin``."""
+    def restore(self, stage: int, state: dict[str, torch.Tensor]) -> list[ParameterGroup]:
+        """See ``AtomSource``."""
         inner = {
             name[len(_INNER_KEY_PREFIX) :]: values
             for name, values in state.items()
             if name.startswith(_INNER_KEY_PREFIX)
         }
-        self._reached = {name: state[name].to(self._device) for name in self._reached}
-        groups = [*self._inner.restore(stage, inner), *self._lay(stage)]
+        self._stage_start = {name: state[name].to(self._device) for name in self._stage_start}
+        groups = [*self._inner.restore(stage, inner), *self._spread_stage_nodes(stage)]
         if self._nodes is not None:
             with torch.no_grad():
                 self._turns.copy_(state["field.turns"])
                 self._shifts.copy_(state["field.shifts"])
         return groups
+
+    def describe(self) -> str:
+        """See ``AtomSource``."""
+        return f"{self._inner.describe()} A field of rigid motions moved these atoms further."

@@ -9,16 +9,19 @@ from pathlib import Path
 
 from cocofold.system.errors import InputError
 
+# Names of temporary files: hidden, and of no format that another program would read.
+_PARTIAL_PREFIX, _PARTIAL_SUFFIX = ".", ".part"
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside ``path``, renamed to it at the end; removed if anything goes wrong.
 
-    What is renamed is on the disk, so that also the machine may fail at any moment. An ``OSError`` while writing, of a
-    full disk for example, leaves with the name of ``path``.
+    The file is flushed to the disk before it is renamed, so that the machine too may fail at any moment. An ``OSError``
+    while writing, of a full disk for example, leaves with the name of ``path``.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = path.with_name(f"{_PARTIAL_PREFIX}{path.name}.{os.getpid()}{_PARTIAL_SUFFIX}")
     try:
         yield partial
         _flush(partial)
@@ -42,15 +45,14 @@ def _flush(path: Path) -> None:
 
 
 def is_partial(path: Path) -> bool:
-    """Whether a file is one that a process left which was killed while writing."""
-    return path.name.startswith(".") and path.name.endswith(".part")
+    """Whether a file is a temporary one, left by a process that was killed while it wrote."""
+    return path.name.startswith(_PARTIAL_PREFIX) and path.name.endswith(_PARTIAL_SUFFIX)
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove temporary files below a folder that a process left which was killed while writing."""
-    for path in folder.rglob(".*.part"):
-        if is_partial(path):
-            path.unlink(missing_ok=True)
+    """Remove temporary files below a folder, left by a process that was killed while it wrote."""
+    for path in folder.rglob(f"{_PARTIAL_PREFIX}*{_PARTIAL_SUFFIX}"):
+        path.unlink(missing_ok=True)
 
 
 def write_atomically(path: str | os.PathLike[str], content: str) -> None:
@@ -69,12 +71,12 @@ def refuse_unwritable(path: Path | None, remedy: str = "give another file") -> I
 
 
 def check_writable(option: str, path: Path | None) -> None:
-    """Refuse a file that could not be written; None is none.
+    """Refuse a path at which no file can be written; None is accepted.
 
     Raises
     ------
     InputError
-        In the words of the command line.
+        With a message in the words of the command line.
     """
     if path is None:
         return

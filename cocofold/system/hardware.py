@@ -1,12 +1,16 @@
-"""The device that a user asks for."""
+"""The device that a user asks for, and the memory of this machine and process.
+
+The command line imports this module before anything large, so torch is imported where a device is looked for.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import resource
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple
 
 from cocofold.system.errors import InputError
 
@@ -22,17 +26,17 @@ def find_device(name: str) -> torch.device:
     InputError
         If there is no such device.
     """
-    # Loaded here, so that the command line answers --help without it
     import torch
 
+    allowed = "give auto, cpu, cuda or cuda:N"
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise InputError(f"--device {name}: give auto, cpu, cuda or cuda:N") from error
+        raise InputError(f"--device {name}: {allowed}") from error
     if device.type not in ("cpu", "cuda"):
-        raise InputError(f"--device {name}: give auto, cpu, cuda or cuda:N")
+        raise InputError(f"--device {name}: {allowed}")
     if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
         raise InputError(f"--device {name}: {torch.cuda.device_count()} CUDA devices were found; use --device cpu")
     return device
@@ -56,25 +60,76 @@ def prepare_short_work(name: str) -> torch.device:
     return device
 
 
+# What is free on the machine, and what this process holds, in the kernel's words.
 _MEMINFO_FILE = Path("/proc/meminfo")
 _STATM_FILE = Path("/proc/self/statm")
+# Where the kernel says to which control groups this process belongs, and where these are mounted.
+_OWN_CONTROL_GROUPS_FILE = Path("/proc/self/cgroup")
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
-# glibc's numbers of these settings, and the most that it takes for the second
+# glibc's numbers of these settings, from its malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+# Freed memory that is kept, and the largest array that is taken from it: 32 MiB is the most that glibc allows.
 _BYTES_KEPT, _LARGEST_KEPT = 64 * 2**20, 32 * 2**20
-_CGROUP_FILES = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
+
+
+class _MemoryFiles(NamedTuple):
+    """Names of a control group's files: its limit, what is used, and the item of its statistics to be had again."""
+
+    limit: str
+    used: str
+    reclaimable: str
+
+
+_VERSION_1 = _MemoryFiles("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_VERSION_2 = _MemoryFiles("memory.max", "memory.current", "inactive_file")
 
 
 def available_bytes() -> int:
-    """Memory that can be taken without pushing others out, within the control group's limit if there is one."""
-    free = [_available_on_machine()]
-    for most, used in _CGROUP_FILES:
-        try:
-            limit = int((_CONTROL_GROUPS / most).read_text())
-            free.append(limit - int((_CONTROL_GROUPS / used).read_text()))
-        except (OSError, ValueError):  # no such group, or a limit that reads "max"
+    """Memory that can be taken without pushing others out.
+
+    That is the machine's, or less where a control group has a limit: the group of this process (of a Slurm job, a
+    container or a service) or one that encloses it, whichever leaves the least.
+    """
+    free = [_available_on_machine(), *(_free_in(folder, names) for folder, names in _control_groups())]
+    return max(0, min(left for left in free if left is not None))
+
+
+def _control_groups() -> Iterator[tuple[Path, _MemoryFiles]]:
+    """Folders of the control groups that may limit this process's memory, from its own up to the root."""
+    yield _CONTROL_GROUPS, _VERSION_2
+    yield _CONTROL_GROUPS / "memory", _VERSION_1
+    try:
+        lines = _OWN_CONTROL_GROUPS_FILE.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        # hierarchy:controllers:path; version 2 has the hierarchy 0 and names no controllers.
+        hierarchy, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        own = PurePosixPath(path.lstrip("/"))
+        if ".." in own.parts:  # a group outside the part of the tree that is seen from here
             continue
-    return max(0, min(free))
+        for group in (own, *own.parents):
+            if hierarchy == "0" and not controllers:
+                yield _CONTROL_GROUPS / group, _VERSION_2
+                yield _CONTROL_GROUPS / "unified" / group, _VERSION_2
+            elif "memory" in controllers.split(","):
+                yield _CONTROL_GROUPS / "memory" / group, _VERSION_1
+
+
+def _free_in(folder: Path, names: _MemoryFiles) -> int | None:
+    """What a control group leaves of its memory, with the cached files that it can drop; None without a limit."""
+    try:
+        limit, used = int((folder / names.limit).read_text()), int((folder / names.used).read_text())
+    except (OSError, ValueError):  # no such group, or a limit that reads "max"
+        return None
+    reclaimable = 0
+    try:
+        items = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        reclaimable = next((int(item[1]) for item in items if item[0] == names.reclaimable), 0)
+    except (OSError, ValueError, IndexError):
+        pass
+    return limit - max(0, used - reclaimable)
 
 
 def resident_bytes() -> int:
@@ -104,4 +159,5 @@ def _available_on_machine() -> int:
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError, IndexError):
         pass
+    # Without the kernel's word half of the machine is taken to be free.
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

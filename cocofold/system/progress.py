@@ -8,13 +8,33 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-# Told what is being done, and what share of it is done, from 0 to 1
+# Told what is being done, and what share of it is done, from 0 to 1.
 ProgressCallback = Callable[[str, float], None]
 
+# Weight of a batch in the mean correlation that the bar shows: about the last twenty batches count.
 _SMOOTHED = 0.05
+
+
+def _terminal_bar(*columns: ProgressColumn) -> Progress:
+    """A bar on standard error, shown on terminals only, and gone when it ends."""
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+
+
+def _stop(bar: Progress) -> None:
+    # The terminal may be gone, which must not hide why the run ends.
+    with contextlib.suppress(OSError):
+        bar.stop()
 
 
 class EtaEstimator:
@@ -27,7 +47,7 @@ class EtaEstimator:
         self._later = (passes_left - 1) * last_step
 
     def seconds_left(self, step: int) -> float:
-        """At most so long; 0 before the first step."""
+        """Seconds left at most; 0 before the first step."""
         taken = step - self._first
         each = (time.monotonic() - self._began) / taken if taken else 0.0
         return each * (self._last - step + self._later)
@@ -43,17 +63,13 @@ class TrainingProgressBar:
     """
 
     def __init__(self, total: int, done: int) -> None:
-        console = Console(stderr=True)
-        self._bar = Bar(
+        self._bar = _terminal_bar(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
         )
         self._task = self._bar.add_task("FRC", total=total, completed=done)
         self._correlation: float | None = None
@@ -77,15 +93,8 @@ class TrainingProgressBar:
 @contextlib.contextmanager
 def image_progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar for what is done image by image, told the number done and of all; it goes when all are."""
-    console = Console(stderr=True)
-    bar = Bar(
-        TextColumn(what),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
+    bar = _terminal_bar(
+        TextColumn(what), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"), TimeRemainingColumn()
     )
     task = bar.add_task(what, total=None)
 
@@ -102,26 +111,16 @@ def image_progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
         _stop(bar)
 
 
-def _stop(bar: Bar) -> None:
-    # The terminal may be gone, which must not hide why the run ends.
-    with contextlib.suppress(OSError):
-        bar.stop()
-
-
 @contextlib.contextmanager
 def search_progress_bar() -> Iterator[ProgressCallback]:
     """A bar on standard error, shown on terminals only, told what is done and how much of it."""
-    console = Console(stderr=True)
-    bar = Bar(
+    bar = _terminal_bar(
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
     )
     task = bar.add_task("placing", total=1.0)
     current = ""
@@ -133,5 +132,8 @@ def search_progress_bar() -> Iterator[ProgressCallback]:
             current = what
         bar.update(task, completed=done)
 
-    with bar:
+    bar.start()
+    try:
         yield tell
+    finally:
+        _stop(bar)

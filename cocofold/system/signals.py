@@ -15,6 +15,7 @@ from types import TracebackType
 from cocofold.system.errors import InputError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# Time in which further signals are not heeded, so that an impatient second Ctrl-C does not leave half a file behind.
 _GRACE_SECONDS = 10.0
 STOP_WITH_VARIABLE = "COCOFOLD_STOP_WITH"
 
@@ -27,7 +28,7 @@ class Interrupted(SystemExit):
     why : str
         For the user.
     number : int
-        Of the signal.
+        Number of the signal.
 
     Attributes
     ----------
@@ -59,7 +60,7 @@ class SignalHandler:
     Raises
     ------
     InputError
-        If there is no such process, or the system cannot watch one.
+        When it is entered, if there is no such process, or the system cannot watch one.
     """
 
     def __init__(self, stop_with: int | None = None) -> None:
@@ -68,13 +69,15 @@ class SignalHandler:
         self._raised_at = float("-inf")
         self._handlers: dict[int, object] = {}
         self._stop_with = stop_with
-        self._watched = None if stop_with is None else _open_process(stop_with)
+        self._watched: int | None = None
 
     def __enter__(self) -> SignalHandler:
+        if self._stop_with is not None:
+            self._watched = _open_process(self._stop_with)
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 if signal.getsignal(number) != signal.SIG_IGN:
-                    self._handlers[number] = signal.signal(number, self._note)
+                    self._handlers[number] = signal.signal(number, self._on_signal)
             self._raise_pending_of_outer()
         return self
 
@@ -93,8 +96,9 @@ class SignalHandler:
             signal.signal(number, handler)  # type: ignore[arg-type]
         if self._watched is not None:
             os.close(self._watched)
+            self._watched = None
 
-    def _note(self, number: int, frame: object) -> None:
+    def _on_signal(self, number: int, frame: object) -> None:
         self._received_signal = number
         if not self._deferring and time.monotonic() - self._raised_at >= _GRACE_SECONDS:
             self.check()

@@ -1,4 +1,7 @@
-"""Which of several processes this one is, and the others that it starts; known before anything large is imported."""
+"""Which of several processes this one is, and the workers that it starts; known before anything large is imported.
+
+The coordinator, of rank 0, runs the program; the workers compare their share of the images for it.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,9 @@ from types import TracebackType
 
 from cocofold.system.errors import InputError
 
-# Tells a process that the first has started its rank and their count
-_WORKER_VARIABLE = "COCOFOLD_MEMBER"
-# Set by torchrun, of its processes
+# The coordinator tells a worker its rank, and the number of processes, in these.
+_RANK_VARIABLE, _COUNT_VARIABLE = "COCOFOLD_WORKER_RANK", "COCOFOLD_WORKER_COUNT"
+# Set by torchrun for the processes that it starts.
 _TORCHRUN_VARIABLE = "TORCHELASTIC_RUN_ID"
 
 
@@ -24,57 +27,61 @@ class WorkerProcess:
     Attributes
     ----------
     rank, count : int
-        Its number, from 0, and how many there are.
-    here : int
-        How many are on this machine.
+        Number of this process, from 0 (the coordinator), and number of all processes.
+    count_on_machine : int
+        Number of those on this machine.
     by_torchrun : bool
         Whether torchrun has started all.
-    others : sequence of Popen
-        Those that it has started; they read on their standard input where it is found.
+    started_processes : sequence of Popen
+        Workers that this process has started; each reads on its standard input where the coordinator is found.
     """
 
     rank: int
     count: int
-    here: int = 1
+    count_on_machine: int = 1
     by_torchrun: bool = False
-    others: Sequence[subprocess.Popen] = ()
+    started_processes: Sequence[subprocess.Popen] = ()
 
     @classmethod
-    def wanted(cls, count: int) -> WorkerProcess:
-        """This process, of ``count``, the others of which it starts on this machine, or of those of torchrun.
+    def start_or_join(cls, count: int) -> WorkerProcess:
+        """Find out which process this is; if it is the first of ``count``, start the workers on this machine.
 
         Raises
         ------
         InputError
-            For a count below 1, or one besides torchrun's.
+            For a count below 1, or one that is not torchrun's.
         """
         if count < 1:
             raise InputError(f"--processes {count}: give 1 or more")
-        ours = os.environ.get(_WORKER_VARIABLE)
-        if ours:
-            rank, every = map(int, ours.split(":"))
-            return cls(rank, every, every)
+        if _RANK_VARIABLE in os.environ:
+            every = int(os.environ[_COUNT_VARIABLE])
+            return cls(int(os.environ[_RANK_VARIABLE]), every, every)
         if _TORCHRUN_VARIABLE in os.environ:
             every = int(os.environ["WORLD_SIZE"])
             if count not in (1, every):
                 raise InputError(f"--processes {count}: torchrun has started {every}; leave the option out")
             return cls(int(os.environ["RANK"]), every, int(os.environ["LOCAL_WORLD_SIZE"]), by_torchrun=True)
-        return cls._starting(count) if count > 1 else cls(0, 1)
+        return cls._start_workers(count) if count > 1 else cls(0, 1)
 
     @classmethod
-    def _starting(cls, count: int) -> WorkerProcess:
-        others = [
+    def _start_workers(cls, count: int) -> WorkerProcess:
+        workers = [
             subprocess.Popen(
                 [sys.executable, "-m", "cocofold", *sys.argv[1:]],
-                env={**os.environ, _WORKER_VARIABLE: f"{rank}:{count}", "LOCAL_RANK": str(rank)},
+                env={
+                    **os.environ,
+                    _RANK_VARIABLE: str(rank),
+                    _COUNT_VARIABLE: str(count),
+                    "LOCAL_RANK": str(rank),
+                },
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
-                # Signals of a terminal are for the first, which ends the others.
+                # Signals of a terminal are for the coordinator, which ends the workers.
                 start_new_session=True,
             )
             for rank in range(1, count)
         ]
-        return cls(0, count, count, others=others)
+        return cls(0, count, count, started_processes=workers)
 
     def __enter__(self) -> WorkerProcess:
         return self
@@ -82,6 +89,6 @@ class WorkerProcess:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for process in self.others:
+        for process in self.started_processes:
             process.kill()
             process.communicate()

@@ -64,17 +64,17 @@ def test_fewer_images_are_compared_at_once_where_memory_is_short(monkeypatch: py
 def test_a_batch_has_parts_for_several_processes(batch_size: int, processes: int, on_cpu: int, on_gpu: int) -> None:
     """On a CPU their number changes nothing; each GPU gets a part of its own."""
     work = RunWorkload(1000, 300, RingPixels.up_to(64, 31), 2.0, 0, 27_000, batch_size, processes)
-    assert work.most_at_once(CPU) == on_cpu
-    assert work.most_at_once(torch.device("cuda")) == on_gpu
+    assert work.most_images_at_once(CPU) == on_cpu
+    assert work.most_images_at_once(torch.device("cuda")) == on_gpu
 
 
 MEASURED = """
 import sys, torch
 from pathlib import Path
 from benchmarks.step import Case, Scene
-from cocofold.imaging.ctf import *
-from cocofold.imaging.projection import *
-from cocofold.imaging.rings import *
+from cocofold.imaging.ctf import contrast_transfer
+from cocofold.imaging.projection import Poses, bytes_per_image, project
+from cocofold.imaging.rings import RingPixels, normalise_rings, ring_correlations
 torch.set_num_threads(1)
 atoms, box, images = map(int, sys.argv[1:])
 scene = Scene(Case(round(atoms / 7.96), box, 1.2), images)
@@ -145,7 +145,7 @@ def test_out_of_memory_halves_what_is_compared_at_once_and_goes_on(
     expected, scores = mean_correlation_gradient(*given), correlate_in_chunks(*given)
     gpu, said = _Gpu(4), []
     monkeypatch.setattr(frc_loss, "correlate", gpu)
-    observations.tell = said.append
+    observations.on_warning = said.append
     found = mean_correlation_gradient(*given)
     # 12 and 6 are too many; what was learned is kept.
     assert gpu.tried == [12, 6, 3, 3, 3, 3, 3, 3, 3, 3]

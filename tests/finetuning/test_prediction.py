@@ -99,7 +99,7 @@ def test_the_network_starts_at_the_prediction_where_its_model_lies(
     source = start.source()
     with torch.no_grad():
         assert np.abs(source.positions().numpy() - start.model.positions).max() < 1e-3
-    source.begin(0)
+    source.begin_stage(0)
     assert np.abs(source.positions().detach().numpy() - start.model.positions).max() < 1e-3
     confidence = source.confidence()
     assert confidence is not None
@@ -110,7 +110,7 @@ def test_the_network_starts_at_the_prediction_where_its_model_lies(
 def test_all_that_is_learned_gets_a_gradient_and_is_in_the_state(prediction: Path, placed: Path, images: Path) -> None:
     start = start_of(options(prediction, placed, images)).with_teacher(None)
     source = start.source()
-    groups = source.begin(0)
+    groups = source.begin_stage(0)
     assert len(groups) == 4
     source.positions().square().sum().backward()
     # Additions and the gate start at zero, so what lies behind them learns from the second step on.
@@ -132,7 +132,7 @@ def test_all_that_is_learned_gets_a_gradient_and_is_in_the_state(prediction: Pat
 def test_what_has_no_rate_stays_as_it_is(prediction: Path, placed: Path, images: Path) -> None:
     frozen = options(prediction, placed, images, weights_rate=0.0, adapter_rate=0.0)
     source = start_of(frozen).with_teacher(None).source()
-    learned = sum(values.numel() for group in source.begin(0) for values in group["params"])
+    learned = sum(values.numel() for group in source.begin_stage(0) for values in group["params"])
     assert learned == 20 * 384 + 20 * 20 * 128
     assert all(name.startswith(("single.", "pair.", "dropout.")) for name in source.state())
 
@@ -256,7 +256,7 @@ def test_the_field_on_top_has_the_gradient_of_finite_differences_and_goes_on_whe
     source = start_of(options(prediction, placed, images, deform=True)).with_teacher(None).source()
     with torch.no_grad():
         assert np.abs(source.positions().numpy() - read_model(placed).positions).max() < 2e-3
-    groups = source.begin(0)
+    groups = source.begin_stage(0)
     shifts, turns = (group["params"][0] for group in groups[-2:])
     single = groups[0]["params"][0]
     draw = torch.Generator().manual_seed(3)
@@ -275,7 +275,7 @@ def test_the_field_on_top_has_the_gradient_of_finite_differences_and_goes_on_whe
         assert float((values.grad * direction).sum()) == pytest.approx(float(above - below) / (2 * step), rel=0.02)
     with torch.no_grad():
         reached = source.positions()
-        source.begin(1)
+        source.begin_stage(1)
         torch.testing.assert_close(source.positions(), reached, rtol=0, atol=2e-3)
 
 
@@ -293,7 +293,7 @@ def test_the_paper_s_preset_is_its_authors_training(prediction: Path, placed: Pa
     with torch.no_grad():
         before = source.positions()
         assert np.abs(before.numpy() - read_model(placed).positions).max() < 2e-3
-        assert {group["lr"] for group in source.begin(0)} == {1e-4, 1e-3}
+        assert {group["lr"] for group in source.begin_stage(0)} == {1e-4, 1e-3}
         after = source.positions()
         # Without a gate the adapter changes the prediction from the first step on.
         assert float((after - before).abs().max()) > 1

@@ -256,7 +256,7 @@ def test_uneven_shares_give_what_one_process_gives(count: int, particles: Path, 
     given = (torch.as_tensor(model.positions, dtype=torch.float32), AtomGaussians.from_elements(model.atomic_numbers))
     asked = (torch.arange(40, 60), observations.rings(20), 4)
     shared = [
-        DistributedComparison(WorkerGroup(WorkerProcess(rank, count, others=[None])), observations)  # type: ignore[list-item]
+        DistributedComparison(WorkerGroup(WorkerProcess(rank, count, started_processes=[None])), observations)  # type: ignore[list-item]
         for rank in range(count)
     ]
     shared[0]._processes.outbox = Transport(shared[1:])  # type: ignore[assignment]
@@ -312,7 +312,7 @@ def test_the_first_uses_the_cores_of_those_that_wait(cores: int, threads: int, m
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        first = WorkerGroup(WorkerProcess(0, 3, here=2, others=[None, None]))  # type: ignore[list-item]
+        first = WorkerGroup(WorkerProcess(0, 3, count_on_machine=2, started_processes=[None, None]))  # type: ignore[list-item]
         with first.on_idle_cores():
             assert torch.get_num_threads() == threads
         assert torch.get_num_threads() == 2

@@ -42,7 +42,7 @@ def found(particles: ParticleSet, model_path: Path) -> str:
     amplitudes = torch.as_tensor(model.atomic_numbers, dtype=torch.float32)
     gaussians = AtomGaussians(amplitudes, torch.full_like(amplitudes, REFERENCE_WIDTH_ANGSTROM))
     observations = Observations(particles, 31)
-    return find_contrast(torch.as_tensor(model.positions, dtype=torch.float32), gaussians, observations).found
+    return find_contrast(torch.as_tensor(model.positions, dtype=torch.float32), gaussians, observations).verdict
 
 
 def test_white_dark_and_undecided_images(data: tuple[Path, Path, ParticleSet], tmp_path: Path) -> None:

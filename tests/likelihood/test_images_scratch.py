@@ -103,8 +103,8 @@ def test_a_run_from_scratch_is_the_same_run(shared_data: Path, scratch: Path, tm
 WAITING = """
 import sys, time
 from pathlib import Path
-from cocofold.system.signals import SignalHandler
 from cocofold.finetuning.preparation import copied_to_scratch
+from cocofold.system.signals import SignalHandler
 from cocofold.particles import read_particles
 with SignalHandler(), copied_to_scratch(read_particles(sys.argv[1]), Path(sys.argv[2])):
     print("copied", flush=True)

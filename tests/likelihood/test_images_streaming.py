@@ -195,6 +195,7 @@ def test_the_budget_is_a_share_of_available_memory(tmp_path: Path, monkeypatch: 
     facts.write_text("MemTotal: 9000000 kB\nMemAvailable: 8000000 kB\n")
     monkeypatch.setattr(hardware, "_MEMINFO_FILE", facts)
     monkeypatch.setattr(hardware, "_CONTROL_GROUPS", groups)
+    monkeypatch.setattr(hardware, "_OWN_CONTROL_GROUPS_FILE", tmp_path / "own")
     budget = cocofold.likelihood.observed_images.cache_budget
     assert hardware.available_bytes() == 8_000_000 * 1024
     assert budget(torch.device("cpu")) == 2_000_000 * 1024
@@ -209,6 +210,42 @@ def test_the_budget_is_a_share_of_available_memory(tmp_path: Path, monkeypatch: 
     facts.unlink()
     (groups / "memory.max").unlink()
     assert hardware.available_bytes() > 2**20
+
+
+@pytest.mark.parametrize(
+    ("line", "folder", "limit", "used", "reclaimable"),
+    [
+        ("0::/system.slice/slurmd/job_7/step_0", ".", "memory.max", "memory.current", "inactive_file"),
+        ("4:cpu,cpuacct:/\n9:memory:/slurm/uid_1/job_7/step_0", "memory", "memory.limit_in_bytes",
+         "memory.usage_in_bytes", "total_inactive_file"),
+        ("9:memory:/slurm/job_7/step_0\n0::/slurm/job_7/step_0", "unified", "memory.max", "memory.current",
+         "inactive_file"),
+    ],
+)  # fmt: skip
+def test_a_jobs_memory_limit_is_found_whichever_group_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, folder: str, limit: str, used: str, reclaimable: str
+) -> None:
+    """As Slurm sets it, for the job and not for its step, in control groups of versions 1 and 2."""
+    facts, own, groups = tmp_path / "meminfo", tmp_path / "own", tmp_path / "cgroup"
+    facts.write_text("MemAvailable: 8000000 kB\n")
+    own.write_text(line + "\n")
+    monkeypatch.setattr(hardware, "_MEMINFO_FILE", facts)
+    monkeypatch.setattr(hardware, "_CONTROL_GROUPS", groups)
+    monkeypatch.setattr(hardware, "_OWN_CONTROL_GROUPS_FILE", own)
+    assert hardware.available_bytes() == 8_000_000 * 1024
+    step = groups / folder / line.rpartition(":")[2].lstrip("/")
+    step.mkdir(parents=True)
+    job, outer = step.parent, step.parent.parent
+    for group, text in ((step, "max"), (job, "500000"), (outer, "900000")):
+        (group / limit).write_text(text + "\n")
+        (group / used).write_text("100000\n")
+    assert hardware.available_bytes() == 400_000
+    (job / "memory.stat").write_text(f"file 90000\n{reclaimable} 60000\n")
+    assert hardware.available_bytes() == 460_000
+    (step / limit).write_text("300000\n")
+    assert hardware.available_bytes() == 200_000
+    (step / used).write_text("310000\n")
+    assert hardware.available_bytes() == 0
 
 
 PEAK = """

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from cocofold.likelihood.residue_support import ImageAgreement
+from cocofold.commands.demo import closed_state
+from cocofold.likelihood.residue_support import ImageAgreement, opposed_stretches
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
 
@@ -20,7 +21,7 @@ def model(shared_data: Path) -> Model:
 
 def test_support_is_the_slope_of_the_correlation(shared_data: Path, model: Model, monkeypatch) -> None:
     """As a residue's amplitudes are scaled, by differences."""
-    images = ImageAgreement(model, shared_data / "adk" / "uniform" / "particles_200.star", None, {}, 30, "cpu")
+    images = ImageAgreement.read(model, shared_data / "adk" / "uniform" / "particles_200.star", None, False, 30, "cpu")
     support = images.support(model)
     assert support.correlation == pytest.approx(images.mean(model.positions, model.atomic_numbers), abs=1e-5)
     plain = images._gaussians
@@ -41,7 +42,49 @@ def test_support_is_the_slope_of_the_correlation(shared_data: Path, model: Model
 
 
 def test_few_images_name_no_stretch(shared_data: Path, model: Model) -> None:
-    images = ImageAgreement(model, shared_data / "adk" / "uniform" / "particles_200.star", None, {}, 6, "cpu")
+    images = ImageAgreement.read(model, shared_data / "adk" / "uniform" / "particles_200.star", None, False, 6, "cpu")
     support = images.support(model)
     assert np.isinf(support.standard_errors).all()
     assert support.against == ()
+
+
+def _bundled() -> Model:
+    """One chain of 214 residues, numbered from 1."""
+    return read_model(closed_state())
+
+
+def test_stretches_at_both_ends_of_a_chain_are_named() -> None:
+    """Also where the chain is the only one, and its last residue is beside its first in no other sense."""
+    model = _bundled()
+    numbers = [key.number for key in model.residues]
+    residues, errors = np.full(len(numbers), 1e-3), np.full(len(numbers), 1e-5)
+    residues[:20] = residues[100:130] = residues[-20:] = -1e-2
+    found = opposed_stretches(model, 0.2, residues, errors)
+    assert [stretch.chain for stretch in found] == 3 * [model.residues[0].chain]
+    first, middle, last = ((stretch.first, stretch.last) for stretch in found)
+    assert first[0] == numbers[0]
+    assert last[1] == numbers[-1]
+    # A window on the edge of a stretch holds residues of both kinds.
+    assert abs(first[1] - numbers[19]) <= 4
+    assert abs(last[0] - numbers[-20]) <= 4
+    assert abs(middle[0] - numbers[100]) <= 4
+    assert abs(middle[1] - numbers[129]) <= 4
+    assert str(found[0]) == f"{found[0].chain} {first[0]}-{first[1]}"
+    everything = opposed_stretches(model, 0.2, np.full(len(numbers), -1e-2), errors)
+    assert [(stretch.first, stretch.last) for stretch in everything] == [(numbers[0], numbers[-1])]
+
+
+@pytest.mark.parametrize(("sigmas", "share", "named"), [(3.1, 0.6, 1), (2.9, 0.6, 0), (3.1, 0.4, 0), (30.0, 0.6, 1)])
+def test_images_speak_against_a_stretch_from_three_errors_and_half_of_a_share(
+    sigmas: float, share: float, named: int
+) -> None:
+    model = _bundled()
+    count, correlation = len(model.residues), 0.2
+    value = -share * correlation / count
+    residues, errors = np.full(count, 0.1), np.full(count, -value / sigmas)
+    residues[60:90] = value
+    assert len(opposed_stretches(model, correlation, residues, errors)) == named
+    # The same in a single residue, or in fewer than a window, says nothing.
+    residues[:] = 0.1
+    residues[60:64] = value
+    assert not opposed_stretches(model, correlation, residues, errors)

@@ -226,7 +226,7 @@ def test_images_keep_the_fit(placed: Path, tmp_path: Path) -> None:
     from cocofold.likelihood.residue_support import ImageAgreement
 
     start = read_model(placed)
-    images = ImageAgreement(start, tmp_path / "images" / "particles.star", None, {}, 60, "cpu")
+    images = ImageAgreement.read(start, tmp_path / "images" / "particles.star", None, False, 60, "cpu")
     for name in ("alone", "images"):
         relaxed = read_model(tmp_path / f"{name}.cif")
         frc[name] = images.mean(relaxed.positions, relaxed.atomic_numbers)

@@ -247,8 +247,13 @@ def test_an_answer_of_the_first_pass_is_not_said_to_be_of_the_second(copy_of: Ca
 
 def test_methods_of_predictions_say_what_was_trained(copy_of: Callable[..., Path]) -> None:
     found = read_run(copy_of())
+    assert found.metrics["source"] in methods_paragraph(found)
+    earlier = {name: value for name, value in found.metrics.items() if name != "source"}
+    assert "Residues moved as rigid bodies" in methods_paragraph(replace(found, metrics=earlier))
+    found = replace(found, metrics={**found.metrics, "source": "The network was trained thus."})
     options = replace(found.options, prediction="bundle")
     said = methods_paragraph(replace(found, options=options))
+    assert "The network was trained thus." in said
     assert "AlphaFold-Multimer was fine-tuned" in said
     assert "the network learned the result" in said
     said = methods_paragraph(replace(found, options=replace(options, teacher=False)))

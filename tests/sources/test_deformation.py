@@ -34,14 +34,14 @@ def test_step_zero_is_the_input(closed: Model) -> None:
     source = DeformationSource(closed)
     assert np.abs(source.positions().numpy() - closed.positions).max() < 1e-3
     for stage in range(len(source.stages())):
-        source.begin(stage)
+        source.begin_stage(stage)
         assert np.abs(source.positions().detach().numpy() - closed.positions).max() < 1e-3
 
 
 def test_step_zero_is_the_input_for_a_complex(shared_data: Path) -> None:
     model = read_model(shared_data / "tcr/truth.cif")
     source = DeformationSource(model)
-    source.begin(1)
+    source.begin_stage(1)
     assert np.abs(source.positions().detach().numpy() - model.positions).max() < 1e-3
 
 
@@ -124,7 +124,7 @@ def test_what_is_inside_a_residue_keeps_its_bonds_and_hand(closed: Model) -> Non
     bonds = covalent_bonds(closed)
     bonds = bonds[backbone.frame_of_atom[bonds[:, 0]] == backbone.frame_of_atom[bonds[:, 1]]]
     for stage in range(len(source.stages())):
-        _stir(source.begin(stage), 3.0, stage)
+        _stir(source.begin_stage(stage), 3.0, stage)
     moved = source.positions().detach().double().numpy()
     assert np.abs(moved - closed.positions).max() > 1
 
@@ -145,11 +145,11 @@ def test_what_is_inside_a_residue_keeps_its_bonds_and_hand(closed: Model) -> Non
 
 def test_torsions_turn_side_chains_at_the_last_stage_only(closed: Model) -> None:
     source = DeformationSource(closed)
-    groups = [len(source.begin(stage)) for stage in range(len(source.stages()))]
+    groups = [len(source.begin_stage(stage)) for stage in range(len(source.stages()))]
     assert groups[-1] == 3
     assert set(groups[:-1]) == {2}
     assert float(source.prior(source.positions()).detach()) == pytest.approx(0, abs=1e-6)
-    torsions = source.begin(len(groups) - 1)[-1]["params"][0]
+    torsions = source.begin_stage(len(groups) - 1)[-1]["params"][0]
     with torch.no_grad():
         torsions += 1.0
     assert float(source.prior(source.positions()).detach()) > 0.1
@@ -162,7 +162,7 @@ def test_torsions_turn_side_chains_at_the_last_stage_only(closed: Model) -> None
 def test_restoring_gives_the_same_positions_and_gradients(closed: Model) -> None:
     source = DeformationSource(closed)
     for stage in range(4):
-        _stir(source.begin(stage), 2.0, stage)
+        _stir(source.begin_stage(stage), 2.0, stage)
     state = {name: values.clone() for name, values in source.state().items()}
     other = DeformationSource(closed)
     groups = other.restore(3, state)
@@ -174,10 +174,10 @@ def test_restoring_gives_the_same_positions_and_gradients(closed: Model) -> None
 
 def test_a_stage_is_taken_back_to_its_beginning(closed: Model) -> None:
     source = DeformationSource(closed)
-    source.begin(0)
+    source.begin_stage(0)
     with torch.no_grad():
         source._turns += 0.02
-    source.begin(1)
+    source.begin_stage(1)
     before = source.positions().detach()
     with torch.no_grad():
         source._shifts += 0.3 * torch.randn(source._shifts.shape, generator=torch.Generator().manual_seed(0))
@@ -194,7 +194,7 @@ def test_gradients_on_top_of_a_source_do_not_depend_on_threads(shared_data: Path
     for threads in (1, 2, 4):
         torch.set_num_threads(threads)
         source = FieldOnTopSource(DeformationSource(model), model)
-        groups = source.begin(len(source.stages()) - 1)
+        groups = source.begin_stage(len(source.stages()) - 1)
         _stir(groups, 1.0)
         source.positions().backward(toward)
         found.append([values.grad for group in groups for values in group["params"]])

@@ -46,7 +46,7 @@ def test_copies_share_parameters_and_gather_their_gradients() -> None:
     subunit, rotations = _subunit(), point_group_rotations("C3")
     inner = DeformationSource(subunit, torch.device("cpu"))
     source = SymmetricCopies(inner, rotations, CENTRE)
-    (group, *_) = source.begin(2)
+    (group, *_) = source.begin_stage(2)
     atoms = source.positions()
     alone = inner.positions()
     assert torch.equal(atoms[: len(subunit)], alone)

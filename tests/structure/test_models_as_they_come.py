@@ -223,7 +223,7 @@ def stirred(model: Model) -> np.ndarray:
     source = DeformationSource(model)
     generator = torch.Generator().manual_seed(1)
     for stage in range(len(source.stages())):
-        groups = source.begin(stage)
+        groups = source.begin_stage(stage)
         with torch.no_grad():
             for group in groups:
                 for values in group["params"]:

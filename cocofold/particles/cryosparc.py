@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import lz4.block
 import numpy as np
 
 from cocofold.particles.mrc import check_stacks, find_stacks
@@ -331,7 +332,7 @@ def _read_columns(path: Path) -> dict[str, np.ndarray]:
         full_shape = (length, *np.atleast_1d(shape[0] if shape else []).astype(int).tolist())
         size = int(np.prod(full_shape)) * dtype.itemsize
         stored = take()
-        data = lz4_block(stored, size) if name in compressed else stored
+        data = lz4.block.decompress(stored, uncompressed_size=size) if name in compressed else stored
         if len(data) != size:
             raise ValueError(f"column {name} has {len(data)} bytes instead of {size}")
         raw[name] = (is_text, np.frombuffer(data, dtype).reshape(full_shape))
@@ -349,59 +350,3 @@ def _texts_at_offsets(texts: bytes, places: np.ndarray) -> np.ndarray:
 
 def _decode_text(values: np.ndarray) -> np.ndarray:
     return np.char.decode(values, "utf-8", "replace")
-
-
-def lz4_block(data: bytes, size: int) -> bytes:
-    """Decompress one LZ4 block.
-
-    A block is a chain of sequences: a token, whose upper four bits count literal bytes and lower four bits the length
-    of a match less 4 (15 goes on in further bytes up to one below 255); the literals; the distance back to the match
-    (uint16, little-endian). The last sequence ends with its literals.
-
-    Parameters
-    ----------
-    data : bytes
-    size : int
-        Bytes after decompression.
-
-    Raises
-    ------
-    ValueError
-        If the block is damaged.
-    """
-    out = bytearray()
-    at = 0
-
-    def extended(length: int) -> int:
-        nonlocal at
-        while length >= 15:
-            byte = data[at]
-            at += 1
-            length += byte
-            if byte < 255:
-                break
-        return length
-
-    try:
-        while at < len(data):
-            token = data[at]
-            at += 1
-            literals = extended(token >> 4)
-            out += data[at : at + literals]
-            at += literals
-            if at >= len(data):
-                break
-            distance = data[at] | data[at + 1] << 8
-            at += 2
-            match = extended(token & 15) + 4
-            start = len(out) - distance
-            if distance == 0 or start < 0 or len(out) + match > size:
-                raise ValueError("damaged compression")
-            # A match may run into what it writes: the piece then repeats.
-            piece = bytes(out[start : start + match])
-            out += (piece * (match // len(piece) + 1))[:match]
-    except IndexError:
-        raise ValueError("damaged compression") from None
-    if len(out) != size:
-        raise ValueError(f"{len(out)} bytes after decompression instead of {size}")
-    return bytes(out)

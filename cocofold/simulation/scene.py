@@ -30,12 +30,12 @@ class Neighbours:
     rotations: np.ndarray
     offsets_angstrom: np.ndarray
 
-    def layers(self, images: np.ndarray) -> list[np.ndarray]:
+    def groups_without_repeats(self, images: np.ndarray) -> list[np.ndarray]:
         """Rows of the neighbours in a run of images, in groups in which no image occurs twice."""
         first, end = np.searchsorted(self.image, [images[0], images[-1] + 1])
         rows = np.arange(first, end)
         place = rows - np.searchsorted(self.image, self.image[rows])
-        return [rows[place == layer] for layer in np.unique(place)]
+        return [rows[place == turn] for turn in np.unique(place)]
 
 
 def draw_neighbours(settings: SimulationSettings, reach: float, rng: np.random.Generator) -> Neighbours:
@@ -65,24 +65,34 @@ def draw_image_contents(settings: SimulationSettings, rng: np.random.Generator) 
     return shows
 
 
+@dataclass(frozen=True)
 class NoiseFreeImages:
     """Noise-free images: the particle or junk, and neighbours.
 
-    Parameters
+    Attributes
     ----------
-    model : Model
-    parts : list of GaussianCloud
-        Of the particle, in the frame of the box.
-    truth : ParticleSet
-        Poses and CTFs that are imaged.
+    poses, ctf : Poses, Ctf
+        Of all images.
     shows : (count,) int
         PARTICLE, EMPTY or BLOB.
-    settings : SimulationSettings
-    of_neighbours, of_junk : numpy.random.Generator
+    neighbours : Neighbours
+    particle, blob : ImageRenderer
+    wide_particle : ImageRenderer
+        The particle in images twice as wide, so that what lies beyond the border blurs into the image, and nothing
+        comes in across from it.
     """
 
-    def __init__(
-        self,
+    poses: Poses
+    ctf: Ctf
+    shows: np.ndarray
+    neighbours: Neighbours
+    particle: ImageRenderer
+    blob: ImageRenderer
+    wide_particle: ImageRenderer
+
+    @classmethod
+    def prepare(
+        cls,
         model: Model,
         parts: list[GaussianCloud],
         truth: ParticleSet,
@@ -90,40 +100,61 @@ class NoiseFreeImages:
         settings: SimulationSettings,
         of_neighbours: np.random.Generator,
         of_junk: np.random.Generator,
-    ) -> None:
-        box, pixel = settings.box, settings.pixel_size
-        self._poses, self.ctf = poses_of(truth), ctf_of(truth)
-        self._particle = ImageRenderer(parts, box, pixel, settings.bfactor)
-        # Twice as wide, so that what lies beyond the border blurs into the image, and nothing comes in across from it.
-        self._margin = box // 2
-        wide = [replace(part, positions=part.positions + self._margin * pixel) for part in parts]
-        self._wide = ImageRenderer(wide, 2 * box, pixel, settings.bfactor)
-        self._blob = ImageRenderer([junk_cloud(model, of_junk)], box, pixel, settings.bfactor)
-        self._neighbours = draw_neighbours(settings, largest_radius_angstrom(parts, box // 2 * pixel), of_neighbours)
-        self._shows = shows
-        self.at_once = self._particle.images_at_once
+    ) -> NoiseFreeImages:
+        """Draw the neighbours and the shape of junk, and prepare to render.
 
-    def particle(self, rows: np.ndarray) -> np.ndarray:
+        Parameters
+        ----------
+        model : Model
+        parts : list of GaussianCloud
+            Of the particle, in the frame of the box.
+        truth : ParticleSet
+            Poses and CTFs that are imaged.
+        shows : (count,) int
+            PARTICLE, EMPTY or BLOB.
+        settings : SimulationSettings
+        of_neighbours, of_junk : numpy.random.Generator
+        """
+        box, pixel, bfactor = settings.box, settings.pixel_size, settings.bfactor
+        wide = [replace(part, positions=part.positions + box // 2 * pixel) for part in parts]
+        radius = largest_radius_angstrom(parts, box // 2 * pixel)
+        return cls(
+            poses=poses_of(truth),
+            ctf=ctf_of(truth),
+            shows=shows,
+            neighbours=draw_neighbours(settings, radius, of_neighbours),
+            particle=ImageRenderer(parts, box, pixel, bfactor),
+            blob=ImageRenderer([junk_cloud(model, of_junk)], box, pixel, bfactor),
+            wide_particle=ImageRenderer(wide, 2 * box, pixel, bfactor),
+        )
+
+    @property
+    def images_at_once(self) -> int:
+        """Number of images that bounds the memory of rendering."""
+        return self.particle.images_at_once
+
+    def particle_images(self, rows: np.ndarray) -> np.ndarray:
         """The particle alone, (n, box, box) float32."""
-        return self._images(self._particle, self._poses[torch.as_tensor(rows)], rows)
+        return self._images(self.particle, self.poses[torch.as_tensor(rows)], rows)
 
     def _images(self, renderer: ImageRenderer, poses: Poses, rows: np.ndarray) -> np.ndarray:
         return renderer.images(poses, self.ctf[torch.as_tensor(rows)])
 
     def add_surroundings(self, images: np.ndarray, rows: np.ndarray) -> None:
         """Replace the particle by junk where there is none, and add neighbours, in place."""
-        images[self._shows[rows] != PARTICLE] = 0
-        blobs = rows[self._shows[rows] == BLOB]
+        images[self.shows[rows] != PARTICLE] = 0
+        blobs = rows[self.shows[rows] == BLOB]
         if len(blobs):
-            images[blobs - rows[0]] = self._images(self._blob, self._poses[torch.as_tensor(blobs)], blobs)
-        for layer in self._neighbours.layers(rows):
-            image = self._neighbours.image[layer]
+            images[blobs - rows[0]] = self._images(self.blob, self.poses[torch.as_tensor(blobs)], blobs)
+        for group in self.neighbours.groups_without_repeats(rows):
+            image = self.neighbours.image[group]
             poses = Poses(
-                torch.as_tensor(self._neighbours.rotations[layer], dtype=torch.float32),
-                torch.as_tensor(-self._neighbours.offsets_angstrom[layer], dtype=torch.float32),
+                torch.as_tensor(self.neighbours.rotations[group], dtype=torch.float32),
+                torch.as_tensor(-self.neighbours.offsets_angstrom[group], dtype=torch.float32),
             )
-            inner = slice(self._margin, self._margin + images.shape[-1])
-            images[image - rows[0]] += self._images(self._wide, poses, image)[:, inner, inner]
+            margin = images.shape[-1] // 2
+            inner = slice(margin, margin + images.shape[-1])
+            images[image - rows[0]] += self._images(self.wide_particle, poses, image)[:, inner, inner]
 
 
 _MAX_PROJECTED_ATOMS = 200_000

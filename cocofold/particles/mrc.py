@@ -1,16 +1,24 @@
-"""Stacks of particle images in MRC files: found on disk, checked by their headers, read slice by slice."""
+"""MRC files: stacks of particle images (found on disk, checked by their headers, read slice by slice), and maps.
+
+Stacks are read by code of our own, which takes any byte order and files without a stamp, keeps nothing mapped into
+memory, and names what is damaged. Maps are read and written by ``mrcfile``.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import mrcfile
 import numpy as np
 
+from cocofold.system.atomic_files import atomic_path
 from cocofold.system.errors import InputError
 
 HEADER_BYTES = 1024
@@ -18,7 +26,8 @@ MAX_IMAGE_SIDE = 1 << 15
 MAX_BYTES_PER_READ = 1 << 24  # at once
 DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 UNSUPPORTED_MODES = {3: "complex int16", 4: "complex float32", 5: "int8 of an old kind", 7: "int32", 101: "4-bit"}
-COMPRESSION_OF_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz"}
+GZIP_MAGIC = b"\x1f\x8b"
+COMPRESSION_OF_MAGIC = {GZIP_MAGIC: "gzip", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz"}
 IMOD_STAMP = 1146047817
 
 
@@ -296,3 +305,52 @@ def check_stacks(
     if box is None:
         raise InputError(f"{source}: names no stack; particles need rlnImageName or blob/path")
     return box
+
+
+def write_map(path: str | os.PathLike[str], values: np.ndarray, pixel_size_angstrom: float) -> None:
+    """Write a map as MRC in the frame of its box (no origin); the file appears whole or not at all.
+
+    Parameters
+    ----------
+    path : path
+    values : (nz, ny, nx) float32
+    pixel_size_angstrom : float
+        The same along all axes.
+    """
+    with atomic_path(path) as partial, mrcfile.new(partial) as file:
+        file.set_data(values)
+        file.voxel_size = pixel_size_angstrom
+
+
+@contextlib.contextmanager
+def open_map(path: Path, name: str) -> Iterator[mrcfile.mrcfile.MrcFile]:
+    """Open a map in MRC or CCP4 format, gzip-compressed or not, whose data are there.
+
+    Parameters
+    ----------
+    path : Path
+    name : str
+        What to call the file in messages.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or is no map, or if something in the ``with`` block finds it damaged.
+    """
+    if not path.is_file():
+        raise InputError(f"{name}: no such file; give an MRC or CCP4 map")
+    try:
+        with path.open("rb") as start:
+            stamp = start.read(212)
+        if not stamp.startswith(GZIP_MAGIC) and stamp[208:211] != b"MAP":
+            raise InputError(f"{name}: is no MRC or CCP4 map (its header has no 'MAP'); give one")
+        with warnings.catch_warnings():
+            # mrcfile warns of a file that is longer than its header says; a shorter one is an error.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            file = mrcfile.open(path, permissive=True)
+        with file:
+            if file.data is None:
+                raise ValueError("the data are not there, or not as the header says")
+            yield file
+    except (OSError, EOFError, ValueError) as error:
+        raise InputError(f"{name}: cannot be read as a map ({error}); it may be cut short: copy it again") from error

@@ -303,6 +303,7 @@ def _shown(what: str, chunks: list[np.ndarray]) -> Iterable[np.ndarray]:
     return track(chunks, what, console=console, disable=not console.is_terminal, transient=True)
 
 
+# Length over which the potential of the ice is correlated; longer makes its noise coarser.
 _ICE_CORRELATION_ANGSTROM = 10.0
 
 

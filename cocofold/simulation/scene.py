@@ -1,4 +1,8 @@
-"""What each image shows: the particle or junk, and neighbours that reach into it."""
+"""What each simulated image shows, and its rendering without noise.
+
+Contents (the particle or junk, and neighbours that reach into the image), the renderer, clouds of Gaussians (atoms, the
+solvent that they displace, a detergent belt, junk), and the drawing of views.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,7 @@ from cocofold.particles.poses import matrices_from_relion
 from cocofold.simulation.simulation_settings import SimulationSettings
 from cocofold.structure.model import Model
 
+# What an image may show; the last two are junk.
 PARTICLE, EMPTY, BLOB = 0, 1, 2
 
 
@@ -157,16 +162,20 @@ class NoiseFreeImages:
             images[image - rows[0]] += self._images(self.wide_particle, poses, image)[:, inner, inner]
 
 
+# Bounds on what is rendered at a time, in atoms times images and in pixels times images: they bound the memory, and the
+# result does not depend on them but for rounding.
 _MAX_PROJECTED_ATOMS = 200_000
 _MAX_GRID_PIXELS = 20_000_000
+_MAX_IMAGES = 256
+# Pixels of the grid on which Gaussians are drawn, along a pixel of fine-tuning's: see ``ImageRenderer``.
 _GRID_REFINEMENT = 2
 
 
 class ImageRenderer:
     """Makes images of clouds of Gaussians from poses and CTFs.
 
-    ``project`` draws every Gaussian with an extra width s in common, to which the ring correlation is blind but an
-    image is not. It is taken out again: each Fourier pixel is multiplied by ``exp(2 pi^2 s^2 k^2)``. For this to leave
+    ``project`` draws every Gaussian with an extra width s in common, which changes no ring correlation but does change
+    an image. It is taken out again: each Fourier pixel is multiplied by ``exp(2 pi^2 s^2 k^2)``. For this to leave
     no trace of aliasing, they are drawn on a grid twice as fine as fine-tuning's, which makes s half as wide.
 
     Fourier rings 1 ... box/2 - 1 are filled; the mean and the corners beyond Nyquist are zero.
@@ -202,7 +211,7 @@ class ImageRenderer:
             (_tensor(part.positions), _tensor(part.amplitudes), _tensor(part.widths_angstrom)) for part in parts
         ]
         largest = max(len(part.positions) for part in parts)
-        self.images_at_once = max(1, min(256, _MAX_PROJECTED_ATOMS // largest, _MAX_GRID_PIXELS // grid**2))
+        self.images_at_once = max(1, min(_MAX_IMAGES, _MAX_PROJECTED_ATOMS // largest, _MAX_GRID_PIXELS // grid**2))
 
     @torch.no_grad()
     def images(self, poses: Poses, ctf: Ctf) -> np.ndarray:
@@ -225,11 +234,16 @@ _VOLUME_PER_ATOM_A3 = 16.9
 _WATER_VOLUME_A3 = 29.9
 _OXYGEN = 8.0
 
+# The belt is a grid of Gaussians so wide beside their spacing that their sum is flat.
 _BELT_SPACING_ANGSTROM = 3.0
 _BELT_WIDTH_ANGSTROM = 2.0
+# How far the belt reaches beyond the protein, about the length of a detergent molecule.
 _BELT_THICKNESS_ANGSTROM = 15.0
+# Density of the belt above water's, in units of protein's above water's: larger makes the belt disturb more.
 _BELT_DENSITY_OF_PROTEIN = 0.4
+# No Gaussian of the belt is nearer than this, a contact distance, to an atom.
 _MIN_BELT_TO_PROTEIN_ANGSTROM = 3.0
+# Mean over the atoms of proteins other than hydrogen.
 _MEAN_ATOMIC_NUMBER = 6.7
 
 
@@ -248,7 +262,7 @@ def atom_cloud(model: Model) -> GaussianCloud:
 
 
 def particle_clouds(model: Model, settings: SimulationSettings) -> list[GaussianCloud]:
-    """All that turns with the particle: its atoms, the solvent they displace, a detergent belt."""
+    """All that moves rigidly with the particle: its atoms, the solvent they displace, a detergent belt."""
     parts = [atom_cloud(model)]
     if settings.solvent:
         parts.append(_displaced_solvent(model))

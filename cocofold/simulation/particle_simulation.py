@@ -41,7 +41,7 @@ from cocofold.system.errors import InputError
 
 @dataclass(frozen=True)
 class RandomStreams:
-    """Independent random generators, one for each thing that is drawn, so that one setting leaves the others' draws.
+    """Independent random generators, one for each thing that is drawn: one setting leaves the others' draws alone.
 
     Each is used by one function only and its state moves on with every draw.
     """

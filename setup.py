@@ -19,6 +19,7 @@ ENGINE = [
     "numpy>=1.24,<3",
     "scipy>=1.10",
     "gemmi>=0.7,<0.8",
+    "lz4>=4.0",
     "mrcfile>=1.4",
     "starfile>=0.5.6",
     "pandas>=2.0",

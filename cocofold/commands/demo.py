@@ -46,7 +46,8 @@ def _bundled(name: str) -> Path:
     return Path(str(files("cocofold") / "demonstration" / name))
 
 
-DEMO_SNR = 0.1
+DEMO_SNR = 0.1  # clear images, so that few particles and little time are enough
+# Number of images that pull at the model while it is relaxed; more take longer.
 MAX_RELAX_IMAGES = 2000
 _MARKER_FILE = "demo.json"
 _DEMO_FILES = {_MARKER_FILE, "start.cif", "particles", "run", "relaxed.cif"}

@@ -129,12 +129,8 @@ def simulate(
         "junk": junk,
     }
     disturbances: Dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if life_like:
-        usual = dict(LIFE_LIKE)
-        if views is not None or missing_cone is not None:
-            del usual["preferred"]
-        disturbances = {**usual, **disturbances}
-    settings = SimulationSettings(
+    make = SimulationSettings.life_like if life_like else SimulationSettings
+    settings = make(
         model=str(model),
         box=box,
         pixel_size=pixel_size,

@@ -17,7 +17,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import mrcfile
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,6 +25,7 @@ from safetensors.torch import save
 from cocofold.finetuning.options import Options
 from cocofold.imaging.projection import render_density
 from cocofold.likelihood.frc_loss import AtomGaussians
+from cocofold.particles.mrc import write_map
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
 from cocofold.system.atomic_files import atomic_path, is_partial, remove_partial, write_atomically
@@ -191,9 +191,7 @@ class RunFolder:
     def write_density(self, written: OutputModel, box: int, pixel_size: float) -> None:
         """Write the density of the Gaussians as density.mrc."""
         volume = render_density(written.model.positions, written.amplitudes, written.widths_angstrom, box, pixel_size)
-        with atomic_path(self.path / "density.mrc") as partial, mrcfile.new(partial) as file:
-            file.set_data(volume)
-            file.voxel_size = pixel_size
+        write_map(self.path / "density.mrc", volume, pixel_size)
 
     def write_cycles(self, rows: list[dict[str, Any]]) -> None:
         """Write metrics.csv, one row a cycle."""

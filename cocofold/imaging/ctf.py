@@ -1,4 +1,4 @@
-"""The contrast transfer function (CTF) of the electron microscope."""
+"""The contrast transfer function (CTF) of the electron microscope, and aberrations beyond it, as RELION has them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch
 
 
 def electron_wavelength_angstrom(voltage_kv: float) -> float:
-    """Relativistic wavelength of an electron in Å (conventions of RELION)."""
+    """Relativistic wavelength of an electron in Å."""
     volts = voltage_kv * 1e3
+    # h / sqrt(2 m e) in Å V^(1/2) and e / (2 m c^2) in 1/V, with the digits that RELION uses.
     return 12.2643247 / math.sqrt(volts * (1 + 0.978466e-6 * volts))
 
 
@@ -58,7 +59,7 @@ class Ctf:
 
 
 def contrast_transfer(
-    ctf: Ctf, kx: torch.Tensor, ky: torch.Tensor, symmetric_phase: torch.Tensor | None = None
+    ctf: Ctf, kx: torch.Tensor, ky: torch.Tensor, symmetric_phase_rad: torch.Tensor | None = None
 ) -> torch.Tensor:
     """CTF at the spatial frequencies (kx, ky).
 
@@ -71,8 +72,8 @@ def contrast_transfer(
         Parameters of n images.
     kx, ky : (n_pixels,) or (n, n_pixels) float
         Frequencies in 1/Å, ky along image rows.
-    symmetric_phase : (n, n_pixels) float, optional
-        chi, of even aberrations (rad).
+    symmetric_phase_rad : (n, n_pixels) float, optional
+        chi, the phase of even aberrations (``symmetric_phase``).
 
     Returns
     -------
@@ -88,8 +89,8 @@ def contrast_transfer(
     wavelength = ctf.wavelength_angstrom[:, None]
     phase = math.pi * wavelength * defocus_k2 - (math.pi / 2) * ctf.cs_angstrom[:, None] * wavelength**3 * k2**2
     phase = phase + (torch.asin(ctf.amplitude_contrast) + ctf.phase_shift_rad)[:, None]
-    if symmetric_phase is not None:
-        phase = phase - symmetric_phase
+    if symmetric_phase_rad is not None:
+        phase = phase - symmetric_phase_rad
     value = torch.sin(phase)
     value = torch.where(ctf.flipped[:, None] > 0, value.abs(), value)
     value = torch.where(ctf.premultiplied[:, None] > 0, value * value, value)
@@ -142,6 +143,7 @@ def antisymmetric_phase(
     phase = factor * (kx**2 + ky**2) * (kx * tilt_x + ky * tilt_y)
     for index, coefficient in enumerate(odd_zernike):
         if coefficient:
+            # RELION's numbering: terms of order 1, 3, 5, ... one after another, order 2 b + 1 from index b (b + 1) on.
             block = (math.isqrt(1 + 4 * index) - 1) // 2
             order = 2 * block + 1
             phase = phase + coefficient * _zernike(order, 2 * (index - block * (block + 1)) - order, kx, ky)
@@ -167,13 +169,18 @@ def symmetric_phase(kx: torch.Tensor, ky: torch.Tensor, even_zernike: Sequence[f
     phase = torch.zeros_like(kx)
     for index, coefficient in enumerate(even_zernike):
         if coefficient:
+            # RELION's numbering: terms of order 0, 2, 4, ... one after another, order 2 b from index b^2 on.
             block = math.isqrt(index)
             phase = phase + coefficient * _zernike(2 * block, 2 * (index - block * (block + 1)), kx, ky)
     return phase
 
 
 def _zernike(order: int, frequency: int, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Zernike polynomial: of cosine type for frequencies from 0 up, of sine type below."""
+    """Zernike polynomial (Born & Wolf, Principles of Optics, 9.2.1), not normalised.
+
+    It has a cosine for frequencies from 0 up and a sine below. The radius is the spatial frequency
+    itself (1/Å), not a fraction of an aperture's.
+    """
     turns = abs(frequency)
     radius, angle = torch.hypot(x, y), torch.atan2(y, x)
     radial = torch.zeros_like(x)

@@ -1,4 +1,8 @@
-"""Project Gaussian atoms at particle poses and take the Fourier transform (paper eq. 1 and 2)."""
+"""Gaussian atoms as images and as a map: projection at particle poses with its Fourier transform (paper eq. 1 and 2).
+
+``project`` draws atoms on a grid of their own (``Splat``) and keeps the Fourier pixels of some rings;
+``render_density`` draws the same Gaussians in three dimensions.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,16 @@ from scipy.fft import next_fast_len
 
 from cocofold.imaging.rings import RingPixels
 
+# Gaussians are drawn up to this many standard deviations along x and y: at 5 they have fallen to exp(-12.5), 4e-6.
 CUTOFF_IN_SIGMAS = 5.0
+# The paper's sigma of an atom, 0.675 Å.
 REFERENCE_WIDTH_ANGSTROM = 3 / (math.sqrt(2) * math.pi)
+# These three decide how much aliases into the highest ring (``rendering_grid``, ``added_width_angstrom``): wider atoms
+# and finer grids leave less of it and cost more pixels.
 _LEAST_EXTRA_WIDTH_PIXELS = 0.6
 _RENDERED_WIDTH_PIXELS = 0.8
 _OVERSAMPLING = 1.3
+# Bytes of ``bytes_per_image``, fitted to measurements.
 _BYTES_PER_ATOM_WINDOW_PIXEL, _BYTES_PER_GRID_PIXEL = 54, 34
 
 
@@ -56,8 +65,8 @@ def rendering_grid(box: int, n_rings: int) -> int:
 def added_width_angstrom(pixel_size_angstrom: float) -> float:
     """Width s (Å) common to all atoms that is added in quadrature when they are rendered.
 
-    The ring correlation is blind to it, since it multiplies every ring by a constant. It is at least 0.6 pixel,
-    and brings an atom of the starting width to 0.8 pixel on coarse grids.
+    The ring correlation does not change with it, since it multiplies every ring by a constant. It is at least 0.6
+    pixel, and brings an atom of the starting width to 0.8 pixel on coarse grids.
     """
     in_pixels = max(
         _LEAST_EXTRA_WIDTH_PIXELS**2, _RENDERED_WIDTH_PIXELS**2 - (REFERENCE_WIDTH_ANGSTROM / pixel_size_angstrom) ** 2
@@ -93,7 +102,7 @@ def atom_window_pixels(width_in_pixels: float) -> int:
 class _RingTransforms(torch.autograd.Function):
     """Fourier transforms of real images at some pixels of their half plane, real and imaginary parts.
 
-    Of the gradient, too, the transform is a real one; autograd would take it for complex, at three times the cost.
+    The gradient is real too, and so is its transform; autograd would take it for complex, at three times the cost.
     """
 
     @staticmethod
@@ -153,6 +162,7 @@ def project(
     planar = planar / spacing
     variance = widths_angstrom**2
     rendered = (variance + added_width_angstrom(spacing) ** 2) / spacing**2
+    # The widest atom decides on everyone's window. Reading its width makes the program wait for the device.
     reach = atom_window_pixels(math.sqrt(float(rendered.detach().max()))) // 2
     peak = amplitudes * variance / (rendered * spacing**2)
     images = Splat.apply(planar[..., 0], planar[..., 1], peak * inside, 0.5 / rendered, grid, reach)
@@ -160,12 +170,15 @@ def project(
     return transforms
 
 
-# Atoms in a row: few rows are then filled up with much, and products are large enough.
+# Atoms of a tile are drawn in rows of this many, the last of which is filled up with atoms of height 0. Larger rows
+# make larger matrix products and more filling.
 _ATOMS_PER_ROW = 32
-# Windows are multiples of it, as processors like them.
+# Sides of windows are multiples of it, which processors multiply fastest.
 _WINDOW_UNIT = 8
+# Least side of a tile. Smaller tiles have smaller windows, but more rows that are not full.
 _MIN_TILE_PIXELS = 4
-# Far from an atom nothing is drawn, and processors are slow with numbers that are all but zero.
+# exp(-40) is 4e-18 of the peak and no more than rounding; smaller numbers would become subnormal, with which processors
+# are slow.
 _MIN_EXPONENT = -40.0
 
 
@@ -181,7 +194,7 @@ class _TiledAtoms:
     Attributes
     ----------
     slot : (n_images * n_atoms,) int
-        Place of each atom in the rows, one row after another.
+        Place of each atom in the rows, counted through all rows.
     x, y : (n_images * n_atoms,) float
         In pixels from the middle of the atom's window.
     pixels : (n_rows, side, side) int
@@ -195,7 +208,7 @@ class _TiledAtoms:
 
     @classmethod
     def of(cls, x: torch.Tensor, y: torch.Tensor, grid: int, reach: int) -> _TiledAtoms:
-        """Of atoms at x, y, (n_images, n_atoms) in pixels of the grid."""
+        """Sort atoms at x, y, (n_images, n_atoms) in pixels of the grid, into tiles and rows."""
         side = tile_window_side(reach)
         width = side - 2 * reach
         across = -(-grid // width)
@@ -252,7 +265,7 @@ class Splat(torch.autograd.Function):
     grid : int
         Pixels along a side.
     reach : int
-        An atom is drawn on the pixels within so many and a half of it at least, along x and y.
+        An atom is drawn on all pixels within ``reach + 0.5`` of it along x and y, and on some beyond.
 
     Returns
     -------
@@ -283,7 +296,9 @@ class Splat(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         slot, pixels, peak, exponent, centres, profiles = ctx.saved_tensors
         windows = gradients[0].flatten().index_select(0, pixels.flatten()).view(pixels.shape)
-        # Along x summed over y, and along y summed over x.
+        # With g = exp(-exponent d^2), G the gradient of the image and sums over the pixels p of an atom's window:
+        # dL/dpeak = sum G g, dL/dx = 2 exponent peak sum G g (p_x - x), likewise y, and
+        # dL/dexponent = -peak sum G g d^2. The sums are separable; first those along x over y, and along y over x.
         along = torch.empty_like(profiles)
         torch.bmm(profiles[1], windows, out=along[0])
         torch.bmm(profiles[0], windows.transpose(1, 2), out=along[1])
@@ -298,6 +313,7 @@ class Splat(torch.autograd.Function):
         return slope * by_x, slope * by_y, by_peak, -(peak * radial).sum(0), None, None
 
 
+# Voxels of all atoms that are drawn at a time: 16 MB in double precision.
 _VOXELS_AT_ONCE = 2_000_000
 
 

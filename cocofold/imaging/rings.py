@@ -1,4 +1,4 @@
-"""Which Fourier pixels of an image lie in which ring."""
+"""Fourier rings of an image: which pixels lie in which, sums over them, and the Fourier ring correlation (FRC)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RingPixels:
     ky, kx : (n_pixels,) int64
         Signed row and non-negative column frequencies, in units of 1 / (box * pixel size), sorted by ring.
     ring : (n_pixels,) int64
-        Ring of each pixel minus one: nearest integer to ``sqrt(kx**2 + ky**2)``, from 0.
+        Index of each pixel's ring, from 0: the nearest integer to ``sqrt(kx**2 + ky**2)`` less 1.
     weight : (n_pixels,) float32
         2 for pixels that stand for their Friedel mate too, 1 on the column kx = 0.
     """

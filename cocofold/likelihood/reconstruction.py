@@ -1,17 +1,20 @@
-"""A map of simulated particles: their transforms put into the map's at their true poses, corrected for the CTF."""
+"""A map reconstructed from particles at given poses by direct Fourier inversion, corrected for the CTF.
+
+It serves simulated particles: antisymmetric aberrations (beam tilt and the like), which they have none of, are not
+taken out of the images.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import mrcfile
 import numpy as np
 import torch
 
 from cocofold.imaging.rings import RingPixels
 from cocofold.likelihood.particle_optics import ParticleOptics
+from cocofold.particles.mrc import write_map
 from cocofold.particles.particle_set import ParticleSet
-from cocofold.system.atomic_files import atomic_path
 
 _AT_ONCE = 64
 _CORNERS = [(z, y, x) for z in (0, 1) for y in (0, 1) for x in (0, 1)]
@@ -54,10 +57,7 @@ def reconstruct(particles: ParticleSet) -> np.ndarray:
 
 def write_reconstruction(path: Path, particles: ParticleSet) -> None:
     """Reconstruct a map and write it as MRC."""
-    volume = reconstruct(particles)
-    with atomic_path(path) as partial, mrcfile.new(partial) as file:
-        file.set_data(volume)
-        file.voxel_size = particles.pixel_size_angstrom
+    write_map(path, reconstruct(particles), particles.pixel_size_angstrom)
 
 
 def _centred_transforms(particles: ParticleSet, rows: np.ndarray, rings: RingPixels) -> np.ndarray:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +12,7 @@ import numpy as np
 import torch
 from scipy.fft import next_fast_len
 
-from cocofold.system.atomic_files import atomic_path
+from cocofold.particles.mrc import open_map, write_map
 from cocofold.system.errors import InputError, require_within
 
 # Fewer voxels along an axis are no map but a stack or a slip.
@@ -24,11 +21,8 @@ _MIN_BOX = 8
 _VOXEL_TOLERANCE = 1e-3
 # An origin nearer to zero than this is zero.
 _FRAME_TOLERANCE_ANGSTROM = 1e-3
-_GZIP_MAGIC = b"\x1f\x8b"
 # Modes of MRC2014 that hold real numbers: int8, int16, float32, uint16 and float16.
 _REAL_MODES = (0, 1, 2, 6, 12)
-# Where MRC2014 has the letters MAP in its header.
-_STAMP = slice(208, 211)
 
 
 @dataclass(frozen=True)
@@ -70,9 +64,7 @@ class DensityMap:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write as MRC, in its box's frame (no origin); the file appears whole or not at all."""
-        with atomic_path(path) as partial, mrcfile.new(partial) as file:
-            file.set_data(self.values)
-            file.voxel_size = self.pixel_size_angstrom
+        write_map(path, self.values, self.pixel_size_angstrom)
 
 
 def read_map(
@@ -100,11 +92,9 @@ def read_map(
     """
     path = Path(path)
     name = f"{what} {path}"
-    if not path.is_file():
-        raise InputError(f"{name}: no such file; give an MRC or CCP4 map")
     if pixel_size_angstrom is not None:
         require_within(pixel_size_option or "pixel_size_angstrom", pixel_size_angstrom, 0.1, 100)
-    with _opened(path, name) as file:
+    with open_map(path, name) as file:
         header = file.header
         if header.mode not in _REAL_MODES:
             raise InputError(f"{name}: mode {header.mode} holds no real numbers; give a map, not a transform")
@@ -123,27 +113,6 @@ def same_grid(one: DensityMap, other: DensityMap) -> bool:
     """Whether both have the same voxels."""
     same_size = abs(one.pixel_size_angstrom / other.pixel_size_angstrom - 1) < _VOXEL_TOLERANCE
     return one.values.shape == other.values.shape and same_size
-
-
-@contextlib.contextmanager
-def _opened(path: Path, name: str) -> Iterator[mrcfile.mrcfile.MrcFile]:
-    with path.open("rb") as start:
-        stamp = start.read(_STAMP.stop)
-    if not stamp.startswith(_GZIP_MAGIC) and stamp[_STAMP] != b"MAP":
-        raise InputError(f"{name}: is no MRC or CCP4 map (its header has no 'MAP'); give one")
-    try:
-        with warnings.catch_warnings():
-            # mrcfile warns of a file longer than its header says, which does no harm; a shorter one fails below.
-            warnings.simplefilter("ignore", RuntimeWarning)
-            file = mrcfile.open(path, permissive=True)
-        with file:
-            if file.data is None:
-                raise ValueError("the data are not there, or not as the header says")
-            yield file
-    except InputError:
-        raise
-    except (OSError, EOFError, ValueError) as error:
-        raise InputError(f"{name}: cannot be read as a map ({error}); it may be cut short: copy it again") from error
 
 
 def _order_of_axes(header: np.recarray, name: str) -> tuple[int, int, int]:

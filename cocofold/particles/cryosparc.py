@@ -1,4 +1,4 @@
-"""Particles from CryoSPARC .cs files."""
+"""Particles from CryoSPARC .cs files: what their columns mean, and the two forms in which tables are stored."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import lz4.block
 import numpy as np
 
 from cocofold.particles.mrc import check_stacks, find_stacks
@@ -64,18 +65,8 @@ def read_cryosparc(path: Path, particles_dir: Path | None = None, passthrough: S
         raise InputError(f"{path}: has no particles; give a file with at least one")
     groups, optics_index = _optics_groups(columns, path)
     require_usable_optics(groups, path)
-    pose, shift, psize, split = _read_alignment(columns, str(alignment), path)
-    values: dict[str, Any] = {
-        field: _numeric_column(columns, name, path, default) * factor
-        for field, name, default, factor in (
-            ("defocus_u_angstrom", "ctf/df1_A", None, 1.0),
-            ("defocus_v_angstrom", "ctf/df2_A", None, 1.0),
-            ("defocus_angle_deg", "ctf/df_angle_rad", None, 180 / np.pi),
-            ("phase_shift_deg", "ctf/phase_shift_rad", 0.0, 180 / np.pi),
-            ("ctf_bfactor_a2", "ctf/bfactor", 0.0, 1.0),
-            ("ctf_scale", "ctf/scale", 1.0, 1.0),
-        )
-    }
+    poses = _read_alignment(columns, str(alignment), path)
+    ctf = _ctf_columns(columns, path)
     contrast = np.where(_numeric_column(columns, "blob/sign", path, 1.0) < 0, -1.0, 1.0)
     if columns["blob/path"].dtype.kind != "U" or columns["blob/path"].ndim != 1:
         raise InputError(f"{path}: blob/path is of type {columns['blob/path'].dtype}, not text; export it again")
@@ -86,14 +77,14 @@ def read_cryosparc(path: Path, particles_dir: Path | None = None, passthrough: S
     return ParticleSet(
         optics=groups,
         optics_index=optics_index,
-        rotations=matrices_from_cryosparc(pose),
-        origins_angstrom=shift * psize[:, None],
-        half_set=split,
+        rotations=matrices_from_cryosparc(poses.rotation_vectors),
+        origins_angstrom=poses.shifts * poses.pixel_sizes[:, None],
+        half_set=poses.half_set,
         stacks=stacks,
         stack_index=stack_index,
         slice_index=slice_index,
         contrast=contrast,
-        **values,
+        **ctf,
     )
 
 
@@ -151,10 +142,17 @@ def _alignment_prefixes(columns: dict[str, np.ndarray]) -> list[str]:
     ]
 
 
-def _read_alignment(
-    columns: dict[str, np.ndarray], prefix: str, path: Path
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+class _Alignment(NamedTuple):
     """Rotation vectors (n, 3) rad, shifts (n, 2) pixels, their pixel sizes (n,) Å, and half sets (n,) or None."""
+
+    rotation_vectors: np.ndarray
+    shifts: np.ndarray
+    pixel_sizes: np.ndarray
+    half_set: np.ndarray | None
+
+
+def _read_alignment(columns: dict[str, np.ndarray], prefix: str, path: Path) -> _Alignment:
+    """The alignment under a prefix; of several classes that of each particle's most probable one."""
     if OLD_CLASS_PREFIX.match(prefix):
         classes = sorted(
             (name for name in _alignment_prefixes(columns) if OLD_CLASS_PREFIX.match(name)),
@@ -173,14 +171,7 @@ def _read_alignment(
             "not belong together; export the particles again"
         )
     if pose.ndim == 3:
-        best = np.zeros(len(pose), dtype=int)
-        if pose.shape[1] > 1:
-            if posterior is None or posterior.shape != pose.shape[:2]:
-                raise InputError(
-                    f"{path}: {pose.shape[1]} classes in {prefix} without class_posterior; "
-                    "export the particles of one class"
-                )
-            best = require_finite(posterior, f"{prefix}/class_posterior", path).argmax(axis=1)
+        best = _most_probable_class(pose.shape[:2], posterior, prefix, path)
         rows = np.arange(len(pose))
         pose, shift = pose[rows, best], shift[rows, best]
         psize = psize[rows, best] if psize.ndim == 2 else psize
@@ -192,7 +183,31 @@ def _read_alignment(
         split = require_half_sets(split.astype(float) + 1, f"{prefix}/split", path)
     else:
         split = None
-    return pose, shift, psize, split
+    return _Alignment(pose, shift, psize, split)
+
+
+def _most_probable_class(shape: tuple[int, ...], posterior: np.ndarray | None, prefix: str, path: Path) -> np.ndarray:
+    """Each particle's class, (n,) int, for ``shape`` (n, classes)."""
+    if shape[1] <= 1:
+        return np.zeros(shape[0], dtype=int)
+    if posterior is None or posterior.shape != shape:
+        raise InputError(
+            f"{path}: {shape[1]} classes in {prefix} without class_posterior; export the particles of one class"
+        )
+    return require_finite(posterior, f"{prefix}/class_posterior", path).argmax(axis=1)
+
+
+def _ctf_columns(columns: dict[str, np.ndarray], path: Path) -> dict[str, Any]:
+    """CTF parameters of each particle, by the names and in the units of ``ParticleSet``."""
+    degrees = 180 / np.pi
+    return {
+        "defocus_u_angstrom": _numeric_column(columns, "ctf/df1_A", path),
+        "defocus_v_angstrom": _numeric_column(columns, "ctf/df2_A", path),
+        "defocus_angle_deg": _numeric_column(columns, "ctf/df_angle_rad", path) * degrees,
+        "phase_shift_deg": _numeric_column(columns, "ctf/phase_shift_rad", path, 0.0) * degrees,
+        "ctf_bfactor_a2": _numeric_column(columns, "ctf/bfactor", path, 0.0),
+        "ctf_scale": _numeric_column(columns, "ctf/scale", path, 1.0),
+    }
 
 
 def _optics_groups(columns: dict[str, np.ndarray], path: Path) -> tuple[tuple[OpticsGroup, ...], np.ndarray]:
@@ -210,16 +225,16 @@ def _optics_groups(columns: dict[str, np.ndarray], path: Path) -> tuple[tuple[Op
     edges = np.cumsum([len(keys)] + [values.shape[1] for values in aberrations])
     groups = []
     for row in unique:
-        group_id, size, kilovolts, cs, contrast, pixel = row[: len(keys)]
+        key = dict(zip(("group", "box", *OPTICS_COLUMNS), row.tolist()))
         found = [(name, row[begin:end]) for name, begin, end in zip(known, edges[:-1], edges[1:])]
         groups.append(
             OpticsGroup(
-                name=f"exposureGroup{group_id:.0f}",
-                voltage_kv=_rounded(kilovolts),
-                cs_mm=_rounded(cs),
-                amplitude_contrast=_rounded(contrast),
-                pixel_size_angstrom=_rounded(pixel),
-                box=int(size),
+                name=f"exposureGroup{key['group']:.0f}",
+                voltage_kv=_rounded(key["ctf/accel_kv"]),
+                cs_mm=_rounded(key["ctf/cs_mm"]),
+                amplitude_contrast=_rounded(key["ctf/amp_contrast"]),
+                pixel_size_angstrom=_rounded(key["blob/psize_A"]),
+                box=int(key["box"]),
                 cryosparc_aberrations=tuple(
                     (name, tuple(_rounded(value) for value in values))
                     for name, values in found
@@ -331,7 +346,7 @@ def _read_columns(path: Path) -> dict[str, np.ndarray]:
         full_shape = (length, *np.atleast_1d(shape[0] if shape else []).astype(int).tolist())
         size = int(np.prod(full_shape)) * dtype.itemsize
         stored = take()
-        data = lz4_block(stored, size) if name in compressed else stored
+        data = lz4.block.decompress(stored, uncompressed_size=size) if name in compressed else stored
         if len(data) != size:
             raise ValueError(f"column {name} has {len(data)} bytes instead of {size}")
         raw[name] = (is_text, np.frombuffer(data, dtype).reshape(full_shape))
@@ -349,59 +364,3 @@ def _texts_at_offsets(texts: bytes, places: np.ndarray) -> np.ndarray:
 
 def _decode_text(values: np.ndarray) -> np.ndarray:
     return np.char.decode(values, "utf-8", "replace")
-
-
-def lz4_block(data: bytes, size: int) -> bytes:
-    """Decompress one LZ4 block.
-
-    A block is a chain of sequences: a token, whose upper four bits count literal bytes and lower four bits the length
-    of a match less 4 (15 goes on in further bytes up to one below 255); the literals; the distance back to the match
-    (uint16, little-endian). The last sequence ends with its literals.
-
-    Parameters
-    ----------
-    data : bytes
-    size : int
-        Bytes after decompression.
-
-    Raises
-    ------
-    ValueError
-        If the block is damaged.
-    """
-    out = bytearray()
-    at = 0
-
-    def extended(length: int) -> int:
-        nonlocal at
-        while length >= 15:
-            byte = data[at]
-            at += 1
-            length += byte
-            if byte < 255:
-                break
-        return length
-
-    try:
-        while at < len(data):
-            token = data[at]
-            at += 1
-            literals = extended(token >> 4)
-            out += data[at : at + literals]
-            at += literals
-            if at >= len(data):
-                break
-            distance = data[at] | data[at + 1] << 8
-            at += 2
-            match = extended(token & 15) + 4
-            start = len(out) - distance
-            if distance == 0 or start < 0 or len(out) + match > size:
-                raise ValueError("damaged compression")
-            # A match may run into what it writes: the piece then repeats.
-            piece = bytes(out[start : start + match])
-            out += (piece * (match // len(piece) + 1))[:match]
-    except IndexError:
-        raise ValueError("damaged compression") from None
-    if len(out) != size:
-        raise ValueError(f"{len(out)} bytes after decompression instead of {size}")
-    return bytes(out)

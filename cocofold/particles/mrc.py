@@ -1,25 +1,40 @@
-"""Stacks of particle images in MRC files: found on disk, checked by their headers, read slice by slice."""
+"""MRC files: stacks of particle images (found on disk, checked by their headers, read slice by slice), and maps.
+
+Stacks are read by code of our own, which takes any byte order and files without a stamp, keeps nothing mapped into
+memory, and names what is damaged. Maps are read and written by ``mrcfile``.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import mrcfile
 import numpy as np
 
+from cocofold.system.atomic_files import atomic_path
 from cocofold.system.errors import InputError
 
 HEADER_BYTES = 1024
+# Places of values in the header, in words of four bytes (MRC2014), and of the machine stamp in bytes.
+_NX, _NY, _NZ, _MODE, _NSYMBT, _IMOD_STAMP_WORD, _IMOD_FLAGS_WORD = 0, 1, 2, 3, 23, 38, 39
+_MACHINE_STAMP_BYTE, _BIG_ENDIAN_STAMP = 212, 0x11
+# Images with longer sides than this are taken for headers in the other byte order; cameras have up to 12,000 pixels.
 MAX_IMAGE_SIDE = 1 << 15
-MAX_BYTES_PER_READ = 1 << 24  # at once
+# Bytes that one call asks the system for; Python notices a signal only between two calls.
+MAX_BYTES_PER_READ = 1 << 24
 DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 UNSUPPORTED_MODES = {3: "complex int16", 4: "complex float32", 5: "int8 of an old kind", 7: "int32", 101: "4-bit"}
-COMPRESSION_OF_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz"}
-IMOD_STAMP = 1146047817
+GZIP_MAGIC = b"\x1f\x8b"
+COMPRESSION_OF_MAGIC = {GZIP_MAGIC: "gzip", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz"}
+IMOD_STAMP = 1146047817  # the letters IMOD; bit 0 of the flags then says that bytes are signed
+_BYTES_ARE_SIGNED = 1
 
 
 @dataclass(frozen=True)
@@ -31,7 +46,7 @@ class StackHeader:
     count, height, width : int
         Images and their pixels along y and x.
     dtype : numpy.dtype
-        Of the pixels, with the file's byte order.
+        Type of the pixels, with the file's byte order.
     offset : int
         Bytes before the first pixel.
     """
@@ -67,16 +82,16 @@ def read_stack_header(path: Path) -> StackHeader:
         raise InputError(f"{path}: {len(raw)} bytes, less than the {HEADER_BYTES} of an MRC header; copy it again")
     order = _byte_order(path, raw)
     words = np.frombuffer(raw, dtype=f"{order}i4")
-    width, height, count, mode = (int(word) for word in words[:4])
+    width, height, count, mode = (int(words[place]) for place in (_NX, _NY, _NZ, _MODE))
     if mode not in DTYPES:
         raise InputError(
             f"{path}: pixels of MRC mode {mode} ({UNSUPPORTED_MODES[mode]}); modes 0 (int8), 1 (int16), 2 (float32), "
             "6 (uint16) and 12 (float16) are read: convert the stack"
         )
     dtype = np.dtype(f"{order}{DTYPES[mode]}")
-    if mode == 0 and words[38] == IMOD_STAMP and not words[39] & 1:
-        dtype = np.dtype("u1")  # IMOD marks bytes that are unsigned
-    header = StackHeader(count, height, width, dtype, HEADER_BYTES + int(words[23]))
+    if mode == 0 and words[_IMOD_STAMP_WORD] == IMOD_STAMP and not words[_IMOD_FLAGS_WORD] & _BYTES_ARE_SIGNED:
+        dtype = np.dtype("u1")
+    header = StackHeader(count, height, width, dtype, HEADER_BYTES + int(words[_NSYMBT]))
     needed = header.offset + count * height * width * dtype.itemsize
     if size < needed:
         raise InputError(
@@ -87,10 +102,10 @@ def read_stack_header(path: Path) -> StackHeader:
 
 
 def _byte_order(path: Path, raw: bytes) -> str:
-    for order in "><" if raw[212] == 0x11 else "<>":
+    for order in "><" if raw[_MACHINE_STAMP_BYTE] == _BIG_ENDIAN_STAMP else "<>":
         words = np.frombuffer(raw, dtype=f"{order}i4")
-        width, height, count, mode = words[:4]
-        sizes_possible = 0 < width <= MAX_IMAGE_SIDE and 0 < height <= MAX_IMAGE_SIDE and count > 0 and words[23] >= 0
+        width, height, count, mode, extended = (words[place] for place in (_NX, _NY, _NZ, _MODE, _NSYMBT))
+        sizes_possible = 0 < width <= MAX_IMAGE_SIDE and 0 < height <= MAX_IMAGE_SIDE and count > 0 and extended >= 0
         if sizes_possible and (mode in DTYPES or mode in UNSUPPORTED_MODES):
             return order
     raise InputError(f"{path}: not an MRC file (its header has no possible sizes); particle stacks must be .mrcs/.mrc")
@@ -99,22 +114,33 @@ def _byte_order(path: Path, raw: bytes) -> str:
 class _OpenStack:
     """A stack's file and header; the file is closed when nobody uses it any more."""
 
-    def __init__(self, path: Path) -> None:
-        self._descriptor, self._close = -1, os.close
-        self.header = read_stack_header(path)
+    def __init__(self, path: Path, header: StackHeader, descriptor: int) -> None:
         self._path = path
+        self.header = header
+        self._descriptor, self._close = descriptor, os.close
+
+    @classmethod
+    def open(cls, path: Path) -> _OpenStack:
+        """Read the header of a stack and open the file.
+
+        Raises
+        ------
+        InputError
+            If the stack cannot be read, or its header makes no sense.
+        """
+        header = read_stack_header(path)
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         except OSError as error:
             raise InputError(
                 f"{path}: cannot be opened ({error.strerror}); check the path and its permissions"
             ) from None
+        return cls(path, header, descriptor)
 
     def __del__(self) -> None:
-        if self._descriptor >= 0:
-            self._close(self._descriptor)
+        self._close(self._descriptor)
 
-    def fill(self, pixels: np.ndarray, first: int) -> None:
+    def read_into(self, pixels: np.ndarray, first: int) -> None:
         """Read consecutive images, from ``first``, into an array of the file's type."""
         bytes_of = pixels.reshape(-1).view(np.uint8)
         position = self.header.offset + first * pixels[0].nbytes
@@ -144,8 +170,8 @@ class StackReader:
 
     Parameters
     ----------
-    most_open : int
-        Files kept open at a time.
+    max_open_files : int
+        Number of files kept open at a time; a process may usually have 1024 open.
     """
 
     def __init__(self, max_open_files: int = 32) -> None:
@@ -185,7 +211,7 @@ class StackReader:
         breaks = np.flatnonzero(np.diff(slices) != 1) + 1
         for begin, end in zip([0, *breaks], [*breaks, len(slices)]):
             if end > begin:
-                stack.fill(pixels[begin:end], int(slices[begin]))
+                stack.read_into(pixels[begin:end], int(slices[begin]))
         # Half-precision infinities are kept here; the caller looks for them.
         return pixels.astype(np.float32, copy=False)
 
@@ -194,7 +220,7 @@ class StackReader:
             if path in self._open:
                 self._open.move_to_end(path)
                 return self._open[path]
-        stack = _OpenStack(path)
+        stack = _OpenStack.open(path)
         with self._lock:
             self._open[path] = stack
             while len(self._open) > self.max_open_files:
@@ -262,7 +288,7 @@ def check_stacks(
     stack_index, slice_index : (n,) int
         Each particle's stack, and its image there from 0.
     box : int or None
-        Pixels along a side that the metadata announce; None takes the first stack's.
+        Pixels along a side that the metadata announce; if None, all stacks must have the first one's.
     source : Path
         The particles' file, for messages.
 
@@ -275,17 +301,19 @@ def check_stacks(
         raise InputError(f"{source}: row {int((slice_index < 0).argmax()) + 1} names an image before the stack's first")
     last = np.full(len(stacks), -1)
     np.maximum.at(last, stack_index, slice_index)
+    found_box = box
     for path, highest in zip(stacks, last):
         header = read_stack_header(path)
         if header.width != header.height:
             raise InputError(
                 f"{path}: images of {header.width} x {header.height} pixels; square ones are needed, extract again"
             )
-        announced = "first stack has" if box is None else "metadata say"
-        box = header.width if box is None else box
-        if header.width != box:
+        if found_box is None:
+            found_box = header.width
+        if header.width != found_box:
+            announced = "first stack has" if box is None else "metadata say"
             raise InputError(
-                f"{path}: images of {header.width} pixels, but the {announced} {box} ({source}); "
+                f"{path}: images of {header.width} pixels, but the {announced} {found_box} ({source}); "
                 "give the stacks that belong to the file, all of one box"
             )
         if highest >= header.count:
@@ -293,6 +321,55 @@ def check_stacks(
                 f"{source}: image {highest + 1} of {path} is named, but the stack has {header.count}; "
                 "the stack is incomplete or not the file's own"
             )
-    if box is None:
+    if found_box is None:
         raise InputError(f"{source}: names no stack; particles need rlnImageName or blob/path")
-    return box
+    return found_box
+
+
+def write_map(path: str | os.PathLike[str], values: np.ndarray, pixel_size_angstrom: float) -> None:
+    """Write a map as MRC in the frame of its box (no origin); the file appears whole or not at all.
+
+    Parameters
+    ----------
+    path : path
+    values : (nz, ny, nx) float32
+    pixel_size_angstrom : float
+        The same along all axes.
+    """
+    with atomic_path(path) as partial, mrcfile.new(partial) as file:
+        file.set_data(values)
+        file.voxel_size = pixel_size_angstrom
+
+
+@contextlib.contextmanager
+def open_map(path: Path, name: str) -> Iterator[mrcfile.mrcfile.MrcFile]:
+    """Open a map in MRC or CCP4 format, gzip-compressed or not, whose data are there.
+
+    Parameters
+    ----------
+    path : Path
+    name : str
+        What to call the file in messages.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or is no map, or if something in the ``with`` block finds it damaged.
+    """
+    if not path.is_file():
+        raise InputError(f"{name}: no such file; give an MRC or CCP4 map")
+    try:
+        with path.open("rb") as start:
+            stamp = start.read(212)
+        if not stamp.startswith(GZIP_MAGIC) and stamp[208:211] != b"MAP":
+            raise InputError(f"{name}: is no MRC or CCP4 map (its header has no 'MAP'); give one")
+        with warnings.catch_warnings():
+            # mrcfile warns of a file that is longer than its header says; a shorter one is an error.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            file = mrcfile.open(path, permissive=True)
+        with file:
+            if file.data is None:
+                raise ValueError("the data are not there, or not as the header says")
+            yield file
+    except (OSError, EOFError, ValueError) as error:
+        raise InputError(f"{name}: cannot be read as a map ({error}); it may be cut short: copy it again") from error

@@ -14,7 +14,11 @@ from cocofold.particles.poses import mirrored_matrices
 from cocofold.system.errors import InputError
 
 IDENTITY_MAGNIFICATION = ((1.0, 0.0), (0.0, 1.0))
-NEGLIGIBLE_ABERRATION = 1e-6  # aberration coefficients below this are zeros that were rounded
+# Aberration coefficients below this (in whatever unit they have: rad, mrad, Å) are zeros that were rounded; phases of
+# this size change no image.
+NEGLIGIBLE_ABERRATION = 1e-6
+# Microscopes are anisotropic by a few per cent at most; a matrix that stretches an axis by less than this, or by more
+# than its inverse, is taken for a damaged one.
 MIN_MAGNIFICATION = 0.8
 
 
@@ -87,6 +91,8 @@ class ParticleSet:
         Particles that are to judge a fit and not to be fitted; None if nobody has said.
     scored_rings : tuple of int
         Fourier rings by which the particles were chosen with a model, so that a fit leaves them out.
+    reader : StackReader
+        Keeps stacks open from one call of ``images`` to the next; it is the only part that changes.
     """
 
     optics: tuple[OpticsGroup, ...]
@@ -184,19 +190,22 @@ class ParticleSet:
             at = at[np.argsort(self.slice_index[rows[at]], kind="stable")]
             slices = self.slice_index[rows[at]]
             read = self.reader.read(self.stacks[stack], slices)
-            if read.shape[1:] != images.shape[1:]:
-                raise InputError(
-                    f"{self.stacks[stack]}: images of {read.shape[2]} x {read.shape[1]} pixels, "
-                    f"but the particles' metadata say {self.box} x {self.box}; give the stacks that belong to the file"
-                )
-            bad = np.flatnonzero(~np.isfinite(read).all(axis=(1, 2)))
-            if len(bad):
-                raise InputError(
-                    f"{self.stacks[stack]}: image {slices[bad[0]] + 1} (counted from 1) has pixels that are NaN or "
-                    "infinite; remove the particle or extract it again"
-                )
+            self._require_usable_images(read, self.stacks[stack], slices)
             images[at] = read * self.contrast[rows[at], None, None].astype(np.float32)
         return images
+
+    def _require_usable_images(self, images: np.ndarray, stack: Path, slices: np.ndarray) -> None:
+        if images.shape[1:] != (self.box, self.box):
+            raise InputError(
+                f"{stack}: images of {images.shape[2]} x {images.shape[1]} pixels, "
+                f"but the particles' metadata say {self.box} x {self.box}; give the stacks that belong to the file"
+            )
+        bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2)))
+        if len(bad):
+            raise InputError(
+                f"{stack}: image {slices[bad[0]] + 1} (counted from 1) has pixels that are NaN or "
+                "infinite; remove the particle or extract it again"
+            )
 
     def _rows(self, indices: np.ndarray) -> np.ndarray:
         indices = np.asarray(indices)
@@ -227,7 +236,8 @@ def unsupported_aberrations(particles: ParticleSet) -> list[str]:
     """One message for each optics group and aberration that cannot be applied; empty if there is none.
 
     Beam tilt, Zernike terms and anisotropic magnification are applied with RELION's conventions. Those of CryoSPARC
-    are not, nor is what RELION would not apply as written: a beam tilt overrides the odd terms (3, -1) and (3, 1).
+    are not, nor is what RELION would not apply as written: a beam tilt overrides the odd terms (3, -1) and (3, 1), the
+    fourth and fifth of ``odd_zernike``.
     """
     messages = []
     for group in (particles.optics[index] for index in np.unique(particles.optics_index)):
@@ -248,6 +258,7 @@ def _has(coefficients: Sequence[float]) -> bool:
     return bool(np.any(np.abs(coefficients) > NEGLIGIBLE_ABERRATION))
 
 
+# Values beyond these are not of an electron microscope, but of a mistaken unit (volts for kilovolts, nanometres for Å).
 OPTICS_LIMITS = {
     "voltage_kv": (10.0, 2000.0, "acceleration voltage (kV)"),
     "cs_mm": (-20.0, 20.0, "spherical aberration (mm)"),

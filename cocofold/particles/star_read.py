@@ -26,6 +26,7 @@ EULER_ANGLE_LABELS = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 DEFOCUS_LABELS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
 UNMIRRORED_VALUES = ("0", "0.0", "false")
 HELD_OUT_LABEL, SCORED_RINGS_LABEL = "cocofoldHeldOut", "cocofoldScoredRings"
+# Numbers of images are signed 32-bit integers in MRC headers.
 MAX_SLICE_NUMBER = 1 << 31
 FORMAT_SUFFIXES = (":mrcs", ":mrc")  # appended by some programs to force the format
 

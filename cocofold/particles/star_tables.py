@@ -99,13 +99,18 @@ def read_star_blocks(path: Path) -> dict[str, StarBlock]:
         ) from error
     blocks = {}
     for title, parsed_block in parsed.items():
-        name = title.split("#")[0].strip()
+        name = block_name(title)
         table = pd.DataFrame([parsed_block]) if isinstance(parsed_block, dict) else parsed_block
         blocks[name] = StarBlock(path, name, table)
         _refuse_short_rows(blocks[name])
     if not blocks:
         raise InputError(f"{path}: not a STAR file (no line starts with data_)")
     return blocks
+
+
+def block_name(title: str) -> str:
+    """Name of a block without the comment that may follow it on its line, as in ``data_optics # version 30001``."""
+    return title.split("#")[0].strip()
 
 
 def _refuse_short_rows(block: StarBlock) -> None:

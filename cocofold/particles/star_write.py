@@ -14,7 +14,8 @@ import starfile
 from cocofold.particles.particle_set import IDENTITY_MAGNIFICATION, ParticleSet
 from cocofold.particles.poses import relion_from_matrices
 from cocofold.particles.star_read import HELD_OUT_LABEL, SCORED_RINGS_LABEL, find_particle_and_optics_blocks
-from cocofold.particles.star_tables import read_star_blocks
+from cocofold.particles.star_tables import block_name, read_star_blocks
+from cocofold.system.atomic_files import atomic_path
 from cocofold.system.errors import InputError
 
 
@@ -44,12 +45,8 @@ def write_star(path: str | os.PathLike[str], particles: ParticleSet) -> None:
 
 def write_star_blocks(path: Path, blocks: dict) -> None:
     """Write the blocks of a STAR file, which appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with atomic_path(path) as partial:
         starfile.write(blocks, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def require_writable(path: Path, particles: ParticleSet) -> None:
@@ -190,15 +187,12 @@ def write_star_subset(path: Path, particles: ParticleSet, source: Path, rows: np
         return
     require_writable(path, particles)
     blocks = _read_blocks_as_text(source)
-    name = next(title for title in blocks if title.split("#")[0].strip() == _name_of_particles(source))
+    particles_block = find_particle_and_optics_blocks(source, read_star_blocks(source))[0].name
+    name = next(title for title in blocks if block_name(title) == particles_block)
     # A block of one row may be written without a loop, and then it is a mapping.
     table = blocks[name] if isinstance(blocks[name], pd.DataFrame) else pd.DataFrame([blocks[name]])
     blocks[name] = table.iloc[rows].assign(rlnImageName=image_names(particles, path), **selection_columns(particles))
     write_star_blocks(path, blocks)
-
-
-def _name_of_particles(source: Path) -> str:
-    return find_particle_and_optics_blocks(source, read_star_blocks(source))[0].name
 
 
 def _read_blocks_as_text(source: Path) -> dict:

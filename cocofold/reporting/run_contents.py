@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import gemmi
-import mrcfile
 import numpy as np
 import yaml
 
 from cocofold.finetuning.options import Options
 from cocofold.mapfit.placement_file import MIRRORED
 from cocofold.mapfit.workflow import MIRRORED_MAP_FILE
+from cocofold.particles.mrc import open_map
 from cocofold.structure.geometry import find_superposition, root_mean_square
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
@@ -131,13 +131,10 @@ def read_density(path: Path) -> tuple[np.ndarray, np.ndarray]:
     ------
     InputError
     """
-    try:
-        with mrcfile.open(path, permissive=False) as file:
-            values = np.array(file.data, dtype=np.float32)
-            voxel = np.array([float(file.voxel_size[axis]) for axis in "xyz"])
-            in_order = (int(file.header.mapc), int(file.header.mapr), int(file.header.maps)) == (1, 2, 3)
-    except (OSError, ValueError) as error:
-        raise InputError(f"map {path}: cannot be read ({error}); give a map in MRC or CCP4 format") from error
+    with open_map(path, f"map {path}") as file:
+        values = np.array(file.data, dtype=np.float32)
+        voxel = np.array([float(file.voxel_size[axis]) for axis in "xyz"])
+        in_order = (int(file.header.mapc), int(file.header.mapr), int(file.header.maps)) == (1, 2, 3)
     if values.ndim != 3 or not in_order or not (voxel > 0).all() or not np.isfinite(values).all():
         raise InputError(
             f"map {path}: is not one volume of finite numbers with axes x, y, z and a voxel size; convert it first"

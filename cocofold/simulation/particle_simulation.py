@@ -6,7 +6,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import mrcfile
@@ -37,6 +37,30 @@ from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
 from cocofold.system.atomic_files import atomic_path, write_atomically
 from cocofold.system.errors import InputError
+
+
+@dataclass(frozen=True)
+class RandomStreams:
+    """Independent random generators, one for each thing that is drawn: one setting leaves the others' draws alone.
+
+    Each is used by one function only and its state moves on with every draw.
+    """
+
+    poses: np.random.Generator
+    defoci: np.random.Generator
+    pose_errors: np.random.Generator
+    counting_noise: np.random.Generator
+    preferred_views: np.random.Generator
+    neighbours: np.random.Generator
+    junk: np.random.Generator
+    ice_noise: np.random.Generator
+    defocus_errors: np.random.Generator
+
+    @classmethod
+    def from_seed(cls, seed: int) -> RandomStreams:
+        """All generators at their start; the order of the attributes decides what each of them draws."""
+        names = [attribute.name for attribute in fields(cls)]
+        return cls(**{name: np.random.default_rng([seed, number]) for number, name in enumerate(names)})
 
 
 @dataclass(frozen=True)
@@ -80,16 +104,16 @@ def simulate(settings: SimulationSettings, out: Path) -> SimulationOutput:
     """
     _check_folder(out, settings)
     model = _centred_if_asked(read_model(settings.model), settings)
-    truth = _draw_particles(settings, out / "particles.mrcs")
+    streams = RandomStreams.from_seed(settings.seed)
+    truth = _draw_particles(settings, out / "particles.mrcs", streams)
     parts = particle_clouds(model, settings)
     _check_inside(model, parts, truth, settings)
-    _, _, _, _, _, of_neighbours, of_junk, _, _ = _random_streams(settings.seed)
-    shows = draw_image_contents(settings, of_junk)
+    shows = draw_image_contents(settings, streams.junk)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from error
-    scenes = NoiseFreeImages(model, parts, truth, shows, settings, of_neighbours, of_junk)
+    scenes = NoiseFreeImages.prepare(model, parts, truth, shows, settings, streams.neighbours, streams.junk)
     written = SimulationOutput(
         star=out / "particles.star",
         stack=out / "particles.mrcs",
@@ -97,7 +121,7 @@ def simulate(settings: SimulationSettings, out: Path) -> SimulationOutput:
         model=out / "truth.cif",
         clean=out / "clean.mrcs" if settings.clean else None,
         map=out / "map.mrc" if settings.map else None,
-        signal_variance=_write_stacks(scenes, settings, out),
+        signal_variance=_write_stacks(scenes, settings, out, streams),
     )
     write_model(written.model, model, details="model of simulated particles, in the frame of their box")
     content = {
@@ -109,20 +133,11 @@ def simulate(settings: SimulationSettings, out: Path) -> SimulationOutput:
     }
     write_atomically(out / "truth.json", json.dumps(content, indent=1) + "\n")
     write_star(written.true_star, truth)
-    disturbed = _with_pose_errors(truth, settings)
+    disturbed = _with_pose_errors(truth, settings, streams)
     if written.map is not None:
         write_reconstruction(written.map, disturbed)
     write_star(written.star, disturbed)
     return written
-
-
-def _random_streams(seed: int) -> list[np.random.Generator]:
-    """Independent generators, so that one setting leaves the others' draws alone.
-
-    Of poses, defoci, errors of poses, noise of counting, preferred views, neighbours, junk, noise of the ice, and
-    errors of defoci.
-    """
-    return [np.random.default_rng([seed, stream]) for stream in range(9)]
 
 
 def _centred_if_asked(model: Model, settings: SimulationSettings) -> Model:
@@ -132,15 +147,14 @@ def _centred_if_asked(model: Model, settings: SimulationSettings) -> Model:
     return model.moved_to(model.positions - model.positions.mean(0) + centre)
 
 
-def _draw_particles(settings: SimulationSettings, stack: Path) -> ParticleSet:
+def _draw_particles(settings: SimulationSettings, stack: Path, streams: RandomStreams) -> ParticleSet:
     count = settings.count
-    poses, defoci, *_ = _random_streams(settings.seed)
+    poses, defoci = streams.poses, streams.defoci
     mean = defoci.uniform(*settings.defocus, count)
     half = defoci.uniform(0, settings.astigmatism, count) / 2
     rotations = draw_rotations(count, settings.cone_deg, poses)
     if settings.preferred is not None:
-        preferred = _random_streams(settings.seed)[4]
-        rotations = prefer_poles(rotations, settings.preferred, settings.preferred_share, preferred)
+        rotations = prefer_poles(rotations, settings.preferred, settings.preferred_share, streams.preferred_views)
     group = OpticsGroup(
         name="simulated",
         voltage_kv=settings.voltage,
@@ -168,8 +182,8 @@ def _draw_particles(settings: SimulationSettings, stack: Path) -> ParticleSet:
     )
 
 
-def _with_pose_errors(truth: ParticleSet, settings: SimulationSettings) -> ParticleSet:
-    errors, of_defoci = _random_streams(settings.seed)[2], _random_streams(settings.seed)[8]
+def _with_pose_errors(truth: ParticleSet, settings: SimulationSettings, streams: RandomStreams) -> ParticleSet:
+    errors, of_defoci = streams.pose_errors, streams.defocus_errors
     return replace(
         truth,
         rotations=disturb_rotations(truth.rotations, settings.pose_noise, errors),
@@ -217,20 +231,26 @@ def _check_folder(out: Path, settings: SimulationSettings) -> None:
         )
 
 
-def _write_stacks(scenes: NoiseFreeImages, settings: SimulationSettings, out: Path) -> float:
+def _write_stacks(scenes: NoiseFreeImages, settings: SimulationSettings, out: Path, streams: RandomStreams) -> float:
     """Write the noise-free images, learn the particle's variance, then scale them and add noise in place."""
     chunks = [
-        np.arange(start, min(start + scenes.at_once, settings.count))
-        for start in range(0, settings.count, scenes.at_once)
+        np.arange(start, min(start + scenes.images_at_once, settings.count))
+        for start in range(0, settings.count, scenes.images_at_once)
     ]
-    _, _, _, counting, _, _, _, of_ice, _ = _random_streams(settings.seed)
-    noise = NoiseGenerator(settings.box, settings.pixel_size, settings.ice, settings.bfactor, counting, of_ice)
+    noise = NoiseGenerator(
+        settings.box,
+        settings.pixel_size,
+        settings.ice,
+        settings.bfactor,
+        streams.counting_noise,
+        streams.ice_noise,
+    )
     with contextlib.ExitStack() as files:
         stack = files.enter_context(_new_stack(out / "particles.mrcs", settings))
         clean = files.enter_context(_new_stack(out / "clean.mrcs", settings)) if settings.clean else None
         variance = 0.0
         for rows in _shown("images", chunks):
-            images = scenes.particle(rows)
+            images = scenes.particle_images(rows)
             variance += float(images.var(axis=(1, 2), dtype=np.float64).sum()) / settings.count
             scenes.add_surroundings(images, rows)
             stack.data[rows] = images
@@ -283,6 +303,7 @@ def _shown(what: str, chunks: list[np.ndarray]) -> Iterable[np.ndarray]:
     return track(chunks, what, console=console, disable=not console.is_terminal, transient=True)
 
 
+# Length over which the potential of the ice is correlated; longer makes its noise coarser.
 _ICE_CORRELATION_ANGSTROM = 10.0
 
 

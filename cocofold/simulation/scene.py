@@ -1,4 +1,8 @@
-"""What each image shows: the particle or junk, and neighbours that reach into it."""
+"""What each simulated image shows, and its rendering without noise.
+
+Contents (the particle or junk, and neighbours that reach into the image), the renderer, clouds of Gaussians (atoms, the
+solvent that they displace, a detergent belt, junk), and the drawing of views.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,7 @@ from cocofold.particles.poses import matrices_from_relion
 from cocofold.simulation.simulation_settings import SimulationSettings
 from cocofold.structure.model import Model
 
+# What an image may show; the last two are junk.
 PARTICLE, EMPTY, BLOB = 0, 1, 2
 
 
@@ -30,12 +35,12 @@ class Neighbours:
     rotations: np.ndarray
     offsets_angstrom: np.ndarray
 
-    def layers(self, images: np.ndarray) -> list[np.ndarray]:
+    def groups_without_repeats(self, images: np.ndarray) -> list[np.ndarray]:
         """Rows of the neighbours in a run of images, in groups in which no image occurs twice."""
         first, end = np.searchsorted(self.image, [images[0], images[-1] + 1])
         rows = np.arange(first, end)
         place = rows - np.searchsorted(self.image, self.image[rows])
-        return [rows[place == layer] for layer in np.unique(place)]
+        return [rows[place == turn] for turn in np.unique(place)]
 
 
 def draw_neighbours(settings: SimulationSettings, reach: float, rng: np.random.Generator) -> Neighbours:
@@ -65,24 +70,34 @@ def draw_image_contents(settings: SimulationSettings, rng: np.random.Generator) 
     return shows
 
 
+@dataclass(frozen=True)
 class NoiseFreeImages:
     """Noise-free images: the particle or junk, and neighbours.
 
-    Parameters
+    Attributes
     ----------
-    model : Model
-    parts : list of GaussianCloud
-        Of the particle, in the frame of the box.
-    truth : ParticleSet
-        Poses and CTFs that are imaged.
+    poses, ctf : Poses, Ctf
+        Of all images.
     shows : (count,) int
         PARTICLE, EMPTY or BLOB.
-    settings : SimulationSettings
-    of_neighbours, of_junk : numpy.random.Generator
+    neighbours : Neighbours
+    particle, blob : ImageRenderer
+    wide_particle : ImageRenderer
+        The particle in images twice as wide, so that what lies beyond the border blurs into the image, and nothing
+        comes in across from it.
     """
 
-    def __init__(
-        self,
+    poses: Poses
+    ctf: Ctf
+    shows: np.ndarray
+    neighbours: Neighbours
+    particle: ImageRenderer
+    blob: ImageRenderer
+    wide_particle: ImageRenderer
+
+    @classmethod
+    def prepare(
+        cls,
         model: Model,
         parts: list[GaussianCloud],
         truth: ParticleSet,
@@ -90,52 +105,77 @@ class NoiseFreeImages:
         settings: SimulationSettings,
         of_neighbours: np.random.Generator,
         of_junk: np.random.Generator,
-    ) -> None:
-        box, pixel = settings.box, settings.pixel_size
-        self._poses, self.ctf = poses_of(truth), ctf_of(truth)
-        self._particle = ImageRenderer(parts, box, pixel, settings.bfactor)
-        # Twice as wide, so that what lies beyond the border blurs into the image, and nothing comes in across from it.
-        self._margin = box // 2
-        wide = [replace(part, positions=part.positions + self._margin * pixel) for part in parts]
-        self._wide = ImageRenderer(wide, 2 * box, pixel, settings.bfactor)
-        self._blob = ImageRenderer([junk_cloud(model, of_junk)], box, pixel, settings.bfactor)
-        self._neighbours = draw_neighbours(settings, largest_radius_angstrom(parts, box // 2 * pixel), of_neighbours)
-        self._shows = shows
-        self.at_once = self._particle.images_at_once
+    ) -> NoiseFreeImages:
+        """Draw the neighbours and the shape of junk, and prepare to render.
 
-    def particle(self, rows: np.ndarray) -> np.ndarray:
+        Parameters
+        ----------
+        model : Model
+        parts : list of GaussianCloud
+            Of the particle, in the frame of the box.
+        truth : ParticleSet
+            Poses and CTFs that are imaged.
+        shows : (count,) int
+            PARTICLE, EMPTY or BLOB.
+        settings : SimulationSettings
+        of_neighbours, of_junk : numpy.random.Generator
+        """
+        box, pixel, bfactor = settings.box, settings.pixel_size, settings.bfactor
+        wide = [replace(part, positions=part.positions + box // 2 * pixel) for part in parts]
+        radius = largest_radius_angstrom(parts, box // 2 * pixel)
+        return cls(
+            poses=poses_of(truth),
+            ctf=ctf_of(truth),
+            shows=shows,
+            neighbours=draw_neighbours(settings, radius, of_neighbours),
+            particle=ImageRenderer(parts, box, pixel, bfactor),
+            blob=ImageRenderer([junk_cloud(model, of_junk)], box, pixel, bfactor),
+            wide_particle=ImageRenderer(wide, 2 * box, pixel, bfactor),
+        )
+
+    @property
+    def images_at_once(self) -> int:
+        """Number of images that bounds the memory of rendering."""
+        return self.particle.images_at_once
+
+    def particle_images(self, rows: np.ndarray) -> np.ndarray:
         """The particle alone, (n, box, box) float32."""
-        return self._images(self._particle, self._poses[torch.as_tensor(rows)], rows)
+        return self._images(self.particle, self.poses[torch.as_tensor(rows)], rows)
 
     def _images(self, renderer: ImageRenderer, poses: Poses, rows: np.ndarray) -> np.ndarray:
         return renderer.images(poses, self.ctf[torch.as_tensor(rows)])
 
     def add_surroundings(self, images: np.ndarray, rows: np.ndarray) -> None:
         """Replace the particle by junk where there is none, and add neighbours, in place."""
-        images[self._shows[rows] != PARTICLE] = 0
-        blobs = rows[self._shows[rows] == BLOB]
+        images[self.shows[rows] != PARTICLE] = 0
+        blobs = rows[self.shows[rows] == BLOB]
         if len(blobs):
-            images[blobs - rows[0]] = self._images(self._blob, self._poses[torch.as_tensor(blobs)], blobs)
-        for layer in self._neighbours.layers(rows):
-            image = self._neighbours.image[layer]
+            images[blobs - rows[0]] = self._images(self.blob, self.poses[torch.as_tensor(blobs)], blobs)
+        for group in self.neighbours.groups_without_repeats(rows):
+            image = self.neighbours.image[group]
             poses = Poses(
-                torch.as_tensor(self._neighbours.rotations[layer], dtype=torch.float32),
-                torch.as_tensor(-self._neighbours.offsets_angstrom[layer], dtype=torch.float32),
+                torch.as_tensor(self.neighbours.rotations[group], dtype=torch.float32),
+                torch.as_tensor(-self.neighbours.offsets_angstrom[group], dtype=torch.float32),
             )
-            inner = slice(self._margin, self._margin + images.shape[-1])
-            images[image - rows[0]] += self._images(self._wide, poses, image)[:, inner, inner]
+            margin = images.shape[-1] // 2
+            inner = slice(margin, margin + images.shape[-1])
+            images[image - rows[0]] += self._images(self.wide_particle, poses, image)[:, inner, inner]
 
 
+# Bounds on what is rendered at a time, in atoms times images and in pixels times images: they bound the memory, and the
+# result does not depend on them but for rounding.
 _MAX_PROJECTED_ATOMS = 200_000
 _MAX_GRID_PIXELS = 20_000_000
+_MAX_IMAGES = 256
+# Pixels of the grid on which Gaussians are drawn, along a pixel of fine-tuning's: see ``ImageRenderer``.
 _GRID_REFINEMENT = 2
 
 
 class ImageRenderer:
     """Makes images of clouds of Gaussians from poses and CTFs.
 
-    ``project`` draws every Gaussian with an extra width s in common, to which the ring correlation is blind but an
-    image is not. It is taken out again: each Fourier pixel is multiplied by ``exp(2 pi^2 s^2 k^2)``. For this to leave
+    ``project`` draws every Gaussian with an extra width s in common, which changes no ring correlation but does change
+    an image. It is taken out again: each Fourier pixel is multiplied by ``exp(2 pi^2 s^2 k^2)``. For this to leave
     no trace of aliasing, they are drawn on a grid twice as fine as fine-tuning's, which makes s half as wide.
 
     Fourier rings 1 ... box/2 - 1 are filled; the mean and the corners beyond Nyquist are zero.
@@ -171,7 +211,7 @@ class ImageRenderer:
             (_tensor(part.positions), _tensor(part.amplitudes), _tensor(part.widths_angstrom)) for part in parts
         ]
         largest = max(len(part.positions) for part in parts)
-        self.images_at_once = max(1, min(256, _MAX_PROJECTED_ATOMS // largest, _MAX_GRID_PIXELS // grid**2))
+        self.images_at_once = max(1, min(_MAX_IMAGES, _MAX_PROJECTED_ATOMS // largest, _MAX_GRID_PIXELS // grid**2))
 
     @torch.no_grad()
     def images(self, poses: Poses, ctf: Ctf) -> np.ndarray:
@@ -194,11 +234,16 @@ _VOLUME_PER_ATOM_A3 = 16.9
 _WATER_VOLUME_A3 = 29.9
 _OXYGEN = 8.0
 
+# The belt is a grid of Gaussians so wide beside their spacing that their sum is flat.
 _BELT_SPACING_ANGSTROM = 3.0
 _BELT_WIDTH_ANGSTROM = 2.0
+# How far the belt reaches beyond the protein, about the length of a detergent molecule.
 _BELT_THICKNESS_ANGSTROM = 15.0
+# Density of the belt above water's, in units of protein's above water's: larger makes the belt disturb more.
 _BELT_DENSITY_OF_PROTEIN = 0.4
+# No Gaussian of the belt is nearer than this, a contact distance, to an atom.
 _MIN_BELT_TO_PROTEIN_ANGSTROM = 3.0
+# Mean over the atoms of proteins other than hydrogen.
 _MEAN_ATOMIC_NUMBER = 6.7
 
 
@@ -217,7 +262,7 @@ def atom_cloud(model: Model) -> GaussianCloud:
 
 
 def particle_clouds(model: Model, settings: SimulationSettings) -> list[GaussianCloud]:
-    """All that turns with the particle: its atoms, the solvent they displace, a detergent belt."""
+    """All that moves rigidly with the particle: its atoms, the solvent they displace, a detergent belt."""
     parts = [atom_cloud(model)]
     if settings.solvent:
         parts.append(_displaced_solvent(model))

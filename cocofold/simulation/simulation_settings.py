@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any, Dict
 
 from cocofold.system.errors import InputError, require_within
 
-WIDEST_CONE_DEG = 89.0
+WIDEST_CONE_DEG = 89.0  # at 90 no view would be left
+# Defoci below this many Å are most likely meant in micrometres.
 MAX_DEFOCUS_IN_MICROMETRES = 100.0
 
 
@@ -109,6 +111,17 @@ class SimulationSettings:
     map: bool = False
     seed: int = 0
 
+    @classmethod
+    def life_like(cls, **given: Any) -> SimulationSettings:
+        """Settings with all that disturbs real images at usual strengths, but for what is given.
+
+        Preferred views are not among them where another distribution of views is asked for.
+        """
+        usual = dict(LIFE_LIKE)
+        if given.get("views") is not None or given.get("missing_cone") is not None:
+            del usual["preferred"]
+        return cls(**{**usual, **given})
+
     def __post_init__(self) -> None:
         """Refuse values that cannot work, in the words of the command line."""
         require_within("--box", self.box, 16, 4096)
@@ -117,7 +130,6 @@ class SimulationSettings:
                 f"--box {self.box}: must be even, because programs disagree by a pixel on the centre of odd boxes; "
                 f"give {self.box - 1} or {self.box + 1}"
             )
-        require_within("--pixel-size", self.pixel_size, 0.05, 100)
         require_within("--count", self.count, 1, 10**7)
         if not 0 < self.snr < float("inf"):
             raise InputError(
@@ -127,9 +139,7 @@ class SimulationSettings:
         self._check_views()
         self._check_defocus()
         require_within("--astigmatism", self.astigmatism, 0, 50_000)
-        require_within("--voltage", self.voltage, 10, 2000)
-        require_within("--cs", self.cs, -20, 20)
-        require_within("--amplitude-contrast", self.amplitude_contrast, 0, 1)
+        self._check_optics()
         require_within("--phase-shift", self.phase_shift, -180, 180)
         require_within("--shift-spread", self.shift_spread, 0, 1000)
         require_within("--pose-noise", self.pose_noise, 0, 180)
@@ -168,6 +178,19 @@ class SimulationSettings:
         if len(asked) > expected:
             raise InputError(f"{' with '.join(asked)}: contradict each other; leave one out")
 
+    def _check_optics(self) -> None:
+        # Imported here, since the command line reads the defaults of this module at every start.
+        from cocofold.particles.particle_set import OPTICS_LIMITS
+
+        for option, value, name in (
+            ("--pixel-size", self.pixel_size, "pixel_size_angstrom"),
+            ("--voltage", self.voltage, "voltage_kv"),
+            ("--cs", self.cs, "cs_mm"),
+            ("--amplitude-contrast", self.amplitude_contrast, "amplitude_contrast"),
+        ):
+            lowest, highest, _ = OPTICS_LIMITS[name]
+            require_within(option, value, lowest, highest)
+
     def _check_defocus(self) -> None:
         lowest, highest = self.defocus
         if 0 < highest < MAX_DEFOCUS_IN_MICROMETRES:
@@ -182,7 +205,7 @@ class SimulationSettings:
 
 
 # All that disturbs real images, at strengths that are usual: a bad day at the microscope, not the worst one.
-LIFE_LIKE = {
+LIFE_LIKE: Dict[str, Any] = {
     "ice": 0.4,
     "bfactor": 80.0,
     "solvent": True,

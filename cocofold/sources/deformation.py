@@ -152,9 +152,10 @@ class DeformationSource(AtomSource):
         self._chain = backbone.chain
         self._levels = _coarse_to_fine_levels(int(backbone.chain.max()) + 1, effort)
         self._n_moving = len(backbone)
-        turned = np.tile(np.eye(3), (len(backbone.passengers), 1, 1))
+        turned = np.tile(np.eye(3), (len(backbone.detached_residues), 1, 1))
         axes = np.concatenate([residue_frames(model.positions[backbone.atoms]), turned])
-        origins = np.concatenate([model.positions[backbone.atoms[:, 1]], residue_centroids(model, backbone.passengers)])
+        centroids = residue_centroids(model, backbone.detached_residues)
+        origins = np.concatenate([model.positions[backbone.atoms[:, 1]], centroids])
         local = np.einsum("nji,nj->ni", axes[backbone.frame_of_atom], model.positions - origins[backbone.frame_of_atom])
         self._carrier = self._tensor(backbone.frame_of_atom)
         self._rotations = self._tensor(axes, torch.float32)
@@ -177,7 +178,7 @@ class DeformationSource(AtomSource):
 
     def _turned_atoms(self, torsions: SideChainTorsions) -> list[_TurnedAtoms]:
         found = []
-        for of_atom, atoms in torsions.turned:
+        for of_atom, atoms in torsions.turned_atoms:
             used, which = np.unique(of_atom, return_inverse=True)
             near, far = torsions.axes[used].T.copy()
             found.append(_TurnedAtoms(*map(self._tensor, (used, near, far, which, atoms))))

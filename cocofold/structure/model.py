@@ -1,4 +1,4 @@
-"""Categories of mmCIF as tables of rows."""
+"""A model: its atoms and residues, the elements of atoms, and the mmCIF categories that describe its molecules."""
 
 from __future__ import annotations
 
@@ -13,68 +13,8 @@ import numpy as np
 CifCategories = Dict[str, Dict[str, List]]
 
 
-def add_table(block: gemmi.cif.Block, category: str, items: str, rows: Iterable[Sequence[object]]) -> None:
-    """Add a category, or none if there are no rows; ``items`` are their names with spaces between.
-
-    None stands for what is unknown, an empty string for what does not apply.
-    """
-    values = [[_text(value) for value in row] for row in rows]
-    if not values:
-        return
-    loop = block.init_mmcif_loop(category, items.split())
-    for row in values:
-        loop.add_row(row)
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return "?"
-    return gemmi.cif.quote(str(value)) if str(value) else "."
-
-
-def rows_by_item(categories: CifCategories, category: str, key: str) -> dict[str, dict[str, str]]:
-    """Rows of a category by one of its items, without the values that are unknown or do not apply."""
-    items = categories.get(category, {})
-    rows = (dict(zip(items, values)) for values in zip(*items.values()))
-    return {row[key]: {name: value for name, value in row.items() if value} for row in rows if row.get(key)}
-
-
-_CARBON = 6
-# Symbols of two letters that names of atoms in larger residues begin with; CA, CD, HG and the like are not among them.
-_TWO_LETTERS = ("BR", "CL", "FE", "MG", "MN", "SE", "ZN")
-_ONE_LETTER = "BCDFHIKNOPS"
-
-
-def atomic_number(atom: gemmi.Atom, residue: gemmi.Residue) -> int:
-    """Number of the atom's element; for one of unknown element that of its name, or else carbon's."""
-    if atom.element.atomic_number > 0:
-        return atom.element.atomic_number
-    return element_from_atom_name(atom.name, len(residue) == 1).atomic_number or _CARBON
-
-
-def element_from_atom_name(atom_name: str, alone: bool) -> gemmi.Element:
-    """The element that an atom's name says, X if it says none.
-
-    Parameters
-    ----------
-    atom_name : str
-    alone : bool
-        The only atom of its residue, as in an ion: a calcium then, not a CA atom.
-    """
-    letters = ""
-    for letter in atom_name.lstrip("0123456789*'\"").upper():
-        if not letter.isalpha():
-            break
-        letters += letter
-    if alone and gemmi.Element(letters).atomic_number > 0:
-        return gemmi.Element(letters)
-    if letters[:2] in _TWO_LETTERS:
-        return gemmi.Element(letters[:2])
-    return gemmi.Element(letters[0] if letters and letters[0] in _ONE_LETTER else "X")
-
-
 class ResidueKey(NamedTuple):
-    """What names a residue in the input file: author's chain, number, insertion code, and residue name."""
+    """Name of a residue in the input file: author's chain, number, insertion code, and residue name."""
 
     chain: str
     number: int
@@ -99,9 +39,10 @@ class Model:
         Row in ``residues``.
     residues : tuple of ResidueKey
     notes : tuple of str
-        What of the file was left out or taken in a particular way; a line each, for the user.
+        Lines for the user on what of the file was left out or read in a particular way.
     described : dict
-        Categories of an mmCIF that describe its molecules: lists of values by category and item.
+        Categories of the input mmCIF that describe its molecules (``modelcif.MOLECULE_CATEGORIES``), whatever their
+        atoms' positions: lists of values by category and item. They are written again with the model.
     """
 
     structure: gemmi.Structure
@@ -176,3 +117,63 @@ class Model:
         # A calcium ion is called CA too, but has no N and C.
         residues = np.flatnonzero((atoms >= 0).all(axis=1))
         return residues, atoms[residues]
+
+
+_CARBON = 6
+# Symbols of two letters that names of atoms in larger residues begin with; CA, CD, HG and the like are not among them.
+_TWO_LETTERS = ("BR", "CL", "FE", "MG", "MN", "SE", "ZN")
+_ONE_LETTER = "BCDFHIKNOPS"
+
+
+def atomic_number(atom: gemmi.Atom, residue: gemmi.Residue) -> int:
+    """Number of the atom's element; if the element is unknown, of the one that its name says, or else carbon's."""
+    if atom.element.atomic_number > 0:
+        return atom.element.atomic_number
+    return element_from_atom_name(atom.name, len(residue) == 1).atomic_number or _CARBON
+
+
+def element_from_atom_name(atom_name: str, alone: bool) -> gemmi.Element:
+    """The element that an atom's name says, X if it says none.
+
+    Parameters
+    ----------
+    atom_name : str
+    alone : bool
+        The only atom of its residue, as in an ion: a calcium then, not a CA atom.
+    """
+    letters = ""
+    for letter in atom_name.lstrip("0123456789*'\"").upper():
+        if not letter.isalpha():
+            break
+        letters += letter
+    if alone and gemmi.Element(letters).atomic_number > 0:
+        return gemmi.Element(letters)
+    if letters[:2] in _TWO_LETTERS:
+        return gemmi.Element(letters[:2])
+    return gemmi.Element(letters[0] if letters and letters[0] in _ONE_LETTER else "X")
+
+
+def add_table(block: gemmi.cif.Block, category: str, items: str, rows: Iterable[Sequence[object]]) -> None:
+    """Add a category, or none if there are no rows; ``items`` are their names with spaces between.
+
+    None stands for what is unknown, an empty string for what does not apply.
+    """
+    values = [[_text(value) for value in row] for row in rows]
+    if not values:
+        return
+    loop = block.init_mmcif_loop(category, items.split())
+    for row in values:
+        loop.add_row(row)
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "?"
+    return gemmi.cif.quote(str(value)) if str(value) else "."
+
+
+def rows_by_item(categories: CifCategories, category: str, key: str) -> dict[str, dict[str, str]]:
+    """Rows of a category by one of its items, without the values that are unknown or do not apply."""
+    items = categories.get(category, {})
+    rows = (dict(zip(items, values)) for values in zip(*items.values()))
+    return {row[key]: {name: value for name, value in row.items() if value} for row in rows if row.get(key)}

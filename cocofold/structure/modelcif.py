@@ -1,4 +1,6 @@
-"""Models written as mmCIF with the categories of ModelCIF: what was modelled, from what, how, and how sure it is.
+"""Models written as mmCIF with the categories of ModelCIF: what was modelled, from what, how, and with what confidence.
+
+First the file and the protocol, then the categories of molecules (entities, components, sequences).
 
 The dictionary: https://mmcif.wwpdb.org/dictionaries/mmcif_ma.dic/Index/, an extension of PDBx/mmCIF.
 """
@@ -53,7 +55,8 @@ def write_model(
         residues in polymers, its mean as ``_ma_qa_metric_global``, and in place of B factors. Without it B factors
         stay as they came, and the file states no metric: one of the input was about other positions.
     placed_as : dict of str, optional
-        That the model lies in the frame of a map, and how (hand, symmetry): the category ``_cocofold_placement``.
+        How the model was placed in the frame of a map (hand, symmetry), as the category ``_cocofold_placement``; empty
+        or None if it was not.
 
     Raises
     ------

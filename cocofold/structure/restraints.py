@@ -25,15 +25,26 @@ _TRANS_LINK = {
     ("O", "CA"): 2.775,
 }
 _CIS_LINK = {**_TRANS_LINK, ("CA", "CA"): 2.94, ("O", "CA"): 3.57}
+# CA atoms across a peptide bond are 2.94 Å apart in cis and 3.80 Å in trans; this lies between.
 _MAX_CIS_CA_CA_ANGSTROM = 3.3
+# Weight of links beside clashes. A larger one keeps bonds closer to their lengths and slows down large motions.
+_LINK_WEIGHT = 3
 
+# CA pairs up to this distance in the start are kept; a larger reach makes the model stiffer over longer distances.
 _NEIGHBOUR_REACH_ANGSTROM = 12.0
+# Change of a pair's distance beyond which the restraint begins to let go (``Restraints``).
 _NEIGHBOUR_SLACK_ANGSTROM = 0.3
+# Pairs of atoms up to this distance are watched for clashes until contacts are searched for again: the largest of the
+# three distances below, and 0.7 Å for what atoms move meanwhile.
 _CLASH_SEARCH_ANGSTROM = 4.5
+# Least distances of atoms other than hydrogen that are not bonded, just below what is usual in crystal structures: any
+# two, two that may form a hydrogen bond, two CA atoms.
 _MIN_CONTACT_ANGSTROM = 3.2
 _MIN_POLAR_CONTACT_ANGSTROM = 2.6
 _MIN_CA_CONTACT_ANGSTROM = 3.8
-_POLAR = (7, 8, 16)
+_POLAR = (7, 8, 16)  # nitrogen, oxygen, sulfur
+# Added to squared lengths (Å²), so that the gradient of a length of 0 is finite.
+_LENGTH_FLOOR_A2 = 1e-8
 
 
 class Restraints:
@@ -77,18 +88,18 @@ class Restraints:
         self._contacts = self._tensors(*self._find_contacts(positions.detach().cpu().double().numpy()))
 
     def state(self) -> dict[str, torch.Tensor]:
-        """What ``refresh`` found."""
+        """Contacts that ``refresh`` found, for a checkpoint."""
         return {"pairs": self._contacts[0], "least": self._contacts[1]}
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
-        """Take back what ``state`` gave."""
+        """Set the contacts to those that ``state`` returned."""
         self._contacts = (state["pairs"].to(self._device), state["least"].to(self._device))
 
     def energy(self, positions: torch.Tensor) -> torch.Tensor:
         """Weighted sum of the terms at ``positions``, (n_atoms, 3) Å; differentiable."""
         change = _lengths(self._kept_differences(positions)) - self._kept_distances
         links, neighbours = change.split([len(self._links[1]), len(change) - len(self._links[1])])
-        energy = 3 * (links**2).sum() / max(self._n_peptides, 1)
+        energy = _LINK_WEIGHT * (links**2).sum() / max(self._n_peptides, 1)
         energy = energy + (self._overlaps(positions) ** 2).sum() / len(self._backbone)
         if len(neighbours):
             loosened = torch.log1p((neighbours / _NEIGHBOUR_SLACK_ANGSTROM) ** 2)
@@ -96,7 +107,7 @@ class Restraints:
         return energy
 
     def _overlaps(self, positions: torch.Tensor) -> torch.Tensor:
-        """By how much atoms are nearer than they may be, Å; of those alone that are."""
+        """How much nearer atoms are than they may be (Å), for the pairs that are too near."""
         pairs, least = self._contacts
         with torch.no_grad():
             near = torch.nonzero(self._deviations(positions, (pairs, least)) < 0)[:, 0]
@@ -113,7 +124,7 @@ class Restraints:
         return float((bonds**2).mean().sqrt()) if len(bonds) else 0.0
 
     def _bond_deviations(self, positions: torch.Tensor) -> torch.Tensor:
-        """Of all C-N bonds, Å."""
+        """Deviations of all C-N bonds from their ideal length, Å: the first of the link distances."""
         pairs, targets = self._links
         return self._deviations(positions, (pairs[:, : self._n_peptides], targets[: self._n_peptides]))
 
@@ -140,7 +151,7 @@ class Restraints:
 
 def _lengths(differences: torch.Tensor) -> torch.Tensor:
     # A product with ones takes a third of the time of a sum over three numbers.
-    return torch.sqrt(torch.mv(differences**2, differences.new_ones(3)) + 1e-8)
+    return torch.sqrt(torch.mv(differences**2, differences.new_ones(3)) + _LENGTH_FLOOR_A2)
 
 
 def _distances(model: Model, pairs: np.ndarray) -> np.ndarray:

@@ -1,8 +1,12 @@
-"""Which residues move by themselves, how they are linked, and what rides along with them."""
+"""What holds a model together: rigid frames of residues and their links, covalent bonds, and side-chain torsions.
+
+Everything is found from the positions of the model as given and from elements and names of its atoms, not from bonds
+that a file may list.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import gemmi
 import numpy as np
@@ -11,15 +15,19 @@ from scipy.spatial import cKDTree
 from cocofold.structure.geometry import axes_from_directions
 from cocofold.structure.model import Model
 
+# A peptide bond has 1.33 Å. Models to be refined may have stretched ones, which restraints then mend; atoms that are
+# not bonded are 3 Å and more apart. A larger limit would pull breaks of a chain shut, a smaller one tear chains apart.
 LONGEST_PEPTIDE_BOND_ANGSTROM = 2.3
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """Rigid frames that carry all atoms: residues with N, CA and C, which move by themselves, and passengers.
+    """Rigid frames to which all atoms of a model belong, and the peptide bonds between them.
 
-    What is bonded to a residue with a backbone belongs to its frame, so that the bond stays as it is: sugars of a
-    glycan, a cofactor, a metal that it coordinates, a cap, a residue that lacks a backbone atom. Nucleotides never do.
+    Each residue with N, CA and C has a frame of its own. What is bonded to such a residue belongs to its frame, so that
+    the bond stays as it is: sugars of a glycan, a cofactor, a metal that it coordinates, a cap, a residue that lacks a
+    backbone atom. Nucleotides never belong to another residue's frame. All other residues (ligands, ions, nucleotides,
+    water) are detached: each is one rigid piece, with a frame of its own behind those of the backbone.
 
     Attributes
     ----------
@@ -27,21 +35,21 @@ class Backbone:
         Rows in ``Model.residues`` of those with a backbone, in file order. Frame i is residue ``residues[i]``.
     atoms : (n, 3) int
         Rows of N, CA and C.
-    passengers : (m,) int
-        Rows in ``Model.residues`` of those that are bonded to none with a backbone (ligands, ions, nucleotides, water),
-        which ride along with what is around them, each in one piece. Frame n + i is residue ``passengers[i]``.
+    detached_residues : (m,) int
+        Rows in ``Model.residues`` of those that are not bonded to any with a backbone; they move with what is around
+        them. Frame n + i is residue ``detached_residues[i]``.
     linked : (n + m,) bool
         Whether a peptide bond joins a frame to the next one: both in one chain, C and N closer than 2.3 Å in the
-        model as given. False at a break in the chain, at its end, and for passengers.
-    carrier : (n_atoms,) int
+        model as given. False at a break in the chain, at its end, and for detached residues.
+    frame_of_atom : (n_atoms,) int
         The frame of each atom.
     chain : (n + m,) int
-        Number of the chain of each frame, from 0; for a passenger that of the nearest residue with a backbone.
+        Number of the chain of each frame, from 0; for a detached residue that of the nearest residue with a backbone.
     """
 
     residues: np.ndarray
     atoms: np.ndarray
-    passengers: np.ndarray
+    detached_residues: np.ndarray
     linked: np.ndarray
     frame_of_atom: np.ndarray
     chain: np.ndarray
@@ -51,34 +59,79 @@ class Backbone:
 
     @classmethod
     def of(cls, model: Model) -> Backbone:
-        """Find the frames, links and passengers of a model."""
+        """Find the frames of a model and the links between them."""
         residues, atoms = model.backbone()
-        names = [model.residues[row].chain for row in residues]
-        order: dict[str, int] = {}
-        chain = np.array([order.setdefault(name, len(order)) for name in names])
-        carbon, nitrogen = model.positions[atoms[:-1, 2]], model.positions[atoms[1:, 0]]
-        close = np.linalg.norm(carbon - nitrogen, axis=1) < LONGEST_PEPTIDE_BOND_ANGSTROM
         others = np.setdiff1d(np.unique(model.residue_of_atom), residues)
         anchors = _bonded_backbone_residues(model, residues, others) if len(others) else {}
-        passengers = np.array([row for row in others if row not in anchors], dtype=int)
-        linked = np.zeros(len(residues) + len(passengers), dtype=bool)
-        linked[: len(residues) - 1] = close & (chain[1:] == chain[:-1])
-        frame_of_residue = np.empty(len(model.residues), dtype=int)
-        frame_of_residue[residues] = np.arange(len(residues))
-        frame_of_residue[passengers] = len(residues) + np.arange(len(passengers))
-        for row, anchor in anchors.items():
-            frame_of_residue[row] = frame_of_residue[anchor]
-        if len(passengers):
-            centres = residue_centroids(model, passengers)
+        detached = np.array([row for row in others if row not in anchors], dtype=int)
+        chain = _number_chains(model, residues)
+        linked = np.zeros(len(residues) + len(detached), dtype=bool)
+        linked[: len(residues) - 1] = _are_linked_to_next(model, atoms, chain)
+        frame_of_residue = _assign_frames(len(model.residues), residues, detached, anchors)
+        if len(detached):
+            centres = residue_centroids(model, detached)
             chain = np.append(chain, chain[cKDTree(model.positions[atoms[:, 1]]).query(centres)[1]])
-        return cls(residues, atoms, passengers, linked, frame_of_residue[model.residue_of_atom], chain)
+        return cls(residues, atoms, detached, linked, frame_of_residue[model.residue_of_atom], chain)
+
+
+def residue_centroids(model: Model, residues: np.ndarray) -> np.ndarray:
+    """Mean position of the atoms of each residue, (n, 3) Å; ``residues`` are rows in ``Model.residues``."""
+    count = np.bincount(model.residue_of_atom, minlength=len(model.residues))
+    total = np.zeros((len(model.residues), 3))
+    np.add.at(total, model.residue_of_atom, model.positions)
+    return total[residues] / count[residues, None]
+
+
+def residue_frames(backbone_positions: np.ndarray) -> np.ndarray:
+    """Right-handed axes of residues by Gram-Schmidt: x along CA to C, y in the plane of N.
+
+    Parameters
+    ----------
+    backbone_positions : (n, 3, 3) float
+        N, CA and C of each residue.
+
+    Returns
+    -------
+    (n, 3, 3) float
+        Axes in the columns.
+    """
+    nitrogen, alpha, carbon = backbone_positions.transpose(1, 0, 2)
+    return axes_from_directions(carbon - alpha, nitrogen - alpha)
+
+
+def _number_chains(model: Model, residues: np.ndarray) -> np.ndarray:
+    """Number of each residue's chain, (n,) int, in the order in which chains first occur."""
+    order: dict[str, int] = {}
+    return np.array([order.setdefault(model.residues[row].chain, len(order)) for row in residues])
+
+
+def _are_linked_to_next(model: Model, atoms: np.ndarray, chain: np.ndarray) -> np.ndarray:
+    """Whether a peptide bond joins each residue but the last to the one behind it, (n - 1,) bool."""
+    carbon, nitrogen = model.positions[atoms[:-1, 2]], model.positions[atoms[1:, 0]]
+    close = np.linalg.norm(carbon - nitrogen, axis=1) < LONGEST_PEPTIDE_BOND_ANGSTROM
+    return close & (chain[1:] == chain[:-1])
+
+
+def _assign_frames(count: int, residues: np.ndarray, detached: np.ndarray, anchors: dict[int, int]) -> np.ndarray:
+    """Frame of each of ``count`` residues, (count,) int."""
+    frames = np.empty(count, dtype=int)
+    frames[residues] = np.arange(len(residues))
+    frames[detached] = len(residues) + np.arange(len(detached))
+    for row, anchor in anchors.items():
+        frames[row] = frames[anchor]
+    return frames
 
 
 def _bonded_backbone_residues(model: Model, residues: np.ndarray, others: np.ndarray) -> dict[int, int]:
-    """For each of the other residues that is bonded to one with a backbone, also by way of others, that residue.
+    """For each of the other residues that is bonded, also by way of others, to one with a backbone: that residue.
 
-    Of several the one with the shortest bond. A metal belongs to what it coordinates, but passes nothing on: a
-    nucleotide that holds a magnesium ion is not tied to the aspartate on its other side.
+    If it is bonded to several, the shortest bond decides. A metal belongs to what it coordinates, but passes nothing
+    on: a nucleotide that holds a magnesium ion is not tied to the aspartate on its other side.
+
+    Parameters
+    ----------
+    residues, others : (n,) int, (m,) int
+        Rows in ``Model.residues`` of those with a backbone, and of those without.
     """
     has_backbone = np.isin(np.arange(len(model.residues)), residues)
     bonds = covalent_bonds(model)
@@ -107,34 +160,14 @@ def _is_nucleotide(name: str) -> bool:
     return gemmi.find_tabulated_residue(name).is_nucleic_acid()
 
 
-def residue_centroids(model: Model, residues: np.ndarray) -> np.ndarray:
-    """Mean position of the atoms of each residue, (n, 3) Å; ``residues`` are rows in ``Model.residues``."""
-    count = np.bincount(model.residue_of_atom, minlength=len(model.residues))
-    total = np.zeros((len(model.residues), 3))
-    np.add.at(total, model.residue_of_atom, model.positions)
-    return total[residues] / count[residues, None]
-
-
-def residue_frames(backbone_positions: np.ndarray) -> np.ndarray:
-    """Right-handed axes of residues by Gram-Schmidt: x along CA to C, y in the plane of N.
-
-    Parameters
-    ----------
-    backbone_positions : (n, 3, 3) float
-        N, CA and C of each residue.
-
-    Returns
-    -------
-    (n, 3, 3) float
-        Axes in the columns.
-    """
-    nitrogen, alpha, carbon = backbone_positions.transpose(1, 0, 2)
-    return axes_from_directions(carbon - alpha, nitrogen - alpha)
-
-
+# Longest distances (Å) of bonded atoms, by the number of them that are heavier than neon. Single bonds have up to
+# 1.54 Å (C-C), 1.82 Å (C-S) and 2.05 Å (S-S); the rest allows for models that are not refined. Atoms two bonds apart
+# begin at about 2.2 Å (heavy ones further apart), so that larger limits would find bonds that are none.
 _MAX_BOND_ANGSTROM_BY_HEAVY_ATOMS = (1.75, 2.05, 2.3)
+# X-H bonds have 0.96 to 1.34 Å (S-H); hydrogens of one group lie 1.5 Å and more apart.
 _MAX_BOND_TO_HYDROGEN_ANGSTROM = 1.35
 _NEON = 10
+# Coordination has 1.9 to 2.5 Å for most metals, up to 2.8 Å for potassium and the like.
 _MAX_BOND_TO_METAL_ANGSTROM = 2.8
 # Nitrogen, oxygen, fluorine, sulfur, chlorine, selenium, bromine, iodine.
 _COORDINATING_ELEMENTS = (7, 8, 9, 16, 17, 34, 35, 53)
@@ -176,7 +209,7 @@ def _metal_bonds(model: Model, metal: np.ndarray) -> np.ndarray:
     return np.array(found, dtype=int).reshape(-1, 2)
 
 
-_MAX_CHI = 4
+_MAX_CHI = 4  # torsions along the longest side chains, those of lysine and arginine
 
 
 @dataclass(frozen=True)
@@ -187,19 +220,19 @@ class SideChainTorsions:
     ----------
     axes : (n_torsions, 2) int
         Atoms of each rotatable bond, the one nearer to the backbone first.
-    turned : tuple of 4 pairs
+    turned_atoms : tuple of 4 pairs
         For each depth the torsion and the atom, both (n_turned,) int, of every atom that a torsion of that depth turns.
     """
 
     axes: np.ndarray
-    turned: tuple[tuple[np.ndarray, np.ndarray], ...]
+    turned_atoms: tuple[tuple[np.ndarray, np.ndarray], ...]
 
     def __len__(self) -> int:
         return len(self.axes)
 
     @classmethod
     def of(cls, model: Model, backbone: Backbone) -> SideChainTorsions:
-        """Torsions of every side chain that hangs on its backbone alone.
+        """Torsions of every side chain that is bonded to its own backbone alone.
 
         Rings, prolines, cystines and side chains bonded to another residue have none beyond what leaves these
         bonds in place, and planar groups at the end of a chain of four torsions do not turn.
@@ -211,45 +244,56 @@ class SideChainTorsions:
         for first, second in pairs[owner[pairs[:, 0]] == owner[pairs[:, 1]]]:
             neighbours.setdefault(int(first), []).append(int(second))
             neighbours.setdefault(int(second), []).append(int(first))
-        axes: list[tuple[int, int]] = []
-        turned: list[tuple[list[int], list[int]]] = [([], []) for _ in range(_MAX_CHI)]
+        finder = _TorsionFinder(neighbours, tied, model.atomic_numbers)
         beta = model.atoms_named("CB")[backbone.residues]
         for (_, alpha, _), base in zip(backbone.atoms.tolist(), beta.tolist()):
             if base >= 0:
-                _collect_torsions(alpha, base, 0, neighbours, tied, model.atomic_numbers, axes, turned)
+                finder.add_from(alpha, base)
         return cls(
-            np.array(axes, dtype=int).reshape(-1, 2),
-            tuple((np.array(torsion, dtype=int), np.array(atom, dtype=int)) for torsion, atom in turned),
+            np.array(finder.axes, dtype=int).reshape(-1, 2),
+            tuple((np.array(torsion, dtype=int), np.array(atom, dtype=int)) for torsion, atom in finder.turned_atoms),
         )
 
 
-def _collect_torsions(
-    near: int,
-    far: int,
-    depth: int,
-    neighbours: dict[int, list[int]],
-    tied: set[int],
-    atomic_numbers: np.ndarray,
-    axes: list[tuple[int, int]],
-    turned: list[tuple[list[int], list[int]]],
-) -> None:
-    """Add the torsion about near-far, if the bond is rotatable, and those behind it."""
-    beyond = _atoms_beyond_bond(near, far, neighbours)
-    if beyond is None or depth == _MAX_CHI:
-        return
-    heavy = [atom for atom in beyond if atomic_numbers[atom] > 1]
-    if heavy and not tied.intersection([*beyond, far]):
-        torsions, atoms = turned[depth]
-        torsions.extend([len(axes)] * len(beyond))
-        atoms.extend(beyond)
-        axes.append((near, far))
-    for atom in sorted(neighbours[far]):
-        if atom != near and atomic_numbers[atom] > 1:
-            _collect_torsions(far, atom, depth + 1, neighbours, tied, atomic_numbers, axes, turned)
+@dataclass
+class _TorsionFinder:
+    """Follows side chains from the backbone outwards and gathers their torsions.
+
+    Attributes
+    ----------
+    neighbours : dict of int to list of int
+        Atoms bonded to each atom within its residue.
+    tied : set of int
+        Atoms with a bond to another residue, which no torsion may turn.
+    atomic_numbers : (n_atoms,) int
+    axes, turned_atoms
+        As in ``SideChainTorsions``, as lists.
+    """
+
+    neighbours: dict[int, list[int]]
+    tied: set[int]
+    atomic_numbers: np.ndarray
+    axes: list[tuple[int, int]] = field(default_factory=list)
+    turned_atoms: list[tuple[list[int], list[int]]] = field(default_factory=lambda: [([], []) for _ in range(_MAX_CHI)])
+
+    def add_from(self, near: int, far: int, depth: int = 0) -> None:
+        """Add the torsion about near-far, if the bond is rotatable, and those behind it."""
+        beyond = _atoms_beyond_bond(near, far, self.neighbours)
+        if beyond is None or depth == _MAX_CHI:
+            return
+        heavy = [atom for atom in beyond if self.atomic_numbers[atom] > 1]
+        if heavy and not self.tied.intersection([*beyond, far]):
+            torsions, atoms = self.turned_atoms[depth]
+            torsions.extend([len(self.axes)] * len(beyond))
+            atoms.extend(beyond)
+            self.axes.append((near, far))
+        for atom in sorted(self.neighbours[far]):
+            if atom != near and self.atomic_numbers[atom] > 1:
+                self.add_from(far, atom, depth + 1)
 
 
 def _atoms_beyond_bond(near: int, far: int, neighbours: dict[int, list[int]]) -> list[int] | None:
-    """Atoms that hang on ``far`` when the bond near-far is cut; None if the bond lies in a ring."""
+    """Atoms on the side of ``far`` when the bond near-far is cut; None if the bond lies in a ring."""
     seen, stack = {far}, [far]
     while stack:
         current = stack.pop()

@@ -121,6 +121,23 @@ def requirePosesAndCtfs(particles):
         raise ConversionError("The particles have no CTF. Give particles whose CTF was estimated before they were cut.")
 
 
+def boxOf(particles):
+    """Return the side of the particles' images in pixels, as the file of the first one has it.
+
+    Raises
+    ------
+    ConversionError
+        If that file is gone, or is no image that Scipion reads.
+    """
+    first = particles.getFirstItem()
+    if first is None:
+        raise ConversionError("The set of particles is empty.")
+    dimensions = first.getDim()
+    if dimensions is None:
+        raise ConversionError(f"The particles' first image cannot be read: {first.getFileName()}")
+    return dimensions[0]
+
+
 def appendSelectedParticles(particles, positions, heldOut, scoredRings, selected):
     """Append the particles at some positions of a set to another set, with the marks that fine-tuning honours.
 
@@ -205,12 +222,7 @@ class _OpticsGroups:
     """The optics groups of a set: acquisitions that differ, with what the set says of aberrations."""
 
     def __init__(self, particles):
-        dimensions = particles.getDimensions()
-        if dimensions is None:
-            raise ConversionError(
-                f"The particles' first image cannot be read: {particles.getFirstItem().getFileName()}"
-            )
-        self._size = dimensions[0]
+        self._size = boxOf(particles)
         self._sampling = particles.getSamplingRate()
         self._flipped = particles.isPhaseFlipped()
         self._known = {}

@@ -5,6 +5,7 @@ from pyworkflow.gui import dialog
 from pyworkflow.gui.tree import ListTreeProviderString
 from pyworkflow.object import String
 
+from .convert import ConversionError, boxOf
 from .estimates import estimateSentence
 from .objects import CocofoldPrediction
 from .protocols import ProtCocofoldFinetune, ProtCocofoldFit
@@ -77,10 +78,14 @@ class CocofoldEstimateWizard(EmWizard):
         if particles is None or model is None:
             return dialog.showWarning("Time and memory", "Give particles and a model first.", form.root)
         residues = sum(chainLengths(modelFile(model)).values())
+        try:
+            box = boxOf(particles)
+        except ConversionError as error:
+            return dialog.showWarning("Time and memory", str(error), form.root)
         count = min(particles.getSize(), protocol.maxParticles.get() or particles.getSize())
         text = estimateSentence(
             count,
-            particles.getDimensions()[0],
+            box,
             residues,
             protocol.effort.get(),
             protocol.numberOfThreads.get(),

@@ -8,12 +8,13 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import lz4.block
 import numpy as np
 import pytest
 from particle_project import Project
 
 from cocofold.particles import read_particles
-from cocofold.particles.cryosparc import lz4_block, read_cs_table
+from cocofold.particles.cryosparc import read_cs_table
 from cocofold.particles.particle_set import unsupported_aberrations
 from cocofold.system.errors import InputError
 
@@ -145,15 +146,6 @@ def test_aberrations_are_carried_as_stored(project: Project) -> None:
     assert unsupported_aberrations(particles.subset(np.array([2]))) == []
 
 
-def literals(data: bytes) -> bytes:
-    """An LZ4 block of literals only."""
-    length = len(data)
-    if length < 15:
-        return bytes([length << 4]) + data
-    rest = length - 15
-    return bytes([0xF0]) + b"\xff" * (rest // 255) + bytes([rest % 255]) + data
-
-
 def csdat_bytes(columns: dict[str, np.ndarray], compressed: tuple[str, ...] = ()) -> bytes:
     dtype: list[list[object]] = []
     parts, texts = [], b""
@@ -169,7 +161,7 @@ def csdat_bytes(columns: dict[str, np.ndarray], compressed: tuple[str, ...] = ()
             stored = np.array(places, dtype="<u8")
         dtype.append([name, kind, *([list(values.shape[1:])] if values.ndim > 1 else [])])
         raw = stored.tobytes()
-        raw = literals(raw) if name in compressed else raw
+        raw = lz4.block.compress(raw, store_size=False) if name in compressed else raw
         parts.append(struct.pack("<I", len(raw)) + raw)
     header = {"length": N, "dtype": dtype, "compression": "lz4" if compressed else None}
     text = json.dumps({**header, "compressed_fields": list(compressed)}).encode()
@@ -196,14 +188,19 @@ def test_both_forms_of_one_file_hold_the_same(shared_data: Path) -> None:
         np.testing.assert_array_equal(values, two[name])
 
 
-def test_lz4_by_hand() -> None:
-    assert lz4_block(b"\x30abc", 3) == b"abc"
-    # Three literals, then a match of 15 + 2 + 4 bytes from 3 back, which repeats what it writes; then one literal.
-    assert lz4_block(b"\x3fabc\x03\x00\x02\x10z", 25) == b"abc" * 8 + b"z"
-    assert lz4_block(literals(bytes(range(256)) * 3), 768) == bytes(range(256)) * 3
-    for damaged in (b"\x30ab", b"\x3fabc\x04\x00\x02\x10z", b"\x3fabc\x00\x00\x02\x10z", b"\x3fabc\x03", b"\xf0"):
-        with pytest.raises(ValueError, match=r"decompression|damaged"):
-            lz4_block(damaged, 25)
+def test_a_compressed_column_that_is_damaged_or_of_another_length_is_refused(project: Project) -> None:
+    path = project.folder / "columns.cs"
+    head = {"length": N, "dtype": [["uid", "<u8"]], "compression": "lz4", "compressed_fields": ["uid"]}
+    text = json.dumps(head).encode()
+    start = b"\x95CSDAT" + struct.pack("<I", len(text)) + text
+    whole = lz4.block.compress(BLOB["uid"].tobytes(), store_size=False)
+    longer, shorter = (lz4.block.compress(b"\0" * size, store_size=False) for size in (32, 16))
+    path.write_bytes(start + struct.pack("<I", len(whole)) + whole)
+    np.testing.assert_array_equal(read_cs_table(path)["uid"], BLOB["uid"])
+    for stored in (whole[:-3], longer, shorter, b"\xf0"):
+        path.write_bytes(start + struct.pack("<I", len(stored)) + stored)
+        with pytest.raises(InputError, match="damaged or not a particle table"):
+            read_cs_table(path)
 
 
 def without(columns: dict[str, np.ndarray], *names: str) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ import pytest
 from particle_project import Project, write_stack
 
 from cocofold.particles import read_particles
-from cocofold.particles.mrc import StackReader, read_stack_header
+from cocofold.particles.mrc import StackReader, open_map, read_stack_header, write_map
 from cocofold.system.errors import InputError
 
 
@@ -153,3 +153,40 @@ def test_stacks_that_change_after_reading(project: Project) -> None:
     write_stack(project.folder / "stacks" / "a.mrcs", project.a[:1])
     with pytest.raises(InputError, match="image 2 is asked for, but the stack has 1"):
         particles.images(np.array([0]))
+
+
+def test_maps_are_read_as_they_were_written(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(6, 8, 10)).astype(np.float32)
+    path = tmp_path / "map.mrc"
+    write_map(path, values, 1.25)
+    assert mrcfile.validate(path)
+    (tmp_path / "map.mrc.gz").write_bytes(gzip.compress(path.read_bytes()))
+    for name in ("map.mrc", "map.mrc.gz"):
+        with open_map(tmp_path / name, "map") as file:
+            np.testing.assert_array_equal(file.data, values)
+            assert {float(file.voxel_size[axis]) for axis in "xyz"} == {1.25}
+            assert {float(file.header.origin[axis]) for axis in "xyz"} == {0.0}
+
+
+def test_a_map_that_is_not_written_whole_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "map.mrc"
+    write_map(path, np.ones((2, 2, 2), np.float32), 1.0)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="dtype"):
+        write_map(path, np.ones((2, 2, 2), dtype=object), 1.0)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["map.mrc"]
+
+
+def test_maps_that_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "map.mrc"
+    write_map(path, np.ones((4, 4, 4), np.float32), 1.0)
+    whole = path.read_bytes()
+    contents = {whole[:-1]: "cut short", whole[:208] + b"none" + whole[212:]: "no 'MAP'", b"text": "no 'MAP'"}
+    for content, reason in contents.items():
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=reason), open_map(path, "map"):
+            pass
+    path.unlink()
+    with pytest.raises(InputError, match="no such file"), open_map(path, "map"):
+        pass

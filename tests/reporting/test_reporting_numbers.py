@@ -269,6 +269,6 @@ def test_maps_that_are_none_are_refused(
 ) -> None:
     run = copy_of()
     assert command("report", run, "--map", run / "config.yaml") == 2
-    assert "config.yaml: cannot be read" in capsys.readouterr().err
+    assert "config.yaml: is no MRC or CCP4 map" in capsys.readouterr().err
     assert command("report", run, "--map", run / "absent.mrc") == 2
     assert "absent.mrc" in capsys.readouterr().err

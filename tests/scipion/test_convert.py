@@ -198,6 +198,19 @@ def test_sets_without_poses_or_ctfs_are_refused(tmp_path):
         writeParticles(particles, str(tmp_path / "out.star"))
 
 
+def test_particles_whose_first_stack_is_gone_are_refused_with_its_name(tmp_path):
+    from scipion_cocofold.protocols.inputs import validateParticles
+
+    particles = made(tmp_path)
+    assert validateParticles(particles) == []
+    (tmp_path / "it's a stack.mrcs").unlink()
+    (message,) = validateParticles(particles)
+    assert "cannot be read" in message
+    assert "it's a stack.mrcs" in message
+    with pytest.raises(ConversionError, match="cannot be read"):
+        writeParticles(particles, str(tmp_path / "out.star"))
+
+
 def test_selected_particles(tmp_path):
     particles = made(tmp_path)
     selected = SetOfParticles(filename=str(tmp_path / "selected.sqlite"))

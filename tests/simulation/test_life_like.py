@@ -114,7 +114,7 @@ def test_neighbours_touch_neither_the_particle_nor_come_from_nowhere() -> None:
     assert distance.min() >= 2 * reach
     assert distance.max() <= 160 / np.sqrt(2) + reach
     images = np.arange(500, 700)
-    layers = found.layers(images)
+    layers = found.groups_without_repeats(images)
     assert sorted(np.concatenate(layers)) == np.flatnonzero(np.isin(found.image, images)).tolist()
     assert all(len(np.unique(found.image[layer])) == len(layer) for layer in layers)
 

@@ -312,7 +312,7 @@ def test_geometry_of_the_start_costs_next_to_nothing(kind: str, tmp_path: Path) 
 def test_a_glycan_keeps_its_bond_to_the_protein_and_between_its_sugars(tmp_path: Path) -> None:
     model = read_model(made("glycan", tmp_path / "given.cif"))
     backbone, positions = Backbone.of(model), stirred(model)
-    assert len(backbone.passengers) == 0
+    assert len(backbone.detached_residues) == 0
     bonds = covalent_bonds(model)
     names = np.array([model.residues[row].name for row in model.residue_of_atom])
     owner = model.residue_of_atom[bonds]
@@ -393,7 +393,7 @@ def test_a_d_residue_keeps_its_hand(tmp_path: Path) -> None:
 def test_an_incomplete_residue_rides_with_the_residue_that_it_is_bonded_to(tmp_path: Path) -> None:
     model = read_model(made("incomplete backbone", tmp_path / "x.cif"))
     backbone = Backbone.of(model)
-    assert len(backbone.passengers) == 0
+    assert len(backbone.detached_residues) == 0
     frames = {model.residues[backbone.residues[frame]].number for frame in backbone.frame_of_atom}
     assert not frames & {100, 151}
     # Without C the one before, without N the one after.
@@ -414,7 +414,7 @@ def test_a_nucleotide_is_not_tied_to_a_residue_by_a_metal(tmp_path: Path) -> Non
     added(structure, "D", nucleotides(["DA", "DC", "DG"], 1, magnesium + 2.1 * away + [0.5, 0, 0], away))
     model = read_model(saved(structure, tmp_path / "x.cif"))
     backbone = Backbone.of(model)
-    assert [model.residues[row].name for row in backbone.passengers] == ["DA", "DC", "DG"]
+    assert [model.residues[row].name for row in backbone.detached_residues] == ["DA", "DC", "DG"]
 
 
 @pytest.mark.parametrize("kind", ["ligand", "glycan", "nucleic acids", "metals", "waters", "unknown elements"])

@@ -108,7 +108,7 @@ def test_unusable_models_give_a_message(tmp_path: Path, content: str | None, wor
         read_model(path)
 
 
-def test_backbone_finds_breaks_termini_and_passengers(closed: Model, tmp_path: Path) -> None:
+def test_backbone_finds_breaks_termini_and_detached_residues(closed: Model, tmp_path: Path) -> None:
     def edit(structure: gemmi.Structure) -> None:
         for row in (101, 100):
             del structure[0][0][row]
@@ -119,7 +119,7 @@ def test_backbone_finds_breaks_termini_and_passengers(closed: Model, tmp_path: P
     backbone = Backbone.of(model)
     assert len(backbone) == len(closed.residues) - 2
     assert np.flatnonzero(~backbone.linked[: len(backbone)]).tolist() == [99, len(backbone) - 1]
-    assert [model.residues[row].name for row in backbone.passengers] == ["CA", "HEX"]
+    assert [model.residues[row].name for row in backbone.detached_residues] == ["CA", "HEX"]
     assert not backbone.linked[len(backbone) :].any()
     assert backbone.frame_of_atom[-3:].tolist() == [len(backbone), len(backbone) + 1, len(backbone) + 1]
 

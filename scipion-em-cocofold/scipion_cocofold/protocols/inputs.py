@@ -8,7 +8,7 @@ from pwem.objects import AtomStruct
 from pyworkflow.exceptions import PyworkflowException
 from pyworkflow.protocol import params
 
-from ..convert import ConversionError, requirePosesAndCtfs, writeParticles
+from ..convert import ConversionError, boxOf, requirePosesAndCtfs, writeParticles
 from ..frames import findShiftToBox, guessShiftToBox, originOf, writeMoved
 
 PARTICLES = "particles.star"
@@ -38,7 +38,10 @@ def validateParticles(particles):
         requirePosesAndCtfs(particles)
     except ConversionError as error:
         errors.append(str(error))
-    box = particles.getDimensions()[0]
+    try:
+        box = boxOf(particles)
+    except ConversionError as error:
+        return [*errors, str(error)]
     if box % 2:
         errors.append(
             f"The particles' box is {int(box)} pixels; programs disagree on the centre of odd boxes: crop or pad them."
@@ -103,7 +106,7 @@ def _writeModelInBoxFrame(protocol, particles, structure, volume):
             f"{other:.1f} σ."
         )
     else:
-        shift = guessShiftToBox(source, particles.getDimensions()[0], particles.getSamplingRate())
+        shift = guessShiftToBox(source, boxOf(particles), particles.getSamplingRate())
         line = f"No volume: model taken to lie {'about 0 Å' if shift.any() else 'in the box (voxel 0 at 0 Å)'}."
     name = "start" + os.path.splitext(source)[1].lower()
     writeMoved(source, protocol._getExtraPath(name), shift)
@@ -113,7 +116,7 @@ def _writeModelInBoxFrame(protocol, particles, structure, volume):
 
 def _betweenCentres(volume, particles):
     """Return the vector (Å) from the centre of a volume's box to that of the particles' box, each from voxel 0."""
-    of_particles = particles.getDimensions()[0] // 2 * particles.getSamplingRate()
+    of_particles = boxOf(particles) // 2 * particles.getSamplingRate()
     return of_particles - np.array(volume.getDimensions()[:3]) // 2 * volume.getSamplingRate()
 
 

@@ -36,7 +36,7 @@ class _Sliding:
     def stages(self) -> list[Stage]:
         return self._stages
 
-    def begin(self, stage: int) -> list[dict]:
+    def begin_stage(self, stage: int) -> list[dict]:
         self._reached += float(self._shift.detach())
         self._shift = torch.zeros(1, requires_grad=True)
         return [{"params": [self._shift], "lr": RATE}]

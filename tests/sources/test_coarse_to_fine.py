@@ -92,7 +92,7 @@ def test_stages_of_a_model_go_from_coarse_to_fine(two_chains: Model) -> None:
 
 def test_nodes_become_more_from_stage_to_stage(two_chains: Model) -> None:
     source = DeformationSource(two_chains)
-    groups = [source.begin(number) for number in range(len(source.stages()))]
+    groups = [source.begin_stage(number) for number in range(len(source.stages()))]
     counts = [len(stage_groups[0]["params"][0]) for stage_groups in groups]
     assert counts[:2] == [1, 2]
     assert counts == sorted(counts)
@@ -117,7 +117,7 @@ class _Still(DeformationSource):
         images = [Stage(f"{limit} Å", 10, limit) for limit in self.resolutions]
         return [*images, Stage("prior", 10, 0.0, batches=0)]
 
-    def begin(self, stage: int) -> list[dict]:
+    def begin_stage(self, stage: int) -> list[dict]:
         return []
 
 
@@ -126,7 +126,7 @@ def test_the_field_on_top_is_as_fine_as_the_images_show(closed: Model) -> None:
     origins = closed.positions[Backbone.of(closed).atoms[:, 1]]
     counts, rates = [], []
     for number, limit in enumerate(_Still.resolutions):
-        shifts = source.begin(number)[0]
+        shifts = source.begin_stage(number)[0]
         counts.append(len(shifts["params"][0]))
         rates.append(shifts["lr"])
         if limit:
@@ -134,4 +134,4 @@ def test_the_field_on_top_is_as_fine_as_the_images_show(closed: Model) -> None:
     assert counts[0] < counts[1] < counts[2] < counts[3] <= counts[-1] == len(origins)
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] < 0.5 * rates[0]
-    assert source.begin(len(_Still.resolutions)) == []
+    assert source.begin_stage(len(_Still.resolutions)) == []

@@ -330,7 +330,7 @@ def test_a_cycle_that_lost_the_fold_is_no_answer() -> None:
         (["--no-adapter"], "--no-adapter: is for predictions"),
         (["--no-weights"], "--no-weights: is for predictions"),
         (["--no-additions"], "--no-additions: is for predictions"),
-        (["--pair-precision", "float16"], "--pair-precision: is for predictions"),
+        (["--pair-precision", "float16"], "--pair-precision float16: is for predictions"),
         (["--prediction", "P", "--no-additions"], "only they learn a teacher's model; add --no-teacher"),
         (
             ["--prediction", "P", "--no-teacher", "--no-weights", "--no-adapter", "--no-additions"],

@@ -6,10 +6,12 @@ import ctypes
 import os
 import resource
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from cocofold.system.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def find_device(name: str) -> torch.device:
@@ -20,6 +22,9 @@ def find_device(name: str) -> torch.device:
     InputError
         If there is no such device.
     """
+    # Not at the top: commands ask for other things here before anything large is to be imported.
+    import torch
+
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -86,7 +86,7 @@ def options(prediction: Path, placed: Path, images: Path, **more: object) -> Opt
 
 def start_of(asked: Options) -> PredictedStart:
     folder = RunFolder(Path("of nothing"), asked, resume=False)
-    return PredictedStart(asked, read_particles(asked.particles), folder, torch.device("cpu"))
+    return PredictedStart.read(asked, read_particles(asked.particles), folder, torch.device("cpu"))
 
 
 def test_the_network_starts_at_the_prediction_where_its_model_lies(

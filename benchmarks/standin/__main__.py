@@ -16,11 +16,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-import yaml
 
 from benchmarks.accuracy import ROOT, assess, cocofold
 from cocofold.finetuning.options import Options
@@ -98,11 +97,9 @@ def _rmsd(model: Path, data: Path, folder: Path) -> float:
 
 def _network_alone(run: Path) -> Path:
     """The model of a run's network at its end, without the field on top."""
-    settings = yaml.safe_load((run / "config.yaml").read_text())
-    del settings["cocofold_version"]
-    options = Options(**{**settings, "deform": False})
+    options = replace(Options.read(run / "config.yaml"), deform=False)
     particles, folder = read_particles(options.particles), RunFolder(run, options, resume=True)
-    start = PredictedStart(options, particles, folder, torch.device("cpu")).with_teacher(None)
+    start = PredictedStart.read(options, particles, folder, torch.device("cpu")).with_teacher(None)
     source = start.source()
     tensors, _ = load_checkpoint(run / "checkpoints" / "latest.safetensors")
     inner = "source.inner."

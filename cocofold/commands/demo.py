@@ -79,6 +79,7 @@ def demo(
     from cocofold.simulation.particle_simulation import simulate
     from cocofold.simulation.simulation_settings import SimulationSettings
     from cocofold.structure.read_model import read_model
+    from cocofold.system.progress import console_log
 
     settings = SimulationSettings(
         model=str(open_state()),
@@ -103,7 +104,8 @@ def demo(
         console.print(f"truth       {simulated.model}")
         return
     console.print("2. Fine-tuning the closed state (PDB 1AKE) against them; about a minute on two CPU cores")
-    metrics = finetune(options, out / "run")
+    with console_log():
+        metrics = finetune(options, out / "run")
     write_report(out / "run")
     closed, truth = read_model(start), read_model(simulated.model)
     models = {"before": closed, "after": read_model(out / "run" / "model.cif")}

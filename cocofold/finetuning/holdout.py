@@ -8,14 +8,22 @@ from typing import Any
 import numpy as np
 import torch
 
+# From this number of particles on, 5 % are enough to judge by, and one pass does. Below, a fifth is held out, which is
+# too much to leave unused: a second pass fits them too.
 _ONE_PASS_FROM = 500
+_HELD_OUT_SHARE, _FEWEST_OF_SHARE = 0.05, 50
+_SMALL_SET_DIVISOR = 5
+# Of fewer particles none are held out: a fifth of them would be three.
 _FEWEST_TO_HOLD_OUT = 20
+# Least number of held-out particles: the standard error of fewer paired gains says next to nothing.
 FEWEST_HELD_OUT = 4
+# Gains over the start, in standard errors of the mean gain of held-out images: above the first a cycle is an answer,
+# below the second nothing points to one. Larger values leave the start more often.
 _CLEAR_IN_ERRORS = 3.0
 _HINT_IN_ERRORS = 1.0
-
+# By how much the root mean square deviation of C-N bonds may rise above the start's in a fold that a network has kept.
+# Larger values let broken chains be answers.
 MOST_ADDED_LINK_RMS_ANGSTROM = 0.1
-"""How much more than at the start C-N bonds may deviate, root mean square, in a fold that a network has kept."""
 
 
 @dataclass
@@ -74,9 +82,9 @@ class TrainingPass:
         if cycle.number == 0:
             self.start_images = [] if heldout is None else heldout.mean(1).tolist()
             self._keep_curves("start", work, heldout)
-        is_answer = cycle.number == 0 or (
-            self.keeps_fold(cycle) and (heldout is None or self._explains_more(cycle, heldout.mean(1).numpy()))
-        )
+        is_answer = cycle.number == 0
+        if not is_answer and self.keeps_fold(cycle):
+            is_answer = heldout is None or self._explains_more(cycle, self._note_gain(cycle, heldout.mean(1).numpy()))
         if is_answer:
             self.best = cycle.number
             self._keep_curves("end", work, heldout)
@@ -87,13 +95,17 @@ class TrainingPass:
         added = cycle.link_rms_angstrom - self.cycles[0].link_rms_angstrom
         return not self.watches_fold or added <= MOST_ADDED_LINK_RMS_ANGSTROM
 
-    def _explains_more(self, cycle: Cycle, images: np.ndarray) -> bool:
-        """Whether a cycle clearly explains more than the start, and at least as much as the answer so far."""
-        correlation = cycle.frc_heldout or 0.0
+    def _note_gain(self, cycle: Cycle, images: np.ndarray) -> float:
+        """Gain of held-out images, (n,), over the start in standard errors; kept for the highest cycle."""
         gain = _in_standard_errors(images - np.array(self.start_images))
-        if correlation >= (self.cycles[self.highest].frc_heldout or 0.0):
+        if (cycle.frc_heldout or 0.0) >= (self.cycles[self.highest].frc_heldout or 0.0):
             self.highest, self.gain_in_errors = cycle.number, gain
-        return gain > _CLEAR_IN_ERRORS and correlation >= (self.cycles[self.best].frc_heldout or 0.0)
+        return gain
+
+    def _explains_more(self, cycle: Cycle, gain_in_errors: float) -> bool:
+        """Whether a cycle clearly explains more than the start, and at least as much as the answer so far."""
+        so_far = self.cycles[self.best].frc_heldout or 0.0
+        return gain_in_errors > _CLEAR_IN_ERRORS and (cycle.frc_heldout or 0.0) >= so_far
 
     def _keep_curves(self, when: str, work: torch.Tensor, heldout: torch.Tensor | None) -> None:
         self.curves[f"work, {when}"] = work.mean(0).tolist()
@@ -107,12 +119,27 @@ class TrainingPass:
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        content = {name: value for name, value in vars(self).items() if name not in ("work", "heldout")}
-        return {**content, "cycles": [asdict(cycle) for cycle in self.cycles]}
+        kept = {name: getattr(self, name) for name in _KEPT_IN_CHECKPOINT}
+        return {**kept, "cycles": [asdict(cycle) for cycle in self.cycles]}
 
     def restore_from_checkpoint(self, facts: dict[str, Any]) -> None:
         """Take back what ``facts`` gave."""
-        vars(self).update({**facts, "cycles": [Cycle(**cycle) for cycle in facts["cycles"]]})
+        # A checkpoint of an older version may lack some.
+        for name in set(_KEPT_IN_CHECKPOINT) & set(facts):
+            setattr(self, name, facts[name])
+        self.cycles = [Cycle(**cycle) for cycle in facts["cycles"]]
+
+
+# Fields of a pass that are keys of checkpoints, besides its cycles; names stay, so that older runs resume.
+_KEPT_IN_CHECKPOINT = (
+    "watches_fold",
+    "last_cycle",
+    "best",
+    "highest",
+    "gain_in_errors",
+    "start_images",
+    "curves",
+)
 
 
 def _in_standard_errors(gain: np.ndarray) -> float:
@@ -121,15 +148,17 @@ def _in_standard_errors(gain: np.ndarray) -> float:
 
 
 def heldout_count(n_particles: int, share: float | None = None) -> int:
-    """How many particles are held out: a share of them, by default 5 % and at least 50, or a fifth of fewer than 500.
+    """Number of particles that are held out: a share, by default 5 % and at least 50, or a fifth of fewer than 500.
 
-    Of fewer than 20 particles none are.
+    Of fewer than 20 particles none are held out.
     """
     if share == 0 or n_particles < _FEWEST_TO_HOLD_OUT:
         return 0
     if share is not None:
         return min(max(FEWEST_HELD_OUT, round(share * n_particles)), n_particles // 2)
-    return max(50, round(0.05 * n_particles)) if n_particles >= _ONE_PASS_FROM else n_particles // 5
+    if n_particles < _ONE_PASS_FROM:
+        return n_particles // _SMALL_SET_DIVISOR
+    return max(_FEWEST_OF_SHARE, round(_HELD_OUT_SHARE * n_particles))
 
 
 def split_into_passes(
@@ -139,7 +168,7 @@ def split_into_passes(
     watches_fold: bool = False,
     marked: np.ndarray | None = None,
 ) -> list[TrainingPass]:
-    """Which particles are fitted and which held out, in one or two passes.
+    """Split particles into fitted and held-out ones, in one or two passes.
 
     Parameters
     ----------

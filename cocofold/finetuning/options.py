@@ -1,8 +1,12 @@
-"""Settings of a fine-tuning run, kept in its folder as YAML."""
+"""Options of a fine-tuning run: their defaults, their flags, what is allowed, and how they are kept as YAML.
+
+Each field of ``Options`` stands once, with its help text and rules. The command line of ``cocofold finetune`` is made
+from them, and so are the checks. Nothing here needs torch, so that ``cocofold finetune --help`` is quick.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,172 +16,251 @@ from cocofold import __version__
 from cocofold.system.atomic_files import write_atomically
 from cocofold.system.errors import InputError, require_within
 
+# A cycle writes a model: more than 30 are more than anybody looks at, and the optimiser does not need them.
 MOST_CYCLES = 30
 CONTRASTS = ("auto", "white", "dark")
 PRESETS = ("default", "paper")
 PAIR_PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-PAPER_EPOCHS = 10
-_FREE_ON_RESUME = {"check", "device", "scratch"}
-# Fields that say something of a network only, and the option that sets each.
-_NEEDS_PREDICTION = {
-    "preset": "--preset paper",
-    "deform": "--deform",
-    "adapter_rate": "--no-adapter",
-    "weights_rate": "--no-weights",
-    "pair_rate": "--no-additions",
-    "single_rate": "--no-additions",
-    "pair_precision": "--pair-precision",
+PAPER_EPOCHS = 10  # passes over the particles in the paper's own training
+# What the preset paper sets, as the code of the paper's authors has it; what is given goes before.
+PAPER_SETTINGS: dict[str, Any] = {
+    "teacher": False,
+    "batch_size": 32,
+    "data_weight": 1.0,
+    "geometry_weight": 0.0,
+    "weights_rate": 1e-4,
+    "adapter_rate": 1e-3,
+    "adapter_gate": False,
+    "dropout": 0.1,
+    "single_rate": 0.0,
+    "pair_rate": 0.0,
 }
 
 
 @dataclass(frozen=True)
-class Options:
-    """Settings of a run; the defaults are the command's.
+class OptionRules:
+    """What belongs to a field of ``Options`` besides its type and default."""
 
-    Attributes
-    ----------
-    particles : str
-    model : str or None
-        Start, in the map's frame; with a prediction a model of it, which shows its place.
-    prediction : str or None
-        Folder that ``cocofold predict`` wrote; its network is trained.
-    map, map_resolution, bodies, hand
-        Map in which the start is placed first, and how: see ``cocofold fit``.
-    placement : str or None
-        ``placement.json`` of ``cocofold fit``, of the start as it was before.
-    symmetry : str or None
-        Point group of an assembly of which the start is one subunit; all copies share its parameters.
-    teacher : bool
-        Whether the prediction's model is moved first, and its network then learns the result.
-    preset : str
-        default, or paper: see ``paper_options``.
-    deform : bool
-        Whether a field of rigid motions moves the network's atoms further.
-    particles_dir : str or None
-        Folder from which stacks are resolved.
-    passthrough : list of str
-        CryoSPARC passthrough files.
-    check : bool
-        Whether particles and start are checked first, and a clear contradiction stops the run.
-    contrast : str
-        auto, white or dark: how protein appears in the images; auto asks the images and the model.
-    scratch : str or None
-        Folder on a fast disk to which the images are copied for the time of the run.
-    max_particles, first : int or None
-        Draw so many with the seed; take the first so many.
-    heldout : float or None
-        Share of the particles that are not fitted but judge when to stop; 0 for none. None: those that the particles'
-        file marks, or else 5 %, at least 50, or a fifth of fewer than 500.
-    cycles : int or None
-        Intervals at whose ends the run is scored and a model written; None: one for each stage.
-    epochs : int or None
-        Passes over the particles, with all rings, at constant rates; None: stages from low to high resolution.
-    batch_size : int
-        Images per optimiser step.
-    resolution : float or None
-        Finest resolution (Å) compared; None: all rings.
-    effort : float
-        Factor on the number of optimiser steps.
-    seed : int
-    device : str
-        auto, cpu, cuda or cuda:N.
-    data_weight, neighbour_weight : float
-        Weights of the mean ring correlation and of the restraint on the start's neighbourhoods.
-    geometry_weight : float
-        Of all restraints on geometry.
-    penalty : bool
-        Whether hinges keep amplitudes and widths of Gaussians in bounds (paper eq. 4).
-    amplitude_rate, width_rate : float
-        Learning rates of the Gaussians (the paper's).
-    weights_rate, adapter_rate, single_rate, pair_rate : float
-        Learning rates of a prediction's network: its weights, the image adapter, additions to the representations;
-        0 for what stays as it is.
-    distil_rate : float
-        Of the additions while they learn the teacher's model; the images then go on at a tenth of the other rates.
-    adapter_gate : bool
-        Whether the adapter starts behind a closed gate; the paper has none.
-    dropout : float
-        Share of the network's activations that are dropped in training.
-    pair_segments : int
-        Into how many segments at most the chains are cut for the addition to the pair representation.
-    pair_precision : str
-        float32, bfloat16 or float16: what the pair representation is kept in; auto: float32, with a copy in bfloat16
-        for the gradient of large molecules where that is faster.
-    remove_below : float or None
-        Residues of a prediction whose pLDDT ends below this are left out of the answer; the paper's value is 30.
-    chunk_atoms : int
-        Atoms times images compared at once on a CPU: what its caches hold; part of the result's rounding.
-    """
+    help: str
+    flag: str | None  # of the command line; "": that of the field's name; None: no flag sets the field
+    switches_off: bool = False  # the flag takes no value and sets the field to 0 or False; fields may share one
+    is_path: bool = False
+    within: tuple[float, float] | None = None  # least and largest value allowed
+    choices: tuple[str, ...] = ()  # values allowed; empty: any
+    network_only: bool = False  # concerns the network of a prediction only
+    free_on_resume: bool = False  # a run may be resumed with another value
 
-    particles: str
-    model: str | None = None
-    prediction: str | None = None
-    map: str | None = None
-    map_resolution: float | None = None
-    bodies: str | None = None
-    hand: str = "auto"
-    placement: str | None = None
-    symmetry: str | None = None
-    teacher: bool = True
-    preset: str = "default"
-    deform: bool = False
-    particles_dir: str | None = None
-    passthrough: list[str] = field(default_factory=list)
-    check: bool = True
-    contrast: str = "auto"
-    scratch: str | None = None
-    max_particles: int | None = None
-    first: int | None = None
-    heldout: float | None = None
-    cycles: int | None = None
-    epochs: int | None = None
-    batch_size: int = 16
-    resolution: float | None = None
-    effort: float = 1.0
-    seed: int = 0
-    device: str = "auto"
-    data_weight: float = 10.0
-    neighbour_weight: float = 0.03
-    geometry_weight: float = 1.0
-    penalty: bool = True
-    amplitude_rate: float = 0.01
-    width_rate: float = 0.005
-    weights_rate: float = 3e-5
-    adapter_rate: float = 3e-4
-    single_rate: float = 3e-3
-    pair_rate: float = 3e-3
-    distil_rate: float = 1e-2
-    adapter_gate: bool = True
-    dropout: float = 0.0
-    pair_segments: int = 256
-    pair_precision: str = "auto"
-    remove_below: float | None = None
-    chunk_atoms: int = 30_000
+
+def option_rules(one: Field) -> OptionRules:
+    """Rules of a field of ``Options``, its flag by name."""
+    rules: OptionRules = one.metadata["rules"]
+    return replace(rules, flag="--" + one.name.replace("_", "-")) if rules.flag == "" else rules
+
+
+def _rules(help: str, flag: str | None = "", **rules: Any) -> dict[str, OptionRules]:
+    return {"rules": OptionRules(help, flag, **rules)}
+
+
+def _option(default: Any, help: str, flag: str | None = "", **rules: Any) -> Any:
+    """Field with rules; its flag is by default that of its name."""
+    return field(default=default, metadata=_rules(help, flag, **rules))
+
+
+def _off_switch(default: Any, help: str, flag: str, **rules: Any) -> Any:
+    """Field that the command line can only switch off."""
+    return _option(default, help, flag, switches_off=True, **rules)
+
+
+def _setting(default: Any, help: str) -> Any:
+    """Field that no flag sets."""
+    return _option(default, help, None)
+
+
+_NO_ADDITIONS = "With --prediction: learn no additions to the single and pair representations."
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Particles: which are used, and what is done before they are."""
+
+    particles: str = _option(MISSING, "Particles with poses and CTFs: RELION .star or CryoSPARC .cs.", is_path=True)
+    particles_dir: str | None = _option(None, "Folder from which the stacks' paths start.", is_path=True)
+    passthrough: list[str] = field(
+        default_factory=list,
+        metadata=_rules("CryoSPARC passthrough file of the .cs; may be given again.", is_path=True),
+    )
+    check: bool = _option(
+        True,
+        "Ask first whether poses, hand, shifts, CTF and pixel size agree with the model (see cocofold check), and stop "
+        "if something is clearly wrong.",
+        "--check/--no-check",
+        free_on_resume=True,
+    )
+    contrast: str = _option(
+        "auto", "How protein appears in the images: white, dark, or auto to find out with the model.", choices=CONTRASTS
+    )
+    scratch: str | None = _option(
+        None,
+        "Folder on a fast disk to which the images are copied for the time of the run.",
+        is_path=True,
+        free_on_resume=True,
+    )
+    max_particles: int | None = _option(None, "Use so many particles, drawn with the seed.", within=(1, 10**9))
+    first: int | None = _option(None, "Use the first so many particles.", within=(1, 10**9))
+    heldout: float | None = _option(
+        None,
+        "Share of the particles (0 to 0.5) that are not fitted but tell when to stop and whether the data support "
+        "the change; 0: none, follow all stages. By default those that cocofold select has marked, or else 5 %, at "
+        "least 50, or a fifth of fewer than 500.",
+        within=(0, 0.5),
+    )
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Model that is moved, and where it lies in the map of the particles."""
+
+    model: str | None = _option(
+        None,
+        "Predicted model in the map's frame: mmCIF or PDB. With --prediction: its model where it lies in the map.",
+        is_path=True,
+    )
+    prediction: str | None = _option(
+        None, "Folder of cocofold predict: AlphaFold-Multimer's structure module itself is trained.", is_path=True
+    )
+    map: str | None = _option(
+        None, "Map of the particles: the model is placed in it first, from anywhere (see cocofold fit).", is_path=True
+    )
+    map_resolution: float | None = _option(None, "With --map: its resolution (Å); by default estimated from the map.")
+    bodies: str | None = _option(
+        None, 'With --map: parts that are placed one by one after the whole: "A,B;C", "A:1-120;A:121-214".'
+    )
+    hand: str = _option("auto", "With --map: as-is, mirrored, or auto to find out the map's hand.")
+    placement: str | None = _option(
+        None,
+        "placement.json of cocofold fit; the model or prediction is then the one that was given to it.",
+        is_path=True,
+    )
+    symmetry: str | None = _option(
+        None,
+        "Point group (C3, D2, T, O, I, ...; with --map also auto): the model is one subunit, and all copies move "
+        "alike.",
+    )
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Length of the run, what is compared, weights of the loss, and where it is computed."""
+
+    cycles: int | None = _option(
+        None,
+        "Intervals at whose ends the run is scored and a model written, 1 to 30; by default one for each stage "
+        "from coarse to fine. The length of the run does not depend on it.",
+        within=(1, MOST_CYCLES),
+    )
+    epochs: int | None = _setting(
+        None, "Passes over the particles, with all rings, at constant rates; None: stages from low to high resolution."
+    )
+    batch_size: int = _option(
+        16, "Images per optimiser step; by default 16, with --preset paper 32.", within=(1, 100_000)
+    )
+    resolution: float | None = _option(
+        None, "Finest resolution compared (Å); by default all rings.", within=(0.5, 1000)
+    )
+    effort: float = _option(1.0, "Factor on the number of optimiser steps: 0.3 for a quick look.", within=(0.01, 100))
+    seed: int = _option(0, "Seed: on CPU the same seed gives the same model, bit by bit.")
+    device: str = _option("auto", "auto, cpu, cuda or cuda:N.", free_on_resume=True)
+    # The larger, the more the images outweigh geometry and neighbourhoods.
+    data_weight: float = _setting(10.0, "Weight of the mean ring correlation in the loss.")
+    neighbour_weight: float = _setting(0.03, "Weight of the restraint on the start's neighbourhoods.")
+    geometry_weight: float = _setting(1.0, "Weight of all restraints on geometry.")
+    penalty: bool = _off_switch(
+        True, "Leave amplitudes and widths of the atoms' Gaussians unbounded (paper eq. 4).", "--no-penalty"
+    )
+    amplitude_rate: float = _setting(0.01, "Learning rate of the amplitudes of the Gaussians (the paper's).")
+    width_rate: float = _setting(0.005, "Learning rate of the widths of the Gaussians (the paper's).")
+    chunk_atoms: int = _setting(
+        30_000, "Atoms times images compared at once on a CPU: what its caches hold; part of the result's rounding."
+    )
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """Training of a prediction's network."""
+
+    preset: str = _option(
+        "default",
+        "With --prediction: default keeps the fold, paper trains as the paper's authors did; a cycle is then a "
+        "pass over the particles (10 of them unless --cycles says otherwise).",
+        choices=PRESETS,
+        network_only=True,
+    )
+    teacher: bool = _option(
+        True,
+        "With --prediction: move its model first; the network then learns the result. Keeps the fold best, and is "
+        "the default, but for --preset paper.",
+        "--teacher/--no-teacher",
+    )
+    deform: bool = _option(
+        False,
+        "With --prediction: a field of rigid motions moves the network's atoms further.",
+        "--deform",
+        network_only=True,
+    )
+    # Learning rates; 0 for what stays as it is.
+    weights_rate: float = _off_switch(
+        3e-5, "With --prediction: leave the structure module's weights as they are.", "--no-weights", network_only=True
+    )
+    adapter_rate: float = _off_switch(
+        3e-4, "With --prediction: train without the image adapter.", "--no-adapter", network_only=True
+    )
+    single_rate: float = _off_switch(3e-3, _NO_ADDITIONS, "--no-additions", network_only=True)
+    pair_rate: float = _off_switch(3e-3, _NO_ADDITIONS, "--no-additions", network_only=True)
+    distil_rate: float = _setting(
+        1e-2, "Rate of the additions while they learn the teacher's model; the images then use a tenth of other rates."
+    )
+    adapter_gate: bool = _setting(True, "Whether the adapter starts behind a closed gate; the paper has none.")
+    dropout: float = _setting(0.0, "Share of the network's activations that are dropped in training.")
+    pair_segments: int = _setting(
+        256, "Number of segments at most into which the chains are cut for the addition to the pair representation."
+    )
+    pair_precision: str = _option(
+        "auto",
+        "With --prediction: what its pair representation is kept in: float32, bfloat16 or float16; "
+        "auto is float32, with a copy in bfloat16 for the gradient of large molecules where that is faster.",
+        choices=PAIR_PRECISIONS,
+        network_only=True,
+    )
+    remove_below: float | None = _option(
+        None,
+        "With --prediction: leave residues out of the answer whose pLDDT ends below this; the paper's is 30.",
+        within=(0, 100),
+    )
+
+
+# Groups by the name that --help gives them
+OPTION_GROUPS = {
+    "Particles": DataOptions,
+    "Model": ModelOptions,
+    "Training": TrainingOptions,
+    "Network": NetworkOptions,
+}
+
+
+@dataclass(frozen=True)
+class Options(NetworkOptions, TrainingOptions, ModelOptions, DataOptions):
+    """Options of a run, of all groups; raises ``InputError`` for values that cannot work."""
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work, in the words of the command line."""
         if self.model is None and self.prediction is None:
             raise InputError("no start given; add --model FILE, or --prediction FOLDER of cocofold predict")
-        self._check_place()
-        if self.remove_below is not None:
-            require_within("--remove-below", self.remove_below, 0, 100)
-        if self.cycles is not None:
-            require_within("--cycles", self.cycles, 1, MOST_CYCLES)
-        if self.heldout is not None:
-            require_within("--heldout", self.heldout, 0, 0.5)
-        if self.contrast not in CONTRASTS:
-            raise InputError(f"--contrast {self.contrast}: give {', '.join(CONTRASTS[:-1])} or {CONTRASTS[-1]}")
-        require_within("--batch-size", self.batch_size, 1, 100_000)
-        require_within("--effort", self.effort, 0.01, 100)
-        if self.resolution is not None:
-            require_within("--resolution", self.resolution, 0.5, 1000)
-        for name in ("max_particles", "first"):
-            if getattr(self, name) is not None:
-                require_within("--" + name.replace("_", "-"), getattr(self, name), 1, 10**9)
+        self._check_placement()
+        for one in fields(self):
+            _check_value(option_rules(one), getattr(self, one.name))
         self._check_network()
 
-    def _check_place(self) -> None:
-        """Refuse what does not go together of where the start is."""
+    def _check_placement(self) -> None:
+        """Refuse options of the start's place that do not go together."""
         if self.map is not None and self.placement is not None:
             raise InputError("--map and --placement: one of them places the model; leave the other out")
         if self.map is None:
@@ -189,23 +272,19 @@ class Options:
             ):
                 if value is not None:
                     raise InputError(f"{option}: is about a map; add --map FILE, or leave it out")
-        elif self.model is not None and self.prediction is not None:
-            raise InputError("--map and --model: with --prediction either shows its place; leave one of them out")
-        if self.placement is not None and self.model is not None and self.prediction is not None:
-            raise InputError("--placement and --model: with --prediction either shows its place; leave one of them out")
+        if self.model is not None and self.prediction is not None:
+            placed_by = "--map" if self.map is not None else "--placement" if self.placement is not None else None
+            if placed_by:
+                rest = "with --prediction either shows its place; leave one of them out"
+                raise InputError(f"{placed_by} and --model: {rest}")
 
     def _check_network(self) -> None:
-        """Refuse what does not go together of a network's settings."""
-        for option, value, allowed in (
-            ("--preset", self.preset, PRESETS),
-            ("--pair-precision", self.pair_precision, PAIR_PRECISIONS),
-        ):
-            if value not in allowed:
-                raise InputError(f"{option} {value}: give {', '.join(allowed[:-1])} or {allowed[-1]}")
-        defaults = {option.name: option.default for option in fields(self)}
-        for name, option in _NEEDS_PREDICTION.items():
-            if self.prediction is None and getattr(self, name) != defaults[name]:
-                raise InputError(f"{option}: is for predictions; add --prediction FOLDER, or leave it out")
+        """Refuse options of a network that do not go together."""
+        for one in fields(self):
+            rules, value = option_rules(one), getattr(self, one.name)
+            if rules.network_only and self.prediction is None and value != one.default:
+                name = f"{rules.flag} {value}" if rules.choices else rules.flag
+                raise InputError(f"{name}: is for predictions; add --prediction FOLDER, or leave it out")
         if not any((self.weights_rate, self.adapter_rate, self.single_rate, self.pair_rate)):
             raise InputError("--no-weights, --no-adapter and --no-additions: nothing is left to learn; leave one out")
         if self.preset == "paper":
@@ -220,31 +299,46 @@ class Options:
             raise InputError("--no-additions: only they learn a teacher's model; add --no-teacher, or leave it out")
 
     def for_teacher(self, model: Path, symmetry: str | None) -> Options:
-        """Settings with which a prediction's model, placed, is moved before its network learns the result."""
-        of_place: dict[str, Any] = {"map": None, "map_resolution": None, "bodies": None, "hand": "auto"}
-        of_network: dict[str, Any] = {
-            option.name: option.default for option in fields(self) if option.name in _NEEDS_PREDICTION
-        }
-        of_place.update(placement=None, symmetry=symmetry)
-        return replace(self, model=str(model), prediction=None, **of_place, **of_network)
+        """Options of the run that moves a prediction's model, placed, before its network learns the result."""
+        place: dict[str, Any] = {"map": None, "map_resolution": None, "bodies": None, "hand": "auto", "placement": None}
+        network: dict[str, Any] = {one.name: one.default for one in fields(self) if option_rules(one).network_only}
+        return replace(self, model=str(model), prediction=None, symmetry=symmetry, **place, **network)
 
     def write(self, path: Path) -> None:
-        """Write as YAML."""
-        content = {"cocofold_version": __version__, **asdict(self)}
+        """Write as YAML, with the version."""
+        content = {_VERSION_KEY: __version__, **asdict(self)}
         write_atomically(path, yaml.safe_dump(content, sort_keys=False))
 
+    @classmethod
+    def read(cls, path: Path) -> Options:
+        """Read what ``write`` wrote, here or in an older version.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be read, or has options that this version does not know.
+        """
+        return cls(**_read_values(path))
+
     def refuse_other_settings(self, path: Path) -> None:
-        """Refuse to resume a run that was started with other settings."""
-        try:
-            stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise InputError(f"{path}: cannot be read ({error}); start the run anew in another folder") from error
-        if not isinstance(stored, dict):
-            raise InputError(f"{path}: holds no settings; start the run anew in another folder")
+        """Refuse to resume a run that was started with other options.
+
+        Parameters
+        ----------
+        path : Path
+            ``config.yaml`` of the run.
+
+        Raises
+        ------
+        InputError
+            Names the options that differ; also for the reasons of ``read``.
+        """
+        # Values are compared as they stand: what an older version allowed may be refused by this one.
+        stored = _read_values(path)
         changed = [
-            f"{name} ({stored.get(name)!r} then, {getattr(self, name)!r} now)"
-            for name in (option.name for option in fields(self))
-            if name not in _FREE_ON_RESUME and stored.get(name) != getattr(self, name)
+            f"{one.name} ({stored[one.name]!r} then, {getattr(self, one.name)!r} now)"
+            for one in fields(self)
+            if not option_rules(one).free_on_resume and stored[one.name] != getattr(self, one.name)
         ]
         if changed:
             raise InputError(
@@ -254,7 +348,7 @@ class Options:
 
 
 def paper_options(**given: Any) -> Options:
-    """Settings of the paper's own training, as its authors' code has them; what is given goes before.
+    """Options of the paper's own training, as its authors' code has them; what is given goes before.
 
     The structure module and an adapter without a gate, dropout, all rings from the first step on, constant rates, a
     loss of reconstruction and penalty of equal weight, no restraints on geometry. A cycle is an epoch.
@@ -264,18 +358,43 @@ def paper_options(**given: Any) -> Options:
     given
         Fields of ``Options``.
     """
-    settings: dict[str, Any] = {
-        "preset": "paper",
-        "teacher": False,
-        "batch_size": 32,
-        "data_weight": 1.0,
-        "geometry_weight": 0.0,
-        "weights_rate": 1e-4,
-        "adapter_rate": 1e-3,
-        "adapter_gate": False,
-        "dropout": 0.1,
-        "single_rate": 0.0,
-        "pair_rate": 0.0,
+    epochs = PAPER_EPOCHS if given.get("cycles") is None else given["cycles"]
+    return Options(**{"preset": "paper", **PAPER_SETTINGS, **given, "cycles": epochs, "epochs": epochs})
+
+
+_VERSION_KEY = "cocofold_version"
+
+
+def _check_value(rules: OptionRules, value: Any) -> None:
+    """Refuse a value that its field does not allow."""
+    name = rules.flag or ""
+    if rules.choices and value not in rules.choices:
+        raise InputError(f"{name} {value}: give {', '.join(rules.choices[:-1])} or {rules.choices[-1]}")
+    if rules.within is not None and value is not None:
+        require_within(name, value, *rules.within)
+
+
+def _read_values(path: Path) -> dict[str, Any]:
+    """Value of each field of ``Options`` in a ``config.yaml``.
+
+    An option that the file lacks is newer than the run, and gets its default: the default of a new option must be what
+    was done before there was the option.
+    """
+    try:
+        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); start the run anew in another folder") from error
+    if not isinstance(stored, dict) or "particles" not in stored:
+        raise InputError(f"{path}: holds no settings; start the run anew in another folder")
+    version = stored.pop(_VERSION_KEY, "unknown")
+    known = {one.name: one for one in fields(Options)}
+    unknown = [str(name) for name in stored if name not in known]
+    if unknown:
+        raise InputError(
+            f"{path}: has options that CoCoFold {__version__} does not know: {', '.join(unknown)}; it was written by "
+            f"CoCoFold {version}: go on with that version, or start anew in another folder"
+        )
+    defaults = {
+        name: one.default if one.default_factory is MISSING else one.default_factory() for name, one in known.items()
     }
-    epochs = given.get("cycles") or PAPER_EPOCHS
-    return Options(**{**settings, **given, "cycles": epochs, "epochs": epochs})
+    return {**defaults, **stored}

@@ -1,4 +1,4 @@
-"""What a run is given: the particles it uses, and whether they and the model belong together."""
+"""What comes before the first step of a run: which particles, whether they fit the model, images, memory, passes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +15,233 @@ import torch
 
 from cocofold.finetuning.holdout import FEWEST_HELD_OUT
 from cocofold.finetuning.options import Options
-from cocofold.finetuning.run_folder import RunFolder
+from cocofold.finetuning.run_folder import ModelState, RunFolder
+from cocofold.finetuning.starting_model import StartingModel
+from cocofold.imaging.rings import RingPixels, ring_count
+from cocofold.likelihood.distributed import Comparison, LocalComparison, WorkerGroup
+from cocofold.likelihood.frc_loss import AtomGaussians, ContrastEstimate, settle_contrast
+from cocofold.likelihood.memory_plan import MemoryPlan, RunWorkload, memory_advice
+from cocofold.likelihood.observed_images import Observations, refuse_incompatible_input
+from cocofold.likelihood.worker_messages import MessageShape
+from cocofold.mapfit.placement_file import MIRRORED
 from cocofold.particles.mrc import HEADER_BYTES, StackReader
 from cocofold.particles.particle_set import ParticleSet
+from cocofold.particles.star_write import write_star
 from cocofold.preflight.check_inputs import CheckSettings, check
+from cocofold.sources.base import AtomSource
 from cocofold.structure.model import Model
+from cocofold.structure.topology import Backbone
 from cocofold.system.atomic_files import write_atomically
 from cocofold.system.errors import InputError
+from cocofold.system.hardware import find_device
+from cocofold.system.progress import image_progress_bar
+
+# Sizes of an atom's row in an mmCIF file with its Gaussian, and of its numbers in a checkpoint, rounded up.
+# They decide only whether a run is refused for want of disk space.
+_BYTES_PER_ATOM_IN_MODEL, _BYTES_PER_ATOM_IN_CHECKPOINT = 150, 250
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """What the loop of a run reads.
+
+    Attributes
+    ----------
+    start : StartingModel
+    particles : ParticleSet
+        In the start's hand, and on the scratch disk if there is one.
+    device : torch.device
+    observations : Observations
+        The particles' images.
+    comparison : Comparison
+        Of atoms with them.
+    memory : MemoryPlan
+    backbone : Backbone
+        Of the start's model.
+    start_positions : (n_atoms, 3) float32
+        Å, on the device.
+    resolutions_angstrom : list of float
+        Of each ring that is compared.
+    process_count : int
+        Number of processes that compare images.
+    source_description : str
+        Sentences about the source of atoms, for the report.
+    """
+
+    start: StartingModel
+    particles: ParticleSet
+    device: torch.device
+    observations: Observations
+    comparison: Comparison
+    memory: MemoryPlan
+    backbone: Backbone
+    start_positions: torch.Tensor
+    resolutions_angstrom: list[float]
+    process_count: int
+    source_description: str
+
+    @property
+    def model(self) -> Model:
+        """Model that the run starts from."""
+        return self.start.model
+
+    def start_gaussians(self) -> AtomGaussians:
+        """Gaussians of the atoms before anything is learned, made anew."""
+        return AtomGaussians.from_elements(self.model.atomic_numbers, self.device)
+
+    def start_state(self) -> ModelState:
+        """The start as a checkpoint has it."""
+        plddt = None if self.start.plddt is None else torch.as_tensor(self.start.plddt, dtype=torch.float32)
+        return ModelState(self.start_positions, self.start_gaussians(), plddt)
+
+
+def prepare_run(
+    options: Options,
+    particles: ParticleSet,
+    start: StartingModel,
+    folder: RunFolder,
+    at_end: contextlib.ExitStack,
+    processes: WorkerGroup | None,
+) -> PreparedRun:
+    """Check that particles and start go together, plan memory, open the images and share them.
+
+    ``particles`` are those that are used, as they were given; ``at_end`` takes what is to be closed and removed at the
+    end of the run.
+
+    Raises
+    ------
+    InputError
+        If particles and model do not go together, or a disk has too little space.
+    """
+    device, model = find_device(options.device), start.model
+    particles = start.apply_hand(particles)
+    refuse_incompatible_input(model, particles, str(options.model or options.prediction), options.particles)
+    _write_hand_and_copies(start, particles, folder)
+    source = start.source()
+    folder.require_space(bytes_to_write(model, source, options.cycles, particles.box))
+    if options.scratch is not None:
+        particles = _copy_to_scratch(particles, Path(options.scratch), folder, at_end)
+    box, pixel = particles.box, particles.pixel_size_angstrom
+    n_rings = ring_count(box, pixel, options.resolution)
+    process_count = 1 if processes is None else processes.count
+    memory = _plan_memory(options, start, particles, n_rings, device, process_count)
+    observations = Observations(particles, n_rings, device, memory.kept)
+    observations.on_warning = folder.log_and_print
+    at_end.callback(observations.close)
+    backbone = Backbone.of(model)
+    folder.log_and_print(
+        f"{len(particles)} particles, box {box}, {pixel:g} Å/pixel, rings to {box * pixel / n_rings:.2f} Å; "
+        f"{len(model)} atoms, {len(backbone)} residues with a backbone; on {device}"
+    )
+    _log_memory(memory, options.prediction is not None, device, process_count, folder)
+    _log_notes(particles, model, options.model, folder)
+    positions = torch.as_tensor(model.positions, dtype=torch.float32, device=device)
+    gaussians = AtomGaussians.from_elements(model.atomic_numbers, device)
+    _log_contrast(settle_contrast(observations, positions, gaussians, options.contrast), folder)
+    return PreparedRun(
+        start=start,
+        particles=particles,
+        device=device,
+        observations=observations,
+        comparison=_share_comparison(observations, processes, options.batch_size, len(model), folder),
+        memory=memory,
+        backbone=backbone,
+        start_positions=positions,
+        resolutions_angstrom=[box * pixel / ring for ring in range(1, n_rings + 1)],
+        process_count=process_count,
+        source_description=source.describe(),
+    )
+
+
+def _write_hand_and_copies(start: StartingModel, particles: ParticleSet, folder: RunFolder) -> None:
+    """Tell of the poses' hand, with a file of them, and of the copies of an assembly."""
+    if start.hand == MIRRORED:
+        mirrored = folder.path / "mirrored.star"
+        write_star(mirrored, particles)
+        folder.log_and_print(f"the map's hand was wrong: poses are mirrored along z, as {mirrored} has them")
+    if start.subunit is not None:
+        copies = len(start.model) // len(start.subunit)
+        folder.log_and_print(f"{start.symmetry}: {copies} copies share the parameters of one")
+
+
+def bytes_to_write(model: Model, source: AtomSource, cycles: int | None, box: int) -> int:
+    """Space that a run takes on disk: models of all cycles, the checkpoint and its successor, the density."""
+    models = _BYTES_PER_ATOM_IN_MODEL * len(model) * ((cycles or len(source.stages())) + 3)
+    # Each value that is learned comes with two moments of the optimiser.
+    learned = 3 * sum(values.nbytes for values in source.state().values())
+    checkpoint = learned + _BYTES_PER_ATOM_IN_CHECKPOINT * len(model)
+    return models + 2 * checkpoint + 4 * box**3
+
+
+def _plan_memory(
+    options: Options,
+    start: StartingModel,
+    particles: ParticleSet,
+    n_rings: int,
+    device: torch.device,
+    process_count: int,
+) -> MemoryPlan:
+    work = RunWorkload(
+        atoms=len(start.model),
+        images=len(particles),
+        rings=RingPixels.up_to(particles.box, n_rings),
+        pixel_size_angstrom=particles.pixel_size_angstrom,
+        source_bytes=start.source().step_memory_bytes(),
+        atoms_at_once=options.chunk_atoms,
+        batch_size=options.batch_size,
+        processes=process_count,
+    )
+    return MemoryPlan.of(work, device)
+
+
+def _copy_to_scratch(
+    particles: ParticleSet, scratch: Path, folder: RunFolder, at_end: contextlib.ExitStack
+) -> ParticleSet:
+    report = at_end.enter_context(image_progress_bar("copying images to scratch"))
+    copied = at_end.enter_context(copied_to_scratch(particles, scratch, report))
+    folder.log_and_print(f"{len(copied)} images copied to {copied.stacks[0].parent}, until the run ends")
+    return copied
+
+
+def _log_memory(
+    memory: MemoryPlan, is_prediction: bool, device: torch.device, process_count: int, folder: RunFolder
+) -> None:
+    folder.log_and_print(str(memory))
+    if memory.is_short:
+        ways = memory_advice(is_prediction, device, process_count)
+        folder.log_and_print(f"that may not suffice; what lowers it: {ways}")
+
+
+def _log_notes(particles: ParticleSet, model: Model, model_file: str | None, folder: RunFolder) -> None:
+    """Tell which rings are not fitted, and what the reader of the model has noted."""
+    if particles.scored_rings:
+        scored = ", ".join(str(ring) for ring in particles.scored_rings)
+        folder.log_and_print(f"rings {scored} are not fitted: by them the particles were chosen")
+    for note in model.notes:
+        folder.log_and_print(f"{model_file}: {note}")
+
+
+def _log_contrast(found: ContrastEstimate | None, folder: RunFolder) -> None:
+    """Tell what the images say of their contrast, where they were asked and protein is not plainly white."""
+    if found is not None and found.verdict == "dark":
+        folder.log_and_print(f"protein is dark in the images ({found}): their contrast is inverted")
+    elif found is not None and found.verdict == "undecided":
+        folder.log_and_print(
+            f"whether protein is white or dark is undecided ({found}): taken for white; "
+            "say --contrast white or dark if you know"
+        )
+
+
+def _share_comparison(
+    observations: Observations, processes: WorkerGroup | None, batch_size: int, n_atoms: int, folder: RunFolder
+) -> Comparison:
+    """Comparison with the images, here or by several processes."""
+    if processes is None:
+        return LocalComparison(observations)
+    # A step sends the rows of its batch and those of the next.
+    comparison = processes.share_images(observations, MessageShape(2 * batch_size, n_atoms))
+    folder.log_and_print(f"{processes.count} processes compare images")
+    return comparison
 
 
 def apply_particle_options(particles: ParticleSet, options: Options) -> ParticleSet:
@@ -71,7 +291,7 @@ def check_before_run(
         return
     report = check(particles, model, CheckSettings(seed=options.seed, contrast=options.contrast), device=device)
     for line in report.lines:
-        folder.say(f"check: {line}")
+        folder.log_and_print(f"check: {line}")
     if report.contradictions:
         raise InputError(f"{options.particles}: {'; '.join(report.contradictions)}; or go on as it is with --no-check")
     write_atomically(report_file, json.dumps(report.as_dict(), indent=1) + "\n")

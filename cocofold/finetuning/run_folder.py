@@ -8,9 +8,9 @@ import errno
 import fcntl
 import io
 import json
+import logging
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from cocofold.structure.modelcif import write_model
 from cocofold.system.atomic_files import atomic_path, is_partial, remove_partial, write_atomically
 from cocofold.system.errors import InputError
 
+_LOG = logging.getLogger("cocofold")
 _LOCK = ".lock"
 _FILES_OF_FAILED_START = (
     "config.yaml",
@@ -75,7 +76,7 @@ class RunFolder:
         if self._resume and not config.is_file():
             raise InputError(f"--resume: {self.path} holds no run (no config.yaml); leave --resume out to start one")
         try:
-            self._take(config)
+            self._lock_and_prepare(config)
         except BlockingIOError as error:
             raise InputError(f"--out {self.path}: another run is writing there; wait for it or give another") from error
         except OSError as error:
@@ -85,11 +86,11 @@ class RunFolder:
             raise InputError(f"--out {self.path}: cannot be written ({error.strerror}); {remedy}") from error
         return self
 
-    def _take(self, config: Path) -> None:
+    def _lock_and_prepare(self, config: Path) -> None:
         """Lock the folder and have in it what a run begins with."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as until_taken:
-            lock = until_taken.enter_context(open(self.path / _LOCK, "w"))
+        with contextlib.ExitStack() as until_ready:
+            lock = until_ready.enter_context(open(self.path / _LOCK, "w"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if self._resume:
                 self._options.refuse_other_settings(config)
@@ -98,7 +99,7 @@ class RunFolder:
                 self._options.write(config)
             for name in ("models", "checkpoints"):
                 (self.path / name).mkdir(exist_ok=True)
-            self._held = until_taken.pop_all()
+            self._held = until_ready.pop_all()
 
     def _holds_anything(self) -> bool:
         """Whether there is more than a run leaves that was killed before it had written its settings."""
@@ -167,19 +168,24 @@ class RunFolder:
         """Whether the run came to its end."""
         return (self.path / "metrics.json").is_file()
 
-    def note(self, line: str) -> None:
+    def read_metrics(self) -> dict[str, Any]:
+        """Content of ``metrics.json`` of a finished run."""
+        content: dict[str, Any] = json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
+        return content
+
+    def write_metrics(self, metrics: dict[str, Any]) -> None:
+        """Write ``metrics.json``, with which the run is finished."""
+        write_atomically(self.path / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+
+    def log_only(self, line: str) -> None:
         """Keep a line in log.txt; a folder that cannot take it could not take a checkpoint either."""
         with open(self.path / "log.txt", "a", encoding="utf-8") as log:
             log.write(line + "\n")
 
-    def say(self, line: str) -> None:
-        """Keep a line in log.txt and show it, if there is still somebody who looks."""
-        self.note(line)
-        try:
-            print(line, flush=True)
-        except OSError:
-            # A closed pipe, a terminal that hung up: from now on nothing is shown, and nothing fails at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    def log_and_print(self, line: str) -> None:
+        """Keep a line in log.txt, and give it to the logger ``cocofold``, which the command shows."""
+        self.log_only(line)
+        _LOG.info(line)
 
     def write_model(self, name: str, written: OutputModel, placed_as: dict[str, str]) -> None:
         """Write a model with its Gaussians, and how it is placed."""
@@ -194,7 +200,7 @@ class RunFolder:
         write_map(self.path / "density.mrc", volume, pixel_size)
 
     def write_cycles(self, rows: list[dict[str, Any]]) -> None:
-        """Write metrics.csv, one row a cycle."""
+        """Write metrics.csv, one row a cycle of any pass."""
         text = io.StringIO()
         table = csv.DictWriter(text, list(rows[0]))
         table.writeheader()
@@ -271,7 +277,7 @@ class ModelState:
         }
         return cls(known["positions"], AtomGaussians(known["amplitudes"], known["widths"]), known.get("plddt"))
 
-    def in_files(self, model: Model) -> OutputModel:
+    def to_output(self, model: Model) -> OutputModel:
         """With the model's names, as files have it."""
         return OutputModel(
             model.moved_to(self.positions.cpu().double().numpy()),

@@ -41,6 +41,8 @@ from cocofold.structure.topology import Backbone
 from cocofold.system.errors import InputError
 from cocofold.system.progress import search_progress_bar
 
+# Least number of CA atoms that a chain must share with the model that shows its place: three fix a rotation, if they
+# are not on a line.
 _FEWEST_IN_COMMON = 4
 
 
@@ -87,7 +89,7 @@ class StartingModel:
         """What its files say of its place."""
         return {"hand": self.hand, "symmetry": self.symmetry or "C1"}
 
-    def in_place(self, place: StartPlacement, particles: ParticleSet) -> StartingModel:
+    def placed_at(self, place: StartPlacement, particles: ParticleSet) -> StartingModel:
         """With the map's hand, and with all copies if the model is one subunit.
 
         Raises
@@ -117,54 +119,65 @@ def start_from_model(
     """The model, placed, under a field of motions."""
     read = read_model(options.model or "")
     place = find_start_placement(read, options.model, options, particles, folder, device)
-    model = place.put(read)
-    return StartingModel(model, None, lambda: DeformationSource(model, device, options.effort)).in_place(
+    model = place.move_into_place(read)
+    return StartingModel(model, None, lambda: DeformationSource(model, device, options.effort)).placed_at(
         place, particles
     )
 
 
+@dataclass(frozen=True)
+class AtomTransforms:
+    """Rotations (n_atoms, 3, 3) and translations (n_atoms, 3) Å that move atoms rigidly into the map's frame."""
+
+    rotations: np.ndarray
+    translations: np.ndarray
+
+    def apply(self, positions: np.ndarray) -> np.ndarray:
+        """Positions (n_atoms, 3) Å in the map's frame."""
+        return np.einsum("nij,nj->ni", self.rotations, positions) + self.translations
+
+
+@dataclass
 class PredictedStart:
-    """A prediction, placed in the map: by a placement, or where a model of it lies.
+    """Prediction whose network is trained: its model in the map's frame, pLDDT (n_residues,), how it is placed."""
 
-    Parameters
-    ----------
-    options : Options
-    particles : ParticleSet
-    folder : RunFolder
-    device
+    model: Model
+    plddt: np.ndarray
+    place: StartPlacement
+    _options: Options
+    _particles: ParticleSet
+    _device: torch.device
+    _prediction: Prediction
+    _transforms: AtomTransforms
+    _pair: PairRepresentation | None = None
 
-    Raises
-    ------
-    InputError
-        If the prediction cannot be read, or the model is not one of it.
-    """
+    @classmethod
+    def read(cls, options: Options, particles: ParticleSet, folder: RunFolder, device: torch.device) -> PredictedStart:
+        """Read a prediction and place it: by a placement, in a map, or where a model of it lies.
 
-    def __init__(self, options: Options, particles: ParticleSet, folder: RunFolder, device: torch.device) -> None:
-        self._options, self._particles, self._device = options, particles, device
-        self._prediction = Prediction.read(options.prediction or "")
-        self._pair: PairRepresentation | None = None
-        unplaced, self.plddt = model_from_prediction(self._prediction, predict_atoms(self._prediction))
-        self.place = find_start_placement(unplaced, options.model, options, particles, folder, device)
-        self._rotations, self._translations = self.place.moves(unplaced)
+        Raises
+        ------
+        InputError
+            If the prediction cannot be read, or the model is not one of it.
+        """
+        prediction = Prediction.read(options.prediction or "")
+        unplaced, plddt = model_from_prediction(prediction, predict_atoms(prediction))
+        place = find_start_placement(unplaced, options.model, options, particles, folder, device)
+        transforms = place.atom_transforms(unplaced)
         if options.model is not None:
-            moves = superpose_chains(unplaced, read_model(options.model), options.model)
-            order = {name: row for row, name in enumerate(dict.fromkeys(key.chain for key in unplaced.residues))}
-            chain = np.array([order[key.chain] for key in unplaced.residues])[unplaced.residue_of_atom]
-            self._rotations = np.stack([rotation for rotation, _ in moves])[chain]
-            self._translations = np.stack([translation for _, translation in moves])[chain]
-        moved = np.einsum("nij,nj->ni", self._rotations, unplaced.positions) + self._translations
-        self.model = unplaced.moved_to(moved)
+            transforms = superpose_chains(unplaced, read_model(options.model), options.model)
+        model = unplaced.moved_to(transforms.apply(unplaced.positions))
+        return cls(model, plddt, place, options, particles, device, prediction, transforms)
 
     def with_teacher(self, teacher: Model | None) -> StartingModel:
         """The start of a run whose network first learns a teacher's model of the same atoms."""
         target, device = None, self._device
         if teacher is not None:
             backbone = torch.as_tensor(Backbone.of(self.model).atoms, device=device)
-            target = DistillationTarget(
-                backbone, torch.as_tensor(teacher.positions, dtype=torch.float32, device=device)
-            )
+            positions = torch.as_tensor(teacher.positions, dtype=torch.float32, device=device)
+            target = DistillationTarget(backbone, positions)
         start = StartingModel(self.model, self.plddt, lambda: self._source(target, device))
-        return start.in_place(self.place, self._particles)
+        return start.placed_at(self.place, self._particles)
 
     def _normalised_pair(self) -> PairRepresentation:
         """The pair as the network wants it; the prediction's own, of up to the same size, is let go of."""
@@ -177,39 +190,49 @@ class PredictedStart:
 
     def _source(self, target: DistillationTarget | None, device: torch.device) -> AtomSource:
         known, options = self._prediction, self._options
+        pair = self._normalised_pair()
+        trunk = TrunkOutput(
+            single=known.single, pair=pair, aatype=known.aatype, mask=known.mask, chain=known.chain_index
+        )
+        module = load_structure_module(known.weights)
+        course, rates = Schedule(options.effort, options.epochs), self._training_rates()
+        network = StructureModuleSource(module, trunk, self._atom_placement(), rates, target, course, device)
+        return FieldOnTopSource(network, self.model, device) if options.deform else network
+
+    def _atom_placement(self) -> AtomPlacement:
+        """Row and slot in the network's atoms of each of the model's, and how each is moved into the map."""
+        known = self._prediction
         residues = np.flatnonzero(known.mask.numpy() & (known.aatype.numpy() < len(ATOM14_NAMES) - 1))
         row = residues[self.model.residue_of_atom]
         slots = [
             ATOM14_NAMES[int(known.aatype[residue])].index(name)
             for residue, name in zip(row, self.model.atom_names.tolist())
         ]
-        placed = AtomPlacement(
-            torch.as_tensor(row),
-            torch.as_tensor(np.array(slots)),
-            torch.as_tensor(residues),
-            torch.as_tensor(self._rotations, dtype=torch.float32),
-            torch.as_tensor(self._translations, dtype=torch.float32),
+        return AtomPlacement(
+            residue=torch.as_tensor(row),
+            slot=torch.as_tensor(np.array(slots)),
+            residues=torch.as_tensor(residues),
+            rotations=torch.as_tensor(self._transforms.rotations, dtype=torch.float32),
+            translations=torch.as_tensor(self._transforms.translations, dtype=torch.float32),
         )
-        learned = TrainingRates(
-            options.weights_rate,
-            options.adapter_rate,
-            options.single_rate,
-            options.pair_rate,
-            options.distil_rate,
-            options.pair_segments,
-            options.adapter_gate,
-            options.dropout,
-            options.seed,
+
+    def _training_rates(self) -> TrainingRates:
+        options = self._options
+        return TrainingRates(
+            weights_rate=options.weights_rate,
+            adapter_rate=options.adapter_rate,
+            single_rate=options.single_rate,
+            pair_rate=options.pair_rate,
+            distil_rate=options.distil_rate,
+            pair_segments=options.pair_segments,
+            gated=options.adapter_gate,
+            dropout=options.dropout,
+            seed=options.seed,
         )
-        frozen = TrunkOutput(known.single, self._normalised_pair(), known.aatype, known.mask, known.chain_index)
-        module = load_structure_module(known.weights)
-        course = Schedule(options.effort, options.epochs)
-        network = StructureModuleSource(module, frozen, placed, learned, target, course, device)
-        return FieldOnTopSource(network, self.model, device) if options.deform else network
 
 
-def superpose_chains(model: Model, placed: Model, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Rotation and translation (Å) of each chain of a model onto a placed one with the same chains and numbers.
+def superpose_chains(model: Model, placed: Model, name: str) -> AtomTransforms:
+    """Rigid transform of each chain of a model onto a placed one with the same chains and numbers.
 
     Raises
     ------
@@ -218,8 +241,10 @@ def superpose_chains(model: Model, placed: Model, name: str) -> list[tuple[np.nd
     """
     known = {(key.chain, key.number, key.insertion_code): row for row, key in enumerate(placed.residues)}
     ours, theirs = model.atoms_named("CA"), placed.atoms_named("CA")
-    moves = []
-    for chain in dict.fromkeys(key.chain for key in model.residues):
+    chains = list(dict.fromkeys(key.chain for key in model.residues))
+    rotations, translations = [], []
+    remedy = "give a model of this prediction, with its chain names and numbers"
+    for chain in chains:
         pairs = []
         for row, key in enumerate(model.residues):
             other = known.get((key.chain, key.number, key.insertion_code)) if key.chain == chain else None
@@ -228,22 +253,27 @@ def superpose_chains(model: Model, placed: Model, name: str) -> list[tuple[np.nd
             if placed.residues[other].name != key.name:
                 raise InputError(
                     f"--model {name}: its sequence is not the prediction's: residue {chain}{key.number} is "
-                    f"{placed.residues[other].name}, in the prediction {key.name}; give a model of this prediction, "
-                    "with its chain names and numbers"
+                    f"{placed.residues[other].name}, in the prediction {key.name}; {remedy}"
                 )
             if ours[row] >= 0 and theirs[other] >= 0:
                 pairs.append((ours[row], theirs[other]))
         if len(pairs) < _FEWEST_IN_COMMON:
             raise InputError(
-                f"--model {name}: chain {chain} of the prediction has {len(pairs)} residues in common with it; give a "
-                "model of this prediction, with its chain names and numbers"
+                f"--model {name}: chain {chain} of the prediction has {len(pairs)} residues in common with it; {remedy}"
             )
         first, second = np.array(pairs).T
-        moves.append(find_superposition(model.positions[first], placed.positions[second]))
-    return moves
+        rotation, translation = find_superposition(model.positions[first], placed.positions[second])
+        rotations.append(rotation)
+        translations.append(translation)
+    of_residue = np.array([chains.index(key.chain) for key in model.residues])
+    of_atom = of_residue[model.residue_of_atom]
+    return AtomTransforms(np.stack(rotations)[of_atom], np.stack(translations)[of_atom])
 
 
+# Centres of map and particles that differ by less are taken as the same: headers round pixel sizes.
 _SAME_CENTRE_PIXELS = 0.05
+# Largest share of a subunit's CA atoms within 3 Å of a copy's. Smaller, it refuses subunits whose interfaces still
+# clash; larger, it lets pass what lies on an axis or is an assembly itself.
 _MOST_OVERLAPPING = 0.2
 
 
@@ -268,17 +298,18 @@ class StartPlacement:
     symmetry: str | None
     seconds: float = 0.0
 
-    def put(self, model: Model) -> Model:
+    def move_into_place(self, model: Model) -> Model:
         """The model there."""
         return model if self.placement is None else apply_placement(model, self.placement)
 
-    def moves(self, model: Model) -> tuple[np.ndarray, np.ndarray]:
-        """Rotation (n_atoms, 3, 3) and translation (n_atoms, 3) Å of each of the model's atoms."""
+    def atom_transforms(self, model: Model) -> AtomTransforms:
+        """Rigid transform of each of the model's atoms."""
         if self.placement is None:
-            return np.tile(np.eye(3), (len(model), 1, 1)), np.zeros((len(model), 3))
+            return AtomTransforms(np.tile(np.eye(3), (len(model), 1, 1)), np.zeros((len(model), 3)))
         owner, bodies = body_of_each_atom(model, self.placement), self.placement.bodies
         rotations = np.stack([body.rotation for body in bodies])
-        return rotations[owner], np.stack([body.translation_angstrom for body in bodies])[owner]
+        translations = np.stack([body.translation_angstrom for body in bodies])
+        return AtomTransforms(rotations[owner], translations[owner])
 
 
 def find_start_placement(
@@ -286,17 +317,7 @@ def find_start_placement(
 ) -> StartPlacement:
     """Read the placement, or fit the model into the map, or take it to be in place.
 
-    Parameters
-    ----------
-    model : Model
-        As it came.
-    path : str, optional
-        Its file.
-    options : Options
-    particles : ParticleSet
-    folder : RunFolder
-        Of the run; a fit goes to ``placement`` in it.
-    device
+    ``model`` is as it came from the file ``path``, if there is one; a fit goes to ``placement`` in the run's folder.
 
     Raises
     ------
@@ -333,13 +354,13 @@ def _fit_in_map(model: Model, options: Options, folder: RunFolder, device: torch
     """The model placed in the map; a run that is resumed finds what it had."""
     out = folder.path / "placement"
     if not (out / PLACEMENT_FILE).is_file():
-        folder.say(f"placing the model in {options.map}; see {out}")
+        folder.log_and_print(f"placing the model in {options.map}; see {out}")
         names = MapOptionNames("--map-resolution", pixel_size=None, half_maps=None)
         files = MapFiles(Path(str(options.map)), resolution_angstrom=options.map_resolution, option_names=names)
         with search_progress_bar() as tell:
             _, lines = place_and_write(model, files, out, options.bodies, options.hand, options.symmetry, device, tell)
         for line in lines:
-            folder.say(line)
+            folder.log_and_print(line)
     return Placement.read(out / PLACEMENT_FILE)
 
 
@@ -353,7 +374,7 @@ def _shift_to_particle_box(placement: Placement, particles: ParticleSet, folder:
     if np.abs(shift).max() < _SAME_CENTRE_PIXELS * particles.pixel_size_angstrom:
         return placement
     x, y, z = shift.round(2).tolist()
-    folder.say(
+    folder.log_and_print(
         f"map and particles have boxes of different size: the model is shifted by ({x:g}, {y:g}, {z:g}) Å, so that "
         "their centres meet"
     )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 
-from cocofold.finetuning.options import Options
 from cocofold.imaging.rings import RingPixels, ring_count
 from cocofold.likelihood.distributed import Comparison
 from cocofold.likelihood.frc_loss import AtomGaussians
@@ -17,9 +17,50 @@ from cocofold.likelihood.observed_images import Observations
 from cocofold.sources.base import AtomSource, ParameterGroup, Stage
 from cocofold.structure.restraints import Restraints
 
+# Steps between searches for pairs of atoms that may clash: atoms move by a fraction of their size meanwhile. Larger
+# saves time and lets atoms meet that the restraints do not know of.
 _CONTACT_REFRESH_STEPS = 25
+# Share of the full learning rates at which a stage ends, on a half cosine; larger leaves more of the batches' noise.
 _FINAL_RATE_FACTOR = 0.05
+# Number of fitted images by which a tentative stage is kept or taken back; more decide more surely, and take longer.
 _IMAGES_TO_JUDGE_STAGE = 200
+# Number of rings at least that a coarse stage compares, as far as there are so many: fewer tell next to nothing.
+_FEWEST_RINGS = 3
+# The order of particles in an epoch is drawn with ``seed * _SEED_STRIDE + epoch``, so that no two seeds share an order.
+_SEED_STRIDE = 1_000_003
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Settings of a loop.
+
+    Attributes
+    ----------
+    batch_size : int
+        Images per step.
+    images_at_once : int
+        Number of images compared at once; part of the result's rounding.
+    resolution_angstrom : float, optional
+        Finest resolution compared; None: all rings.
+    seed : int
+        Of the order of particles.
+    data_weight, geometry_weight : float
+        Weights of the mean ring correlation and of the restraints.
+    penalty : bool
+        Whether hinges keep amplitudes and widths in bounds (paper eq. 4).
+    amplitude_rate, width_rate : float
+        Learning rates of the Gaussians (the paper's by default).
+    """
+
+    batch_size: int
+    images_at_once: int
+    resolution_angstrom: float | None = None
+    seed: int = 0
+    data_weight: float = 10.0
+    geometry_weight: float = 1.0
+    penalty: bool = True
+    amplitude_rate: float = 0.01
+    width_rate: float = 0.005
 
 
 class TrainingLoop:
@@ -38,9 +79,7 @@ class TrainingLoop:
         Of atoms with these.
     work : (n_work,) int
         Rows of the particles that are fitted.
-    options : Options
-    images_at_once : int
-        How many are compared at once; part of the result's rounding.
+    settings : TrainingSettings
     """
 
     def __init__(
@@ -52,8 +91,7 @@ class TrainingLoop:
         observations: Observations,
         comparison: Comparison,
         work: torch.Tensor,
-        options: Options,
-        images_at_once: int,
+        settings: TrainingSettings,
     ) -> None:
         self.source = source
         self.restraints = restraints
@@ -63,12 +101,12 @@ class TrainingLoop:
         self._observations = observations
         self._comparison = comparison
         self._work = work
-        self._options = options
-        self._chunk = images_at_once
-        self._stages = [_counted_in_steps(stage, len(work), options.batch_size) for stage in source.stages()]
+        self._settings = settings
+        self._chunk = settings.images_at_once
+        self._stages = [_counted_in_steps(stage, len(work), settings.batch_size) for stage in source.stages()]
         self._starts = [sum(stage.steps for stage in self._stages[:row]) for row in range(len(self._stages))]
         self.total_steps = sum(stage.steps for stage in self._stages)
-        self._optimiser = torch.optim.Adam([torch.zeros(1)])
+        self._optimiser: torch.optim.Adam | None = None  # until the first step
         self._rates: list[float] = []
         self._orders: dict[int, torch.Tensor] = {}
 
@@ -113,55 +151,63 @@ class TrainingLoop:
         if stage.trains_gaussians:
             groups = [
                 *groups,
-                {"params": [amplitudes.requires_grad_()], "lr": self._options.amplitude_rate},
-                {"params": [widths.requires_grad_()], "lr": self._options.width_rate},
+                {"params": [amplitudes.requires_grad_()], "lr": self._settings.amplitude_rate},
+                {"params": [widths.requires_grad_()], "lr": self._settings.width_rate},
             ]
         self.gaussians = AtomGaussians(amplitudes, widths)
         self._rates = [group["lr"] for group in groups]
         self._optimiser = torch.optim.Adam([dict(group) for group in groups])
 
     def _take_step(self, stage: Stage, within: int) -> float:
+        """One step of the optimiser; returns the mean correlation of its images, 0 where a stage compares none."""
+        optimiser = self._optimiser
+        assert optimiser is not None, "a stage begins with an optimiser"
         share = _learning_rate_factor(stage, within)
-        for group, rate in zip(self._optimiser.param_groups, self._rates):
+        for group, rate in zip(optimiser.param_groups, self._rates):
             group["lr"] = rate * share
-        self._optimiser.zero_grad()
+        optimiser.zero_grad()
         with self._on_idle_cores():
             positions = self.source.positions()
         by_geometry = torch.zeros_like(positions)
 
         def restrain() -> None:
             held = positions.detach().requires_grad_()
-            energy = self._options.geometry_weight * self.restraints.energy(held)
+            energy = self._settings.geometry_weight * self.restraints.energy(held)
             by_geometry.copy_(torch.autograd.grad(energy, held)[0])
 
-        correlation, weight = 0.0, self._options.data_weight
-        toward = torch.zeros_like(positions)
-        if stage.batches:
-            correlation, by_position, by_amplitude, by_width = self._comparison.gradient(
-                positions, self.gaussians, self._batch(self.step), self._rings(stage), self._chunk, restrain
-            )
-            toward = weight * by_position
-        else:
-            restrain()
-        surrogate = self.source.prior(positions) + (positions * (by_geometry - toward)).sum()
+        images = self._image_gradient(positions, stage, restrain)
+        weight = self._settings.data_weight
+        # Its gradient is that of the loss: what lies behind the positions is differentiated here, the rest was above.
+        surrogate = self.source.prior(positions) + (positions * (by_geometry - weight * images.positions)).sum()
         if stage.trains_gaussians:
-            if self._options.penalty:
+            if self._settings.penalty:
                 surrogate = surrogate + self.gaussians.penalty(self._penalised_atoms)
-            surrogate = surrogate - weight * (self.gaussians.amplitudes * by_amplitude).sum()
-            surrogate = surrogate - weight * (self.gaussians.widths_angstrom * by_width).sum()
+            surrogate = surrogate - weight * (self.gaussians.amplitudes * images.amplitudes).sum()
+            surrogate = surrogate - weight * (self.gaussians.widths_angstrom * images.widths).sum()
         with self._on_idle_cores():
             surrogate.backward()
         if stage.max_gradient_norm:
-            learned = [values for group in self._optimiser.param_groups for values in group["params"]]
+            learned = [values for group in optimiser.param_groups for values in group["params"]]
             torch.nn.utils.clip_grad_norm_(learned, stage.max_gradient_norm)
-        self._optimiser.step()
-        return correlation
+        optimiser.step()
+        return images.correlation
+
+    def _image_gradient(self, positions: torch.Tensor, stage: Stage, meanwhile: Callable[[], None]) -> _ImageGradient:
+        """What the step's images say; of a stage that compares none, nothing. ``meanwhile`` is called once."""
+        if stage.batches:
+            rows, rings = self._batch(self.step), self._rings(stage)
+            return _ImageGradient(
+                *self._comparison.gradient(positions, self.gaussians, rows, rings, self._chunk, meanwhile)
+            )
+        meanwhile()
+        nothing = torch.zeros_like(self.gaussians.amplitudes)
+        return _ImageGradient(0.0, torch.zeros_like(positions), nothing, nothing)
 
     def _keep_if_better(self, stage: int) -> None:
-        """Take a stage back unless particles that are fitted are better explained by it, at all rings that are.
+        """Take a stage back unless it explains fitted particles better, on all rings that are compared.
 
         A rigid motion found at low resolution mends a model that is out of place, and displaces one whose place is
-        right and whose shape is not.
+        right and whose shape is not. A stage that is kept goes on with a new optimiser, without its moments.
         """
         judges = self._work[:_IMAGES_TO_JUDGE_STAGE]
         reached, after = self.source.state(), float(self._observations.without_scored_rings(self.score(judges)).mean())
@@ -171,28 +217,28 @@ class TrainingLoop:
 
     def _rings(self, stage: Stage) -> RingPixels:
         box, pixel = self._observations.particles.box, self._observations.pixel_size_angstrom
-        limit = self._options.resolution
+        limit = self._settings.resolution_angstrom
         if stage.resolution_angstrom:
             limit = max(stage.resolution_angstrom, limit or 0.0)
-        return self._observations.rings(max(min(3, self.finest_rings), ring_count(box, pixel, limit)))
+        return self._observations.rings(max(min(_FEWEST_RINGS, self.finest_rings), ring_count(box, pixel, limit)))
 
     @property
     def finest_rings(self) -> int:
         """Number of rings up to the resolution asked for."""
         return ring_count(
-            self._observations.particles.box, self._observations.pixel_size_angstrom, self._options.resolution
+            self._observations.particles.box, self._observations.pixel_size_angstrom, self._settings.resolution_angstrom
         )
 
     @property
     def images(self) -> int:
-        """How many images have been compared."""
+        """Number of images that have been compared."""
         return self._images_before(self.step)
 
     def _images_before(self, step: int) -> int:
         batches = sum(
             min(max(step - start, 0), stage.steps) * stage.batches for start, stage in zip(self._starts, self._stages)
         )
-        return batches * min(self._options.batch_size, len(self._work))
+        return batches * min(self._settings.batch_size, len(self._work))
 
     def _batch(self, step: int) -> torch.Tensor:
         """Rows of a step's images: every particle once before any comes again."""
@@ -207,7 +253,7 @@ class TrainingLoop:
 
     def _order(self, epoch: int) -> torch.Tensor:
         if epoch not in self._orders:
-            generator = torch.Generator().manual_seed(self._options.seed * 1_000_003 + epoch)
+            generator = torch.Generator().manual_seed(self._settings.seed * _SEED_STRIDE + epoch)
             last = {number: order for number, order in self._orders.items() if number == epoch - 1}
             self._orders = {**last, epoch: torch.randperm(len(self._work), generator=generator)}
         return self._orders[epoch]
@@ -239,8 +285,8 @@ class TrainingLoop:
         state["step"] = torch.tensor(self.step)
         state["gaussians.amplitudes"] = self.gaussians.amplitudes.detach()
         state["gaussians.widths"] = self.gaussians.widths_angstrom.detach()
-        for number, moments in self._optimiser.state_dict()["state"].items():
-            state.update({f"adam.{number}.{name}": values for name, values in moments.items()})
+        if self._optimiser is not None:
+            state.update(_pack_moments(self._optimiser))
         return {name: values.detach().cpu().contiguous().clone() for name, values in state.items()}
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
@@ -251,13 +297,37 @@ class TrainingLoop:
         self.restraints.restore(_part(state, "restraints."))
         stage, _ = self._stage_of(max(0, self.step - 1))
         self._optimise(self.source.restore(stage, _part(state, "source.")), self._stages[stage])
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for name, values in _part(state, "adam.").items():
-            number, key = name.split(".")
-            moments.setdefault(int(number), {})[key] = values
-        content = self._optimiser.state_dict()
-        content["state"] = moments
-        self._optimiser.load_state_dict(content)
+        if self._optimiser is not None:
+            _unpack_moments(self._optimiser, _part(state, "adam."))
+
+
+class _ImageGradient(NamedTuple):
+    """Mean correlation of a step's images, and its gradient with respect to positions, amplitudes and widths."""
+
+    correlation: float
+    positions: torch.Tensor
+    amplitudes: torch.Tensor
+    widths: torch.Tensor
+
+
+def _pack_moments(optimiser: torch.optim.Adam) -> dict[str, torch.Tensor]:
+    """Moments of Adam, by the names that a checkpoint gives them."""
+    return {
+        f"adam.{number}.{name}": values
+        for number, moments in optimiser.state_dict()["state"].items()
+        for name, values in moments.items()
+    }
+
+
+def _unpack_moments(optimiser: torch.optim.Adam, packed: dict[str, torch.Tensor]) -> None:
+    """Give Adam the moments of a checkpoint, whose names are without the prefix "adam."."""
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    for name, values in packed.items():
+        number, _, key = name.partition(".")
+        moments.setdefault(int(number), {})[key] = values
+    content = optimiser.state_dict()
+    content["state"] = moments
+    optimiser.load_state_dict(content)
 
 
 def _counted_in_steps(stage: Stage, n_work: int, batch_size: int) -> Stage:
@@ -266,7 +336,7 @@ def _counted_in_steps(stage: Stage, n_work: int, batch_size: int) -> Stage:
 
 
 def _learning_rate_factor(stage: Stage, within: int) -> float:
-    """Of the full learning rates, at a step within a stage."""
+    """Share of the full learning rates at a step within a stage."""
     if stage.epochs:
         return 1.0
     falling = _FINAL_RATE_FACTOR + (1 - _FINAL_RATE_FACTOR) * 0.5 * (1 + math.cos(math.pi * within / stage.steps))

@@ -35,7 +35,7 @@ class FinishedRun:
     metrics : dict
         Content of ``metrics.json``.
     cycles : list of dict
-        Rows of ``metrics.csv``: numbers, ``stage`` as text, None where there is no value.
+        Rows of ``metrics.csv`` of the last pass: numbers, ``stage`` as text, None where there is no value.
     start, answer : Model
         Both in the map's frame; the answer may lack residues.
     amplitudes, widths_angstrom : (n_atoms,) float
@@ -172,10 +172,12 @@ def _require_metrics(metrics: dict[str, Any]) -> None:
 
 def _read_cycles(table: Path) -> list[dict[str, Any]]:
     with open(table, newline="", encoding="utf-8") as file:
-        return [
+        rows = [
             {name: value if name == "stage" else _number(value) for name, value in row.items()}
             for row in csv.DictReader(file)
         ]
+    # Older runs have no column "pass": their rows are those of the last one alone.
+    return [row for row in rows if row.get("pass") == rows[-1].get("pass")]
 
 
 def _number(text: str) -> float | None:

@@ -1,8 +1,11 @@
-"""Progress bars of long work on a terminal, with the time left."""
+"""What long work shows on a terminal: progress bars with the time left, and the lines of its log."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -29,6 +32,32 @@ def _terminal_bar(*columns: ProgressColumn) -> Progress:
     """A bar on standard error, shown on terminals only, and gone when it ends."""
     console = Console(stderr=True)
     return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Lines on standard output, as long as somebody looks."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record's message."""
+        try:
+            print(self.format(record), flush=True)
+        except OSError:
+            # A closed pipe, a terminal that hung up: from now on nothing is shown, and nothing fails at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def console_log() -> Iterator[None]:
+    """Show on standard output what goes to the logger ``cocofold``, as commands do."""
+    logger, handler = logging.getLogger("cocofold"), _ConsoleHandler()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _stop(bar: Progress) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM
 from cocofold.likelihood.frc_loss import AtomGaussians, mean_correlation_gradient
 from cocofold.likelihood.observed_images import Observations
 from cocofold.particles import read_particles
+from cocofold.sources.base import Stage
 from cocofold.structure.read_model import read_model
 from cocofold.structure.topology import Backbone
 from cocofold.system.errors import InputError
@@ -35,6 +37,14 @@ def test_a_run_comes_closer_and_writes_what_it_should(finished: Path, start: Pat
     after = assess(model, read_model(truth)).as_dict()
     assert after["ca_rmsd"] < 0.6 * before["ca_rmsd"]
     assert model.residues == read_model(start).residues
+    table = list(csv.DictReader((finished / "metrics.csv").read_text().splitlines()))
+    assert list(table[0])[-1] == "pass"
+    # Fewer than 500 particles: a pass that holds some out, then one that fits all up to the best cycle.
+    first, second = ([row for row in table if row["pass"] == number] for number in "12")
+    assert [*first, *second] == table
+    assert [len(rows) > 1 for rows in (first, second)] == [True, True]
+    assert all(row["frc_heldout"] for row in first)
+    assert not any(row["frc_heldout"] for row in second)
     for name in ("density.mrc", "metrics.csv", "config.yaml", "log.txt", "frc.png", "checkpoints/latest.safetensors"):
         assert (finished / name).stat().st_size > 0, name
     metrics = json.loads((finished / "metrics.json").read_text())
@@ -130,7 +140,7 @@ def test_chunks_do_not_change_the_gradient(particles: Path, start: Path) -> None
 
 
 def test_every_particle_comes_once_before_any_comes_again(particles: Path, start: Path, tmp_path: Path) -> None:
-    from cocofold.finetuning.training_loop import TrainingLoop
+    from cocofold.finetuning.training_loop import TrainingLoop, TrainingSettings
     from cocofold.likelihood.distributed import LocalComparison
     from cocofold.sources.deformation import DeformationSource
     from cocofold.structure.restraints import Restraints
@@ -139,7 +149,6 @@ def test_every_particle_comes_once_before_any_comes_again(particles: Path, start
     backbone = Backbone.of(model)
     observations = Observations(read_particles(particles), 5)
     work = torch.arange(3, 75)
-    options = Options(particles=str(particles), model=str(start), batch_size=10)
     amplitudes = torch.ones(len(model))
     source = DeformationSource(model)
     loop = TrainingLoop(
@@ -150,8 +159,7 @@ def test_every_particle_comes_once_before_any_comes_again(particles: Path, start
         observations,
         LocalComparison(observations),
         work,
-        options,
-        images_at_once=10,
+        TrainingSettings(batch_size=10, images_at_once=10),
     )
     seen = torch.cat([loop._batch(step) for step in range(36)]).tolist()
     assert len(seen) == 360
@@ -167,6 +175,40 @@ def test_every_particle_comes_once_before_any_comes_again(particles: Path, start
     some = torch.cat([loop._batch(step) for step in range(ends[1] + 5)])
     assert len(some) == 10 * (ends[1] - ends[0]) + 20 * 5
     assert sorted(some[:72].tolist()) == work.tolist()
+    observations.close()
+
+
+def test_gaussians_may_be_trained_without_images(particles: Path, start: Path) -> None:
+    from cocofold.finetuning.training_loop import TrainingLoop, TrainingSettings
+    from cocofold.likelihood.distributed import LocalComparison
+    from cocofold.sources.deformation import DeformationSource
+    from cocofold.structure.restraints import Restraints
+
+    class NoImages(DeformationSource):
+        def stages(self) -> list[Stage]:
+            return [replace(super().stages()[0], batches=0, trains_gaussians=True, revert_unless_better=False)]
+
+    model = read_model(start)
+    backbone = Backbone.of(model)
+    observations = Observations(read_particles(particles), 5)
+    given = AtomGaussians.from_elements(model.atomic_numbers, torch.device("cpu"))
+    outside = torch.full_like(given.amplitudes, 40.0)
+    loop = TrainingLoop(
+        NoImages(model),
+        Restraints(model, backbone, 0.0),
+        AtomGaussians(outside, given.widths_angstrom),
+        outside > 0,
+        observations,
+        LocalComparison(observations),
+        torch.arange(80),
+        TrainingSettings(batch_size=10, images_at_once=10),
+    )
+    correlations: list[float] = []
+    loop.advance(3, correlations.append)
+    assert correlations == [0.0, 0.0, 0.0]
+    # The hinges alone move them.
+    assert (loop.gaussians.amplitudes < outside).all()
+    assert loop.images == 0
     observations.close()
 
 

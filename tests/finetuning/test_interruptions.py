@@ -89,7 +89,7 @@ def test_a_run_ended_and_killed_resumes_to_the_same_model(
     particles: Path,
     start: Path,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     out = tmp_path / "run"
     process = started(short(particles, start, out))
@@ -115,9 +115,9 @@ def test_a_run_ended_and_killed_resumes_to_the_same_model(
         file.write("half of a line, moved  1.00 Å".encode()[:-1])
     ends_like(undisturbed, options, out)
     assert "half of a line" not in log(out)
-    capsys.readouterr()
-    finetune(options, out, resume=True)
-    assert "finished already" in capsys.readouterr().out
+    with caplog.at_level("INFO", logger="cocofold"):
+        finetune(options, out, resume=True)
+    assert "finished already" in caplog.text
 
 
 def test_a_run_ended_before_its_first_step_resumes_from_the_beginning(

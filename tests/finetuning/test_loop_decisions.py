@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cocofold.finetuning.options import Options
-from cocofold.finetuning.training_loop import TrainingLoop
+from cocofold.finetuning.training_loop import TrainingLoop, TrainingSettings
 from cocofold.imaging.rings import RingPixels
 from cocofold.likelihood.frc_loss import AtomGaussians
 from cocofold.likelihood.observed_images import Observations
@@ -151,8 +150,7 @@ def loop_of(observations: Observations, model: Model):
             observations,
             comparison,
             torch.tensor(WORK),
-            Options(particles="p.star", model="m.cif", geometry_weight=0.0, **options),
-            images_at_once=8,
+            TrainingSettings(**{"batch_size": 16, **options}, images_at_once=8, geometry_weight=0.0),
         )
         return loop, source, restraints, comparison
 
@@ -229,7 +227,7 @@ def test_rates_rise_where_a_stage_warms_up_and_stay_where_it_has_epochs(loop_of)
 def test_a_stage_compares_up_to_the_coarser_of_two_limits(
     loop_of, limit: float, asked: float | None, rings: int
 ) -> None:
-    loop, _, _, comparison = loop_of([Stage("only", 5, limit)], resolution=asked)
+    loop, _, _, comparison = loop_of([Stage("only", 5, limit)], resolution_angstrom=asked)
     loop.advance(1, lambda correlation: None)
     assert comparison.rings == [rings]
 

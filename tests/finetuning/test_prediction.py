@@ -88,7 +88,7 @@ def options(prediction: Path, placed: Path, images: Path, **more: object) -> Opt
 
 def start_of(asked: Options) -> PredictedStart:
     folder = RunFolder(Path("of nothing"), asked, resume=False)
-    return PredictedStart(asked, read_particles(asked.particles), folder, torch.device("cpu"))
+    return PredictedStart.read(asked, read_particles(asked.particles), folder, torch.device("cpu"))
 
 
 def test_the_network_starts_at_the_prediction_where_its_model_lies(
@@ -332,7 +332,7 @@ def test_a_cycle_that_lost_the_fold_is_no_answer() -> None:
         (["--no-adapter"], "--no-adapter: is for predictions"),
         (["--no-weights"], "--no-weights: is for predictions"),
         (["--no-additions"], "--no-additions: is for predictions"),
-        (["--pair-precision", "float16"], "--pair-precision: is for predictions"),
+        (["--pair-precision", "float16"], "--pair-precision float16: is for predictions"),
         (["--prediction", "P", "--no-additions"], "only they learn a teacher's model; add --no-teacher"),
         (
             ["--prediction", "P", "--no-teacher", "--no-weights", "--no-adapter", "--no-additions"],

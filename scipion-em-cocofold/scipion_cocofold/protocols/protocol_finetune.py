@@ -194,13 +194,19 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         if failures:
             raise failures[0]
 
-    def _bestCycle(self):
-        """Return the row of ``metrics.csv`` whose model explains held-out particles best, None before the second."""
+    def _cycleRows(self):
+        """Return the rows of ``metrics.csv`` of the pass that runs or ran last: its models are those in the folder."""
         path = os.path.join(self._runFolder(), "metrics.csv")
         if not os.path.isfile(path):
-            return None
+            return []
         with open(path, newline="") as table:
             rows = list(csv.DictReader(table))
+        # Runs of older versions have rows of the last pass only, and no column for it
+        return [row for row in rows if row.get("pass") == rows[-1].get("pass")]
+
+    def _bestCycle(self):
+        """Return the row of ``metrics.csv`` whose model explains held-out particles best, None before the second."""
+        rows = self._cycleRows()
         if len(rows) < 2:
             return None
         return max(rows, key=lambda row: float(row["frc_heldout"] or row["frc_work"]))

@@ -1,6 +1,5 @@
 """What fine-tuning did: models in ChimeraX, curves, residues, cycles, the report, the hand-over to ISOLDE."""
 
-import csv
 import os
 import webbrowser
 
@@ -99,13 +98,13 @@ class CocofoldFinetuneViewer(ProtocolViewer):
         return [PageView(page)]
 
     def _showCycles(self, param=None):
-        rows = self._cycles()
+        rows = self.protocol._cycleRows()
         if not rows:
             return self._nothingYet()
         return [CyclesView(rows, self._metrics().get("best_cycle"))]
 
     def _plotTraining(self, param=None):
-        rows = self._cycles()
+        rows = self.protocol._cycleRows()
         if not rows:
             return self._nothingYet()
         plotter, axes = _newPlot("Agreement with the images", "cycle", "mean Fourier ring correlation")
@@ -157,13 +156,6 @@ class CocofoldFinetuneViewer(ProtocolViewer):
     # --------------------------- what they are made of
     def _metrics(self):
         return self.protocol._readJson("run", "metrics.json") or {}
-
-    def _cycles(self):
-        path = os.path.join(self.protocol._runFolder(), "metrics.csv")
-        if not os.path.isfile(path):
-            return []
-        with open(path, newline="") as table:
-            return list(csv.DictReader(table))
 
     def _nothingYet(self):
         return [self.errorMessage("There is nothing to show yet.")]

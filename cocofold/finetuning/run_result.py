@@ -1,0 +1,153 @@
+"""What a run ends with: its answer, its curves and the figures of ``metrics.json``."""
+
+from __future__ import annotations
+
+import platform
+import resource
+from typing import Any
+
+import numpy as np
+import torch
+
+from cocofold import __version__
+from cocofold.finetuning.holdout import MOST_ADDED_LINK_RMS_ANGSTROM, TrainingPass, verdict_of_pass
+from cocofold.finetuning.preparation import PreparedRun
+from cocofold.finetuning.run_folder import ModelState, RunFolder
+from cocofold.mapfit.workflow import SUBUNIT_FILE
+
+
+def write_answer(prepared: PreparedRun, state: ModelState, folder: RunFolder, remove_below: float | None) -> int:
+    """Write ``model.cif``, the first subunit of an assembly, and ``density.mrc``.
+
+    Parameters
+    ----------
+    prepared : PreparedRun
+    state : ModelState
+        Atoms of the answer.
+    folder : RunFolder
+    remove_below : float, optional
+        Residues of a lower pLDDT are left out.
+
+    Returns
+    -------
+    int
+        Number of residues that are left out.
+    """
+    start, particles = prepared.start, prepared.particles
+    whole = state.to_output(prepared.model)
+    written, removed = whole.without_low_plddt(remove_below)
+    folder.write_model("model.cif", written, start.placed_as)
+    if start.subunit is not None:
+        first, _ = whole.first_copy(start.subunit).without_low_plddt(remove_below)
+        folder.write_model(SUBUNIT_FILE, first, {"hand": start.hand})
+    folder.write_density(written, particles.box, particles.pixel_size_angstrom)
+    if removed:
+        folder.log_and_print(f"{removed} residues of a pLDDT below {remove_below:g} are left out")
+    return removed
+
+
+def lost_folds(passes: list[TrainingPass]) -> tuple[int, str | None]:
+    """Number of cycles that are no answer for their geometry, and a sentence about them."""
+    cycles = [cycle for this in passes for cycle in this.cycles if not this.keeps_fold(cycle)]
+    if not cycles:
+        return 0, None
+    worst, start = max(cycle.link_rms_angstrom for cycle in cycles), passes[0].cycles[0].link_rms_angstrom
+    return len(cycles), (
+        f"{len(cycles)} cycles have lost the fold and are no answer: C-N bonds deviate by up to {worst:.2f} Å "
+        f"root mean square (start {start:.2f} Å, allowed {start + MOST_ADDED_LINK_RMS_ANGSTROM:.2f} Å)"
+    )
+
+
+def answer_pass(passes: list[TrainingPass]) -> TrainingPass:
+    """Pass whose best cycle is the answer: the last one, or the first where the last came to none."""
+    return passes[-1] if passes[-1].gave_answer else passes[0]
+
+
+def answer_curves(passes: list[TrainingPass]) -> dict[str, list[float]]:
+    """Ring correlations at the start and end: held-out ones of the first pass, of fitted particles those of the answer.
+
+    Keys are those of ``metrics.json``, such as "work, start".
+    """
+    fitted = {name: curve for name, curve in answer_pass(passes).curves.items() if name.startswith("work")}
+    return {**passes[0].curves, **fitted}
+
+
+def run_metrics(
+    prepared: PreparedRun,
+    passes: list[TrainingPass],
+    *,
+    cycles_that_lost_the_fold: int,
+    residues_removed: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """Content of ``metrics.json``.
+
+    Parameters
+    ----------
+    prepared : PreparedRun
+    passes : list of TrainingPass
+    cycles_that_lost_the_fold, residues_removed : int
+    seconds : float
+        Time of the run without the fit into a map and the teacher's run.
+    """
+    start, judged, answer = prepared.start, passes[0], answer_pass(passes)
+    best = answer.cycles[answer.best]
+    last_cycles = [this.cycles[-1] for this in passes if this.cycles]
+    return {
+        "verdict": verdict_of_pass(judged),
+        "best_cycle": best.number,
+        "frc_work": best.frc_work,
+        "frc_heldout": judged.cycles[min(best.number, len(judged.cycles) - 1)].frc_heldout,
+        "frc_work_start": answer.cycles[0].frc_work,
+        "frc_heldout_start": judged.cycles[0].frc_heldout,
+        "moved_angstrom": best.moved_angstrom,
+        "worst_link_angstrom": best.worst_link_angstrom,
+        "link_rms_angstrom": best.link_rms_angstrom,
+        "cycles_that_lost_the_fold": cycles_that_lost_the_fold,
+        "residues_removed": residues_removed,
+        "hand": start.hand,
+        "source": prepared.source_description,
+        "symmetry": start.symmetry or "C1",
+        "particles": len(prepared.particles),
+        "heldout_particles": len(judged.heldout),
+        "passes": len(passes),
+        "steps": sum(cycle.step for cycle in last_cycles),
+        "images": sum(cycle.images for cycle in last_cycles),
+        "seconds": round(seconds + start.placing_seconds + start.teacher_seconds, 1),
+        "placing_seconds": start.placing_seconds,
+        "teacher_seconds": start.teacher_seconds,
+        "expected_memory_gb": round(prepared.memory.expected / 1e9, 3),
+        "peak_memory_gb": round(max(peak_memory_gb(), start.teacher_memory_gb), 3),
+        "device": str(prepared.device),
+        "threads": torch.get_num_threads(),
+        "processes": prepared.process_count,
+        "frc_curves": {"resolution_angstrom": prepared.resolutions_angstrom, **answer_curves(passes)},
+        "versions": versions(),
+    }
+
+
+def peak_memory_gb() -> float:
+    """Peak memory of this process, or on a GPU of its tensors if that is more."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    if torch.cuda.is_available():
+        peak = max(peak, torch.cuda.max_memory_allocated() / 1e9)
+    return peak
+
+
+def versions() -> dict[str, str]:
+    """Versions of the programs that computed."""
+    return {
+        "cocofold": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def summary_line(metrics: dict[str, Any]) -> str:
+    """The figures of a run in a line."""
+    text = f"verdict: {metrics['verdict']}; "
+    if metrics["frc_heldout"] is not None:
+        text += f"held-out FRC {metrics['frc_heldout_start']:.4f} -> {metrics['frc_heldout']:.4f}, "
+    text += f"moved {metrics['moved_angstrom']:.2f} Å, best cycle {metrics['best_cycle']}, "
+    return text + f"{metrics['seconds']:.0f} s, {metrics['peak_memory_gb']:.2f} GB"

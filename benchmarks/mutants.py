@@ -132,7 +132,7 @@ MUTANTS = (
     Mutant("more than half held out", _HOLDOUT, "n_particles // 2)", "n_particles)", _STOPPING_TESTS),
     Mutant("an answer gains 1.5 errors", _HOLDOUT, "_CLEAR_IN_ERRORS = 3.0", "_CLEAR_IN_ERRORS = 1.5", _STOPPING_TESTS),
     Mutant("an answer gains 6 errors", _HOLDOUT, "_CLEAR_IN_ERRORS = 3.0", "_CLEAR_IN_ERRORS = 6.0", _STOPPING_TESTS),
-    Mutant("an answer gains anything", _HOLDOUT, "return gain_in_errors > _CLEAR_IN_ERRORS and", "return", _STOPPING_TESTS),
+    Mutant("any gain gives an answer", _HOLDOUT, "gain_in_errors > _CLEAR_IN_ERRORS and ", "", _STOPPING_TESTS),
     Mutant("a hint gains 2 errors", _HOLDOUT, "_HINT_IN_ERRORS = 1.0", "_HINT_IN_ERRORS = 2.0", _STOPPING_TESTS),
     Mutant("a hint gains half an error", _HOLDOUT, "_HINT_IN_ERRORS = 1.0", "_HINT_IN_ERRORS = 0.5", _STOPPING_TESTS),
     Mutant(
@@ -178,8 +178,8 @@ MUTANTS = (
     Mutant(
         "a GPU's images at once are not halved",
         _IMAGES,
-        "self.most_at_once = count // 2",
-        "self.most_at_once = count - 1",
+        "self.image_limit = count // 2",
+        "self.image_limit = count - 1",
         _HALVING_TESTS,
     ),
     Mutant("a batch may come in one part", _MEMORY, "_LEAST_PARTS = 2", "_LEAST_PARTS = 1", _PLAN_TESTS),

@@ -13,6 +13,19 @@ the plugin; every other module of the engine needs `PYTHON_NEEDED` and says so. 
 
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cocofold.api import assess as assess
+    from cocofold.api import check as check
+    from cocofold.api import finetune as finetune
+    from cocofold.api import fit_in_map as fit_in_map
+    from cocofold.api import read_map as read_map
+    from cocofold.api import read_model as read_model
+    from cocofold.api import read_particles as read_particles
+    from cocofold.api import relax as relax
+    from cocofold.api import simulate as simulate
+    from cocofold.system.errors import InputError as InputError
 
 __version__ = "0.2.0.dev0"
 
@@ -49,10 +62,37 @@ if sys.version_info < PYTHON_NEEDED:
     sys.meta_path.insert(0, _EngineRefused)
 
 
+API = (
+    "InputError",
+    "assess",
+    "check",
+    "finetune",
+    "fit_in_map",
+    "read_map",
+    "read_model",
+    "read_particles",
+    "relax",
+    "simulate",
+)
+"""Names of the Python API, imported when they are asked for."""
+
+
 def __getattr__(name: str) -> object:
-    """Give Scipion's installer the class of the plugin."""
+    """Give the functions of the Python API, and Scipion's installer the class of the plugin."""
+    if name in API:
+        from cocofold import api
+
+        return getattr(api, name)
     if name != "Plugin":
         raise AttributeError(f"module 'cocofold' has no attribute {name!r}")
+    return _plugin()
+
+
+def __dir__() -> "list[str]":
+    return sorted([*globals(), *API])
+
+
+def _plugin() -> object:
     import importlib.util
     from pathlib import Path
 

@@ -69,7 +69,8 @@ def imports_of(name: str) -> set[str]:
                 found.add(whole if whole in MODULES else str(node.module))
         elif isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names if alias.name in MODULES)
-    return found - {name}
+    # Every module's parent, which has the version, and gives the API when it is asked for
+    return found - {name, "cocofold"}
 
 
 IMPORTS = {name: imports_of(name) for name in MODULES}

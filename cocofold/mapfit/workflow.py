@@ -93,17 +93,17 @@ class MapFiles:
 def place_and_write(
     model: Model,
     files: MapFiles,
-    out: Path,
+    out: Path | None,
     bodies: str | None = None,
     hand: str = AUTO,
     symmetry: str | None = None,
     device: torch.device | str = "cpu",
     progress: ProgressCallback = lambda what, done: None,
 ) -> tuple[FitResult, list[str]]:
-    """Place a model and write what came of it into a folder.
+    """Place a model and write what came of it into a folder, if one is given.
 
-    ``placed.cif``, ``placement.json`` and ``placement.png``; ``mirrored.mrc`` where the map has the wrong hand,
-    ``subunit.cif`` where it is symmetric.
+    The files are ``placed.cif``, ``placement.json`` and ``placement.png``; ``mirrored.mrc`` where the map has the wrong
+    hand, ``subunit.cif`` where it is symmetric.
 
     Returns
     -------
@@ -123,16 +123,16 @@ def place_and_write(
     found = fit_in_map(model, masked, resolution, bodies, hand, symmetry, device, progress)
     facts = {"resolution_from": known_from, **found.placement.facts, "seconds": round(time.monotonic() - began, 1)}
     found = replace(found, placement=replace(found.placement, facts=facts))
+    lines = list(_summary_lines(found, density, resolution, known_from))
+    if out is None:
+        return found, lines
     try:
         written = _write_outputs(found, density, out, resolution)
     except OSError as error:
         raise InputError(
             f"{error.filename or out}: cannot be written ({error.strerror}); give another folder"
         ) from error
-    return found, [
-        *_summary_lines(found, density, resolution, known_from),
-        f"written     {', '.join(map(str, written))}",
-    ]
+    return found, [*lines, f"written     {', '.join(map(str, written))}"]
 
 
 def _choose_resolution(density: DensityMap, files: MapFiles) -> tuple[float, str]:

@@ -1,0 +1,402 @@
+"""The Python API: what the commands do, as functions that take paths or objects and return objects.
+
+Import them from the package: ``from cocofold import finetune, read_model``; this module, and torch with it, is imported
+when the first of them is asked for. What a run tells goes to the logger ``cocofold`` (Python's ``logging``), not to the
+screen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar, Union
+
+import cocofold.particles as particles_package
+from cocofold.assessment.comparison import Assessment
+from cocofold.assessment.comparison import assess as compare
+from cocofold.finetuning.options import Options, paper_options
+from cocofold.finetuning.run import finetune as run_finetuning
+from cocofold.likelihood.residue_support import ImageAgreement
+from cocofold.mapfit.density_map import DensityMap
+from cocofold.mapfit.density_map import read_map as read_map_file
+from cocofold.mapfit.fit_model import FitResult
+from cocofold.mapfit.placement_file import MIRRORED
+from cocofold.mapfit.workflow import MapFiles, place_and_write
+from cocofold.particles.particle_set import ParticleSet
+from cocofold.preflight.check_inputs import CheckSettings
+from cocofold.preflight.check_inputs import check as check_together
+from cocofold.preflight.check_report import CheckReport
+from cocofold.relaxation.minimization import RelaxedModel, RelaxSettings
+from cocofold.relaxation.minimization import relax as minimise
+from cocofold.simulation.particle_simulation import SimulationOutput
+from cocofold.simulation.particle_simulation import simulate as simulate_particles
+from cocofold.simulation.simulation_settings import SimulationSettings
+from cocofold.structure.model import Model
+from cocofold.structure.modelcif import write_model
+from cocofold.structure.read_model import read_map_placement
+from cocofold.structure.read_model import read_model as read_model_file
+from cocofold.system.errors import InputError
+from cocofold.system.hardware import find_device
+
+AnyPath = Union[str, "os.PathLike[str]"]
+AnyModel = Union[Model, AnyPath]
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+_LOG = logging.getLogger("cocofold")
+# --no-check stands for check=False, and --max-particles for max_particles
+_OPTION = re.compile(r"--([a-z][a-z0-9]*(?:-[a-z0-9]+)*)")
+_NEGATION = re.compile(r"--no-([a-z0-9]+(?:-[a-z0-9]+)*)")
+
+
+def _speaks_of_arguments(function: _Function) -> _Function:
+    """Errors of a function name its arguments instead of the command line's options."""
+
+    @functools.wraps(function)
+    def called(*arguments: Any, **named: Any) -> Any:
+        try:
+            return function(*arguments, **named)
+        except InputError as error:
+            raise InputError(_OPTION.sub(_argument, _NEGATION.sub(r"--\1=False", str(error)))) from error
+
+    return called  # type: ignore[return-value]
+
+
+def _argument(option: re.Match[str]) -> str:
+    """Name of the argument that stands for an option."""
+    return option[1].replace("-", "_")
+
+
+read_particles = _speaks_of_arguments(particles_package.read_particles)
+read_model = _speaks_of_arguments(read_model_file)
+read_map = _speaks_of_arguments(read_map_file)
+
+
+@_speaks_of_arguments
+def simulate(
+    model: AnyPath,
+    out: AnyPath,
+    *,
+    box: int,
+    pixel_size: float,
+    count: int,
+    snr: float,
+    life_like: bool = False,
+    **settings: Any,
+) -> SimulationOutput:
+    """Simulate particle images of a model into a folder.
+
+    Parameters
+    ----------
+    model : str or Path
+    out : str or Path
+        Folder, made anew.
+    box : int
+        Pixels along each side of an image, even.
+    pixel_size : float
+        Å.
+    count : int
+        Number of images.
+    snr : float
+        Variance of the noise-free images over the variance of the noise.
+    life_like : bool
+        All that disturbs real particles, in moderate amounts.
+    **settings
+        Further fields of ``cocofold.simulation.simulation_settings.SimulationSettings``.
+
+    Returns
+    -------
+    SimulationOutput
+        Paths of the files; ``star`` lists the particles.
+
+    Raises
+    ------
+    InputError
+        For input that cannot be used, before anything is written.
+    """
+
+    make = SimulationSettings.life_like if life_like else SimulationSettings
+    given = {"box": box, "pixel_size": pixel_size, "count": count, "snr": snr, **_known(settings, SimulationSettings)}
+    return simulate_particles(make(model=os.fspath(model), **given), Path(out))
+
+
+@_speaks_of_arguments
+def check(
+    particles: ParticleSet | AnyPath,
+    model: AnyModel,
+    map: DensityMap | AnyPath | None = None,
+    *,
+    count: int = 200,
+    contrast: str = "white",
+    seed: int = 0,
+    device: str = "auto",
+) -> CheckReport:
+    """Ask whether particles, a model in place and a map belong together.
+
+    Parameters
+    ----------
+    particles : ParticleSet, str or Path
+    model : Model, str or Path
+        In the map's frame.
+    map : DensityMap, str or Path, optional
+        The particles' map: whether model and particles go with it is asked too.
+    count : int
+        Number of particles that are read.
+    contrast : str
+        Contrast of protein: white, dark, or auto, where either is fine.
+    seed : int
+        Seed of the draw.
+    device : str
+        auto, cpu, cuda or cuda:N.
+
+    Returns
+    -------
+    CheckReport
+        ``lines`` are the verdicts; ``contradictions`` is empty where nothing is clearly wrong.
+
+    Raises
+    ------
+    InputError
+        For input that cannot be used.
+    """
+
+    settings = CheckSettings(count=count, seed=seed, contrast=contrast)
+    some = read_particles(particles) if isinstance(particles, (str, os.PathLike)) else particles
+    density = read_map(map) if isinstance(map, (str, os.PathLike)) else map
+    return check_together(some, _as_model(model), settings, density, find_device(device))
+
+
+@_speaks_of_arguments
+def fit_in_map(
+    model: AnyModel,
+    map: AnyPath,
+    out: AnyPath | None = None,
+    *,
+    bodies: str | None = None,
+    mask: AnyPath | None = None,
+    half1: AnyPath | None = None,
+    half2: AnyPath | None = None,
+    resolution: float | None = None,
+    pixel_size: float | None = None,
+    hand: str = "auto",
+    symmetry: str | None = None,
+    device: str = "auto",
+) -> FitResult:
+    """Place a model rigidly in a map, from any start, and find the map's hand.
+
+    Parameters
+    ----------
+    model : Model, str or Path
+    map : str or Path
+    out : str or Path, optional
+        Folder for ``placed.cif``, ``placement.json`` and ``placement.png``, made anew; nothing is written without it.
+    bodies : str, optional
+        Parts that are placed one after the other after the whole, as "A,B;C" or "A:1-120;A:121-214"; auto: each chain.
+    mask, half1, half2 : str or Path, optional
+        On the map's grid.
+    resolution : float, optional
+        Å; by default estimated from the half maps, or else from the map.
+    pixel_size : float, optional
+        Å; used in place of the headers'.
+    hand : str
+        auto, as-is or mirrored.
+    symmetry : str, optional
+        Point group of the map, of which the model is one subunit; auto to find it.
+    device : str
+        auto, cpu, cuda or cuda:N.
+
+    Returns
+    -------
+    FitResult
+        ``placed`` is the model in the map's frame, ``placement`` how it came there, ``warnings`` what is doubtful.
+
+    Raises
+    ------
+    InputError
+        For input that cannot be used, and files that cannot be written.
+    """
+
+    if out is not None and Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
+        raise InputError(f"out {out}: exists already; give another folder")
+    files = MapFiles(Path(map), _path(mask), _path(half1), _path(half2), resolution, pixel_size)
+    found, lines = place_and_write(
+        _as_model(model), files, _path(out), bodies, hand, symmetry, find_device(device), _log_progress
+    )
+    for line in lines:
+        _LOG.info(line)
+    return found
+
+
+@dataclass(frozen=True)
+class FinetunedRun:
+    """A finished run of fine-tuning.
+
+    Attributes
+    ----------
+    folder : Path
+        The run's folder, with all files.
+    metrics : dict
+        Content of ``metrics.json``.
+    """
+
+    folder: Path
+    metrics: dict[str, Any]
+
+    @property
+    def verdict(self) -> str:
+        """What the held-out particles say of the model."""
+        return str(self.metrics["verdict"])
+
+    @property
+    def model(self) -> Model:
+        """The answer: ``model.cif``."""
+        return read_model(self.folder / "model.cif")
+
+
+@_speaks_of_arguments
+def finetune(
+    particles: AnyPath, model: AnyPath | None, out: AnyPath, *, resume: bool = False, **options: Any
+) -> FinetunedRun:
+    """Move a model until it explains raw particle images.
+
+    Parameters
+    ----------
+    particles : str or Path
+    model : str or Path or None
+        In the map's frame, or anywhere with ``map``; None where ``prediction`` is given.
+    out : str or Path
+        Folder of the run, made anew.
+    resume : bool
+        Go on with the run in ``out``, with the same options.
+    **options
+        Fields of ``cocofold.finetuning.options.Options``: the command's options with underscores, for instance ``map``,
+        ``max_particles``, ``effort``, ``seed``.
+
+    Returns
+    -------
+    FinetunedRun
+
+    Raises
+    ------
+    InputError
+        For input that cannot be used, and files that cannot be written.
+    """
+
+    given = {name: _plain(value) for name, value in _known(options, Options).items()}
+    make = paper_options if given.get("preset") == "paper" else Options
+    settings = make(particles=os.fspath(particles), model=None if model is None else os.fspath(model), **given)
+    return FinetunedRun(Path(out), run_finetuning(settings, Path(out), resume))
+
+
+@_speaks_of_arguments
+def relax(
+    model: AnyModel,
+    out: AnyPath | None = None,
+    *,
+    particles: AnyPath | None = None,
+    particles_dir: AnyPath | None = None,
+    max_particles: int = 2000,
+    hydrogens: bool = False,
+    threads: int | None = None,
+    device: str = "auto",
+) -> RelaxedModel:
+    """Take clashes and strain out of a model by molecular mechanics (Amber14 in implicit solvent, OpenMM).
+
+    Parameters
+    ----------
+    model : Model, str or Path
+    out : str or Path, optional
+        mmCIF file to write.
+    particles, particles_dir : str or Path, optional
+        Particles of the model, whose images pull while it is relaxed.
+    max_particles : int
+        Number of particles that are used at most.
+    hydrogens : bool
+        Keep the hydrogens.
+    threads : int, optional
+        Threads of the processor; by default all.
+    device : str
+        auto, cpu, cuda or cuda:N.
+
+    Returns
+    -------
+    RelaxedModel
+        ``model``, and clashes, bonds and angles ``before`` and ``after``.
+
+    Raises
+    ------
+    InputError
+        For input that cannot be used, and files that cannot be written.
+    """
+
+    start = _as_model(model)
+    placed_as = read_map_placement(model) if isinstance(model, (str, os.PathLike)) else {}
+    with contextlib.ExitStack() as at_end:
+        pull = None
+        if particles is not None:
+            folder, mirrored = _path(particles_dir), placed_as.get("hand") == MIRRORED
+            images = ImageAgreement.read(start, Path(particles), folder, mirrored, max_particles, device)
+            pull = at_end.enter_context(images).gradient
+        found = minimise(start, RelaxSettings(hydrogens, device, threads), pull, _log_progress)
+    if out is not None:
+        try:
+            write_model(Path(out), found.model, details="relaxed by Amber14 in implicit solvent", placed_as=placed_as)
+        except OSError as error:
+            raise InputError(f"{out}: not written ({error.strerror}); give another file") from error
+    return found
+
+
+@_speaks_of_arguments
+def assess(model: AnyModel, reference: AnyModel) -> Assessment:
+    """Compare a model with a reference.
+
+    Parameters
+    ----------
+    model, reference : Model, str or Path
+
+    Returns
+    -------
+    Assessment
+        ``ca_rmsd`` (Å, superposed), ``ca_rmsd_in_place``, TM-score and coverage as MM-align defines them, and the
+        displacement of each residue.
+
+    Raises
+    ------
+    InputError
+        If the models have nothing in common.
+    """
+
+    return compare(_as_model(model), _as_model(reference))
+
+
+def _path(path: AnyPath | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _as_model(model: AnyModel) -> Model:
+    return read_model(model) if isinstance(model, (str, os.PathLike)) else model
+
+
+def _plain(value: Any) -> Any:
+    """A path as the text that settings hold; other values as they are."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _known(given: dict[str, Any], settings: type) -> dict[str, Any]:
+    """Refuse names that a dataclass of settings does not have."""
+    known = [field.name for field in fields(settings)]
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise TypeError(f"unknown argument {', '.join(unknown)}; known are {', '.join(known)}")
+    return given
+
+
+def _log_progress(what: str, done: float) -> None:
+    _LOG.debug("%s: %.0f %%", what, 100 * done)

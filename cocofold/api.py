@@ -119,7 +119,6 @@ def simulate(
     InputError
         For input that cannot be used, before anything is written.
     """
-
     make = SimulationSettings.life_like if life_like else SimulationSettings
     given = {"box": box, "pixel_size": pixel_size, "count": count, "snr": snr, **_known(settings, SimulationSettings)}
     return simulate_particles(make(model=os.fspath(model), **given), Path(out))
@@ -164,7 +163,6 @@ def check(
     InputError
         For input that cannot be used.
     """
-
     settings = CheckSettings(count=count, seed=seed, contrast=contrast)
     some = read_particles(particles) if isinstance(particles, (str, os.PathLike)) else particles
     density = read_map(map) if isinstance(map, (str, os.PathLike)) else map
@@ -220,7 +218,6 @@ def fit_in_map(
     InputError
         For input that cannot be used, and files that cannot be written.
     """
-
     if out is not None and Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
         raise InputError(f"out {out}: exists already; give another folder")
     files = MapFiles(Path(map), _path(mask), _path(half1), _path(half2), resolution, pixel_size)
@@ -286,7 +283,6 @@ def finetune(
     InputError
         For input that cannot be used, and files that cannot be written.
     """
-
     given = {name: _plain(value) for name, value in _known(options, Options).items()}
     make = paper_options if given.get("preset") == "paper" else Options
     settings = make(particles=os.fspath(particles), model=None if model is None else os.fspath(model), **given)
@@ -333,7 +329,6 @@ def relax(
     InputError
         For input that cannot be used, and files that cannot be written.
     """
-
     start = _as_model(model)
     placed_as = read_map_placement(model) if isinstance(model, (str, os.PathLike)) else {}
     with contextlib.ExitStack() as at_end:
@@ -370,7 +365,6 @@ def assess(model: AnyModel, reference: AnyModel) -> Assessment:
     InputError
         If the models have nothing in common.
     """
-
     return compare(_as_model(model), _as_model(reference))
 
 

@@ -226,5 +226,5 @@ def test_options_are_followed_through_few_files(simulated: Path, tmp_path: Path)
     arguments = ["--particles", simulated / "particles.star", "--model", closed_state(), "--map", simulated / "map.mrc"]
     finetune = command("finetune", *arguments, "--out", tmp_path / "run", "--effort", 0.01, "--no-check")
     files = files_that_are_handed(Options, finetune)
-    assert "commands/finetune.py" in files
+    assert "finetuning/run.py" in files
     assert len(files) <= MOST_FILES_THAT_FOLLOW, sorted(files)

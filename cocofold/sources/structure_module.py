@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 
@@ -137,13 +138,7 @@ class AtomPlacement:
 
     def to(self, device: torch.device | str) -> AtomPlacement:
         """The same placement on another device."""
-        return AtomPlacement(
-            self.residue.to(device),
-            self.slot.to(device),
-            self.residues.to(device),
-            self.rotations.to(device),
-            self.translations.to(device),
-        )
+        return AtomPlacement(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
 class StructureModuleSource(AtomSource):
@@ -343,15 +338,8 @@ def _stages(taught: bool, course: Schedule) -> list[Stage]:
     ]
     if taught:
         stages.insert(0, Stage(_DISTILLATION_STAGE, _DISTILLATION_STEPS, 0.0, batches=0))
-    return [
-        replace(
-            stage,
-            steps=max(1, round(course.effort * stage.steps)),
-            warm_up_steps=_WARM_UP_STEPS,
-            max_gradient_norm=_MAX_GRADIENT_NORM,
-        )
-        for stage in stages
-    ]
+    careful: dict[str, Any] = {"warm_up_steps": _WARM_UP_STEPS, "max_gradient_norm": _MAX_GRADIENT_NORM}
+    return [replace(stage, steps=max(1, round(course.effort * stage.steps)), **careful) for stage in stages]
 
 
 # Largest frame-aligned error that counts, Å; Jumper et al., alg. 28.

@@ -55,6 +55,8 @@ def prepare_short_work(name: str) -> torch.device:
     InputError
         See ``find_device``.
     """
+    import torch
+
     device = find_device(name)
     torch.set_num_threads(max(1, min(torch.get_num_threads(), _MAX_THREADS_OF_SHORT_WORK)))
     return device

@@ -17,7 +17,7 @@ from scipion_cocofold.protocols.protocol_predict import FROM_COLABFOLD, FROM_SEQ
 from scipion_cocofold.residues import chainLengths
 from scipion_project import finished, run
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "trunk"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "alphafold"))
 from trunk_files import ColabFoldFolder, DeepMind
 
 pytestmark = pytest.mark.slow

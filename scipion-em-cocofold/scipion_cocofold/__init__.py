@@ -1,7 +1,7 @@
 """Scipion plugin of CoCoFold: protocols that move a predicted model until it explains raw particle images.
 
-The plugin runs in Scipion's Python and knows Scipion; the engine is the ``cocofold`` command, which runs in an
-environment of its own. They meet at the command line and at files.
+The plugin runs in Scipion's Python. The engine is the ``cocofold`` command, which runs in an environment of its own.
+They exchange nothing but command lines and files.
 """
 
 import importlib.util
@@ -43,7 +43,7 @@ _references = ["cocofold2026"]
 
 
 class Plugin(pwem.Plugin):
-    """Where the engine is, how it is installed and how one of its verbs is called."""
+    """Configuration variables, installation of the engine, and the command lines that run its verbs."""
 
     _homeVar = COCOFOLD_HOME
     _pathVars = (COCOFOLD_HOME,)
@@ -87,7 +87,7 @@ class Plugin(pwem.Plugin):
 
     @classmethod
     def getColabFold(cls):
-        """Return where ColabFold is, or an empty string to look for it in the PATH."""
+        """Return ColabFold's environment or command, or an empty string to look for it in the PATH."""
         place = cls.getVar(COCOFOLD_COLABFOLD) or ""
         return place if os.path.exists(place) else ""
 
@@ -248,13 +248,13 @@ class Plugin(pwem.Plugin):
 
     @staticmethod
     def _engineInPath():
-        """Return whether the PATH has an engine; the command that comes with the plugin, without the extra, is none."""
+        """Return whether the PATH has an engine; the plugin's own command, without the extra, does not count."""
         found = shutil.which(COCOFOLD)
         return found is not None and os.path.dirname(found) != os.path.dirname(sys.executable)
 
     @staticmethod
     def _engineRequirement():
-        """Return what pip installs: the folder that this module is run from in devel mode, else this version."""
+        """Return pip's requirement: in devel mode the folder of this module, else this version."""
         folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
         if os.path.isfile(os.path.join(folder, "setup.py")):
             return "-e " + shlex.quote(folder + "[engine]")

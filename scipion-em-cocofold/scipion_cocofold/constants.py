@@ -27,6 +27,14 @@ ENGINE_INSTALLED = "engine-installed.txt"
 # Importable where the engine can run: cocofold always comes with the plugin, torch only with the extra "engine"
 ENGINE_MODULES = ("cocofold", "torch")
 
+# Files and folders in the extra folder of a protocol, which summaries, viewers and pipelines read
+RUN_FOLDER, PLACED_FOLDER = "run", "placed"
+CHECK_JSON, SELECTED_JSON, RELAXED_JSON = "check.json", "selected.json", "relaxed.json"
+# Assessments against a reference, of the start and of the result, and against images
+BEFORE_JSON, AFTER_JSON, IMAGES_JSON = "before.json", "after.json", "images.json"
+CHECK_PNG, ASSESSMENT_PNG, SUPPORT_PNG = "check.png", "assessment.png", "support.png"
+VERDICT_JSON = "verdict.json"
+
 # How the engine's messages to the user begin, and the variable that makes it end with the protocol's process
 MESSAGE_START = "cocofold: "
 STOP_WITH = "COCOFOLD_STOP_WITH"

@@ -15,7 +15,7 @@ from pyworkflow.object import Integer, String
 from pyworkflow.utils import cleanPath
 from scipy.spatial.transform import Rotation
 
-# What an optics group may say beyond the acquisition; the engine corrects for it, so it must not be lost
+# Columns of an optics group beyond the acquisition. The engine corrects for them, so they must not be lost
 ABERRATIONS = (
     "rlnCtfDataAreCtfPremultiplied",
     "rlnBeamTiltX",
@@ -51,10 +51,11 @@ _PARTICLES = (
     "rlnDefocusAngle",
     "rlnPhaseShift",
 )
-# What particles may carry as attributes of the column's name after an underscore: half set, marks of a selection
+# Columns that particles may carry as attributes (the name after an underscore): half set, marks of a selection
 _HELD_OUT, _SCORED_RINGS = "cocofoldHeldOut", "cocofoldScoredRings"
 _CARRIED_COLUMNS = ("rlnRandomSubset", _HELD_OUT, _SCORED_RINGS)
 _GROUP_ATTRIBUTE = "_rlnOpticsGroup"
+# Particles that are converted together: more need more memory, fewer more calls of NumPy
 _PARTICLES_AT_ONCE = 10000
 
 
@@ -78,7 +79,7 @@ def writeParticles(particles, path):
     Returns
     -------
     int
-        How many particles were written.
+        Number of particles that were written.
 
     Raises
     ------
@@ -87,15 +88,15 @@ def writeParticles(particles, path):
         cannot be told apart.
     """
     requirePosesAndCtfs(particles)
-    groups, names = _OpticsGroups(particles), _StackNames(path)
+    groups, names = _OpticsGroups.ofSet(particles), _StackNames(path)
     partial = path + ".part"
     written = 0
     try:
         # Optics are known only after all particles are read, and stand first in the file
         with open(partial + ".rows", "w+", encoding="utf-8") as rows:
-            for some in _inBatches(particles):
-                rows.writelines(" ".join(row) + "\n" for row in _particleRows(some, groups, names))
-                written += len(some)
+            for batch in _inBatches(particles):
+                rows.writelines(" ".join(row) + "\n" for row in _particleRows(batch, groups, names))
+                written += len(batch)
             if not written:
                 raise ConversionError("The set of particles is empty.")
             rows.seek(0)
@@ -121,60 +122,66 @@ def requirePosesAndCtfs(particles):
         raise ConversionError("The particles have no CTF. Give particles whose CTF was estimated before they were cut.")
 
 
-def boxOf(particles):
-    """Return the side of the particles' images in pixels, as the file of the first one has it.
+def boxSize(particles):
+    """Return the box (pixels) of a set of particles, that of its first image.
 
     Raises
     ------
     ConversionError
-        If that file is gone, or is no image that Scipion reads.
+        If the set is empty, or its first image cannot be read.
     """
     first = particles.getFirstItem()
     if first is None:
         raise ConversionError("The set of particles is empty.")
     dimensions = first.getDim()
     if dimensions is None:
-        raise ConversionError(f"The particles' first image cannot be read: {first.getFileName()}")
-    return dimensions[0]
+        raise ConversionError(
+            f"The particles' first image cannot be read: {first.getFileName()}. Put the stack back where it was, or "
+            "import the particles again."
+        )
+    return int(dimensions[0])
 
 
 def appendSelectedParticles(particles, positions, heldOut, scoredRings, selected):
-    """Append the particles at some positions of a set to another set, with the marks that fine-tuning honours.
+    """Append the particles at some positions of a set to another set, with the marks of a selection.
+
+    Fine-tuning holds out exactly the particles that are marked, and does not fit the rings that are named.
 
     Parameters
     ----------
     particles : SetOfParticles
     positions, heldOut : iterable of int
-        Particles that were selected, and those of them that are to judge and not to be fitted: from 0, in the order of
-        `writeParticles`.
+        Particles that were selected, and those that are held out: from 0, in the order of `writeParticles`.
     scoredRings : list of int
-        Fourier rings by which they were selected, which are not to be fitted.
+        Fourier rings by which the particles were selected.
     selected : SetOfParticles
-        Empty; gets the properties of the first.
+        Empty set, which gets the properties of the first one.
     """
     selected.copyInfo(particles)
-    wanted, judges = set(positions) | set(heldOut), set(heldOut)
+    wanted, marked = set(positions) | set(heldOut), set(heldOut)
     for position, particle in enumerate(particles.iterItems()):
         if position in wanted:
             copy = particle.clone()
-            setattr(copy, "_" + _HELD_OUT, Integer(int(position in judges)))
+            setattr(copy, "_" + _HELD_OUT, Integer(int(position in marked)))
             if scoredRings:
                 setattr(copy, "_" + _SCORED_RINGS, String(f"[{','.join(map(str, scoredRings))}]"))
             selected.append(copy)
 
 
 def _inBatches(particles):
-    some = []
+    """Yield lists of particles, copied: the set gives the same object again and again."""
+    batch = []
     for particle in particles.iterItems():
-        some.append(particle.clone())
-        if len(some) == _PARTICLES_AT_ONCE:
-            yield some
-            some = []
-    if some:
-        yield some
+        batch.append(particle.clone())
+        if len(batch) == _PARTICLES_AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def _particleRows(particles, groups, names):
+    """Yield the values of each particle's row, as texts."""
     matrices = np.array([particle.getTransform().getMatrix() for particle in particles], dtype=float)
     if (np.linalg.det(matrices[:, :3, :3]) < 0).any():
         raise ConversionError(
@@ -200,7 +207,7 @@ def _particleRows(particles, groups, names):
             ctf.getDefocusAngle(),
             ctf.getPhaseShift() if ctf.hasPhaseShift() else 0.0,
         )
-        row = [f"{int(max(index, 1)):06}@{names.of(name)}", str(groups.groupNumber(particle))]
+        row = [f"{int(max(index, 1)):06}@{names.nameFor(name)}", str(groups.groupNumber(particle))]
         row += [f"{number:.6f}" for number in numbers]
         yield row + [str(getattr(particle, "_" + name).get()) for name in carried]
 
@@ -214,28 +221,49 @@ def _relionAngles(rotations):
 
 
 def _carriedColumns(particle):
-    """Return the columns for what a particle carries."""
+    """Return those of the carried columns that a particle has."""
     return [name for name in _CARRIED_COLUMNS if getattr(particle, "_" + name, None) is not None]
 
 
 class _OpticsGroups:
-    """The optics groups of a set: acquisitions that differ, with what the set says of aberrations."""
+    """The optics groups of a set: acquisitions that differ, with the aberrations that the set states.
 
-    def __init__(self, particles):
-        self._size = boxOf(particles)
-        self._sampling = particles.getSamplingRate()
-        self._flipped = particles.isPhaseFlipped()
+    Parameters
+    ----------
+    box : int
+        In pixels.
+    sampling : float
+        In Å.
+    flipped : bool
+        Whether the images' phases are flipped.
+    stated : dict
+        Aberrations by the number of the optics group.
+    """
+
+    def __init__(self, box, sampling, flipped, stated):
+        self._box, self._sampling, self._flipped, self._stated = box, sampling, flipped, stated
         self._known = {}
-        self._stated = _statedOptics(particles.getAcquisition())
-        if len({tuple(group.values()) for group in self._stated.values()}) > 1 and not hasattr(
-            particles.getFirstItem(), _GROUP_ATTRIBUTE
-        ):
-            names = sorted({name for group in self._stated.values() for name in group})
+
+    @classmethod
+    def ofSet(cls, particles):
+        """Read what a set says of its optics.
+
+        Raises
+        ------
+        ConversionError
+            If the first image cannot be read, or groups with different aberrations cannot be told apart.
+        """
+        box = boxSize(particles)
+        stated = _statedOptics(particles.getAcquisition())
+        differ = len({tuple(group.values()) for group in stated.values()}) > 1
+        if differ and not hasattr(particles.getFirstItem(), _GROUP_ATTRIBUTE):
+            names = sorted({name for group in stated.values() for name in group})
             raise ConversionError(
                 f"The set has optics groups with different aberrations ({', '.join(names)}), and its particles do not "
                 "say to which they belong. Split them by optics group before they are imported, and take one group at "
                 "a time."
             )
+        return cls(box, particles.getSamplingRate(), particles.isPhaseFlipped(), stated)
 
     def groupNumber(self, particle):
         """Return the number of a particle's group, from 1."""
@@ -255,10 +283,12 @@ class _OpticsGroups:
 
     @property
     def labels(self):
+        """Labels of the columns."""
         return (*_OPTICS, *self._aberrations)
 
     @property
     def rows(self):
+        """Values of each group's row, as texts."""
         for (voltage, cs, contrast, stated), number in self._known.items():
             facts = self._stated.get(stated, {})
             numbers = (voltage, cs, contrast, self._sampling)
@@ -266,7 +296,7 @@ class _OpticsGroups:
                 str(number),
                 f"opticsGroup{int(number)}",
                 *(f"{value:.6f}" for value in numbers),
-                str(self._size),
+                str(self._box),
                 "2",
                 str(int(self._flipped)),
                 *(facts[name] for name in self._aberrations),
@@ -274,7 +304,7 @@ class _OpticsGroups:
 
 
 def _statedOptics(acquisition):
-    """Aberrations of each optics group, by its number, as an importer kept them with the acquisition."""
+    """Return the aberrations of each optics group, by its number, as an importer kept them with the acquisition."""
     text = acquisition.opticsGroupInfo.get()
     if not text:
         return {}
@@ -290,14 +320,14 @@ def _writeHead(star, block, labels):
 
 
 class _StackNames:
-    """Names of stacks that any reader of STAR files takes: a link stands for one with blanks or quotes."""
+    """Names of stacks that any reader of STAR files accepts: a link stands for a name with blanks or quotes."""
 
     def __init__(self, path):
         self._folder = os.path.splitext(path)[0] + "_stacks"
         self._links = {}
 
-    def of(self, name):
-        """Return the name of a stack, or that of a link to it."""
+    def nameFor(self, name):
+        """Return the name of a stack, or that of a link to it, which is made if necessary."""
         if not re.search(r"[\s'\"]", name):
             return name
         if name not in self._links:

@@ -1,8 +1,8 @@
-"""Where models lie: Scipion's frame, in which voxel 0 of a volume has its origin's position, and the box's own.
+"""Conversion of models and volumes between Scipion's frame and the engine's.
 
 The engine's frame is that of the box: voxel (0, 0, 0) lies at 0 Å and the rotation centre at voxel N // 2. Scipion
-shows volumes and models with voxel 0 at the volume's origin, by default -N/2 voxels. Models that come from elsewhere
-may lie in either frame, so that the density decides.
+shows volumes and models with voxel 0 at the volume's origin, by default -N/2 voxels. Models that other programs made
+may lie in either frame; the density at their atoms decides which one it is.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def writeMoved(source: str, target: str, shift: np.ndarray) -> None:
     source : str
         mmCIF or PDB.
     target : str
-        Of the same format; it appears whole or not at all.
+        File of the same format; it appears whole or not at all.
     shift : (3,) float
         In Å.
 
@@ -62,6 +62,10 @@ def writeMoved(source: str, target: str, shift: np.ndarray) -> None:
         content = MMCIF2Dict(source)
         for axis, move in zip(_AXES, shift):
             content[axis] = [_movedCoordinate(value, move) for value in content[axis]]
+        # Biopython reads empty values but cannot write them
+        for name, values in content.items():
+            if isinstance(values, list):
+                content[name] = [value or "?" for value in values]
         writer = MMCIFIO()
         writer.set_dict(content)
         writer.save(partial)
@@ -79,15 +83,15 @@ def isMmcif(path: str) -> bool:
 
 
 def isPlaced(path: str) -> bool:
-    """Return whether the engine wrote this model in its place in a map."""
-    if not isMmcif(path):
+    """Return whether the engine wrote this model in its place in a map; False if the file is gone."""
+    if not isMmcif(path) or not os.path.isfile(path):
         return False
     with open(path) as lines:
         return any(line.startswith(_PLACEMENT_CATEGORY) for line in lines)
 
 
 def findShiftToBox(path: str, volume: Volume) -> tuple[np.ndarray, tuple[float, float]]:
-    """Find the vector that takes a model, placed in a volume, from its own frame to the box's.
+    """Find the vector that moves a model, placed in a volume, from its own frame to the box's.
 
     Parameters
     ----------
@@ -98,7 +102,7 @@ def findShiftToBox(path: str, volume: Volume) -> tuple[np.ndarray, tuple[float, 
     Returns
     -------
     shift : (3,) float
-        In Å: 0 for a model in the box's frame, minus the origin for one in Scipion's.
+        In Å: 0 for a model in the box's frame, minus the volume's origin for one in Scipion's frame.
     densities : tuple of float
         Mean density at the atoms with the shift, and with the other one, in standard deviations of the map.
     """
@@ -110,7 +114,10 @@ def findShiftToBox(path: str, volume: Volume) -> tuple[np.ndarray, tuple[float, 
 
 
 def guessShiftToBox(path: str, box: int, sampling: float) -> np.ndarray:
-    """Return the vector (Å) to the box's frame for a model without a volume: that which brings it nearer the centre."""
+    """Return the vector (Å) to the box's frame for a model without a volume.
+
+    Of the two frames that are possible it is the one in which the model lies nearer the box's centre.
+    """
     middle = readPositions(path).mean(axis=0)
     shift = -centredOrigin(box, sampling)
     candidates = [shift, np.zeros(3)]
@@ -139,7 +146,7 @@ def _meanDensity(volume: Volume, positions: np.ndarray) -> float:
 
 
 def _movedCoordinate(value: str, move: float) -> str:
-    """Return a coordinate's text moved, with the digits that it has, three behind the point at least."""
+    """Return the text of a moved coordinate, with as many decimals as before, and at least three."""
     digits = max(3, len(value.partition(".")[2]))
     return f"{float(value) + move:.{digits}f}"
 

@@ -1,8 +1,8 @@
 """Run a project's protocols without a screen, one after the other: ``python -m scipion_cocofold.headless PROJECT``.
 
-Prints a line when a protocol starts and ends, and what came of fine-tuning. The exit status is 0 if the data support
-the model, 3 if the verdict is "undecided" and 4 if it is "not supported", 1 if a protocol failed, and 2 if there is no
-such project. Run again, it goes on with what has not finished.
+Prints a line when a protocol starts, its summary when it ends, and the verdicts of fine-tuning. The exit status is 0
+if the data support the model, 3 if the verdict is "undecided" and 4 if it is "not supported", 1 if a protocol failed,
+and 2 if there is no such project. If the command is given again, it runs the protocols that have not finished.
 """
 
 import argparse
@@ -15,20 +15,23 @@ import time
 from pyworkflow.project import Manager
 from pyworkflow.protocol import MODE_RESUME
 
+from .constants import VERDICT_JSON
+
 STATUS_OF = {"supported": 0, "undecided": 3, "not supported": 4}
 FAILED, NO_PROJECT = 1, 2
+# How often the project's database is read while a protocol runs in a queue
 _POLL_INTERVAL_S = 2.0
 
 
 def runProject(name, tell=print):
-    """Run what has not finished of a project, in the order of its connections.
+    """Run the protocols of a project that have not finished, in the order of their connections.
 
     Parameters
     ----------
     name : str
-        Of the project.
+        Name of the project.
     tell : callable
-        Gets each line.
+        Called with each line of output.
 
     Returns
     -------
@@ -51,7 +54,7 @@ def runProject(name, tell=print):
         tell(f"running   {protocol.getObjLabel()}")
         if protocol.isActive() or protocol.isFailed() or protocol.isAborted():
             protocol.runMode.set(MODE_RESUME)
-        # In this order nothing has to be waited for; with prerequisites it would only be scheduled
+        # All inputs are there in this order; with prerequisites Scipion would only schedule the protocol
         protocol.setPrerequisites()
         project.launchProtocol(protocol, wait=True)
         ended = _waitForEnd(project, protocol.getObjId())
@@ -74,7 +77,7 @@ def _withoutMarkup(text):
 
 
 def _waitForEnd(project, number):
-    """Return a protocol when it has ended; in a queue it goes on after it was launched."""
+    """Return a protocol when it has ended; in a queue it still runs when launching it returns."""
     while True:
         (protocol,) = (run for run in project.getRuns(refresh=True, checkPids=False) if run.getObjId() == number)
         if not protocol.isActive():
@@ -83,7 +86,7 @@ def _waitForEnd(project, number):
 
 
 def _inDependencyOrder(project):
-    """Return the protocols, each after those that it takes inputs from."""
+    """Return the protocols, each after those whose outputs are its inputs."""
     graph = project.getRunsGraph()
     waiting = {run.getObjId(): run for run in project.getRuns()}
     ordered = []
@@ -102,8 +105,9 @@ def _inDependencyOrder(project):
 
 
 def _verdicts(project):
+    """Yield path and verdict of each verdict file of a project."""
     for protocol in project.getRuns():
-        path = protocol._getExtraPath("verdict.json")
+        path = protocol._getExtraPath(VERDICT_JSON)
         if os.path.isfile(path):
             with open(path, encoding="utf-8") as content:
                 yield path, json.load(content)["verdict"]

@@ -1,4 +1,4 @@
-"""Objects that protocols of CoCoFold give to each other beside Scipion's own."""
+"""Types of outputs beside Scipion's own: predictions and placements."""
 
 import os
 
@@ -7,7 +7,7 @@ from pyworkflow.object import Integer, String
 
 
 class CocofoldPrediction(EMFile):
-    """A prediction of AlphaFold-Multimer as the engine keeps it: representations, the network's weights, the model.
+    """A prediction of AlphaFold-Multimer: representations, the network's weights, the model.
 
     The file name is that of the folder that ``cocofold predict`` wrote.
     """
@@ -22,7 +22,7 @@ class CocofoldPrediction(EMFile):
         return os.path.join(self.getFileName(), "model.cif")
 
     def setChains(self, lengths):
-        """Keep the chains' names and numbers of residues, in order."""
+        """Store the chains' names and numbers of residues, in order."""
         self._chains.set(", ".join(f"{chain} ({length})" for chain, length in lengths.items()))
         self._residues.set(sum(lengths.values()))
 
@@ -35,7 +35,7 @@ class CocofoldPrediction(EMFile):
 
 
 class CocofoldPlacement(EMFile):
-    """Where a model belongs in a map: the ``placement.json`` of ``cocofold fit``."""
+    """The place of a model in a map: the ``placement.json`` of ``cocofold fit``."""
 
     def __init__(self, filename=None, **kwargs):
         super().__init__(filename, **kwargs)
@@ -43,7 +43,7 @@ class CocofoldPlacement(EMFile):
         self._symmetry = String()
 
     def setFacts(self, hand, symmetry):
-        """Keep the map's hand ('as-is', 'mirrored' or 'undecided') and its point group or None."""
+        """Store the map's hand ('as-is', 'mirrored' or 'undecided') and its point group or None."""
         self._hand.set(hand)
         self._symmetry.set(symmetry or "C1")
 

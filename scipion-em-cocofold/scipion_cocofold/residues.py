@@ -1,6 +1,8 @@
-"""What viewers and wizards ask of models: chains, and figures of each residue."""
+"""Readers of models for viewers and wizards: chains, displacements of residues, widths of Gaussians."""
 
 from __future__ import annotations
+
+import re
 
 import numpy as np
 from Bio.PDB.MMCIF2Dict import MMCIF2Dict
@@ -9,7 +11,7 @@ from .frames import isMmcif
 
 
 def chainLengths(path: str) -> dict[str, int]:
-    """Return the numbers of protein residues of each chain of a model, by its name, in order."""
+    """Return the number of residues with a CA atom of each chain of a model, by the chain's name, in order."""
     lengths: dict[str, int] = {}
     for chain, _ in _alphaCarbons(path):
         lengths[chain] = lengths.get(chain, 0) + 1
@@ -17,9 +19,15 @@ def chainLengths(path: str) -> dict[str, int]:
 
 
 def displacements(start: str, result: str) -> dict[tuple[str, str], float]:
-    """Return how far (Å) the CA atoms of two models of one protein lie apart, by (chain, number)."""
+    """Return the distances (Å) between the CA atoms of two models of one protein, by (chain, number)."""
     before, after = _alphaCarbons(start), _alphaCarbons(result)
     return {key: float(np.linalg.norm(after[key] - before[key])) for key in after if key in before}
+
+
+def numberWithoutCode(number: str) -> int:
+    """Return a residue's number without its insertion code."""
+    found = re.match(r"-?\d+", number)
+    return int(found.group()) if found else 0
 
 
 def gaussianWidths(path: str) -> np.ndarray:
@@ -29,7 +37,7 @@ def gaussianWidths(path: str) -> np.ndarray:
 
 
 def _alphaCarbons(path: str) -> dict[tuple[str, str], np.ndarray]:
-    """Position (Å) of each CA atom by (chain, number with insertion code)."""
+    """Return the position (Å) of each CA atom by (chain, number with insertion code)."""
     if isMmcif(path):
         content = MMCIF2Dict(path)
         atoms = content["_atom_site.label_atom_id"]

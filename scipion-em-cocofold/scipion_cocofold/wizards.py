@@ -1,11 +1,11 @@
-"""Wizards: values that can be picked because the inputs tell them."""
+"""Wizards: values that can be chosen from the inputs, and the expected time and memory."""
 
 from pwem.wizards import EmWizard
 from pyworkflow.gui import dialog
 from pyworkflow.gui.tree import ListTreeProviderString
 from pyworkflow.object import String
 
-from .convert import ConversionError, boxOf
+from .convert import ConversionError, boxSize
 from .estimates import estimateSentence
 from .objects import CocofoldPrediction
 from .protocols import ProtCocofoldFinetune, ProtCocofoldFit
@@ -23,7 +23,7 @@ POINT_GROUPS = [
 
 
 class CocofoldBodiesWizard(EmWizard):
-    """Picks the chains that are to be placed as bodies of their own."""
+    """Offers the chains of the model, to be placed as bodies of their own."""
 
     _targets = [(ProtCocofoldFit, ["bodies"]), (ProtCocofoldFinetune, ["bodies"])]
 
@@ -33,26 +33,23 @@ class CocofoldBodiesWizard(EmWizard):
             return dialog.showWarning("Bodies", "Give the model first.", form.root)
         chains = chainLengths(modelFile(model))
         texts = [f"{chain} ({length} residues)" for chain, length in chains.items()]
-        picked = _pick(form, "Bodies", texts, "Chains that are bodies of their own; the others stay together.")
-        return (
-            form.setVar("bodies", bodiesText(list(chains), [text.split(" (")[0] for text in picked]))
-            if picked
-            else None
-        )
+        chosen = _choose(form, "Bodies", texts, "Chains that are bodies of their own; the others stay together.")
+        names = list(chains)
+        return form.setVar("bodies", bodiesText(names, [names[row] for row in chosen])) if chosen else None
 
 
 class CocofoldSymmetryWizard(EmWizard):
-    """Picks a point group."""
+    """Offers point groups."""
 
     _targets = [(ProtCocofoldFit, ["symmetry"]), (ProtCocofoldFinetune, ["symmetry"])]
 
     def show(self, form, *args):
-        picked = _pick(form, "Symmetry", POINT_GROUPS, "Point group of the volume, with axes as in RELION.")
-        return form.setVar("symmetry", picked[0]) if picked else None
+        chosen = _choose(form, "Symmetry", POINT_GROUPS, "Point group of the volume, with axes as in RELION.")
+        return form.setVar("symmetry", POINT_GROUPS[chosen[0]]) if chosen else None
 
 
 class CocofoldResolutionWizard(EmWizard):
-    """Picks a resolution among those that the particles can have."""
+    """Offers resolutions up to the particles' Nyquist limit."""
 
     _targets = [(ProtCocofoldFinetune, ["resolution"])]
 
@@ -60,15 +57,14 @@ class CocofoldResolutionWizard(EmWizard):
         particles = form.protocol.inputParticles.get()
         if particles is None:
             return dialog.showWarning("Resolution", "Give the particles first.", form.root)
-        texts = [
-            f"{value:.2f} Å ({share} of Nyquist)" for share, value in resolutionChoices(particles.getSamplingRate())
-        ]
-        picked = _pick(form, "Finest resolution", texts, "Finer detail of the images is not compared.")
-        return form.setVar("resolution", picked[0].split(" ")[0]) if picked else None
+        choices = resolutionChoices(particles.getSamplingRate())
+        texts = [f"{value:.2f} Å ({share} of Nyquist)" for share, value in choices]
+        chosen = _choose(form, "Finest resolution", texts, "Finer detail of the images is not compared.")
+        return form.setVar("resolution", f"{choices[chosen[0]][1]:.2f}") if chosen else None
 
 
 class CocofoldEstimateWizard(EmWizard):
-    """Says how long fine-tuning will take, and how much memory."""
+    """Estimates the time and memory of fine-tuning."""
 
     _targets = [(ProtCocofoldFinetune, ["expected"])]
 
@@ -77,11 +73,11 @@ class CocofoldEstimateWizard(EmWizard):
         particles, model = protocol.inputParticles.get(), protocol.inputModel.get()
         if particles is None or model is None:
             return dialog.showWarning("Time and memory", "Give particles and a model first.", form.root)
-        residues = sum(chainLengths(modelFile(model)).values())
         try:
-            box = boxOf(particles)
+            box = boxSize(particles)
         except ConversionError as error:
             return dialog.showWarning("Time and memory", str(error), form.root)
+        residues = sum(chainLengths(modelFile(model)).values())
         count = min(particles.getSize(), protocol.maxParticles.get() or particles.getSize())
         text = estimateSentence(
             count,
@@ -100,19 +96,20 @@ def modelFile(model):
 
 
 def bodiesText(chains, alone):
-    """Return the text for some chains that are bodies of their own and the others together: "A;B,C"."""
+    """Return the text of the parameter: chains that are bodies of their own, and the others together, as in "B,C;A"."""
     together = [chain for chain in chains if chain not in alone]
     return ";".join([*([",".join(together)] if together else []), *alone])
 
 
 def resolutionChoices(sampling):
-    """Return resolutions (Å) that images of a sampling rate can have, with their share of Nyquist."""
+    """Return pairs of a fraction of Nyquist, as a text, and the resolution (Å) at that fraction for a sampling rate."""
     return [("all", 2 * sampling), ("4/5", 2.5 * sampling), ("2/3", 3 * sampling), ("1/2", 4 * sampling)]
 
 
-def _pick(form, title, texts, message):
-    chosen = dialog.ListDialog(form.root, title, ListTreeProviderString([String(text) for text in texts]), message)
-    return [value.get() for value in chosen.values or []]
+def _choose(form, title, texts, message):
+    """Return the rows of the texts that the user has chosen in a dialog."""
+    shown = dialog.ListDialog(form.root, title, ListTreeProviderString([String(text) for text in texts]), message)
+    return [texts.index(value.get()) for value in shown.values or []]
 
 
 __all__ = [

@@ -7,7 +7,10 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
-from pwem.objects import SetOfParticles
+import mrcfile
+import numpy as np
+from pwem.constants import ALIGN_PROJ
+from pwem.objects import Acquisition, CTFModel, Particle, SetOfParticles, Transform
 from pwem.protocols import ProtImportParticles, ProtImportPdb, ProtImportVolumes
 from pyworkflow.project import Manager, Project
 
@@ -79,6 +82,33 @@ def adenylate_kinase(project, data: Path) -> SimpleNamespace:
 def empty_set(folder: Path) -> SetOfParticles:
     particles = SetOfParticles(filename=str(folder / "particles.sqlite"))
     particles.setSamplingRate(2.5)
+    return particles
+
+
+def make_particles(folder: Path, count: int = 4, flipped: bool = False, aberrations: str = "") -> SetOfParticles:
+    """A set as importers make it, with images of noise in a stack whose name has blanks and an apostrophe."""
+    rng = np.random.default_rng(0)
+    stack = folder / "it's a stack.mrcs"
+    with mrcfile.new(stack, overwrite=True) as mrc:
+        mrc.set_data(rng.normal(size=(count, 32, 32)).astype(np.float32))
+    particles = empty_set(folder)
+    acquisition = Acquisition(voltage=300.0, sphericalAberration=2.7, amplitudeContrast=0.1, magnification=50000)
+    acquisition.opticsGroupInfo.set(aberrations)
+    particles.setAcquisition(acquisition)
+    particles.setIsPhaseFlipped(flipped)
+    particles.setHasCTF(True)
+    particles.setAlignment(ALIGN_PROJ)
+    for index in range(count):
+        particle = Particle(location=(index + 1, str(stack)))
+        particle.setSamplingRate(2.5)
+        particle.setAcquisition(acquisition.clone())
+        ctf = CTFModel()
+        ctf.setStandardDefocus(20000 + index, 19000, 30)
+        particle.setCTF(ctf)
+        particle.setTransform(Transform(matrix=np.eye(4)))
+        particles.append(particle)
+    particles.setDim((32, 32, 1))
+    particles.write()
     return particles
 
 

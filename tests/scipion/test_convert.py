@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import starfile
@@ -12,9 +10,9 @@ pytest.importorskip("pwem", reason="scipion-em is not installed (extra 'scipion'
 pytest.importorskip("scipion", reason="scipion-app is not installed (extra 'scipion')")
 
 from pwem.constants import ALIGN_2D, ALIGN_PROJ
-from pwem.objects import Acquisition, CTFModel, Particle, SetOfParticles, Transform
+from pwem.objects import Acquisition, SetOfParticles, Transform
 from scipion_cocofold.convert import ConversionError, appendSelectedParticles, writeParticles
-from scipion_project import empty_set, import_particles, make_project
+from scipion_project import empty_set, import_particles, make_particles, make_project
 
 from cocofold.particles import read_particles
 
@@ -85,35 +83,6 @@ def test_phase_plate_and_its_particles(project, shared_data, tmp_path):
     assert_same(found, known)
 
 
-def made(folder: Path, count: int = 4, flipped: bool = False, aberrations: str = "") -> SetOfParticles:
-    """A set as importers make them; images of noise in a stack whose name has blanks and an apostrophe."""
-    import mrcfile
-
-    rng = np.random.default_rng(0)
-    stack = folder / "it's a stack.mrcs"
-    with mrcfile.new(stack, overwrite=True) as mrc:
-        mrc.set_data(rng.normal(size=(count, 32, 32)).astype(np.float32))
-    particles = empty_set(folder)
-    acquisition = Acquisition(voltage=300.0, sphericalAberration=2.7, amplitudeContrast=0.1, magnification=50000)
-    acquisition.opticsGroupInfo.set(aberrations)
-    particles.setAcquisition(acquisition)
-    particles.setIsPhaseFlipped(flipped)
-    particles.setHasCTF(True)
-    particles.setAlignment(ALIGN_PROJ)
-    for index in range(count):
-        particle = Particle(location=(index + 1, str(stack)))
-        particle.setSamplingRate(2.5)
-        particle.setAcquisition(acquisition.clone())
-        ctf = CTFModel()
-        ctf.setStandardDefocus(20000 + index, 19000, 30)
-        particle.setCTF(ctf)
-        particle.setTransform(Transform(matrix=np.eye(4)))
-        particles.append(particle)
-    particles.setDim((32, 32, 1))
-    particles.write()
-    return particles
-
-
 def changed(particles: SetOfParticles, index: int, change) -> SetOfParticles:
     particle = particles[index + 1].clone()
     change(particle)
@@ -123,7 +92,7 @@ def changed(particles: SetOfParticles, index: int, change) -> SetOfParticles:
 
 
 def test_names_with_blanks_and_identity_poses(tmp_path):
-    particles = made(tmp_path)
+    particles = make_particles(tmp_path)
     writeParticles(particles, str(tmp_path / "out.star"))
     found = read_particles(tmp_path / "out.star", tmp_path)
     (stack,) = found.stacks
@@ -134,12 +103,12 @@ def test_names_with_blanks_and_identity_poses(tmp_path):
 
 
 def test_phase_flipped_images_are_said_to_be(tmp_path):
-    writeParticles(made(tmp_path, flipped=True), str(tmp_path / "out.star"))
+    writeParticles(make_particles(tmp_path, flipped=True), str(tmp_path / "out.star"))
     assert read_particles(tmp_path / "out.star", tmp_path).optics[0].phase_flipped
 
 
 def test_each_acquisition_is_an_optics_group(tmp_path):
-    particles = changed(made(tmp_path), 2, lambda particle: particle.getAcquisition().setVoltage(200.0))
+    particles = changed(make_particles(tmp_path), 2, lambda particle: particle.getAcquisition().setVoltage(200.0))
     writeParticles(particles, str(tmp_path / "out.star"))
     found = read_particles(tmp_path / "out.star", tmp_path)
     assert [found.optics[group].voltage_kv for group in found.optics_index] == [300, 300, 200, 300]
@@ -151,7 +120,7 @@ def optics_text(*tilts: float) -> str:
 
 
 def test_aberrations_are_carried_over(tmp_path):
-    writeParticles(made(tmp_path, aberrations=optics_text(0.25)), str(tmp_path / "out.star"))
+    writeParticles(make_particles(tmp_path, aberrations=optics_text(0.25)), str(tmp_path / "out.star"))
     optics = starfile.read(tmp_path / "out.star")["optics"]
     assert float(optics["rlnBeamTiltX"].iloc[0]) == 0.25
     assert str(optics["rlnEvenZernike"].iloc[0]) == "[0,0.5,0]"
@@ -159,14 +128,14 @@ def test_aberrations_are_carried_over(tmp_path):
 
 def test_aberrations_that_cannot_be_told_apart_are_refused(tmp_path):
     with pytest.raises(ConversionError, match="different aberrations"):
-        writeParticles(made(tmp_path, aberrations=optics_text(0.25, -0.1)), str(tmp_path / "out.star"))
+        writeParticles(make_particles(tmp_path, aberrations=optics_text(0.25, -0.1)), str(tmp_path / "out.star"))
     assert not list(tmp_path.glob("out.star*"))
 
 
 def test_aberrations_of_groups_that_particles_name(tmp_path):
     from pyworkflow.object import Integer
 
-    particles = made(tmp_path, aberrations=optics_text(0.25, -0.1))
+    particles = make_particles(tmp_path, aberrations=optics_text(0.25, -0.1))
     named = SetOfParticles(filename=str(tmp_path / "named.sqlite"))
     named.copyInfo(particles)
     for index, particle in enumerate(particles.iterItems()):
@@ -181,14 +150,14 @@ def test_aberrations_of_groups_that_particles_name(tmp_path):
 
 def test_mirrored_poses_are_refused(tmp_path):
     flip = Transform(matrix=np.diag([-1.0, 1.0, 1.0, 1.0]))
-    particles = changed(made(tmp_path), 1, lambda particle: particle.setTransform(flip))
+    particles = changed(make_particles(tmp_path), 1, lambda particle: particle.setTransform(flip))
     with pytest.raises(ConversionError, match="mirror"):
         writeParticles(particles, str(tmp_path / "out.star"))
     assert not list(tmp_path.glob("out.star*"))
 
 
 def test_sets_without_poses_or_ctfs_are_refused(tmp_path):
-    particles = made(tmp_path)
+    particles = make_particles(tmp_path)
     particles.setAlignment(ALIGN_2D)
     with pytest.raises(ConversionError, match="no 3D poses"):
         writeParticles(particles, str(tmp_path / "out.star"))
@@ -201,7 +170,7 @@ def test_sets_without_poses_or_ctfs_are_refused(tmp_path):
 def test_particles_whose_first_stack_is_gone_are_refused_with_its_name(tmp_path):
     from scipion_cocofold.protocols.inputs import validateParticles
 
-    particles = made(tmp_path)
+    particles = make_particles(tmp_path)
     assert validateParticles(particles) == []
     (tmp_path / "it's a stack.mrcs").unlink()
     (message,) = validateParticles(particles)
@@ -212,7 +181,7 @@ def test_particles_whose_first_stack_is_gone_are_refused_with_its_name(tmp_path)
 
 
 def test_selected_particles(tmp_path):
-    particles = made(tmp_path)
+    particles = make_particles(tmp_path)
     selected = SetOfParticles(filename=str(tmp_path / "selected.sqlite"))
     appendSelectedParticles(particles, [3, 1], [0], [4, 8], selected)
     selected.write()

@@ -68,6 +68,15 @@ def test_moving_changes_nothing_but_positions(tmp_path, closed):
         assert after.get_mmcif_category(category) == before.get_mmcif_category(category), category
 
 
+def test_a_model_with_empty_values_is_moved(tmp_path, closed):
+    content = gemmi.cif.read(str(closed))
+    content.sole_block().set_pair("_struct.title", "''")
+    source, target = tmp_path / "empty.cif", tmp_path / "moved.cif"
+    content.write_file(str(source))
+    writeMoved(str(source), str(target), (1.0, 0.0, 0.0))
+    assert np.abs(readPositions(str(target)) - readPositions(str(source)) - (1.0, 0.0, 0.0)).max() < 2e-3
+
+
 def test_pdb_files_are_moved_too(tmp_path, closed):
     structure = gemmi.read_structure(str(closed))
     source, target = tmp_path / "model.pdb", tmp_path / "moved.pdb"

@@ -17,7 +17,7 @@ from scipion_cocofold.protocols.protocol_predict import FROM_COLABFOLD, FROM_SEQ
 from scipion_cocofold.residues import chainLengths
 from scipion_project import finished, run
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "trunk"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "alphafold"))
 from trunk_files import ColabFoldFolder, DeepMind
 
 pytestmark = pytest.mark.slow
@@ -41,14 +41,18 @@ def test_a_colabfold_folder_becomes_a_prediction(colabfold, adk):
     assert "22 residues" in " ".join(protocol.summary())
     given = {"inputParticles": adk.particles, "inputModel": prediction}
     alone = adk.project.newProtocol(ProtCocofoldFinetune, **given)
-    assert "lies nowhere yet" in " ".join(alone.validate())
+    assert "place of a prediction is not known" in " ".join(alone.validate())
     with_volume = adk.project.newProtocol(ProtCocofoldFinetune, **given, inputVolume=adk.volume, removeBelow=30.0)
     assert with_volume.validate() == []
-    words = with_volume._finetuneOptions()
-    assert words[words.index("--prediction") + 1] == prediction.getFileName()
-    assert "--placement" in words
-    assert "--model" not in words
-    assert words[words.index("--remove-below") + 1] == 30.0
+    options = with_volume._finetuneOptions()
+    assert options["--prediction"] == prediction.getFileName()
+    assert "--placement" in options
+    assert "--model" not in options
+    assert options["--remove-below"] == 30.0
+    as_in_the_paper = adk.project.newProtocol(ProtCocofoldFinetune, **given, inputVolume=adk.volume, preset=1)
+    assert as_in_the_paper.validate() == []
+    as_in_the_paper.effort.set(0.3)
+    assert "set the effort to 1" in " ".join(as_in_the_paper.validate())
 
 
 def test_what_predictions_need_is_said_before_the_start(adk, tmp_path):

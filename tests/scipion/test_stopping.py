@@ -62,7 +62,8 @@ def running(adk):
 
 
 def steps_of(protocol) -> int:
-    return int(protocol._bestCycle()["step"]) if protocol._bestCycle() else 0
+    cycles = protocol._readCycles()
+    return int(cycles[-1]["step"]) if cycles else 0
 
 
 def test_stop_and_continue(running, adk):

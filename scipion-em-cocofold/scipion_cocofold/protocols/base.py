@@ -1,4 +1,4 @@
-"""What the protocols share: how a verb of the engine is run, and how its message reaches the user."""
+"""Base class of all protocols: runs a verb of the engine and shows its message; parameters that several forms have."""
 
 import hashlib
 import json
@@ -15,6 +15,22 @@ from scipion_cocofold import Plugin
 from ..constants import MESSAGE_START, STOP_WITH
 
 SEED_HELP = "The same seed gives the same result; on the CPU to the last digit."
+# Ranges of numbers that the engine accepts, by verb and option; the engine refuses what lies outside
+ENGINE_RANGES = {
+    "check --count": (10, 100000),
+    "finetune --batch-size": (1, 100000),
+    "finetune --cycles": (1, 30),
+    "finetune --effort": (0.01, 100),
+    "finetune --heldout": (0, 0.5),
+    "finetune --remove-below": (0, 100),
+    "finetune --resolution": (0.5, 1000),
+    # 0 leaves the option out
+    "finetune --max-particles": (0, 10**9),
+    "fit --resolution": (0.5, 100),
+    "predict --rank": (1, 10000),
+    # Stricter than the engine: of fewer particles none are held out
+    "select --count": (20, 10**9),
+}
 # Parameters that say where and how a protocol runs, not what comes out
 _RUN_CONTROL = {
     "runName",
@@ -28,11 +44,16 @@ _RUN_CONTROL = {
     "_queueParams",
     "expected",
 }
+# Lines of the log that are shown where the engine ended without a message of its own; more would not fit the window
 _LOG_LINES_SHOWN = 5
 
 
 class ProtCocofoldBase(EMProtocol):
-    """A protocol that runs verbs of the ``cocofold`` command."""
+    """A protocol that runs verbs of the ``cocofold`` command.
+
+    Options of a verb are dictionaries from option to value: None, "" and False leave an option out, True gives it
+    without a value.
+    """
 
     _usesGpu = True
 
@@ -44,20 +65,21 @@ class ProtCocofoldBase(EMProtocol):
             params.BooleanParam,
             default=True,
             label="Use GPU?",
-            help="Yes: on the GPU named, if there is one, otherwise on the processor. No: on the processor. Without a "
-            "GPU 2,000 images of 64 pixels take about 2 minutes.",
+            help="Yes: the run uses the GPU that is named, or the processor if there is none. No: it uses the "
+            "processor. Without a GPU 2,000 images of 64 pixels take about 2 minutes.",
         )
         form.addHidden(
             params.GPU_LIST,
             params.StringParam,
             default="0",
             label="GPU ID",
-            help='Number of the GPU, from 0. Of several, "0 1", fine-tuning takes all, one process each.',
+            help='Number of the GPU, from 0. If several are given, as in "0 1", fine-tuning uses all of them, with one '
+            "process each.",
         )
 
     # --------------------------- steps
     def _inputsHash(self):
-        """Return a word that changes with any parameter or input; steps that have it are run again when it changes."""
+        """Return a hash of all parameters and inputs; each step has it as argument, so that a change runs it again."""
         values = {
             name: attribute.getUniqueId() if attribute.isPointer() and attribute.hasValue() else str(attribute)
             for name, attribute in self.iterDefinitionAttributes()
@@ -65,14 +87,17 @@ class ProtCocofoldBase(EMProtocol):
         }
         return hashlib.sha1(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
 
-    def runEngine(self, verb, words, accepted=(0,)):
+    def runEngine(self, verb, options, arguments=(), accepted=(0,)):
         """Run a verb of the engine.
 
         Parameters
         ----------
         verb : str
-        words : list
-            Options and their values; None and "" are left out together with the option before them.
+            Verb of the ``cocofold`` command.
+        options : dict
+            Values by option, as the class describes them.
+        arguments : iterable of str
+            Words before the options.
         accepted : tuple of int
             Exit statuses that are no failure.
 
@@ -88,9 +113,9 @@ class ProtCocofoldBase(EMProtocol):
         """
         log = self.getStderrLog()
         start = os.path.getsize(log) if os.path.exists(log) else 0
-        arguments = " ".join(shlex.quote(str(word)) for word in _withoutEmptyOptions(words))
+        words = " ".join(shlex.quote(word) for word in [*arguments, *_commandWords(options)])
         try:
-            self.runJob(Plugin.getProgram(verb), arguments, env=self._engineEnviron(), numberOfMpi=1)
+            self.runJob(Plugin.getProgram(verb), words, env=self._engineEnviron(), numberOfMpi=1)
         except CalledProcessError as error:
             if error.returncode in accepted:
                 return error.returncode
@@ -112,7 +137,7 @@ class ProtCocofoldBase(EMProtocol):
         return (self._stepsExecutor.getGpuList() or []) if self.usesGpu() else []
 
     def _deviceOptions(self):
-        return ["--device", "auto" if self.usesGpu() else "cpu"]
+        return {"--device": "auto" if self.usesGpu() else "cpu"}
 
     # --------------------------- information
     def _readJson(self, *names):
@@ -127,28 +152,37 @@ class ProtCocofoldBase(EMProtocol):
         return ["cocofold2026"]
 
 
+class EngineRange(params.Conditional):
+    """Validator of a parameter: accepts an empty field and numbers in the range of an engine's option."""
+
+    def __init__(self, option):
+        least, most = ENGINE_RANGES[option]
+        super().__init__(f"must be from {least:,} to {most:,}", allowsNull=True)
+        self._condition = lambda value: least <= value <= most
+
+
 def addSeed(form):
     """Add the parameter of the seed to a form."""
     form.addParam("seed", params.IntParam, default=0, expertLevel=params.LEVEL_ADVANCED, label="Seed", help=SEED_HELP)
 
 
-def _withoutEmptyOptions(words):
-    """Leave out options whose value is None or empty."""
-    kept: list = []
-    for word in words:
-        if word is None or word == "":
-            kept.pop()
-        else:
-            kept.append(word)
-    return kept
+def _commandWords(options):
+    """Return the words of a command line for options by name."""
+    words = []
+    for option, value in options.items():
+        if value is True:
+            words.append(option)
+        elif value is not None and value is not False and value != "":
+            words += [option, str(value)]
+    return words
 
 
 def _engineMessage(log, start):
-    """Return what the engine complained of in a log after a position, or else the log's last lines."""
+    """Return the engine's last message in a log after a position (bytes), or the log's last lines if there is none."""
     if not os.path.exists(log):
         return ""
     with open(log, encoding="utf-8", errors="replace") as lines:
         lines.seek(start)
         written = [line.strip() for line in lines if line.strip()]
-    complaints = [line[len(MESSAGE_START) :] for line in written if line.startswith(MESSAGE_START)]
-    return complaints[-1] if complaints else "\n".join(written[-_LOG_LINES_SHOWN:])
+    messages = [line.partition(MESSAGE_START)[2] for line in written if line.startswith(MESSAGE_START)]
+    return messages[-1] if messages else "\n".join(written[-_LOG_LINES_SHOWN:])

@@ -2,7 +2,7 @@
 
 from pyworkflow.protocol import params
 
-from .base import addSeed
+from .base import EngineRange, addSeed
 from .inputs import addParticles
 from .protocol_fit import addFitParams
 
@@ -11,9 +11,12 @@ PRESETS = ["default", "paper"]
 
 
 def defineFinetuneParams(form):
-    """Add the parameters of fine-tuning to a form; with inputs connected, each has a sensible value."""
+    """Add the parameters of fine-tuning to a form; all but the inputs have defaults that are meant to be kept."""
     _addInputs(form)
-    _addFineTuning(form)
+    form.addSection("Fine-tuning")
+    _addUsualSettings(form)
+    _addExpertSettings(form)
+    _addSettingsOfPredictions(form)
     _addResults(form)
 
 
@@ -26,8 +29,8 @@ def _addInputs(form):
         pointerClass="AtomStruct,CocofoldPrediction",
         label="Model or prediction",
         important=True,
-        help="A model from any program (AlphaFold 3, Boltz, AlphaFold DB, a homologue) is moved as it is. Of a "
-        "prediction by AlphaFold-Multimer the network itself is trained, which takes a few times as long.",
+        help="A model from any program (AlphaFold 3, Boltz, AlphaFold DB, a homologue) is moved directly. For a "
+        "prediction of AlphaFold-Multimer the network itself is trained, which takes a few times as long.",
     )
     form.addParam(
         "inputVolume",
@@ -36,8 +39,8 @@ def _addInputs(form):
         allowsNull=True,
         label="Volume",
         important=True,
-        help="Map of the particles. It serves once, to place the model; then only the images count. Empty: the "
-        "model lies in place already.",
+        help="Map of the particles. It is used once, to place the model; fine-tuning then uses only the images. Empty: "
+        "the model lies in its place already.",
     )
     form.addParam(
         "place",
@@ -47,8 +50,8 @@ def _addInputs(form):
         display=params.EnumParam.DISPLAY_HLIST,
         condition="inputVolume is not None",
         label="Place the model in the volume first?",
-        help="auto: unless 'fit model in map' placed it. Takes about 10 seconds for 214 residues. no: the model "
-        "lies on the volume.",
+        help="auto: the model is placed, unless 'fit model in map' placed it already. This takes about 10 seconds for "
+        "214 residues. no: the model lies on the volume.",
     )
     form.addParam(
         "inputPlacement",
@@ -57,61 +60,65 @@ def _addInputs(form):
         allowsNull=True,
         expertLevel=params.LEVEL_ADVANCED,
         label="Placement",
-        help="Of 'fit model in map', with the model or prediction that was given there. A prediction needs it, "
-        "or a volume.",
+        help="Placement that 'fit model in map' found for this model or prediction. A prediction needs a placement or "
+        "a volume.",
     )
     addFitParams(form)
 
 
-def _addFineTuning(form):
-    form.addSection("Fine-tuning")
+def _addUsualSettings(form):
     form.addParam(
         "checkFirst",
         params.BooleanParam,
         default=True,
         label="Check inputs first?",
-        help="Asks 200 particles whether contrast, poses, hand, shifts, CTF and pixel size agree with the model, and "
-        "stops if one is clearly wrong. Takes some seconds.",
+        help="Yes: 200 particles are tested for whether contrast, poses, hand, shifts, CTF and pixel size agree with "
+        "the model, and the run stops if one of them is clearly wrong. This takes some seconds.",
     )
     form.addParam(
         "maxParticles",
         params.IntParam,
         default=0,
         label="Particles",
-        validators=[params.GE(0, "0 or more particles")],
-        help="Use so many particles, drawn at random; 0: all. The time hardly depends on it. 2,000 particles at SNR "
-        "0.1 brought adenylate kinase from 7.1 to 0.65 Å, 200 to 0.7 Å, 50 to 0.8 Å.",
+        validators=[EngineRange("finetune --max-particles")],
+        help="Number of particles that are used, drawn at random; 0: all. The time hardly depends on it. 2,000 "
+        "particles at SNR 0.1 brought adenylate kinase from 7.1 to 0.65 Å, 200 to 0.7 Å, 50 to 0.8 Å.",
     )
     form.addParam(
         "resolution",
         params.FloatParam,
         allowsNull=True,
         label="Finest resolution (Å)",
-        help="Finer detail of the images is not compared. Empty: all rings up to Nyquist.",
+        validators=[EngineRange("finetune --resolution")],
+        help="Finer detail of the images is not compared. Empty: all Fourier rings up to Nyquist are compared.",
     )
     form.addParam(
         "effort",
         params.FloatParam,
         default=1.0,
         label="Effort",
-        validators=[params.Range(0.001, 100, "from 0.001 to 100")],
-        help="Factor on the number of optimiser steps: 0.3 for a quick look, at a third of the time.",
+        validators=[EngineRange("finetune --effort")],
+        help="Factor on the number of optimiser steps, from 0.01 to 100. With 0.3 a run takes a third of the time.",
     )
     form.addParam(
         "expected",
         params.StringParam,
         default="",
         label="Expected time and memory",
-        help="The wand fills it in, from particles, model, effort and threads.",
+        help="The wizard computes it from particles, model, effort and threads.",
     )
+
+
+def _addExpertSettings(form):
     form.addParam(
         "heldout",
         params.FloatParam,
         allowsNull=True,
         expertLevel=params.LEVEL_ADVANCED,
         label="Share held out",
-        help="Particles that are not fitted but tell when to stop and whether the data support the change: from 0 "
-        "to 0.5. Empty: 5 %, at least 50, or a fifth of fewer than 500.",
+        validators=[EngineRange("finetune --heldout")],
+        help="Share of the particles, from 0 to 0.5, that are not fitted. They decide when to stop and whether the "
+        "data support the change. Empty: 5 % and at least 50, or a fifth of fewer than 500.",
     )
     form.addParam(
         "batchSize",
@@ -119,7 +126,8 @@ def _addFineTuning(form):
         allowsNull=True,
         expertLevel=params.LEVEL_ADVANCED,
         label="Images per step",
-        help="Empty: 16; with the paper's preset 32.",
+        validators=[EngineRange("finetune --batch-size")],
+        help="Number of images in each step of the optimiser. Empty: 16, or 32 with the recipe 'paper'.",
     )
     form.addParam(
         "cycles",
@@ -127,10 +135,14 @@ def _addFineTuning(form):
         allowsNull=True,
         expertLevel=params.LEVEL_ADVANCED,
         label="Cycles",
-        help="At the end of each the run is scored and a model written: 1 to 30. Empty: one for each stage, from "
-        "coarse to fine.",
+        validators=[EngineRange("finetune --cycles")],
+        help="Number of cycles, from 1 to 30. At the end of each the run is scored and a model written. Empty: one "
+        "cycle for each stage, from coarse to fine.",
     )
     addSeed(form)
+
+
+def _addSettingsOfPredictions(form):
     form.addParam(
         "preset",
         params.EnumParam,
@@ -138,7 +150,8 @@ def _addFineTuning(form):
         default=0,
         expertLevel=params.LEVEL_ADVANCED,
         label="Recipe for predictions",
-        help="default keeps the fold. paper trains as the paper's authors did: all rings at once, no restraints.",
+        help="default: the fold is kept. paper: the network is trained as the paper's authors did, on all rings at "
+        "once and without restraints.",
     )
     form.addParam(
         "deform",
@@ -146,7 +159,7 @@ def _addFineTuning(form):
         default=False,
         expertLevel=params.LEVEL_ADVANCED,
         label="Field on top of predictions?",
-        help="A field of rigid motions moves the network's atoms further.",
+        help="Yes: a field of rigid motions moves the network's atoms further.",
     )
     form.addParam(
         "removeBelow",
@@ -154,8 +167,9 @@ def _addFineTuning(form):
         allowsNull=True,
         expertLevel=params.LEVEL_ADVANCED,
         label="Remove residues of pLDDT below",
-        help="Of predictions only: residues whose pLDDT ends below are left out of the answer. The paper's is 30. "
-        "Empty: none.",
+        validators=[EngineRange("finetune --remove-below")],
+        help="Residues of a prediction whose pLDDT is lower at the end are left out of the output model. The paper "
+        "uses 30. Empty: no residue is left out.",
     )
 
 
@@ -167,15 +181,15 @@ def _addResults(form):
         pointerClass="AtomStruct",
         allowsNull=True,
         label="Reference",
-        help="Structure taken as true; the start and the result are compared with it. It is not used otherwise.",
+        help="Structure that is taken as true. Start and result are compared with it; it is used for nothing else.",
     )
     form.addParam(
         "makeReport",
         params.BooleanParam,
         default=True,
         label="Write a report?",
-        help="One HTML page that works offline: models in 3D, curves, particles beside projections; and a script "
-        "that opens the result for ISOLDE.",
+        help="Yes: one HTML page that works offline is written, with models in 3D, curves, and particles beside "
+        "projections; and a script that opens the result in ISOLDE.",
     )
     form.addParam(
         "keepCycles",

@@ -1,4 +1,4 @@
-"""Particles and models as the engine reads them; shared by the protocols that compare the two."""
+"""Inputs of the protocols that compare particles with a model: their form, their validation, their files."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pwem.objects import AtomStruct
 from pyworkflow.exceptions import PyworkflowException
 from pyworkflow.protocol import params
 
-from ..convert import ConversionError, boxOf, requirePosesAndCtfs, writeParticles
+from ..convert import ConversionError, boxSize, requirePosesAndCtfs, writeParticles
 from ..frames import findShiftToBox, guessShiftToBox, originOf, writeMoved
 
 PARTICLES = "particles.star"
@@ -24,33 +24,39 @@ def addParticles(form):
         pointerCondition="hasAlignmentProj",
         label="Particles",
         important=True,
-        help="Particles with 3D poses and CTFs, of a 3D refinement in RELION, CryoSPARC or another program. Images are "
-        "read where they are. White or dark protein is found out.",
+        help="Particles with 3D poses and CTFs, from a 3D refinement in RELION, CryoSPARC or another program. Images "
+        "are read where they are. Whether protein is white or dark is found from the images.",
     )
 
 
 def validateParticles(particles):
-    """Return what keeps particles from being compared with a model."""
+    """Return messages that say why particles cannot be compared with a model; none without particles."""
     if particles is None:
         return []
     errors = []
-    try:
-        requirePosesAndCtfs(particles)
-    except ConversionError as error:
-        errors.append(str(error))
-    try:
-        box = boxOf(particles)
-    except ConversionError as error:
-        return [*errors, str(error)]
-    if box % 2:
-        errors.append(
-            f"The particles' box is {int(box)} pixels; programs disagree on the centre of odd boxes: crop or pad them."
-        )
+    for require in (requirePosesAndCtfs, _requireEvenBox):
+        try:
+            require(particles)
+        except ConversionError as error:
+            errors.append(str(error))
     return errors
 
 
+def missingFiles(*named):
+    """Return a message for each object whose file is gone.
+
+    Parameters
+    ----------
+    named : pairs of an object (or None) and str
+        Models, predictions or volumes, and what the message calls them.
+    """
+    # A volume in a stack or an MRC file may have a suffix, as in "map.mrc:mrc"
+    files = [(given.getFileName().split(":")[0], name) for given, name in named if given is not None]
+    return [f"The file of the {name} is gone: {path}" for path, name in files if not os.path.exists(path)]
+
+
 def writeInputs(protocol, particles, structure, volume):
-    """Write the particles as a STAR file, and the model in the frame of the box; `boxedModel` names it.
+    """Write the particles as a STAR file, and the model in the frame of the box; `modelInBoxFrame` names it.
 
     Raises
     ------
@@ -67,7 +73,7 @@ def writeInputs(protocol, particles, structure, volume):
 
 def particleOptions(protocol):
     """Return the options that name the written particles."""
-    return ["--particles", protocol._getExtraPath(PARTICLES), "--particles-dir", os.getcwd()]
+    return {"--particles": protocol._getExtraPath(PARTICLES), "--particles-dir": os.getcwd()}
 
 
 def modelInBoxFrame(protocol):
@@ -86,9 +92,18 @@ def outputShift(protocol, volume, particles):
 
 
 def frameSentence(protocol):
-    """Return a sentence on the frame in which the model was taken to lie, or None."""
+    """Return a sentence that names the frame in which the model was found or assumed to lie, or None."""
     frame = _readFrame(protocol)
     return frame and frame["line"]
+
+
+def _requireEvenBox(particles):
+    """Raise `ConversionError` if the particles' box is odd or cannot be read."""
+    box = boxSize(particles)
+    if box % 2:
+        raise ConversionError(
+            f"The particles' box is {box} pixels; programs disagree on the centre of odd boxes: crop or pad them."
+        )
 
 
 def _readFrame(protocol):
@@ -102,12 +117,13 @@ def _writeModelInBoxFrame(protocol, particles, structure, volume):
         frame = "the volume's origin" if shift.any() else "its box (voxel 0 at 0 Å)"
         shift = shift + _betweenCentres(volume, particles)
         line = (
-            f"Model taken to lie in the frame of {frame}: mean density at its atoms {density:.1f} σ, in the other "
-            f"{other:.1f} σ."
+            f"The model lies in the frame of {frame}: the mean density at its atoms is {density:.1f} σ there, and "
+            f"{other:.1f} σ in the other frame."
         )
     else:
-        shift = guessShiftToBox(source, boxOf(particles), particles.getSamplingRate())
-        line = f"No volume: model taken to lie {'about 0 Å' if shift.any() else 'in the box (voxel 0 at 0 Å)'}."
+        shift = guessShiftToBox(source, boxSize(particles), particles.getSamplingRate())
+        place = "around 0 Å" if shift.any() else "in the box (voxel 0 at 0 Å)"
+        line = f"There is no volume: the model is assumed to lie {place}."
     name = "start" + os.path.splitext(source)[1].lower()
     writeMoved(source, protocol._getExtraPath(name), shift)
     with open(protocol._getExtraPath(_FRAME), "w", encoding="utf-8") as written:
@@ -116,12 +132,15 @@ def _writeModelInBoxFrame(protocol, particles, structure, volume):
 
 def _betweenCentres(volume, particles):
     """Return the vector (Å) from the centre of a volume's box to that of the particles' box, each from voxel 0."""
-    of_particles = boxOf(particles) // 2 * particles.getSamplingRate()
-    return of_particles - np.array(volume.getDimensions()[:3]) // 2 * volume.getSamplingRate()
+    dimensions = volume.getDimensions()
+    if dimensions is None:
+        raise ConversionError(f"The volume cannot be read: {volume.getFileName()}")
+    ofParticles = boxSize(particles) // 2 * particles.getSamplingRate()
+    return ofParticles - np.array(dimensions[:3]) // 2 * volume.getSamplingRate()
 
 
 def volumeOfStructure(structure, volume):
-    """Return the volume given, or else the one that a model knows."""
+    """Return the given volume, or that to which a model belongs, or None."""
     if volume is None and isinstance(structure, AtomStruct):
         return structure.getVolume()
     return volume

@@ -8,18 +8,20 @@ from pyworkflow.object import Float
 from pyworkflow.protocol import params
 from pyworkflow.utils import cleanPath
 
+from ..constants import AFTER_JSON, ASSESSMENT_PNG, BEFORE_JSON, IMAGES_JSON, SUPPORT_PNG
 from .base import ProtCocofoldBase
-from .inputs import modelInBoxFrame, particleOptions, validateParticles, writeInputs
+from .inputs import missingFiles, modelInBoxFrame, particleOptions, validateParticles, writeInputs
 from .summaries import assessmentSummary, geometrySummary, supportSummary
 
 
 class ProtCocofoldAssess(ProtCocofoldBase):
-    """Judges a model: against a structure taken as true, against particles, and by its own geometry.
+    """Assesses a model: against a structure that is taken as true, against particles, and by its own geometry.
 
-    With a reference the four figures of the paper, as MM-align defines them: coverage, RMSD, TM-score and sequence
-    identity; CA RMSD of all residues, superposed and in place, by chain and residue. With particles the Fourier ring
-    correlation with their images, what each residue adds to it, and the stretches that the images speak against.
-    Always the geometry of the backbone, with the Ramachandran plot's figures.
+    With a reference it gives the paper's four figures, as MM-align defines them: coverage, RMSD, TM-score and sequence
+    identity; and the CA RMSD of all residues, superposed and in place, by chain and residue. With particles it gives
+    the Fourier ring correlation with their images, what each residue contributes to it, and the stretches of residues
+    that the images speak against. The geometry of the backbone, with the figures of the Ramachandran plot, is always
+    assessed.
     """
 
     _label = "assess"
@@ -43,8 +45,8 @@ class ProtCocofoldAssess(ProtCocofoldBase):
             allowsNull=True,
             label="Reference",
             important=True,
-            help="Structure of the same protein, taken as true. Chains may have other names. This or particles are "
-            "needed.",
+            help="Structure of the same protein that is taken as true. Its chains may have other names. A reference or "
+            "particles are needed.",
         )
         form.addParam(
             "inputStart",
@@ -52,7 +54,7 @@ class ProtCocofoldAssess(ProtCocofoldBase):
             pointerClass="AtomStruct",
             allowsNull=True,
             label="Start",
-            help="Model before fine-tuning: tells which faults of the geometry are new.",
+            help="Model before fine-tuning, to show which faults of the geometry are new.",
         )
 
         form.addParam(
@@ -62,8 +64,8 @@ class ProtCocofoldAssess(ProtCocofoldBase):
             pointerCondition="hasAlignmentProj",
             allowsNull=True,
             label="Particles",
-            help="How well the model agrees with their images: mean Fourier ring correlation, and what each "
-            "residue adds to it. The model must lie in place. This or a reference is needed.",
+            help="Their images are compared with the model: the mean Fourier ring correlation, and what each residue "
+            "contributes to it. The model must lie in its place. Particles or a reference are needed.",
         )
         self._addGpuParams(form)
         form.addParallelSection(threads=4, mpi=0)
@@ -74,32 +76,47 @@ class ProtCocofoldAssess(ProtCocofoldBase):
         self._insertFunctionStep(self.createOutputStep, key, needsGPU=False)
 
     def assessStep(self, key):
-        # What an earlier run with other inputs left
-        for name in ("after.json", "before.json", "images.json", "assessment.png", "support.png"):
+        # Files of an earlier run with other inputs
+        for name in (AFTER_JSON, BEFORE_JSON, IMAGES_JSON, ASSESSMENT_PNG, SUPPORT_PNG):
             cleanPath(self._getExtraPath(name))
-        reference, start = self.inputReference.get(), self.inputStart.get()
-        startWords = ["--start", start and start.getFileName()]
-        if reference is not None:
-            against = ["--reference", reference.getFileName()]
-            words = ["--model", self.inputStructure.get().getFileName(), *against, *startWords]
-            words += ["--json", self._getExtraPath("after.json"), "--plot", self._getExtraPath("assessment.png")]
-            self.runEngine("assess", words)
-            if start is not None:
-                words = ["--model", start.getFileName(), *against, "--json", self._getExtraPath("before.json")]
-                self.runEngine("assess", words)
+        if self.inputReference.get() is not None:
+            self._compareWithReference()
         if self.inputParticles.get() is not None:
-            self._compareWithImages(startWords)
+            self._compareWithImages()
 
-    def _compareWithImages(self, startWords):
-        """Assess in the frame of the particles' box."""
+    def _startFile(self):
+        return self.inputStart.get() and self.inputStart.get().getFileName()
+
+    def _compareWithReference(self):
+        """Assess the model, and the start if there is one, against the reference."""
+        reference = {"--reference": self.inputReference.get().getFileName()}
+        options = {
+            "--model": self.inputStructure.get().getFileName(),
+            "--start": self._startFile(),
+            "--json": self._getExtraPath(AFTER_JSON),
+            "--plot": self._getExtraPath(ASSESSMENT_PNG),
+        }
+        self.runEngine("assess", {**reference, **options})
+        if self._startFile():
+            options = {"--model": self._startFile(), "--json": self._getExtraPath(BEFORE_JSON)}
+            self.runEngine("assess", {**reference, **options})
+
+    def _compareWithImages(self):
+        """Assess the model against the particles, in the frame of the particles' box."""
         structure = self.inputStructure.get()
         writeInputs(self, self.inputParticles.get(), structure, structure.getVolume())
-        words = ["--model", modelInBoxFrame(self), *particleOptions(self), *startWords, *self._deviceOptions()]
-        words += ["--json", self._getExtraPath("images.json"), "--plot", self._getExtraPath("support.png")]
-        self.runEngine("assess", words)
+        options = {
+            **particleOptions(self),
+            "--model": modelInBoxFrame(self),
+            "--start": self._startFile(),
+            "--json": self._getExtraPath(IMAGES_JSON),
+            "--plot": self._getExtraPath(SUPPORT_PNG),
+            **self._deviceOptions(),
+        }
+        self.runEngine("assess", options)
 
     def createOutputStep(self, key):
-        after, images = self._readJson("after.json"), self._readJson("images.json")
+        after, images = self._readJson(AFTER_JSON), self._readJson(IMAGES_JSON)
         given = self.inputStructure.get()
         structure = given.clone()
         if given.hasVolume():
@@ -119,20 +136,16 @@ class ProtCocofoldAssess(ProtCocofoldBase):
         if self.inputReference.get() is None and self.inputParticles.get() is None:
             errors.append("There is nothing to compare the model with: give a reference, particles, or both.")
         named = ((self.inputStructure, "model"), (self.inputReference, "reference"), (self.inputStart, "start"))
-        return errors + [
-            f"The file of the {name} is gone: {pointer.get().getFileName()}"
-            for pointer, name in named
-            if pointer.get() is not None and not os.path.isfile(pointer.get().getFileName())
-        ]
+        return errors + missingFiles(*((pointer.get(), name) for pointer, name in named))
 
     def _summary(self):
-        after, images = self._readJson("after.json"), self._readJson("images.json")
+        after, images = self._readJson(AFTER_JSON), self._readJson(IMAGES_JSON)
         if after is None and images is None:
             return ["Not assessed yet."]
         lines = []
         if after is not None:
             reference = os.path.basename(after["reference"])
-            lines += [f"Compared with {reference}:", *assessmentSummary(self._readJson("before.json"), after)]
+            lines += [f"Compared with {reference}:", *assessmentSummary(self._readJson(BEFORE_JSON), after)]
         if images is not None:
             lines += supportSummary(images)
         return lines + geometrySummary(after or images)

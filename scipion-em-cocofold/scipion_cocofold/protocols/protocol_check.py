@@ -6,18 +6,20 @@ from pyworkflow.exceptions import PyworkflowException
 from pyworkflow.object import String
 from pyworkflow.protocol import params
 
+from ..constants import CHECK_JSON, CHECK_PNG
 from ..frames import convertToMrc
-from .base import ProtCocofoldBase, addSeed
-from .inputs import addParticles, modelInBoxFrame, particleOptions, validateParticles, writeInputs
+from .base import EngineRange, ProtCocofoldBase, addSeed
+from .inputs import addParticles, missingFiles, modelInBoxFrame, particleOptions, validateParticles, writeInputs
 from .summaries import checkSummary
 
+# Exit status of the engine where something is clearly wrong
 STATUS_CONTRADICTION = 1
 
 
 class ProtCocofoldCheck(ProtCocofoldBase):
-    """Asks 200 particles whether contrast, poses, hand, shifts, CTF and pixel size agree with a model in the map.
+    """Tests on 200 particles whether contrast, poses, hand, shifts, CTF and pixel size agree with a model in the map.
 
-    Seconds spent here save hours: a wrong convention upstream shows as a clear verdict.
+    It takes seconds and can save hours: a wrong convention upstream shows as a clear verdict.
     """
 
     _label = "check inputs"
@@ -41,23 +43,25 @@ class ProtCocofoldCheck(ProtCocofoldBase):
             pointerClass="Volume",
             allowsNull=True,
             label="Volume",
-            help="Map of the particles, for a model that does not know its own: whether both go with it is asked too.",
+            help="Map of the particles, for a model that belongs to no volume yet. Whether particles and model agree "
+            "with the map is then tested too.",
         )
         form.addParam(
             "count",
             params.IntParam,
             default=200,
             expertLevel=params.LEVEL_ADVANCED,
-            label="Particles to look at",
-            validators=[params.Range(20, 100000, "from 20 to 100,000 particles")],
-            help="Drawn at random. 200 tell everything but small errors of the pixel size.",
+            label="Particles to test",
+            validators=[EngineRange("check --count")],
+            help="They are drawn at random. 200 show all errors but small ones of the pixel size.",
         )
         form.addParam(
             "stopIfWrong",
             params.BooleanParam,
             default=True,
             label="Stop if something is clearly wrong?",
-            help="Yes: the protocol fails, and what follows in a workflow does not start. No: it only says so.",
+            help="Yes: the protocol fails, and the protocols that follow in a workflow do not start. No: the error is "
+            "only reported.",
         )
         addSeed(form)
         self._addGpuParams(form)
@@ -74,17 +78,18 @@ class ProtCocofoldCheck(ProtCocofoldBase):
 
     def checkStep(self, key):
         volume = self._volume()
-        words = [
-            *particleOptions(self),
-            "--model",
-            modelInBoxFrame(self),
-            "--map",
-            volume and convertToMrc(volume, self._getTmpPath()),
-        ]
-        words += ["--count", self.count.get(), "--seed", self.seed.get()]
-        words += ["--json", self._getExtraPath("check.json"), "--picture", self._getExtraPath("check.png")]
-        self.runEngine("check", words + self._deviceOptions(), accepted=(0, STATUS_CONTRADICTION))
-        wrong = self._readJson("check.json")["contradictions"]
+        options = {
+            **particleOptions(self),
+            "--model": modelInBoxFrame(self),
+            "--map": volume and convertToMrc(volume, self._getTmpPath()),
+            "--count": self.count.get(),
+            "--seed": self.seed.get(),
+            "--json": self._getExtraPath(CHECK_JSON),
+            "--picture": self._getExtraPath(CHECK_PNG),
+            **self._deviceOptions(),
+        }
+        self.runEngine("check", options, accepted=(0, STATUS_CONTRADICTION))
+        wrong = self._readJson(CHECK_JSON)["contradictions"]
         if wrong and self.stopIfWrong:
             raise PyworkflowException("; ".join(wrong))
 
@@ -94,17 +99,18 @@ class ProtCocofoldCheck(ProtCocofoldBase):
         volume = self._volume()
         if volume is not None:
             model.setVolume(volume)
-        model._cocofoldCheck = String("; ".join(self._readJson("check.json")["contradictions"]) or "agrees")
+        model._cocofoldCheck = String("; ".join(self._readJson(CHECK_JSON)["contradictions"]) or "agrees")
         self._defineOutputs(outputAtomStruct=model)
         self._defineSourceRelation(self.inputParticles, model)
         self._defineSourceRelation(self.inputStructure, model)
 
     def _volume(self):
-        # Of a model placed in the mirror image of a volume, its own volume is the mirror image
+        # The volume of a model that was placed in a mirror image is that mirror image, so it comes first
         return self.inputStructure.get().getVolume() or self.inputVolume.get()
 
     def _validate(self):
-        return validateParticles(self.inputParticles.get())
+        gone = missingFiles((self.inputStructure.get(), "model"), (self.inputVolume.get(), "volume"))
+        return gone + validateParticles(self.inputParticles.get())
 
     def _summary(self):
-        return checkSummary(self._readJson("check.json"))
+        return checkSummary(self._readJson(CHECK_JSON))

@@ -1,4 +1,4 @@
-"""The protocol that all others serve: a model or prediction is moved until it explains the particle images."""
+"""Protocol of fine-tuning: a model or prediction is moved until it explains the particle images."""
 
 import csv
 import json
@@ -10,12 +10,22 @@ from pwem.objects import AtomStruct, SetOfAtomStructs, Volume
 from pyworkflow.constants import BETA
 from pyworkflow.object import Float, String
 
+from ..constants import (
+    AFTER_JSON,
+    ASSESSMENT_PNG,
+    BEFORE_JSON,
+    CHECK_JSON,
+    PLACED_FOLDER,
+    RUN_FOLDER,
+    VERDICT_JSON,
+)
 from ..frames import isPlaced, writeMoved
 from ..objects import CocofoldPlacement, CocofoldPrediction
 from .base import ProtCocofoldBase
 from .finetune_form import PLACE_NO, PLACE_YES, PRESETS, defineFinetuneParams
 from .inputs import (
     frameSentence,
+    missingFiles,
     modelInBoxFrame,
     outputShift,
     particleOptions,
@@ -25,6 +35,7 @@ from .inputs import (
 )
 from .protocol_fit import fitOptions, modelOptions, placedOutputs, validateFit
 from .summaries import (
+    REFERENCE_FIGURES,
     assessmentSummary,
     checkSummary,
     finetuneMethods,
@@ -33,14 +44,19 @@ from .summaries import (
     progressLines,
 )
 
+# The engine's answer, and the model that the run started from, in the run's folder
+_ANSWER, _START = "model.cif", os.path.join("models", "cycle_00.cif")
+# Fewer particles hardly ever give a clear verdict
+_FEW_PARTICLES = 50
+# How often the run's folder is looked at; cycles take seconds at least
 _POLL_INTERVAL_S = 3.0
 
 
 class ProtCocofoldFinetune(ProtCocofoldBase):
     """Moves a predicted model, or fine-tunes AlphaFold-Multimer's structure module, against raw particle images.
 
-    Connect particles, a model and their volume: inputs are checked, the model is placed, fine-tuned and judged by
-    particles that were held out. While it runs, the best model so far is already an output.
+    Connect particles, a model and their volume: inputs are checked, and the model is placed, fine-tuned and judged by
+    held-out particles. While the protocol runs, the best model so far is already an output.
     """
 
     _label = "fine-tune"
@@ -76,9 +92,10 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         writeInputs(self, self.inputParticles.get(), structure, self._volume())
 
     def fitStep(self, key):
-        shutil.rmtree(self._getExtraPath("placed"), ignore_errors=True)
-        words = modelOptions(self.inputModel.get()) + fitOptions(self, self._volume(), self._getTmpPath())
-        self.runEngine("fit", [*words, "--out", self._getExtraPath("placed"), *self._deviceOptions()])
+        folder = self._getExtraPath(PLACED_FOLDER)
+        shutil.rmtree(folder, ignore_errors=True)
+        options = {**modelOptions(self.inputModel.get()), **fitOptions(self, self._volume(), self._getTmpPath())}
+        self.runEngine("fit", {**options, "--out": folder, **self._deviceOptions()})
 
     def finetuneStep(self, key):
         run = self._runFolder()
@@ -88,34 +105,40 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
             with open(self._getExtraPath("run.key"), "w") as kept:
                 kept.write(key)
         # One process for each GPU
-        processes = ["--processes", max(1, self.numberOfMpi.get(), len(self._gpus()))]
-        self._runShowingBestModel([*self._finetuneOptions(), *processes, *(["--resume"] if resumes else [])])
+        processes = max(1, self.numberOfMpi.get(), len(self._gpus()))
+        self._runShowingBestModel({**self._finetuneOptions(), "--processes": processes, "--resume": resumes})
 
     def assessStep(self, key):
-        reference = self._getExtraPath("reference" + os.path.splitext(self.inputReference.get().getFileName())[1])
-        shutil.copyfile(self.inputReference.get().getFileName(), reference)
-        for name, model in (("before", self._startModel()), ("after", os.path.join(self._runFolder(), "model.cif"))):
-            words = ["--model", model, "--reference", reference, "--json", self._getExtraPath(f"{name}.json")]
-            if name == "after":
-                words += ["--start", self._startModel(), "--plot", self._getExtraPath("assessment.png")]
-            self.runEngine("assess", words)
+        given = self.inputReference.get().getFileName()
+        reference = self._getExtraPath("reference" + os.path.splitext(given)[1])
+        shutil.copyfile(given, reference)
+        start = {"--model": self._startModel(), "--json": self._getExtraPath(BEFORE_JSON)}
+        self.runEngine("assess", {**start, "--reference": reference})
+        result = {
+            "--model": os.path.join(self._runFolder(), _ANSWER),
+            "--start": self._startModel(),
+            "--json": self._getExtraPath(AFTER_JSON),
+            "--plot": self._getExtraPath(ASSESSMENT_PNG),
+        }
+        self.runEngine("assess", {**result, "--reference": reference})
 
     def reportStep(self, key):
-        self.runEngine("report", [self._runFolder(), "--particles-dir", os.getcwd()])
+        self.runEngine("report", {"--particles-dir": os.getcwd()}, arguments=[self._runFolder()])
 
     def createOutputStep(self, key):
         volume = self._volume()
         outputs = {}
         if self._fitsFirst():
-            placed = placedOutputs(self, self._getExtraPath("placed"), volume)
+            placed = placedOutputs(self, self._getExtraPath(PLACED_FOLDER), volume)
             outputs["outputPlacement"] = placed["outputPlacement"]
             if "outputVolume" in placed:
                 outputs["outputMap"] = volume = placed["outputVolume"]
         gaussians = self._gaussianVolume(volume)
         outputs["outputVolume"] = gaussians
-        outputs["outputAtomStruct"] = self._structure("model.cif", self._getExtraPath("model.cif"), volume or gaussians)
+        target = self._getExtraPath("model.cif")
+        outputs["outputAtomStruct"] = self._writeStructure(_ANSWER, target, volume or gaussians)
         if self.keepCycles:
-            outputs["outputCycles"] = self._cycles(volume or gaussians)
+            outputs["outputCycles"] = self._writeCycles(volume or gaussians)
         self._writeVerdict()
         self._defineOutputs(**outputs)
         for output in outputs.values():
@@ -139,100 +162,116 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         return volumeOfStructure(self.inputModel.get(), self.inputVolume.get())
 
     def _runFolder(self):
-        return self._getExtraPath("run")
+        return self._getExtraPath(RUN_FOLDER)
 
     def _runFolderIsOf(self, key):
         kept = self._getExtraPath("run.key")
-        return os.path.isfile(kept) and open(kept).read() == key
+        if not os.path.isfile(kept):
+            return False
+        with open(kept) as content:
+            return content.read() == key
 
     def _startModel(self):
         """Return the path of the model at cycle 0, which has the atoms and the place that the run began with."""
-        return os.path.join(self._runFolder(), "models", "cycle_00.cif")
+        return os.path.join(self._runFolder(), _START)
 
     def _finetuneOptions(self):
-        given = self.inputModel.get()
-        words = particleOptions(self)
-        if self._modelIsInPlace():
-            words += ["--model", modelInBoxFrame(self)]
-        else:
-            words += modelOptions(given)
-            placement = self.inputPlacement.get()
-            words += [
-                "--placement",
-                placement.getFileName() if placement else self._getExtraPath("placed", "placement.json"),
-            ]
-        if isinstance(given, CocofoldPrediction):
-            words += ["--preset", PRESETS[self.preset.get()], "--remove-below", self.removeBelow.get()]
-            words += ["--deform"] if self.deform else []
-        if self._modelIsInPlace() and self.symmetry.get("").strip().upper() not in ("", "C1"):
-            words += ["--symmetry", self.symmetry.get().strip()]
-        words += ["--out", self._runFolder(), "--max-particles", self.maxParticles.get() or None]
-        words += ["--heldout", self.heldout.get(), "--cycles", self.cycles.get(), "--batch-size", self.batchSize.get()]
-        words += ["--resolution", self.resolution.get(), "--effort", self.effort.get(), "--seed", self.seed.get()]
-        return words + ([] if self.checkFirst else ["--no-check"]) + self._deviceOptions()
+        """Return the options of the verb ``finetune`` but those on processes and resuming."""
+        options = {
+            **particleOptions(self),
+            **self._startOptions(),
+            "--out": self._runFolder(),
+            "--max-particles": self.maxParticles.get() or None,
+            "--heldout": self.heldout.get(),
+            "--cycles": self.cycles.get(),
+            "--batch-size": self.batchSize.get(),
+            "--resolution": self.resolution.get(),
+            "--effort": self.effort.get(),
+            "--seed": self.seed.get(),
+            "--no-check": not self.checkFirst.get(),
+            **self._deviceOptions(),
+        }
+        if isinstance(self.inputModel.get(), CocofoldPrediction):
+            options["--preset"] = PRESETS[self.preset.get()]
+            options["--remove-below"] = self.removeBelow.get()
+            options["--deform"] = self.deform.get()
+        return options
 
-    def _runShowingBestModel(self, words):
-        """Run the engine, and show the best model so far as an output while it runs."""
+    def _startOptions(self):
+        """Return the options that name the model or prediction, its place and its symmetry."""
+        if self._modelIsInPlace():
+            symmetry = self.symmetry.get("").strip()
+            return {"--model": modelInBoxFrame(self), "--symmetry": "" if symmetry.upper() == "C1" else symmetry}
+        placement = self.inputPlacement.get()
+        path = placement.getFileName() if placement else self._getExtraPath(PLACED_FOLDER, "placement.json")
+        return {**modelOptions(self.inputModel.get()), "--placement": path}
+
+    def _runShowingBestModel(self, options):
+        """Run the engine; while it runs, its best model so far is an output."""
         failures = []
 
         def work():
             try:
-                self.runEngine("finetune", words)
+                self.runEngine("finetune", options)
             except Exception as error:
                 failures.append(error)
 
-        # The job alone goes to a thread: the project's database belongs to this one
+        # Only the job runs in a thread: the project's database belongs to this one
         job = threading.Thread(target=work, daemon=True)
         job.start()
         shown = None
         while job.is_alive():
             job.join(_POLL_INTERVAL_S)
-            best = self._bestCycle()
-            if job.is_alive() and best is not None and best != shown:
-                self._outputBestSoFar(best)
-                shown = best
+            written = self._timeOfAnswer()
+            if job.is_alive() and written is not None and written != shown:
+                self._outputBestSoFar()
+                shown = written
         if failures:
             raise failures[0]
 
-    def _cycleRows(self):
-        """Return the rows of ``metrics.csv`` of the pass that runs or ran last: its models are those in the folder."""
+    def _timeOfAnswer(self):
+        """Return when the engine last wrote its best model so far (ns), None before the end of the first cycle.
+
+        The engine decides which cycle that is: the gain must be clear, and the geometry sound. Until a cycle is
+        accepted the best model is the start.
+        """
+        path = os.path.join(self._runFolder(), _ANSWER)
+        if len(self._readCycles()) < 2 or not os.path.isfile(path):
+            return None
+        return os.stat(path).st_mtime_ns
+
+    def _readCycles(self):
+        """Return the rows of ``metrics.csv``, one for each cycle; none before the run has started."""
         path = os.path.join(self._runFolder(), "metrics.csv")
         if not os.path.isfile(path):
             return []
         with open(path, newline="") as table:
-            rows = list(csv.DictReader(table))
-        # Runs of older versions have rows of the last pass only, and no column for it
-        return [row for row in rows if row.get("pass") == rows[-1].get("pass")]
+            return list(csv.DictReader(table))
 
-    def _bestCycle(self):
-        """Return the row of ``metrics.csv`` whose model explains held-out particles best, None before the second."""
-        rows = self._cycleRows()
-        if len(rows) < 2:
-            return None
-        return max(rows, key=lambda row: float(row["frc_heldout"] or row["frc_work"]))
-
-    def _outputBestSoFar(self, row):
-        name = os.path.join("models", f"cycle_{int(row['number']):02}.cif")
-        if not os.path.isfile(os.path.join(self._runFolder(), name)):
-            return
-        volume = self._volume()
-        structure = self._structure(name, self._getExtraPath("model_so_far.cif"), volume)
+    def _outputBestSoFar(self):
+        structure = self._writeStructure(_ANSWER, self._getExtraPath("model_so_far.cif"), self._volume())
         self._defineOutputs(outputAtomStruct=structure)
-        # The window sees what is stored, and steps store only at their ends
+        # The window shows what is stored, and steps store only at their ends
         self._store()
 
-    def _structure(self, name, target, volume):
+    def _writeStructure(self, name, target, volume):
+        """Write a model of the run's folder in Scipion's frame; return it with its volume and the verdict."""
         writeMoved(os.path.join(self._runFolder(), name), target, outputShift(self, volume, self.inputParticles.get()))
         structure = AtomStruct(filename=target)
         if volume is not None:
             structure.setVolume(volume)
-        metrics = self._readJson("run", "metrics.json")
+        metrics = self._readMetrics()
         if metrics is not None:
             structure._cocofoldVerdict = String(metrics["verdict"])
             structure._cocofoldFrcHeldout = Float(metrics["frc_heldout"])
         return structure
 
+    def _readMetrics(self):
+        """Return the figures of the finished run, None before its end."""
+        return self._readJson(RUN_FOLDER, "metrics.json")
+
     def _gaussianVolume(self, volume):
+        """Return the density of the atoms' Gaussians as a volume in Scipion's frame."""
         particles = self.inputParticles.get()
         gaussians = Volume()
         gaussians.setLocation(os.path.join(self._runFolder(), "density.mrc"))
@@ -243,58 +282,67 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         gaussians.setOrigin(origin)
         return gaussians
 
-    def _cycles(self, volume):
+    def _writeCycles(self, volume):
+        """Write the models of all cycles in Scipion's frame; return them as a set."""
         cycles = SetOfAtomStructs.create(self._getPath())
         for name in sorted(os.listdir(os.path.join(self._runFolder(), "models"))):
-            cycles.append(self._structure(os.path.join("models", name), self._getExtraPath(name), volume))
+            cycles.append(self._writeStructure(os.path.join("models", name), self._getExtraPath(name), volume))
         return cycles
 
     def _writeVerdict(self):
-        """Leave what a pipeline asks for in one file: the verdict and the figures of all phases."""
-        metrics = self._readJson("run", "metrics.json")
+        """Write the verdict and the figures of all steps into one file, for pipelines."""
+        metrics = self._readMetrics()
         facts = {name: metrics[name] for name in metrics if name not in ("frc_curves", "versions")}
-        placement = self._readJson("placed", "placement.json")
-        after = self._readJson("after.json")
+        placement = self._readJson(PLACED_FOLDER, "placement.json")
+        after = self._readJson(AFTER_JSON)
         facts["placement"] = placement and {"hand": placement["hand"], **placement["whole"]}
-        facts["assessment"] = after and {name: after[name] for name in after if isinstance(after[name], float)}
+        facts["assessment"] = after and {name: after[name] for _, name, _ in REFERENCE_FIGURES}
         facts["model"] = self._getExtraPath("model.cif")
-        partial = self._getExtraPath("verdict.json.part")
+        partial = self._getExtraPath(VERDICT_JSON + ".part")
         with open(partial, "w", encoding="utf-8") as verdict:
             json.dump(facts, verdict, indent=1)
-        os.replace(partial, self._getExtraPath("verdict.json"))
+        os.replace(partial, self._getExtraPath(VERDICT_JSON))
 
     # --------------------------- information
     def _validate(self):
-        errors = validateParticles(self.inputParticles.get()) + validateFit(self, self._volume())
         given = self.inputModel.get()
+        errors = missingFiles((given, "model"), (self.inputReference.get(), "reference"))
+        errors += validateParticles(self.inputParticles.get()) + validateFit(self._volume())
         if isinstance(given, CocofoldPrediction) and self._volume() is None and self.inputPlacement.get() is None:
-            errors.append("A prediction lies nowhere yet: give the volume of the particles, or a placement.")
+            errors.append("The place of a prediction is not known: give the volume of the particles, or a placement.")
+        asInPaper = isinstance(given, CocofoldPrediction) and PRESETS[self.preset.get()] == "paper"
+        if asInPaper and (self.effort.get() != 1 or self.deform):
+            errors.append(
+                "The recipe 'paper' has neither an effort, since its cycles are passes over the particles, nor a "
+                "field on top: set the effort to 1, and 'Field on top of predictions?' to no."
+            )
+        if self._modelIsInPlace() and self.symmetry.get("").strip().lower() == "auto":
+            errors.append(
+                "The symmetry 'auto' is found from a volume in which the model is placed: name the point group."
+            )
         if isinstance(given, AtomStruct) and self._fitsFirst() and isPlaced(given.getFileName()):
             errors.append("This model was placed by CoCoFold already: set 'Place the model' to auto or no.")
-        heldout = self.heldout.get()
-        if heldout is not None and not 0 <= heldout <= 0.5:
-            errors.append(f"The share held out is {heldout:g}; it can be from 0 to 0.5, or empty.")
         return errors
 
     def _warnings(self):
         particles = self.inputParticles.get()
-        if particles is not None and particles.getSize() < 50:
+        if particles is not None and particles.getSize() < _FEW_PARTICLES:
             return [f"There are only {int(particles.getSize())} particles: expect a verdict of 'undecided'."]
         return []
 
     def _summary(self):
-        metrics = self._readJson("run", "metrics.json")
-        lines = progressLines(self._bestCycle()) if metrics is None else finetuneSummary(metrics)
-        after = self._readJson("after.json")
-        lines += assessmentSummary(self._readJson("before.json"), after) if after else []
+        metrics = self._readMetrics()
+        lines = progressLines(self._readCycles()) if metrics is None else finetuneSummary(metrics)
+        after = self._readJson(AFTER_JSON)
+        lines += assessmentSummary(self._readJson(BEFORE_JSON), after) if after else []
         frame = frameSentence(self)
         lines += [frame] if frame and self._modelIsInPlace() else []
-        placement, check = self._readJson("placed", "placement.json"), self._readJson("run", "check.json")
+        placement, check = self._readJson(PLACED_FOLDER, "placement.json"), self._readJson(RUN_FOLDER, CHECK_JSON)
         lines += placementSummary(placement) if placement else []
         return lines + (checkSummary(check) if check else [])
 
     def _methods(self):
-        metrics = self._readJson("run", "metrics.json")
-        return (
-            [] if metrics is None else [finetuneMethods(metrics, isinstance(self.inputModel.get(), CocofoldPrediction))]
-        )
+        metrics = self._readMetrics()
+        if metrics is None:
+            return []
+        return [finetuneMethods(metrics, isinstance(self.inputModel.get(), CocofoldPrediction))]

@@ -6,18 +6,20 @@ from pwem.objects import AtomStruct, Volume
 from pyworkflow.constants import BETA
 from pyworkflow.protocol import params
 
+from ..constants import PLACED_FOLDER
 from ..frames import convertToMrc, originOf, writeMoved
 from ..objects import CocofoldPlacement, CocofoldPrediction
-from .base import ProtCocofoldBase
+from .base import EngineRange, ProtCocofoldBase
+from .inputs import missingFiles
 from .summaries import placementSummary
 
 HAND_CHOICES = ["auto", "as-is", "mirrored"]
 
 
 class ProtCocofoldFit(ProtCocofoldBase):
-    """Places a model in a map, from anywhere: rotations and translations are searched, the best refined.
+    """Places a model in a map: all rotations and translations are searched, and the best ones refined.
 
-    Both hands of the map are tried. The output model lies on the volume, and knows it.
+    The model may lie anywhere. Both hands of the map are tried. The output model lies on the volume and belongs to it.
     """
 
     _label = "fit model in map"
@@ -41,7 +43,7 @@ class ProtCocofoldFit(ProtCocofoldBase):
             pointerClass="Volume",
             label="Volume",
             important=True,
-            help="Map of the particles. If it has half maps, they tell its resolution.",
+            help="Map of the particles. If it has half maps, its resolution is computed from them.",
         )
         form.addParam(
             "inputMask",
@@ -50,7 +52,7 @@ class ProtCocofoldFit(ProtCocofoldBase):
             allowsNull=True,
             expertLevel=params.LEVEL_ADVANCED,
             label="Mask",
-            help="Where the model may be, on the volume's grid.",
+            help="Region in which the model may lie, on the volume's grid.",
         )
         addFitParams(form)
         self._addGpuParams(form)
@@ -64,9 +66,9 @@ class ProtCocofoldFit(ProtCocofoldBase):
 
     def fitStep(self, key):
         volume, mask = self.inputVolume.get(), self.inputMask.get()
-        words = modelOptions(self.inputModel.get()) + fitOptions(self, volume, self._getTmpPath())
-        words += ["--mask", mask and convertToMrc(mask, self._getTmpPath()), "--out", self._placedFolder()]
-        self.runEngine("fit", words + self._deviceOptions())
+        options = {**modelOptions(self.inputModel.get()), **fitOptions(self, volume, self._getTmpPath())}
+        options["--mask"] = mask and convertToMrc(mask, self._getTmpPath())
+        self.runEngine("fit", {**options, "--out": self._placedFolder(), **self._deviceOptions()})
 
     def createOutputStep(self, key):
         outputs = placedOutputs(self, self._placedFolder(), self.inputVolume.get())
@@ -76,17 +78,18 @@ class ProtCocofoldFit(ProtCocofoldBase):
             self._defineSourceRelation(self.inputVolume, output)
 
     def _placedFolder(self):
-        return self._getExtraPath("placed")
+        return self._getExtraPath(PLACED_FOLDER)
 
     # --------------------------- information
     def _validate(self):
-        return validateFit(self, self.inputVolume.get())
+        gone = missingFiles((self.inputModel.get(), "model"), (self.inputMask.get(), "mask"))
+        return gone + validateFit(self.inputVolume.get())
 
     def _summary(self):
-        return placementSummary(self._readJson("placed", "placement.json"))
+        return placementSummary(self._readJson(PLACED_FOLDER, "placement.json"))
 
     def _methods(self):
-        found = self._readJson("placed", "placement.json")
+        found = self._readJson(PLACED_FOLDER, "placement.json")
         if found is None:
             return []
         at, correlation = found["resolution_angstrom"], found["whole"]["correlation"]
@@ -104,8 +107,9 @@ def addFitParams(form, condition="True"):
         allowsNull=True,
         condition=condition,
         label="Resolution of the volume (Å)",
-        help="Finer detail is not compared. Empty: from the half maps if the volume has them, else estimated from the "
-        "noise around the molecule. Masked or sharpened volumes need it.",
+        validators=[EngineRange("fit --resolution")],
+        help="Finer detail is not compared. Empty: the resolution is computed from the half maps if the volume has "
+        "them, and else estimated from the noise around the molecule. Masked or sharpened volumes need a value.",
     )
     form.addParam(
         "bodies",
@@ -113,9 +117,9 @@ def addFitParams(form, condition="True"):
         default="",
         condition=condition,
         label="Bodies",
-        help="Parts that are placed one after the other after the whole: chains, such as A,B;C, or residues, such as "
-        "A:1-120;A:121-214. auto: each chain, or parts that the prediction's aligned error tells apart. Empty: the "
-        "model as one.",
+        help="Parts that are placed one after the other, after the whole model: chains, such as A,B;C, or residues, "
+        "such as A:1-120;A:121-214. auto: each chain is a body, or the parts of a prediction whose aligned error to "
+        "each other is large. Empty: the model is placed as one body.",
     )
     form.addParam(
         "symmetry",
@@ -123,8 +127,8 @@ def addFitParams(form, condition="True"):
         default="C1",
         condition=condition,
         label="Symmetry",
-        help="Point group of the volume of which the model is one subunit: C3, D2, T, O, I, with axes as in RELION; "
-        "auto finds it. C1: the model is the whole molecule.",
+        help="Point group of the volume, if the model is one subunit of it: C3, D2, T, O, I, with axes as in RELION. "
+        "auto: the point group is found from the volume. C1: the model is the whole molecule.",
     )
     form.addParam(
         "hand",
@@ -134,28 +138,30 @@ def addFitParams(form, condition="True"):
         expertLevel=params.LEVEL_ADVANCED,
         condition=condition,
         label="Hand of the volume",
-        help="auto: the model is sought in the volume and in its mirror image. Where the mirror image fits clearly "
-        "better, it is an output, and fine-tuning mirrors the particles' poses.",
+        help="auto: the model is placed in the volume and in its mirror image. If the mirror image fits clearly "
+        "better, it becomes an output, and fine-tuning mirrors the particles' poses.",
     )
 
 
 def modelOptions(model):
     """Return the options that name a model or prediction."""
-    if isinstance(model, CocofoldPrediction):
-        return ["--prediction", model.getFileName()]
-    return ["--model", model.getFileName()]
+    return {"--prediction" if isinstance(model, CocofoldPrediction) else "--model": model.getFileName()}
 
 
 def fitOptions(protocol, volume, folder):
-    """Return the options that name a volume and say how a model is placed in it."""
+    """Return the options that name a volume, converted into a folder if necessary, and that control the placement."""
     halves = [name for name in volume.getHalfMaps().split(",") if name] if volume.hasHalfMaps() else []
-    words = ["--map", convertToMrc(volume, folder), "--pixel-size", volume.getSamplingRate()]
+    options = {"--map": convertToMrc(volume, folder), "--pixel-size": volume.getSamplingRate()}
     if protocol.mapResolution.get() is None and len(halves) == 2:
-        words += ["--half1", halves[0], "--half2", halves[1]]
+        options.update({"--half1": halves[0], "--half2": halves[1]})
     symmetry = protocol.symmetry.get("").strip()
-    words += ["--resolution", protocol.mapResolution.get(), "--bodies", protocol.bodies.get("").strip()]
-    words += ["--symmetry", "" if symmetry.upper() == "C1" else symmetry]
-    return [*words, "--hand", HAND_CHOICES[protocol.hand.get()]]
+    return {
+        **options,
+        "--resolution": protocol.mapResolution.get(),
+        "--bodies": protocol.bodies.get("").strip(),
+        "--symmetry": "" if symmetry.upper() == "C1" else symmetry,
+        "--hand": HAND_CHOICES[protocol.hand.get()],
+    }
 
 
 def placedOutputs(protocol, folder, volume):
@@ -177,12 +183,9 @@ def placedOutputs(protocol, folder, volume):
     return {"outputAtomStruct": model, "outputPlacement": placement, **outputs}
 
 
-def validateFit(protocol, volume):
-    """Return what keeps a model from being placed in a volume."""
-    errors = []
+def validateFit(volume):
+    """Return messages that say why a model cannot be placed in a volume; none without a volume."""
+    errors = missingFiles((volume, "volume"))
     if volume is not None and not volume.getSamplingRate():
         errors.append("The volume has no sampling rate; import it again with one.")
-    resolution = protocol.mapResolution.get()
-    if resolution is not None and not 0.5 <= resolution <= 100:
-        errors.append(f"The volume's resolution is {resolution:g} Å; give one from 0.5 to 100 Å, or leave it empty.")
     return errors

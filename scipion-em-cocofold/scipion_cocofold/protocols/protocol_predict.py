@@ -1,4 +1,4 @@
-"""Protocol that takes over an AlphaFold-Multimer prediction, or makes one."""
+"""Protocol that imports a prediction of AlphaFold-Multimer, or makes one."""
 
 import glob
 import os
@@ -11,16 +11,16 @@ from scipion_cocofold import Plugin
 
 from ..objects import CocofoldPrediction
 from ..residues import chainLengths
-from .base import ProtCocofoldBase, addSeed
+from .base import EngineRange, ProtCocofoldBase, addSeed
 
 FROM_COLABFOLD, FROM_OPENFOLD, FROM_SEQUENCES = range(3)
 MSA_SERVER, MSA_NONE, MSA_FILE = range(3)
 
 
 class ProtCocofoldPredict(ProtCocofoldBase):
-    """Takes over a prediction of AlphaFold-Multimer with its representations, or makes one with ColabFold or OpenFold.
+    """Imports a prediction of AlphaFold-Multimer with its representations, or makes one with ColabFold or OpenFold.
 
-    The prediction is what fine-tuning trains the network of; its model is an output as well. Predictions of
+    Fine-tuning trains the network that made the prediction; the predicted model is an output as well. Predictions of
     AlphaFold 3, Boltz or Chai have no such representations: import their model and fine-tune that.
     """
 
@@ -30,60 +30,14 @@ class ProtCocofoldPredict(ProtCocofoldBase):
 
     def _defineParams(self, form):
         form.addSection("Input")
-        form.addParam(
-            "source",
-            params.EnumParam,
-            choices=["ColabFold's output folder", "OpenFold's output file", "sequences"],
-            default=FROM_COLABFOLD,
-            label="Prediction from",
-            important=True,
-            help="An existing output needs the single and pair representations: ColabFold writes them with "
-            "--save-single-representations --save-pair-representations, OpenFold with --save_outputs.",
-        )
-        form.addParam(
-            "colabfoldFolder",
-            params.PathParam,
-            condition=f"source == {int(FROM_COLABFOLD)}",
-            label="Folder",
-            help="Output of colabfold_batch --model-type alphafold2_multimer_v3.",
-        )
-        form.addParam(
-            "openfoldFile",
-            params.PathParam,
-            condition=f"source == {int(FROM_OPENFOLD)}",
-            label="File",
-            help="NAME_model_K_multimer_v3_output_dict.pkl",
-        )
-        form.addParam(
-            "inputSequences",
-            params.MultiPointerParam,
-            pointerClass="Sequence,SetOfSequences",
-            allowsNull=True,
-            condition=f"source != {int(FROM_COLABFOLD)}",
-            label="Sequences",
-            help="Chains of one complex, each copy once, in order.",
-        )
-        form.addParam(
-            "msa",
-            params.EnumParam,
-            choices=["public server", "none", "file"],
-            default=MSA_SERVER,
-            condition=f"source == {int(FROM_SEQUENCES)}",
-            label="Alignment",
-            help="public server: the sequences are sent to ColabFold's server. none: single-sequence mode, for tests.",
-        )
-        form.addParam(
-            "msaFile",
-            params.FileParam,
-            condition=f"source == {int(FROM_SEQUENCES)} and msa == {int(MSA_FILE)}",
-            label="Alignment (a3m)",
-        )
+        self._addSource(form)
+        self._addSequences(form)
         form.addParam(
             "weights",
             params.PathParam,
             default="",
             label="AlphaFold weights",
-            help="params_model_K_multimer_v3.npz, or the folder that has these files. Empty: the installed ones.",
+            help="File params_model_K_multimer_v3.npz, or the folder with these files. Empty: the installed weights.",
         )
         form.addParam(
             "rank",
@@ -92,11 +46,67 @@ class ProtCocofoldPredict(ProtCocofoldBase):
             expertLevel=params.LEVEL_ADVANCED,
             condition=f"source == {int(FROM_COLABFOLD)}",
             label="Rank",
-            help="Which of the folder's models; 1 is the best.",
+            validators=[EngineRange("predict --rank")],
+            help="Rank of the model among those of ColabFold's folder; 1 is the best.",
         )
         addSeed(form)
         self._addGpuParams(form)
         form.addParallelSection(threads=4, mpi=0)
+
+    @staticmethod
+    def _addSource(form):
+        form.addParam(
+            "source",
+            params.EnumParam,
+            choices=["ColabFold's output folder", "OpenFold's output file", "sequences"],
+            default=FROM_COLABFOLD,
+            label="Prediction from",
+            important=True,
+            help="An existing output must contain the single and pair representations: ColabFold writes them with "
+            "--save-single-representations --save-pair-representations, OpenFold with --save_outputs.",
+        )
+        form.addParam(
+            "colabfoldFolder",
+            params.PathParam,
+            condition=f"source == {int(FROM_COLABFOLD)}",
+            label="Folder",
+            help="Output folder of colabfold_batch --model-type alphafold2_multimer_v3.",
+        )
+        form.addParam(
+            "openfoldFile",
+            params.PathParam,
+            condition=f"source == {int(FROM_OPENFOLD)}",
+            label="File",
+            help="Output file of OpenFold, NAME_model_K_multimer_v3_output_dict.pkl.",
+        )
+
+    @staticmethod
+    def _addSequences(form):
+        form.addParam(
+            "inputSequences",
+            params.MultiPointerParam,
+            pointerClass="Sequence,SetOfSequences",
+            allowsNull=True,
+            condition=f"source != {int(FROM_COLABFOLD)}",
+            label="Sequences",
+            help="Sequences of the chains of one complex, in order. Give a chain once for each of its copies.",
+        )
+        form.addParam(
+            "msa",
+            params.EnumParam,
+            choices=["public server", "none", "file"],
+            default=MSA_SERVER,
+            condition=f"source == {int(FROM_SEQUENCES)}",
+            label="Alignment",
+            help="Multiple sequence alignment. public server: the sequences are sent to ColabFold's server. none: "
+            "single-sequence mode, for tests. file: an a3m file.",
+        )
+        form.addParam(
+            "msaFile",
+            params.FileParam,
+            condition=f"source == {int(FROM_SEQUENCES)} and msa == {int(MSA_FILE)}",
+            label="Alignment (a3m)",
+        )
 
     def _insertAllSteps(self):
         key = self._inputsHash()
@@ -104,24 +114,21 @@ class ProtCocofoldPredict(ProtCocofoldBase):
         self._insertFunctionStep(self.createOutputStep, key, needsGPU=False)
 
     def predictStep(self, key):
-        words = [
-            "--out",
-            self._predicted(),
-            "--weights",
-            self.weights.get("") or Plugin.getWeights(),
-            "--seed",
-            self.seed.get(),
-        ]
+        options = {
+            "--out": self._predicted(),
+            "--weights": self.weights.get("") or Plugin.getWeights(),
+            "--seed": self.seed.get(),
+        }
         if self.source.get() == FROM_COLABFOLD:
-            words += ["--colabfold", self.colabfoldFolder.get(), "--rank", self.rank.get()]
+            options.update({"--colabfold": self.colabfoldFolder.get(), "--rank": self.rank.get()})
         else:
-            words += ["--fasta", self._writeFasta()]
+            options["--fasta"] = self._writeFasta()
         if self.source.get() == FROM_OPENFOLD:
-            words += ["--openfold", self.openfoldFile.get()]
+            options["--openfold"] = self.openfoldFile.get()
         if self.source.get() == FROM_SEQUENCES:
-            words += ["--msa", ("server", "single-sequence", self.msaFile.get(""))[self.msa.get()]]
-            words += ["--colabfold-command", Plugin.getColabFold()]
-        self.runEngine("predict", words)
+            options["--msa"] = ("server", "single-sequence", self.msaFile.get(""))[self.msa.get()]
+            options["--colabfold-command"] = Plugin.getColabFold()
+        self.runEngine("predict", options)
 
     def createOutputStep(self, key):
         prediction = CocofoldPrediction(filename=self._predicted())
@@ -135,6 +142,7 @@ class ProtCocofoldPredict(ProtCocofoldBase):
         return self._getExtraPath("prediction")
 
     def _sequences(self):
+        """Yield the sequences of all inputs, those of sets as copies."""
         for pointer in self.inputSequences:
             given = pointer.get()
             yield from [one.clone() for one in given] if hasattr(given, "getSize") else [given]
@@ -151,13 +159,16 @@ class ProtCocofoldPredict(ProtCocofoldBase):
             folder = self.colabfoldFolder.get("")
             if not glob.glob(os.path.join(glob.escape(folder), "*single_repr*.npy")):
                 return [
-                    "%s holds no single representation (*single_repr*.npy); run colabfold_batch with "
-                    "--save-single-representations --save-pair-representations." % (folder or "The folder of ColabFold")
+                    f"{folder or 'The folder of ColabFold'} contains no single representation (*single_repr*.npy); run "
+                    "colabfold_batch with --save-single-representations --save-pair-representations."
                 ]
             return []
         errors = []
         if self.source.get() == FROM_OPENFOLD and not os.path.isfile(self.openfoldFile.get("")):
-            errors.append(f"OpenFold's output file is not there: {self.openfoldFile.get('')}")
+            errors.append(f"There is no output file of OpenFold: {self.openfoldFile.get('')}")
+        readsAlignment = self.source.get() == FROM_SEQUENCES and self.msa.get() == MSA_FILE
+        if readsAlignment and not os.path.isfile(self.msaFile.get("")):
+            errors.append(f"There is no alignment file: {self.msaFile.get('')}")
         if not self.inputSequences:
             errors.append("Give the sequences of the complex's chains.")
         errors += [

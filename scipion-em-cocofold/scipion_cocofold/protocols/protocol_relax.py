@@ -1,14 +1,16 @@
-"""Protocol that makes a fine-tuned model fit for deposition."""
+"""Protocol that removes clashes and strain from a fine-tuned model."""
 
 from pwem.objects import AtomStruct
 from pyworkflow.constants import BETA
 from pyworkflow.object import Integer
 from pyworkflow.protocol import params
 
+from ..constants import RELAXED_JSON
 from ..frames import writeMoved
 from .base import ProtCocofoldBase
 from .inputs import (
     frameSentence,
+    missingFiles,
     modelInBoxFrame,
     outputShift,
     particleOptions,
@@ -20,10 +22,10 @@ from .summaries import relaxSummary
 
 
 class ProtCocofoldRelax(ProtCocofoldBase):
-    """Takes clashes and strain out of a model by molecular mechanics, held to where the images put it.
+    """Removes clashes and strain from a model by molecular mechanics, with restraints to its positions.
 
-    Missing side chains are built. Peptides stay cis or trans, residues keep their hand; ligands and nucleic acids stay
-    where they are.
+    Missing side chains are built. Peptides stay cis or trans, residues keep their chirality, and ligands and nucleic
+    acids do not move.
     """
 
     _label = "relax"
@@ -47,15 +49,15 @@ class ProtCocofoldRelax(ProtCocofoldBase):
             pointerCondition="hasAlignmentProj",
             allowsNull=True,
             label="Particles",
-            help="Their images pull at the model while it is relaxed, so that relaxation does not undo the fit. Empty: "
-            "the force field alone, with restraints to the positions given.",
+            help="A force from their images acts on the model while it is relaxed, so that relaxation does not undo "
+            "the fit. Empty: only the force field acts, with restraints to the input positions.",
         )
         form.addParam(
             "hydrogens",
             params.BooleanParam,
             default=False,
             label="Keep hydrogens?",
-            help="They are used in any case; yes writes them into the model.",
+            help="Hydrogens are used in any case. Yes: they are written into the model.",
         )
         self._addGpuParams(form)
         form.addParallelSection(threads=4, mpi=0)
@@ -71,13 +73,19 @@ class ProtCocofoldRelax(ProtCocofoldBase):
             writeInputs(self, self.inputParticles.get(), self.inputStructure.get(), self._volume())
 
     def relaxStep(self, key):
-        words = ["--out", self._getExtraPath("relaxed.cif"), "--json", self._getExtraPath("relaxed.json")]
         if self.inputParticles.get() is None:
-            words += ["--model", self.inputStructure.get().getFileName()]
+            inputs = {"--model": self.inputStructure.get().getFileName()}
         else:
-            words += ["--model", modelInBoxFrame(self), *particleOptions(self)]
-        words += ["--threads", self.numberOfThreads.get()] + (["--hydrogens"] if self.hydrogens else [])
-        self.runEngine("relax", words + self._deviceOptions())
+            inputs = {"--model": modelInBoxFrame(self), **particleOptions(self)}
+        options = {
+            **inputs,
+            "--out": self._getExtraPath("relaxed.cif"),
+            "--json": self._getExtraPath(RELAXED_JSON),
+            "--threads": self.numberOfThreads.get(),
+            "--hydrogens": self.hydrogens.get(),
+            **self._deviceOptions(),
+        }
+        self.runEngine("relax", options)
 
     def createOutputStep(self, key):
         given, relaxed = self.inputStructure.get(), self._getExtraPath("relaxed.cif")
@@ -88,7 +96,7 @@ class ProtCocofoldRelax(ProtCocofoldBase):
         structure = AtomStruct(filename=relaxed)
         if given.hasVolume():
             structure.setVolume(given.getVolume())
-        structure._cocofoldClashes = Integer(len(self._readJson("relaxed.json")["after"]["clashes"]))
+        structure._cocofoldClashes = Integer(len(self._readJson(RELAXED_JSON)["after"]["clashes"]))
         self._defineOutputs(outputAtomStruct=structure)
         self._defineSourceRelation(self.inputStructure, structure)
 
@@ -96,18 +104,19 @@ class ProtCocofoldRelax(ProtCocofoldBase):
         return volumeOfStructure(self.inputStructure.get(), None)
 
     def _validate(self):
-        return validateParticles(self.inputParticles.get())
+        return missingFiles((self.inputStructure.get(), "model")) + validateParticles(self.inputParticles.get())
 
     def _summary(self):
-        found = self._readJson("relaxed.json")
+        found = self._readJson(RELAXED_JSON)
         lines = ["Not relaxed yet."] if found is None else relaxSummary(found)
         return lines + ([frameSentence(self)] if frameSentence(self) else [])
 
     def _methods(self):
-        found = self._readJson("relaxed.json")
+        found = self._readJson(RELAXED_JSON)
         if found is None:
             return []
         return [
             "The model was relaxed in implicit solvent with Amber14 by OpenMM, with restraints to its positions that "
-            f"faded, in CoCoFold [cocofold2026]; CA atoms moved by {found['moved_angstrom']:.2f} Å (rms)."
+            "were reduced in stages, in CoCoFold [cocofold2026]; "
+            f"CA atoms moved by {found['moved_angstrom']:.2f} Å (rms)."
         ]

@@ -5,9 +5,18 @@ from pyworkflow.constants import BETA
 from pyworkflow.protocol import params
 from pyworkflow.utils import cleanPath
 
+from ..constants import SELECTED_JSON
 from ..convert import appendSelectedParticles
-from .base import ProtCocofoldBase, addSeed
-from .inputs import addParticles, modelInBoxFrame, particleOptions, validateParticles, volumeOfStructure, writeInputs
+from .base import EngineRange, ProtCocofoldBase, addSeed
+from .inputs import (
+    addParticles,
+    missingFiles,
+    modelInBoxFrame,
+    particleOptions,
+    validateParticles,
+    volumeOfStructure,
+    writeInputs,
+)
 
 SELECTION_MODES = ["random", "views", "frc"]
 BY_RANDOM, BY_VIEWS, BY_FRC = range(3)
@@ -16,7 +25,7 @@ BY_RANDOM, BY_VIEWS, BY_FRC = range(3)
 class ProtCocofoldSelect(ProtCocofoldBase):
     """Selects some of the particles: at random, evenly over views, or those that agree best with a model.
 
-    Before anything is selected, particles to be held out are drawn from all; fine-tuning judges by exactly them.
+    Held-out particles are drawn from all particles before anything is selected. Fine-tuning holds out exactly these.
     """
 
     _label = "select particles"
@@ -31,8 +40,9 @@ class ProtCocofoldSelect(ProtCocofoldBase):
             params.IntParam,
             default=3000,
             label="Particles to select",
-            validators=[params.GE(20, "20 particles or more")],
-            help="Those held out included: 5 %, at least 50, or a fifth of fewer than 500. The paper: 3,000 of 75,600.",
+            validators=[EngineRange("select --count")],
+            help="Number of particles, including the held-out ones: 5 % of them and at least 50, or a fifth of fewer "
+            "than 500. The paper used 3,000 of 75,600.",
         )
         form.addParam(
             "by",
@@ -41,8 +51,8 @@ class ProtCocofoldSelect(ProtCocofoldBase):
             default=BY_RANDOM,
             label="Select",
             help="agreement with a model: by Fourier ring correlation. *A model that selects its own images biases the "
-            "result towards itself*: with a quarter of the molecules in the start's state, two thirds of the selected "
-            "were, and the model stayed where it was. It pays where many images show no particle.",
+            "result towards itself*: where a quarter of the molecules were in the start's state, two thirds of the "
+            "selected ones were, and the model stayed where it was. It helps where many images show no particle.",
         )
         form.addParam(
             "inputStructure",
@@ -60,7 +70,7 @@ class ProtCocofoldSelect(ProtCocofoldBase):
             allowsNull=True,
             condition=f"by == {BY_FRC}",
             label="Volume",
-            help="Map of the particles; tells the frame of the model. Empty: that of the model.",
+            help="Map of the particles, from which the frame of the model is found. Empty: the model's own volume.",
         )
         addSeed(form)
         self._addGpuParams(form)
@@ -78,25 +88,22 @@ class ProtCocofoldSelect(ProtCocofoldBase):
         writeInputs(self, self.inputParticles.get(), structure, volume)
 
     def selectStep(self, key):
-        words = [
-            *particleOptions(self),
-            "--by",
-            SELECTION_MODES[self.by.get()],
-            "--count",
-            self.count.get(),
-            "--seed",
-            self.seed.get(),
-        ]
-        if self.by.get() == BY_FRC:
-            words += ["--model", modelInBoxFrame(self)]
         star = self._getPath("selected.star")
         cleanPath(star)
-        self.runEngine(
-            "select", [*words, "--out", star, "--json", self._getExtraPath("selected.json"), *self._deviceOptions()]
-        )
+        options = {
+            **particleOptions(self),
+            "--by": SELECTION_MODES[self.by.get()],
+            "--count": self.count.get(),
+            "--seed": self.seed.get(),
+            "--model": modelInBoxFrame(self) if self.by.get() == BY_FRC else None,
+            "--out": star,
+            "--json": self._getExtraPath(SELECTED_JSON),
+            **self._deviceOptions(),
+        }
+        self.runEngine("select", options)
 
     def createOutputStep(self, key):
-        found = self._readJson("selected.json")
+        found = self._readJson(SELECTED_JSON)
         selected = self._createSetOfParticles()
         appendSelectedParticles(
             self.inputParticles.get(), found["selected"], found["held_out"], found["scored_rings"] or [], selected
@@ -109,17 +116,19 @@ class ProtCocofoldSelect(ProtCocofoldBase):
         errors = validateParticles(particles)
         if particles is not None and self.count.get() > particles.getSize():
             errors.append(f"{self.count.get()} particles cannot be selected of {particles.getSize()}; give fewer.")
-        if self.by.get() == BY_FRC and self.inputStructure.get() is None:
-            errors.append("To select by agreement with a model, give the model.")
+        if self.by.get() == BY_FRC:
+            errors += missingFiles((self.inputStructure.get(), "model"), (self.inputVolume.get(), "volume"))
+            if self.inputStructure.get() is None:
+                errors.append("To select by agreement with a model, give the model.")
         return errors
 
     def _summary(self):
-        found = self._readJson("selected.json")
+        found = self._readJson(SELECTED_JSON)
         if found is None:
             return ["Not selected yet."]
         lines = [
             f"{len(found['selected']) + len(found['held_out'])} of {found['of_particles']} particles, "
-            f"{len(found['held_out'])} of them held out and drawn before."
+            f"{len(found['held_out'])} of them held out, which were drawn before the selection."
         ]
         if self.by.get() == BY_FRC:
             lines.append("Selected by agreement with the model: the result is biased towards it.")

@@ -1,50 +1,55 @@
-"""What the protocols say of their results: lines for the summary, sentences for a paper."""
+"""Texts about results: lines for the summaries of protocols, sentences for a paper's methods."""
+
+# Figures of an assessment against a reference: label, key of the engine's JSON file, format
+REFERENCE_FIGURES = (
+    ("CA RMSD", "ca_rmsd", "{:.2f} Å"),
+    ("in place", "ca_rmsd_in_place", "{:.2f} Å"),
+    ("coverage", "coverage", "{:.3f}"),
+    ("RMSD (MM-align)", "rmsd", "{:.2f} Å"),
+    ("TM-score", "tm_score", "{:.3f}"),
+    ("sequence identity", "sequence_identity", "{:.3f}"),
+)
+# The engine lists more bodies than a summary has room for
+_MOST_BODIES_SHOWN = 9
 
 
 def placementSummary(found):
-    """Return what a person wants to know of a placement, in lines."""
+    """Return lines on a placement: how well it fits, how far the next best place is, hand, bodies, warnings."""
     if found is None:
         return ["Not placed yet."]
     whole = found["whole"]
     if whole["runner_up"] is None:
-        others = "no other place was found"
+        other = "no other place was found"
     else:
         trust = "far enough apart to trust" if whole["trusted"] else "*too close to trust*"
-        others = f"the next best place {whole['runner_up']:.2f} ({trust})"
+        other = f"the next best place {whole['runner_up']:.2f} ({trust})"
     lines = [
-        f"Correlation {whole['correlation']:.2f} at {found['resolution_angstrom']:.1f} Å, {others}.",
+        f"Correlation {whole['correlation']:.2f} at {found['resolution_angstrom']:.1f} Å, {other}.",
         f"Hand: {found['hand']}.",
     ]
-    lines += [f"{body['selection']}: correlation {body['correlation']:.2f}." for body in found["bodies"][:9]]
+    bodies = found["bodies"][:_MOST_BODIES_SHOWN]
+    lines += [f"{body['selection']}: correlation {body['correlation']:.2f}." for body in bodies]
     return lines + found["warnings"]
 
 
 def checkSummary(found):
-    """Return a check's verdicts in lines."""
+    """Return the verdicts of a check, one a line."""
     if found is None:
         return ["Not checked yet."]
     return [question["line"] for question in found["questions"]]
 
 
 def assessmentSummary(before, after):
-    """Return the figures of a model against its reference in lines, beside those of the start if there are any."""
-    named = (
-        ("CA RMSD", "ca_rmsd", "{:.2f} Å"),
-        ("in place", "ca_rmsd_in_place", "{:.2f} Å"),
-        ("coverage", "coverage", "{:.3f}"),
-        ("RMSD (MM-align)", "rmsd", "{:.2f} Å"),
-        ("TM-score", "tm_score", "{:.3f}"),
-        ("sequence identity", "sequence_identity", "{:.3f}"),
-    )
+    """Return the figures of a model against its reference, one a line, with those of the start if there are any."""
     lines = []
-    for label, name, shape in named:
-        was = "" if before is None else shape.format(before[name]) + " -> "
-        lines.append(f"{label}: {was}{shape.format(after[name])}")
+    for label, name, text in REFERENCE_FIGURES:
+        was = "" if before is None else text.format(before[name]) + " -> "
+        lines.append(f"{label}: {was}{text.format(after[name])}")
     return lines
 
 
 def supportSummary(found):
-    """Return how a model agrees with images, in lines."""
+    """Return lines on the agreement of a model with images."""
     against = ", ".join(found["against"]) or "none"
     return [
         f"Agreement with the images (Fourier ring correlation): {found['frc']:.4f}.",
@@ -53,7 +58,7 @@ def supportSummary(found):
 
 
 def geometrySummary(found):
-    """Return the faults of a model's backbone in a line."""
+    """Return a line on the faults of a model's backbone."""
     figures = found["geometry"]
     counts = ", ".join(
         f"{label} {len(figures[name])}"
@@ -67,33 +72,39 @@ def geometrySummary(found):
     return [f"Ramachandran favoured {figures['ramachandran_favoured']:.1%}, {counts}."]
 
 
-def progressLines(best):
-    """Return what is known of a run that has not ended: the row of its best cycle so far, or None."""
-    if best is None:
+def progressLines(cycles):
+    """Return a line on a run that has not ended, from the rows of its ``metrics.csv``."""
+    if len(cycles) < 2:
         return ["Not run yet."]
+    first, last = cycles[0], cycles[-1]
+    name = "frc_heldout" if first["frc_heldout"] and last["frc_heldout"] else "frc_work"
+    kind = "held-out FRC" if name == "frc_heldout" else "FRC of fitted particles"
     return [
-        f"Running: best so far is cycle {best['number']}, FRC {float(best['frc_heldout'] or best['frc_work']):.3f}."
+        f"Running: cycle {last['number']} has ended, {kind} {float(first[name]):.3f} -> {float(last[name]):.3f}. The "
+        "output is the engine's best model so far."
     ]
 
 
 def finetuneSummary(metrics):
-    """Return what came of a run in lines."""
+    """Return lines on the result of a run."""
     verdict, moved = metrics["verdict"].capitalize(), f"atoms moved by {metrics['moved_angstrom']:.2f} Å"
     if metrics["frc_heldout"] is None:
         lines = [f"*{verdict}*: no particles were held out; {moved}."]
     else:
         lines = [f"*{verdict}*: held-out FRC {_heldOut(metrics)}, {moved}."]
     if metrics["verdict"] != "supported":
-        lines.append("The output model is the start: held-out particles do not ask for a change.")
+        lines.append("The output model is the start: held-out particles do not support a change.")
     minutes, memory = metrics["seconds"] / 60, metrics["peak_memory_gb"]
     return [*lines, f"{metrics['particles']} particles, {minutes:.1f} min, {memory:.1f} GB on {metrics['device']}."]
 
 
 def finetuneMethods(metrics, network):
     """Return a sentence or two for a paper's methods; ``network`` says whether a prediction's network was trained."""
-    what = "structure module of AlphaFold-Multimer" if network else "model, under a multi-scale field of rigid motions,"
+    subject = (
+        "structure module of AlphaFold-Multimer" if network else "model, under a multi-scale field of rigid motions,"
+    )
     sentence = (
-        f"The {what} was fine-tuned against {metrics['particles']} raw particle images by Fourier ring correlation "
+        f"The {subject} was fine-tuned against {metrics['particles']} raw particle images by Fourier ring correlation "
         f"with CoCoFold [cocofold2026] {metrics['versions']['cocofold']}."
     )
     if metrics["frc_heldout"] is None:
@@ -105,13 +116,14 @@ def finetuneMethods(metrics, network):
 
 
 def relaxSummary(found):
-    """Return what relaxation did in lines."""
+    """Return lines on what relaxation changed."""
     before, after = found["before"], found["after"]
+    # The limits are those of the engine's definitions of a clash and an outlier (docs/relax.md)
     lines = [
         f"Clashes (overlap of 0.6 Å or more): {len(before['clashes'])} -> {len(after['clashes'])}.",
         f"Backbone bonds and angles beyond 4σ: {len(before['outliers'])} -> {len(after['outliers'])}.",
         f"Twisted peptides: {found['geometry']['twisted'][0]} -> {found['geometry']['twisted'][1]}.",
-        f"CA RMSD to the model given: {found['ca_rmsd']:.2f} Å.",
+        f"CA RMSD to the input model: {found['ca_rmsd']:.2f} Å.",
     ]
     if found["frc"]:
         lines.append(f"Agreement with the images: {found['frc']['before']:.4f} -> {found['frc']['after']:.4f}.")

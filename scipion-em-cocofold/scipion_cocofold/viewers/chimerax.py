@@ -7,14 +7,14 @@ COLOURS = ["chain", "change from the start", "confidence (B factor or pLDDT)"]
 
 
 def writeChimeraxScript(path, models, volume=None, colour=BY_CHAIN, changes=None):
-    """Write a ChimeraX script that opens models on a volume; the last is coloured.
+    """Write a ChimeraX script that opens models on a volume and colours the last one.
 
     Parameters
     ----------
     path : str
-        The script, ``.cxc``; a table of changes is written beside it.
+        File of the script, ``.cxc``; a table of changes is written beside it.
     models : list of (str, str)
-        Files and the names to show, all in Scipion's frame; those before the last are grey and half transparent.
+        Files and the names to show, all in Scipion's frame; all but the last are grey and half transparent.
     volume : Volume, optional
     colour : int
         One of `COLOURS`.
@@ -66,6 +66,6 @@ def _writeAttribute(path, changes):
 
 
 def _quoted(text, whole=True):
-    """Return a path, made absolute, or a name as ChimeraX takes it."""
+    """Return a path, made absolute, or a name (not ``whole``) in ChimeraX' quotes."""
     text = os.path.abspath(text) if whole else text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

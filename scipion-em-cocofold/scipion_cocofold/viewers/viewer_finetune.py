@@ -1,4 +1,4 @@
-"""What fine-tuning did: models in ChimeraX, curves, residues, cycles, the report, the hand-over to ISOLDE."""
+"""Viewer of fine-tuning: models in ChimeraX, curves, residues, cycles, the report, the script for ISOLDE."""
 
 import os
 import webbrowser
@@ -14,7 +14,7 @@ from ..constants import COCOFOLD
 from ..frames import writeMoved
 from ..protocols import ProtCocofoldFinetune
 from ..protocols.inputs import outputShift
-from ..residues import displacements, gaussianWidths
+from ..residues import displacements, gaussianWidths, numberWithoutCode
 from .chimerax import BY_CHANGE, COLOURS, writeChimeraxScript
 
 
@@ -27,7 +27,7 @@ class CocofoldFinetuneViewer(ProtocolViewer):
 
     @classmethod
     def getClassLabel(cls, prependPackageName=True):
-        """Return the title; a viewer belongs to no package of Scipion's."""
+        """Return the title, with the plugin's name: Scipion knows no package of a viewer."""
         return f"{COCOFOLD} - {cls._label}"
 
     def _defineParams(self, form):
@@ -48,11 +48,11 @@ class CocofoldFinetuneViewer(ProtocolViewer):
                 "In ChimeraX with the ISOLDE bundle: hydrogens, map, restraints.",
             ),
             ("showReport", "Report", "One page in the web browser; it needs no network."),
-            ("showCycles", "Cycles", "Figures at the end of each, as a table."),
+            ("showCycles", "Cycles", "A table of the figures at the end of each cycle."),
             ("plotTraining", "Agreement with the images", "Mean Fourier ring correlation at the end of each cycle."),
             ("plotRings", "Fourier ring correlation", "By resolution, at the start and at the end."),
             ("plotResidues", "Displacement of residues", "CA atoms, from the start to the result, by chain."),
-            ("plotWidths", "Learned widths", "Of the atoms' Gaussians."),
+            ("plotWidths", "Learned widths", "Widths of the atoms' Gaussians."),
         ):
             form.addParam(name, params.LabelParam, label=label, help=text)
 
@@ -87,24 +87,20 @@ class CocofoldFinetuneViewer(ProtocolViewer):
 
     def _showIsolde(self, param=None):
         script = os.path.join(self.protocol._runFolder(), "isolde", "open_in_isolde.cxc")
-        if not os.path.isfile(script):
-            return [self.errorMessage("There is no script: run the protocol with 'Write a report?' set to yes.")]
-        return [ChimeraView(script)]
+        return [ChimeraView(script)] if os.path.isfile(script) else self._noReport("script")
 
     def _showReport(self, param=None):
         page = os.path.join(self.protocol._runFolder(), "report.html")
-        if not os.path.isfile(page):
-            return [self.errorMessage("There is no report: run the protocol with 'Write a report?' set to yes.")]
-        return [PageView(page)]
+        return [PageView(page)] if os.path.isfile(page) else self._noReport("report")
 
     def _showCycles(self, param=None):
-        rows = self.protocol._cycleRows()
+        rows = self._lastPass()
         if not rows:
             return self._nothingYet()
         return [CyclesView(rows, self._metrics().get("best_cycle"))]
 
     def _plotTraining(self, param=None):
-        rows = self.protocol._cycleRows()
+        rows = self._lastPass()
         if not rows:
             return self._nothingYet()
         plotter, axes = _newPlot("Agreement with the images", "cycle", "mean Fourier ring correlation")
@@ -135,12 +131,10 @@ class CocofoldFinetuneViewer(ProtocolViewer):
         moved = displacements(self.protocol._startModel(), final)
         plotter, axes = _newPlot("Displacement of residues", "residue", "Å")
         for chain in dict.fromkeys(chain for chain, _ in moved):
-            at = [
-                (int("".join(c for c in number if c in "-0123456789")), d)
-                for (name, number), d in moved.items()
-                if name == chain
+            points = [
+                (numberWithoutCode(number), distance) for (name, number), distance in moved.items() if name == chain
             ]
-            axes.plot(*zip(*at), label="chain " + chain)
+            axes.plot(*zip(*points), label="chain " + chain)
         axes.legend()
         return [plotter]
 
@@ -153,12 +147,20 @@ class CocofoldFinetuneViewer(ProtocolViewer):
         axes.hist(found, bins=60)
         return [plotter]
 
-    # --------------------------- what they are made of
+    # --------------------------- data of the views
     def _metrics(self):
-        return self.protocol._readJson("run", "metrics.json") or {}
+        return self.protocol._readMetrics() or {}
+
+    def _lastPass(self):
+        """Return the rows of the cycles of the last pass over the particles that has begun."""
+        rows = self.protocol._readCycles()
+        return [row for row in rows if row.get("pass") == rows[-1].get("pass")]
 
     def _nothingYet(self):
         return [self.errorMessage("There is nothing to show yet.")]
+
+    def _noReport(self, name):
+        return [self.errorMessage(f"There is no {name}: run the protocol with 'Write a report?' set to yes.")]
 
 
 class PageView(View):
@@ -173,7 +175,7 @@ class PageView(View):
 
 
 class CyclesView(View):
-    """A table of the figures of each cycle; a star marks the answer."""
+    """A table of the figures of each cycle; a star marks the cycle that is the result."""
 
     columns = ("number", "stage", "step", "frc_work", "frc_heldout", "moved_angstrom", "worst_link_angstrom", "seconds")
 

@@ -1,4 +1,4 @@
-"""Views of placements, checks and assessments."""
+"""Viewers of placements, checks and assessments."""
 
 import json
 import os
@@ -8,6 +8,7 @@ from pwem.viewers import EmPlotter
 from pwem.viewers.viewer_chimera import ChimeraView
 from pyworkflow.viewer import DESKTOP_TKINTER, Viewer
 
+from ..constants import AFTER_JSON, ASSESSMENT_PNG, CHECK_PNG, PLACED_FOLDER, SUPPORT_PNG
 from ..protocols import ProtCocofoldAssess, ProtCocofoldCheck, ProtCocofoldFit
 from .chimerax import writeChimeraxScript
 
@@ -23,18 +24,19 @@ class CocofoldFitViewer(Viewer):
         structure = self.protocol.outputAtomStruct
         script = self.protocol._getExtraPath("show_placed.cxc")
         writeChimeraxScript(script, [(structure.getFileName(), "placed")], structure.getVolume())
-        return [_showPicture(self.protocol._getExtraPath("placed", "placement.png"), "Placement"), ChimeraView(script)]
+        picture = self.protocol._getExtraPath(PLACED_FOLDER, "placement.png")
+        return [_showPicture(picture, "Placement"), ChimeraView(script)]
 
 
 class CocofoldCheckViewer(Viewer):
-    """The scores of all alternatives."""
+    """The scores of all hypotheses that the check compared."""
 
     _label = "verdicts"
     _targets = [ProtCocofoldCheck]
     _environments = [DESKTOP_TKINTER]
 
     def _visualize(self, obj, **kwargs):
-        return [_showPicture(self.protocol._getExtraPath("check.png"), "Check of inputs")]
+        return [_showPicture(self.protocol._getExtraPath(CHECK_PNG), "Check of inputs")]
 
 
 class CocofoldAssessViewer(Viewer):
@@ -48,12 +50,12 @@ class CocofoldAssessViewer(Viewer):
         pictures = [
             _showPicture(path, title)
             for path, title in (
-                (self.protocol._getExtraPath("assessment.png"), "Distance from the reference"),
-                (self.protocol._getExtraPath("support.png"), "Support by the images"),
+                (self.protocol._getExtraPath(ASSESSMENT_PNG), "Distance from the reference"),
+                (self.protocol._getExtraPath(SUPPORT_PNG), "Support by the images"),
             )
             if os.path.isfile(path)
         ]
-        path = self.protocol._getExtraPath("after.json")
+        path = self.protocol._getExtraPath(AFTER_JSON)
         if not os.path.isfile(path):
             return pictures or [self.errorMessage("Not assessed yet.")]
         with open(path, encoding="utf-8") as content:
@@ -65,7 +67,7 @@ class CocofoldAssessViewer(Viewer):
 
 
 def _showPicture(path, title):
-    """Show a PNG file in a window of its own."""
+    """Return a view that shows a PNG file in a window of its own."""
     plotter = EmPlotter(windowTitle=title, figsize=(10, 7))
     axes = plotter.createSubPlot(title, "", "")
     axes.imshow(imread(path))

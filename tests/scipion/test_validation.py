@@ -65,7 +65,7 @@ def accepts(option: str, value: float) -> bool:
     verb, name = option.split(" --")
     try:
         if verb == "finetune":
-            Options("particles.star", "model.cif", **{name.replace("-", "_"): value})
+            Options(particles="particles.star", model="model.cif", **{name.replace("-", "_"): value})
         elif verb == "fit":
             MapFiles(Path("map.mrc"), resolution_angstrom=value)
         else:

@@ -63,6 +63,17 @@ class FitResult:
     warnings: tuple[str, ...]
 
 
+def refuse_unknown_hand(hand: str) -> None:
+    """Refuse what is not one of ``HANDS``.
+
+    Raises
+    ------
+    InputError
+    """
+    if hand not in HANDS:
+        raise InputError(f"--hand {hand}: give {', '.join(HANDS[:-1])} or {HANDS[-1]}")
+
+
 def fit_in_map(
     model: Model,
     density: DensityMap,
@@ -97,8 +108,7 @@ def fit_in_map(
         If the model is larger than the map, the bodies are not the model's, there is no such hand or symmetry, or both
         bodies and a symmetry are given.
     """
-    if hand not in HANDS:
-        raise InputError(f"--hand {hand}: give {', '.join(HANDS[:-1])} or {HANDS[-1]}")
+    refuse_unknown_hand(hand)
     if bodies is not None and symmetry is not None:
         raise InputError("--bodies and --symmetry: a subunit is placed as a whole; leave one of the two out")
     if symmetry not in (None, AUTO):

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from cocofold.mapfit.bodies import molecule_of, select_residues
 from cocofold.mapfit.density_map import DensityMap, read_map, same_grid
-from cocofold.mapfit.fit_model import AUTO, HANDS, FitResult, fit_in_map
+from cocofold.mapfit.fit_model import AUTO, HANDS, FitResult, fit_in_map, refuse_unknown_hand
 from cocofold.mapfit.placement_file import MIRRORED
 from cocofold.mapfit.rigid_refinement import RigidMolecule
 from cocofold.mapfit.target_map import (
@@ -116,6 +116,7 @@ def place_and_write(
     InputError
         For input that cannot be used, and files that cannot be written.
     """
+    refuse_unknown_hand(hand)
     began = time.monotonic()
     density = files.read(files.density, "map")
     resolution, known_from = _choose_resolution(density, files)

@@ -65,7 +65,9 @@ def test_a_run_on_dark_images_is_the_run_on_white_ones(data: tuple[Path, Path, P
         ("found", dark, "auto"),
         ("told", dark, "dark"),
     ):
-        options = Options(str(path), str(model), contrast=contrast, first=24, effort=0.01, seed=3, check=False)
+        options = Options(
+            particles=str(path), model=str(model), contrast=contrast, first=24, effort=0.01, seed=3, check=False
+        )
         finetune(options, tmp_path / name)
         answers[name] = (tmp_path / name / "models/cycle_09.cif").read_text()
     assert answers["found"] == answers["told"] == answers["white"]
@@ -78,9 +80,9 @@ def test_a_run_on_dark_images_is_the_run_on_white_ones(data: tuple[Path, Path, P
     ("errors", "expected"), [(5.5, "white"), (4.5, "undecided"), (-4.5, "undecided"), (-5.5, "dark")]
 )
 def test_a_contrast_is_clear_from_five_standard_errors_on(errors: float, expected: str) -> None:
-    assert ContrastEstimate(0.01 * errors, 0.01, 300).found == expected
+    assert ContrastEstimate(0.01 * errors, 0.01, 300).verdict == expected
 
 
 def test_other_words_are_refused() -> None:
     with pytest.raises(InputError, match="--contrast black: give auto, white or dark"):
-        Options("a.star", "b.cif", contrast="black")
+        Options(particles="a.star", model="b.cif", contrast="black")

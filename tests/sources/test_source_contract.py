@@ -24,9 +24,9 @@ from cocofold.sources.structure_module import (
     TrainingRates,
     TrunkOutput,
 )
-from cocofold.sources.symmetric_copies import SymmetricCopies, copy_positions
+from cocofold.sources.symmetric_copies import SymmetricCopies
 from cocofold.structure.model import Model
-from cocofold.structure.point_groups import point_group_rotations
+from cocofold.structure.point_groups import copy_positions, point_group_rotations
 from cocofold.structure.read_model import read_model
 from cocofold.structure.topology import Backbone
 

@@ -177,8 +177,8 @@ def test_a_run_without_memory_for_images_is_the_same_run(
     shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = Options(
-        str(shared_data / "adk/two_optics/particles.star"),
-        str(shared_data / "adk/start_closed.cif"),
+        particles=str(shared_data / "adk/two_optics/particles.star"),
+        model=str(shared_data / "adk/start_closed.cif"),
         first=40,
         effort=0.01,
     )

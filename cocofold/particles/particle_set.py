@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cocofold.particles.mrc import StackReader
+from cocofold.particles.mrc import StackReader, read_stack_header
 from cocofold.particles.poses import mirrored_matrices
 from cocofold.system.errors import InputError
 
@@ -81,7 +81,7 @@ class ParticleSet:
     phase_shift_deg, ctf_bfactor_a2, ctf_scale : (n,) float64
         Of a phase plate, added; of the envelope ``exp(-B k^2 / 4)``; overall factor.
     half_set : (n,) int or None
-        1 or 2.
+        1 or 2; 0 where a particle is in neither.
     stacks : tuple of Path
     stack_index, slice_index : (n,) int
         Row in ``stacks``; image in the stack, counted from 0.
@@ -268,45 +268,6 @@ OPTICS_LIMITS = {
 PIXEL_SIZE_TOLERANCE = 1e-5  # relative: 0.003 Å over a box of 300 Å
 
 
-def require_finite(values: np.ndarray, label: str, path: Path, shown: Sequence[object] | None = None) -> np.ndarray:
-    """Return (n,) or (n, k) numbers if all are finite.
-
-    Parameters
-    ----------
-    values : (n,) or (n, k) float
-    label : str
-        The file's name of the column.
-    path : Path
-    shown : sequence of length n, optional
-        What to quote in the message, the raw values of the file.
-
-    Raises
-    ------
-    InputError
-        Naming the first row, counted from 1, that is not finite.
-    """
-    finite = np.isfinite(values)
-    bad = np.flatnonzero(~(finite if finite.ndim == 1 else finite.all(axis=tuple(range(1, finite.ndim)))))
-    if len(bad):
-        value = (values if shown is None else shown)[bad[0]]
-        raise InputError(
-            f"{path}: row {bad[0] + 1} has {label} = {value} ({len(bad)} such rows); every value must be a finite "
-            "number: remove these rows or repair them"
-        )
-    return values
-
-
-def require_half_sets(values: np.ndarray, label: str, path: Path) -> np.ndarray:
-    """Return (n,) int half sets if all are 1 or 2."""
-    bad = np.flatnonzero(~np.isin(values, (1, 2)))
-    if len(bad):
-        raise InputError(
-            f"{path}: row {bad[0] + 1} has {label} for half set {values[bad[0]]:g}; half sets are 1 and 2: "
-            "remove the column or repair it"
-        )
-    return values.astype(int)
-
-
 def require_usable_optics(groups: Sequence[OpticsGroup], path: Path) -> None:
     """Check that optics groups have possible values, even boxes, and one box and pixel size.
 
@@ -333,6 +294,55 @@ def require_usable_optics(groups: Sequence[OpticsGroup], path: Path) -> None:
         )
     if len({group.box for group in groups}) > 1:
         raise InputError(_differ(path, "box", [f"{group.name} {group.box} pixels" for group in groups]))
+
+
+def check_stacks(
+    stacks: Sequence[Path], stack_index: np.ndarray, slice_index: np.ndarray, box: int | None, source: Path
+) -> int:
+    """Check every stack's header against the metadata and return the box.
+
+    Parameters
+    ----------
+    stacks : sequence of Path
+    stack_index, slice_index : (n,) int
+        Each particle's stack, and its image there from 0.
+    box : int or None
+        Pixels along a side that the metadata announce; if None, all stacks must have the first one's.
+    source : Path
+        The particles' file, for messages.
+
+    Raises
+    ------
+    InputError
+        If a stack cannot be read, its images are not square or of another box, or a particle is beyond its end.
+    """
+    if (slice_index < 0).any():
+        raise InputError(f"{source}: row {int((slice_index < 0).argmax()) + 1} names an image before the stack's first")
+    last = np.full(len(stacks), -1)
+    np.maximum.at(last, stack_index, slice_index)
+    found_box = box
+    for path, highest in zip(stacks, last):
+        header = read_stack_header(path)
+        if header.width != header.height:
+            raise InputError(
+                f"{path}: images of {header.width} x {header.height} pixels; square ones are needed, extract again"
+            )
+        if found_box is None:
+            found_box = header.width
+        if header.width != found_box:
+            announced = "first stack has" if box is None else "metadata say"
+            raise InputError(
+                f"{path}: images of {header.width} pixels, but the {announced} {found_box} ({source}); "
+                "give the stacks that belong to the file, all of one box"
+            )
+        if highest >= header.count:
+            raise InputError(
+                f"{source}: image {highest + 1} of {path} is named, but the stack has {header.count}; "
+                "the stack is incomplete or not the file's own"
+            )
+    if found_box is None:
+        raise InputError(f"{source}: names no stack; particles need rlnImageName or blob/path")
+    return found_box
 
 
 def require_even_box(box: int, where: str) -> None:

@@ -310,7 +310,8 @@ def read_cs_table(path: Path) -> dict[str, np.ndarray]:
 
 def _read_numpy(path: Path) -> dict[str, np.ndarray]:
     with open(path, "rb") as file:
-        table = np.lib.format.read_array(file, allow_pickle=False, max_header_size=MAX_HEADER_BYTES)
+        limit: dict[str, Any] = {"max_header_size": MAX_HEADER_BYTES}
+        table = np.lib.format.read_array(file, allow_pickle=False, **limit)
     if table.dtype.names is None:
         raise ValueError("an array without named columns")
     if table.ndim != 1:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -284,6 +285,9 @@ def _table_of_rows(path: Path, name: str, labels: list[str], rows: list[str], as
         return pd.DataFrame(np.zeros((0, len(labels))), columns=labels)
     text = {number for number, label in enumerate(labels) if label in TEXT_LABELS}
     numbers = [number for number in range(len(labels) + 1) if number not in text]
+    kinds: dict[str, Any] = {"dtype": str, "na_filter": False}
+    if not as_text:
+        kinds = {"dtype": dict.fromkeys(text, str), "na_values": dict.fromkeys(numbers, MISSING_NUMBERS)}
     try:
         table = pd.read_csv(
             io.StringIO("".join(f"{row}{_END_OF_ROW}\n" for row in rows)),
@@ -291,9 +295,7 @@ def _table_of_rows(path: Path, name: str, labels: list[str], rows: list[str], as
             header=None,
             quoting=csv.QUOTE_NONE,
             keep_default_na=False,
-            dtype=str if as_text else dict.fromkeys(text, str),
-            na_filter=not as_text,
-            na_values=dict.fromkeys(numbers, MISSING_NUMBERS),
+            **kinds,
             low_memory=False,
             engine="c",
         )

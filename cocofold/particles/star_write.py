@@ -65,6 +65,11 @@ def image_names(particles: ParticleSet, path: Path) -> list[str]:
     folder = os.path.abspath(path.parent)
     stacks = [os.path.abspath(stack) for stack in particles.stacks]
     names = [os.path.relpath(stack, folder) if stack.startswith(folder + os.sep) else stack for stack in stacks]
+    # Bytes of a name that are no UTF-8 are written as letters of Latin-1, by which the reader finds the file again.
+    names = [
+        os.fsencode(name).decode("latin-1") if any("\udc80" <= letter <= "\udcff" for letter in name) else name
+        for name in names
+    ]
     return [
         f"{image + 1:06d}@{names[stack]}"
         for image, stack in zip(particles.slice_index.tolist(), particles.stack_index.tolist())

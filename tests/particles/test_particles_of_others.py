@@ -250,3 +250,17 @@ def test_letters_of_any_encoding(project: Project, encoding: str, place: str) ->
     text = path.read_text(encoding="utf-8")
     path.write_bytes((f"# {word}\n{text}# {word}\n" if place == "comment" else text).encode(encoding))
     assert_same(read_particles(path), plain)
+
+
+@pytest.mark.parametrize("star", ["latin-1", "utf-8"])
+@pytest.mark.parametrize("disk", ["latin-1", "utf-8"])
+def test_folder_names_of_any_encoding(project: Project, star: str, disk: str) -> None:
+    plain = read_particles(project.star())
+    folder = bytes(project.folder) + b"/" + "Müller".encode(disk)
+    shutil.copytree(bytes(project.folder / "stacks"), folder)
+    path = project.star(rlnImageName=[name.replace("stacks", "Müller") for name in PARTICLES["rlnImageName"]])
+    path.write_bytes(path.read_text(encoding="utf-8").encode(star))
+    particles = read_particles(path)
+    assert_same(particles, plain)
+    write_star(project.folder / "written.star", particles)
+    assert len(read_particles(project.folder / "written.star")) == 3

@@ -56,6 +56,8 @@ def check(
     option = "--map-pixel-size"
     density = None if map_file is None else read_map(map_file, map_pixel_size, pixel_size_option=option)
     read, start = read_particles(particles, particles_dir, passthrough), read_model(model)
+    for note in read.notes:
+        typer.echo(note)
     if read_map_placement(model).get("hand") == MIRRORED:
         typer.echo("the model was placed in the map's mirror image: poses are mirrored, as in fine-tuning")
         read = read.mirrored()

@@ -18,6 +18,7 @@ from cocofold.particles.particle_set import (
     OpticsGroup,
     ParticleSet,
     check_stacks,
+    join_pixel_sizes,
     require_usable_optics,
 )
 from cocofold.particles.poses import matrices_from_cryosparc
@@ -65,6 +66,7 @@ def read_cryosparc(path: Path, particles_dir: Path | None = None, passthrough: S
         raise InputError(f"{path}: has no particles; give a file with at least one")
     groups, optics_index = _optics_groups(columns, path)
     require_usable_optics(groups, path)
+    groups, notes = join_pixel_sizes(groups, optics_index, path)
     poses = _read_alignment(columns, str(alignment), path)
     ctf = _ctf_columns(columns, path)
     contrast = np.where(_numeric_column(columns, "blob/sign", path, 1.0) < 0, -1.0, 1.0)
@@ -84,6 +86,7 @@ def read_cryosparc(path: Path, particles_dir: Path | None = None, passthrough: S
         stack_index=stack_index,
         slice_index=slice_index,
         contrast=contrast,
+        notes=notes,
         **ctf,
     )
 

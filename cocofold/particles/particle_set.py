@@ -91,6 +91,8 @@ class ParticleSet:
         Particles that are to judge a fit and not to be fitted; None if nobody has said.
     scored_rings : tuple of int
         Fourier rings by which the particles were chosen with a model, so that a fit leaves them out.
+    notes : tuple of str
+        What a user should know of how the file was read.
     reader : StackReader
         Keeps stacks open from one call of ``images`` to the next; it is the only part that changes.
     """
@@ -112,6 +114,7 @@ class ParticleSet:
     contrast: np.ndarray
     held_out: np.ndarray | None = None
     scored_rings: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
     reader: StackReader = field(default_factory=StackReader, repr=False)
 
     def __post_init__(self) -> None:
@@ -266,6 +269,9 @@ OPTICS_LIMITS = {
     "pixel_size_angstrom": (0.05, 100.0, "pixel size (Å)"),
 }
 PIXEL_SIZE_TOLERANCE = 1e-5  # relative: 0.003 Å over a box of 300 Å
+# Relative difference up to which sessions are joined with their mean pixel size: as much as two calibrations of one
+# microscope differ. At the edge of a box of 300 Å, 0.5 % between two sessions are 0.4 Å from the mean.
+JOINED_PIXEL_SIZE_TOLERANCE = 5e-3
 
 
 def require_usable_optics(groups: Sequence[OpticsGroup], path: Path) -> None:
@@ -288,12 +294,37 @@ def require_usable_optics(groups: Sequence[OpticsGroup], path: Path) -> None:
     for group in groups:
         require_even_box(group.box, f"{path}: optics group {group.name}")
     sizes = np.array([group.pixel_size_angstrom for group in groups])
-    if np.ptp(sizes) > PIXEL_SIZE_TOLERANCE * sizes[0]:
+    if np.ptp(sizes) >= JOINED_PIXEL_SIZE_TOLERANCE * sizes.min():
         raise InputError(
             _differ(path, "pixel size", [f"{group.name} {group.pixel_size_angstrom:g} Å" for group in groups])
         )
     if len({group.box for group in groups}) > 1:
         raise InputError(_differ(path, "box", [f"{group.name} {group.box} pixels" for group in groups]))
+
+
+def join_pixel_sizes(
+    groups: Sequence[OpticsGroup], index: np.ndarray, path: Path
+) -> tuple[tuple[OpticsGroup, ...], tuple[str, ...]]:
+    """Groups with one pixel size, the particles' mean where it differs a little, and a note of that.
+
+    Parameters
+    ----------
+    groups : sequence of OpticsGroup
+        As ``require_usable_optics`` lets them pass.
+    index : (n,) int
+        Each particle's group.
+    path : Path
+        The particles' file, for the note.
+    """
+    sizes = np.array([group.pixel_size_angstrom for group in groups])
+    if np.ptp(sizes) <= PIXEL_SIZE_TOLERANCE * sizes[0]:
+        return tuple(groups), ()
+    mean = float(f"{sizes[index].mean():.7g}")
+    note = (
+        f"{path}: pixel sizes differ by {np.ptp(sizes) / sizes.min():.2%} between optics groups ({sizes.min():g} to "
+        f"{sizes.max():g} Å); all particles are read with their mean, {mean:g} Å"
+    )
+    return tuple(replace(group, pixel_size_angstrom=mean) for group in groups), (note,)
 
 
 def check_stacks(

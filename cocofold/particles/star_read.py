@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cocofold.particles.mrc import find_stacks
+from cocofold.particles.mrc import find_stacks, read_stack_header
 from cocofold.particles.particle_set import (
     OpticsGroup,
     ParticleSet,
     check_stacks,
+    join_pixel_sizes,
     require_even_box,
     require_usable_optics,
 )
@@ -82,7 +83,9 @@ def read_star(path: Path, particles_dir: Path | None = None) -> ParticleSet:
         "held_out": _held_out(particles),
         "scored_rings": _scored_rings(particles),
     }
+    groups, notes = join_pixel_sizes(groups, optics_index, path)
     stacks = find_stacks(names, path, particles_dir)
+    _require_single_images(particles, stacks, stack_index)
     box = check_stacks(stacks, stack_index, slice_index, groups[0].box or None, path)
     require_even_box(box, str(stacks[0]))
     return ParticleSet(
@@ -94,6 +97,7 @@ def read_star(path: Path, particles_dir: Path | None = None) -> ParticleSet:
         stacks=stacks,
         stack_index=stack_index,
         slice_index=slice_index,
+        notes=notes,
         **values,
     )
 
@@ -210,7 +214,8 @@ def _scored_rings(particles: StarBlock) -> tuple[int, ...]:
 def _parse_image_names(particles: StarBlock) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Names of the stacks in the order of their first particle, and each particle's stack and slice from 0."""
     names = _image_names(particles)
-    numbers, _, paths = zip(*(name.partition("@") for name in names))
+    # A name without an index is that of a file of one image.
+    numbers, _, paths = zip(*((name if "@" in name else f"1@{name}").partition("@") for name in names))
     slices = pd.to_numeric(pd.Series(numbers), errors="coerce").to_numpy(dtype=float)
     wrong = np.flatnonzero(
         ~((slices >= 1) & (slices < MAX_SLICE_NUMBER) & (slices == np.floor(slices))) | (np.array(paths) == "")
@@ -225,6 +230,19 @@ def _parse_image_names(particles: StarBlock) -> tuple[list[str], np.ndarray, np.
     for suffix in FORMAT_SUFFIXES:
         stacks = [stack[: -len(suffix)] if stack.endswith(suffix) else stack for stack in stacks]
     return stacks, index.astype(int), slices.astype(int) - 1
+
+
+def _require_single_images(particles: StarBlock, stacks: tuple[Path, ...], stack_index: np.ndarray) -> None:
+    """Refuse names without an index of files with several images."""
+    without = np.flatnonzero(["@" not in name for name in _image_names(particles)])
+    for stack in np.unique(stack_index[without]):
+        count = read_stack_header(stacks[stack]).count
+        if count > 1:
+            row = without[stack_index[without] == stack][0]
+            raise InputError(
+                f"{particles.path}: row {row + 1} has rlnImageName = {_image_names(particles)[row]}, a file of {count} "
+                "images; the form index@stack is needed, with the index from 1, such as 000001@Extract/stack.mrcs"
+            )
 
 
 MAGNIFICATION_LABELS = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11")

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import starfile
-from particle_project import OPTICS, PARTICLES, Project, loop
+from particle_project import OPTICS, PARTICLES, Project, loop, write_stack
 
 from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet
@@ -264,3 +264,35 @@ def test_folder_names_of_any_encoding(project: Project, star: str, disk: str) ->
     assert_same(particles, plain)
     write_star(project.folder / "written.star", particles)
     assert len(read_particles(project.folder / "written.star")) == 3
+
+
+@pytest.mark.parametrize(("sizes", "joined"), [((1.5, 1.507), True), ((1.5, 1.5002), True), ((1.5, 1.508), False)])
+@pytest.mark.parametrize("used", [["1", "2", "1"], ["2", "1", "2"]])
+def test_sessions_of_nearly_one_pixel_size(
+    project: Project, sizes: tuple[float, float], joined: bool, used: list[str]
+) -> None:
+    table = {label: [value] * 2 for label, value in OPTICS.items()}
+    table.update(rlnOpticsGroup=["1", "2"], rlnImagePixelSize=[str(size) for size in sizes])
+    path = project.write(loop("optics", table) + loop("particles", {**PARTICLES, "rlnOpticsGroup": used}))
+    if not joined:
+        assert "differ in pixel size" in refusal(path)
+        return
+    particles = read_particles(path)
+    mean = np.mean([sizes[int(group) - 1] for group in used])
+    assert [group.pixel_size_angstrom for group in particles.optics] == pytest.approx([mean, mean])
+    (note,) = particles.notes
+    assert "read with their mean" in note
+    assert read_particles(project.star()).notes == ()
+
+
+@pytest.mark.parametrize("form", ["{}", "1@{}", "000001@{}"])
+@pytest.mark.parametrize("end", [".mrc", ".mrcs"])
+def test_files_of_one_image(project: Project, form: str, end: str) -> None:
+    for number in range(3):
+        write_stack(project.folder / f"img{number}{end}", project.a[number : number + 1])
+    particles = read_particles(project.star(rlnImageName=[form.format(f"img{number}{end}") for number in range(3)]))
+    np.testing.assert_array_equal(particles.images(np.arange(3)), project.a[:3])
+
+
+def test_case_of_files_of_one_image(case: Callable[[str], Path]) -> None:
+    assert len(read_particles(case("P") / "particles.star")) == 60

@@ -191,7 +191,7 @@ def test_all_missing_labels_are_named_at_once(project: Project) -> None:
         ({"rlnOriginXAngst": ["x", "2", "3"]}, ["row 1", "rlnOriginXAngst = x"]),
         ({"rlnOpticsGroup": ["1", "2", "1"]}, ["row 2", "optics group 2", "data_optics has 1"]),
         ({"rlnRandomSubset": ["1", "2", "3"]}, ["row 3", "half sets are 1 and 2"]),
-        ({"rlnImageName": "a.mrcs"}, ["row 1", "index@stack"]),
+        ({"rlnImageName": "stacks/a.mrcs"}, ["row 1", "a file of 4 images", "index@stack"]),
         ({"rlnImageName": "0@stacks/a.mrcs"}, ["row 1", "index from 1"]),
         ({"rlnImageName": "1.5@stacks/a.mrcs"}, ["row 1", "index@stack"]),
         ({"rlnImageName": "5@stacks/a.mrcs"}, ["image 5", "the stack has 4"]),

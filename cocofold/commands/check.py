@@ -21,6 +21,7 @@ def check(
     map_file: Optional[Path] = typer.Option(
         None, "--map", help="Map of the particles: whether model and particles go with it is asked too."
     ),
+    map_pixel_size: Optional[float] = typer.Option(None, help="Å; in place of that in the map's header."),
     particles_dir: Optional[Path] = typer.Option(None, help="Folder from which the stacks' paths start."),
     passthrough: List[Path] = typer.Option([], help="CryoSPARC passthrough file of the .cs; may be given again."),
     count: int = typer.Option(200, help="Particles that are looked at, drawn with the seed."),
@@ -40,6 +41,8 @@ def check(
         check_writable(option, path)
     if picture is not None and picture.suffix.lower() != ".png":
         raise InputError(f"--picture {picture}: only PNG is written; give a name that ends in .png")
+    if map_pixel_size is not None and map_file is None:
+        raise InputError("--map-pixel-size: is about a map; add --map FILE, or leave it out")
     from cocofold.mapfit.density_map import read_map
     from cocofold.mapfit.placement_file import MIRRORED
     from cocofold.particles import read_particles
@@ -50,8 +53,11 @@ def check(
 
     settings = CheckSettings(count=count, seed=seed, contrast=contrast)
     chosen_device = prepare_short_work(device)
-    density = None if map_file is None else read_map(map_file)
+    option = "--map-pixel-size"
+    density = None if map_file is None else read_map(map_file, map_pixel_size, pixel_size_option=option)
     read, start = read_particles(particles, particles_dir, passthrough), read_model(model)
+    for note in read.notes:
+        typer.echo(note)
     if read_map_placement(model).get("hand") == MIRRORED:
         typer.echo("the model was placed in the map's mirror image: poses are mirrored, as in fine-tuning")
         read = read.mirrored()

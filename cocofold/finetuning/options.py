@@ -132,6 +132,7 @@ class ModelOptions:
         None, "Map of the particles: the model is placed in it first, from anywhere (see cocofold fit).", is_path=True
     )
     map_resolution: float | None = _option(None, "With --map: its resolution (Å); by default estimated from the map.")
+    map_pixel_size: float | None = _option(None, "With --map: its pixel size (Å), not that in its header.")
     bodies: str | None = _option(
         None, 'With --map: parts that are placed one by one after the whole: "A,B;C", "A:1-120;A:121-214".'
     )
@@ -142,9 +143,7 @@ class ModelOptions:
         is_path=True,
     )
     symmetry: str | None = _option(
-        None,
-        "Point group (C3, D2, T, O, I, ...; with --map also auto): the model is one subunit, and all copies move "
-        "alike.",
+        None, "Point group (C3, D2, T, ...; with --map also auto): the model is one subunit, and all copies move alike."
     )
 
 
@@ -267,6 +266,7 @@ class Options(NetworkOptions, TrainingOptions, ModelOptions, DataOptions):
             for option, value in (
                 ("--bodies", self.bodies),
                 ("--map-resolution", self.map_resolution),
+                ("--map-pixel-size", self.map_pixel_size),
                 ("--hand", None if self.hand == "auto" else self.hand),
                 ("--symmetry auto", self.symmetry if self.symmetry == "auto" else None),
             ):
@@ -300,9 +300,9 @@ class Options(NetworkOptions, TrainingOptions, ModelOptions, DataOptions):
 
     def for_teacher(self, model: Path, symmetry: str | None) -> Options:
         """Options of the run that moves a prediction's model, placed, before its network learns the result."""
-        place: dict[str, Any] = {"map": None, "map_resolution": None, "bodies": None, "hand": "auto", "placement": None}
+        place: dict[str, Any] = dict.fromkeys(("map", "map_resolution", "map_pixel_size", "bodies", "placement"))
         network: dict[str, Any] = {one.name: one.default for one in fields(self) if option_rules(one).network_only}
-        return replace(self, model=str(model), prediction=None, symmetry=symmetry, **place, **network)
+        return replace(self, model=str(model), prediction=None, symmetry=symmetry, hand="auto", **place, **network)
 
     def write(self, path: Path) -> None:
         """Write as YAML, with the version."""

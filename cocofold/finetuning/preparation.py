@@ -217,6 +217,8 @@ def _log_notes(particles: ParticleSet, model: Model, model_file: str | None, fol
     if particles.scored_rings:
         scored = ", ".join(str(ring) for ring in particles.scored_rings)
         folder.log_and_print(f"rings {scored} are not fitted: by them the particles were chosen")
+    for note in particles.notes:
+        folder.log_and_print(note)
     for note in model.notes:
         folder.log_and_print(f"{model_file}: {note}")
 

@@ -355,8 +355,9 @@ def _fit_in_map(model: Model, options: Options, folder: RunFolder, device: torch
     out = folder.path / "placement"
     if not (out / PLACEMENT_FILE).is_file():
         folder.log_and_print(f"placing the model in {options.map}; see {out}")
-        names = MapOptionNames("--map-resolution", pixel_size=None, half_maps=None)
-        files = MapFiles(Path(str(options.map)), resolution_angstrom=options.map_resolution, option_names=names)
+        names = MapOptionNames("--map-resolution", "--map-pixel-size", half_maps=None)
+        known = (options.map_resolution, options.map_pixel_size)
+        files = MapFiles(Path(str(options.map)), None, None, None, *known, option_names=names)
         with search_progress_bar() as tell:
             _, lines = place_and_write(model, files, out, options.bodies, options.hand, options.symmetry, device, tell)
         for line in lines:

@@ -73,7 +73,7 @@ def read_map(
     what: str = "map",
     pixel_size_option: str | None = None,
 ) -> DensityMap:
-    """Read a map: MRC or CCP4, gzip-compressed or not, any box and order of axes.
+    """Read a map: MRC or CCP4, plain or packed by gzip or bzip2, any box and order of axes.
 
     Parameters
     ----------
@@ -98,11 +98,13 @@ def read_map(
         header = file.header
         if header.mode not in _REAL_MODES:
             raise InputError(f"{name}: mode {header.mode} holds no real numbers; give a map, not a transform")
-        if file.data.ndim != 3 or min(file.data.shape) < _MIN_BOX:
-            shape = " x ".join(map(str, file.data.shape[::-1]))
+        # A stack of one volume is a map.
+        data = file.data[0] if file.data.ndim == 4 and len(file.data) == 1 else file.data
+        if data.ndim != 3 or min(data.shape) < _MIN_BOX:
+            shape = " x ".join(map(str, data.shape[::-1]))
             raise InputError(f"{name}: holds {shape} pixels, no volume; give one of {_MIN_BOX} or more along each axis")
         order = _order_of_axes(header, name)
-        values = np.ascontiguousarray(file.data.transpose(order), dtype=np.float32)
+        values = np.ascontiguousarray(data.transpose(order), dtype=np.float32)
         pixel_size = pixel_size_angstrom or _pixel_size(file, name, pixel_size_option)
         origin = _origin(header, pixel_size)
     _check_content(values, name)

@@ -215,6 +215,8 @@ def resolution_from_noise(density: DensityMap) -> float | None:
         for mask in (region, 1 - region)
     )
     fine = shells.resolution < _SMOOTHING_ANGSTROM
+    if not fine.any():  # voxels so coarse that the map holds nothing but the molecule's shape
+        return None
     if (outside[fine] < _NO_NOISE_FRACTION * inside[fine].max()).any():
         return None
     return shells.resolution_where(inside < (1 + _SIGNAL_TO_NOISE) * outside)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shlex
 import threading
 import warnings
 from collections import OrderedDict
@@ -33,6 +35,8 @@ DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 UNSUPPORTED_MODES = {3: "complex int16", 4: "complex float32", 5: "int8 of an old kind", 7: "int32", 101: "4-bit"}
 GZIP_MAGIC = b"\x1f\x8b"
 COMPRESSION_OF_MAGIC = {GZIP_MAGIC: "gzip", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz"}
+PACKED_MAPS = ("gzip", "bzip2")  # read as they are
+COMPRESSED_ENDS = (".gz", ".bz2", ".zst", ".xz")
 IMOD_STAMP = 1146047817  # the letters IMOD; bit 0 of the flags then says that bytes are signed
 _BYTES_ARE_SIGNED = 1
 
@@ -77,7 +81,7 @@ def read_stack_header(path: Path) -> StackHeader:
         raise InputError(f"{path}: cannot be opened ({error.strerror}); check the path and its permissions") from error
     for magic, program in COMPRESSION_OF_MAGIC.items():
         if raw.startswith(magic):
-            raise InputError(f"{path}: compressed with {program}; only plain MRC stacks are read, decompress it first")
+            raise InputError(f"{path}: compressed with {program}; only plain stacks are read: {_unpack_remedy(path)}")
     if len(raw) < HEADER_BYTES:
         raise InputError(f"{path}: {len(raw)} bytes, less than the {HEADER_BYTES} of an MRC header; copy it again")
     order = _byte_order(path, raw)
@@ -109,6 +113,13 @@ def _byte_order(path: Path, raw: bytes) -> str:
         if sizes_possible and (mode in DTYPES or mode in UNSUPPORTED_MODES):
             return order
     raise InputError(f"{path}: not an MRC file (its header has no possible sizes); particle stacks must be .mrcs/.mrc")
+
+
+def _has_possible_header(path: Path, raw: bytes) -> bool:
+    try:
+        return len(raw) == HEADER_BYTES and bool(_byte_order(path, raw))
+    except InputError:
+        return False
 
 
 class _OpenStack:
@@ -231,8 +242,10 @@ class StackReader:
 def find_stacks(names: Sequence[str], source: Path, particles_dir: Path | None) -> tuple[Path, ...]:
     """Where the stacks named in a particles' file are.
 
-    Relative names are tried in ``particles_dir`` if given, in the folder of the file and in each of that folder's
-    parents, since RELION and CryoSPARC count paths from the project's folder.
+    Names are tried in ``particles_dir`` if given, in the folder of the file and in each of that folder's parents,
+    since RELION and CryoSPARC count paths from the project's folder. What is not there is sought in ``particles_dir``
+    by the last parts of its name, the longest first: the stacks' own folder may be given, or a project's folder for
+    absolute paths of another machine. ``.mrc`` stands for ``.mrcs`` and the other way round.
 
     Parameters
     ----------
@@ -250,80 +263,82 @@ def find_stacks(names: Sequence[str], source: Path, particles_dir: Path | None) 
     Raises
     ------
     InputError
-        If ``particles_dir`` is no folder or a stack is in none of the places.
+        If ``particles_dir`` is no folder, a stack is in none of the places or compressed, or one file would stand for
+        two names.
     """
     if particles_dir is not None and not particles_dir.is_dir():
         raise InputError(f"{particles_dir}: no such folder; give the folder from which the stacks' paths count")
     beside = [Path(os.path.abspath(source)), source.resolve()]
-    places = ([] if particles_dir is None else [Path(os.path.abspath(particles_dir))]) + [
-        folder for file in beside for folder in file.parents
-    ]
-    places = list(dict.fromkeys(places))
-    found, missing = [], []
-    for name in names:
-        candidates = (os.path.abspath(place / name) for place in places)
-        path = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
-        if path is None:
-            missing.append(name)
-        else:
-            found.append(Path(path))
+    given = [] if particles_dir is None else [os.path.abspath(particles_dir)]
+    places = list(dict.fromkeys([*given, *(str(folder) for file in beside for folder in file.parents)]))
+    # A name with the ending of a packed file is also that of the stack unpacked from it.
+    found = [_find_file(_without_packing(name), places, given) or _find_file(name, places, given) for name in names]
+    missing = [name for name, path in zip(names, found) if path is None]
     if missing:
-        absolute = os.path.isabs(missing[0])
-        tried = "there" if absolute else "in " + ", ".join(str(place) for place in places)
+        packed = next((path for end in COMPRESSED_ENDS if (path := _find_file(missing[0], places, given, end))), None)
+        if packed is not None:
+            raise InputError(f"{source}: the stack {missing[0]} is compressed; {_unpack_remedy(Path(packed))}")
+        tails = " and, by the last parts of its name, below " + given[0] if given else ""
         raise InputError(
-            f"{source}: {len(missing)} of {len(names)} stacks not found, the first is {missing[0]}; looked {tried}. "
-            "Give the folder from which the paths in the file count (--particles-dir), or repair the paths"
+            f"{source}: {len(missing)} of {len(names)} stacks not found, the first is {missing[0]}; looked for it "
+            f"(also as .mrc for .mrcs or the other way round) in {', '.join(places)}{tails}. "
+            "Give the stacks' own folder or the one from which their paths count (--particles-dir), or repair the paths"
         )
-    return tuple(found)
+    _refuse_one_file_for_two_names(names, found, places, source)
+    return tuple(Path(str(path)) for path in found)
 
 
-def check_stacks(
-    stacks: Sequence[Path], stack_index: np.ndarray, slice_index: np.ndarray, box: int | None, source: Path
-) -> int:
-    """Check every stack's header against the metadata and return the box.
+def _find_file(name: str, places: Sequence[str], given: Sequence[str], end: str = "") -> str | None:
+    """The file that a name stands for, with an ending added; None if it is nowhere."""
+    spellings = [name]
+    with contextlib.suppress(UnicodeEncodeError):
+        # Letters of Latin-1 are single bytes in the names of some file systems.
+        spellings.append(os.fsdecode(name.encode("latin-1")))
+    whole = [(place, spelling) for spelling in dict.fromkeys(spellings) for place in places]
+    parts = [re.split(r"[/\\\\]+", spelling) for spelling in dict.fromkeys(spellings)]
+    tails = [(place, "/".join(one[k:])) for place in given for one in parts for k in range(1, len(one))]
+    for candidates in (whole, tails):
+        for swap in (False, True):
+            for place, tail in candidates:
+                path = os.path.abspath(os.path.join(place, _other_ending(tail) if swap else tail) + end)
+                if os.path.isfile(path):
+                    return path
+    return None
 
-    Parameters
-    ----------
-    stacks : sequence of Path
-    stack_index, slice_index : (n,) int
-        Each particle's stack, and its image there from 0.
-    box : int or None
-        Pixels along a side that the metadata announce; if None, all stacks must have the first one's.
-    source : Path
-        The particles' file, for messages.
 
-    Raises
-    ------
-    InputError
-        If a stack cannot be read, its images are not square or of another box, or a particle is beyond its end.
-    """
-    if (slice_index < 0).any():
-        raise InputError(f"{source}: row {int((slice_index < 0).argmax()) + 1} names an image before the stack's first")
-    last = np.full(len(stacks), -1)
-    np.maximum.at(last, stack_index, slice_index)
-    found_box = box
-    for path, highest in zip(stacks, last):
-        header = read_stack_header(path)
-        if header.width != header.height:
+def _without_packing(name: str) -> str:
+    return name.rpartition(".")[0] if name.endswith(COMPRESSED_ENDS) else name
+
+
+def _other_ending(name: str) -> str:
+    """``.mrc`` for ``.mrcs`` and the other way round."""
+    return name[:-1] if name.endswith(".mrcs") else f"{name}s" if name.endswith(".mrc") else name
+
+
+def _refuse_one_file_for_two_names(
+    names: Sequence[str], found: Sequence[str | None], places: Sequence[str], source: Path
+) -> None:
+    """Refuse a file that was found for two names, unless it is where both names say."""
+    first: dict[str | None, str] = {}
+    for name, path in zip(names, found):
+        other = first.setdefault(path, name)
+        there = [any(os.path.abspath(os.path.join(place, one)) == path for place in places) for one in (name, other)]
+        if other != name and not all(there):
             raise InputError(
-                f"{path}: images of {header.width} x {header.height} pixels; square ones are needed, extract again"
+                f"{source}: for the stacks {other} and {name} only {path} is found; give the folder from which their "
+                "whole paths count (--particles-dir)"
             )
-        if found_box is None:
-            found_box = header.width
-        if header.width != found_box:
-            announced = "first stack has" if box is None else "metadata say"
-            raise InputError(
-                f"{path}: images of {header.width} pixels, but the {announced} {found_box} ({source}); "
-                "give the stacks that belong to the file, all of one box"
-            )
-        if highest >= header.count:
-            raise InputError(
-                f"{source}: image {highest + 1} of {path} is named, but the stack has {header.count}; "
-                "the stack is incomplete or not the file's own"
-            )
-    if found_box is None:
-        raise InputError(f"{source}: names no stack; particles need rlnImageName or blob/path")
-    return found_box
+
+
+def _unpack_remedy(path: Path) -> str:
+    """The command that unpacks a compressed stack."""
+    with open(path, "rb") as file:
+        start = file.read(8)
+    program = next((name for magic, name in COMPRESSION_OF_MAGIC.items() if start.startswith(magic)), "gzip")
+    has_end = path.suffix in COMPRESSED_ENDS
+    plain = path.with_suffix("") if has_end else path.with_name(f"{path.name}.unpacked")
+    rename = "" if has_end else f" && mv {shlex.quote(str(plain))} {shlex.quote(str(path))}"
+    return f"unpack it first: {program} -dc {shlex.quote(str(path))} > {shlex.quote(str(plain))}{rename}"
 
 
 def write_map(path: str | os.PathLike[str], values: np.ndarray, pixel_size_angstrom: float) -> None:
@@ -343,7 +358,9 @@ def write_map(path: str | os.PathLike[str], values: np.ndarray, pixel_size_angst
 
 @contextlib.contextmanager
 def open_map(path: Path, name: str) -> Iterator[mrcfile.mrcfile.MrcFile]:
-    """Open a map in MRC or CCP4 format, gzip-compressed or not, whose data are there.
+    """Open a map in MRC or CCP4 format, plain or packed by gzip or bzip2, whose data are there.
+
+    A map without ``MAP`` in its header is read if its sizes and mode make sense, as stacks are.
 
     Parameters
     ----------
@@ -360,9 +377,12 @@ def open_map(path: Path, name: str) -> Iterator[mrcfile.mrcfile.MrcFile]:
         raise InputError(f"{name}: no such file; give an MRC or CCP4 map")
     try:
         with path.open("rb") as start:
-            stamp = start.read(212)
-        if not stamp.startswith(GZIP_MAGIC) and stamp[208:211] != b"MAP":
-            raise InputError(f"{name}: is no MRC or CCP4 map (its header has no 'MAP'); give one")
+            head = start.read(HEADER_BYTES)
+        packed = next((program for magic, program in COMPRESSION_OF_MAGIC.items() if head.startswith(magic)), None)
+        if packed not in (None, *PACKED_MAPS):
+            raise InputError(f"{name}: compressed with {packed}; {_unpack_remedy(path)}")
+        if packed is None and head[208:211] != b"MAP" and not _has_possible_header(path, head):
+            raise InputError(f"{name}: is no MRC or CCP4 map (its header has no 'MAP' and no possible sizes); give one")
         with warnings.catch_warnings():
             # mrcfile warns of a file that is longer than its header says; a shorter one is an error.
             warnings.simplefilter("ignore", RuntimeWarning)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cocofold.particles.mrc import StackReader
+from cocofold.particles.mrc import StackReader, read_stack_header
 from cocofold.particles.poses import mirrored_matrices
 from cocofold.system.errors import InputError
 
@@ -81,7 +81,7 @@ class ParticleSet:
     phase_shift_deg, ctf_bfactor_a2, ctf_scale : (n,) float64
         Of a phase plate, added; of the envelope ``exp(-B k^2 / 4)``; overall factor.
     half_set : (n,) int or None
-        1 or 2.
+        1 or 2; 0 where a particle is in neither.
     stacks : tuple of Path
     stack_index, slice_index : (n,) int
         Row in ``stacks``; image in the stack, counted from 0.
@@ -91,6 +91,8 @@ class ParticleSet:
         Particles that are to judge a fit and not to be fitted; None if nobody has said.
     scored_rings : tuple of int
         Fourier rings by which the particles were chosen with a model, so that a fit leaves them out.
+    notes : tuple of str
+        What a user should know of how the file was read.
     reader : StackReader
         Keeps stacks open from one call of ``images`` to the next; it is the only part that changes.
     """
@@ -112,6 +114,7 @@ class ParticleSet:
     contrast: np.ndarray
     held_out: np.ndarray | None = None
     scored_rings: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
     reader: StackReader = field(default_factory=StackReader, repr=False)
 
     def __post_init__(self) -> None:
@@ -266,45 +269,9 @@ OPTICS_LIMITS = {
     "pixel_size_angstrom": (0.05, 100.0, "pixel size (Å)"),
 }
 PIXEL_SIZE_TOLERANCE = 1e-5  # relative: 0.003 Å over a box of 300 Å
-
-
-def require_finite(values: np.ndarray, label: str, path: Path, shown: Sequence[object] | None = None) -> np.ndarray:
-    """Return (n,) or (n, k) numbers if all are finite.
-
-    Parameters
-    ----------
-    values : (n,) or (n, k) float
-    label : str
-        The file's name of the column.
-    path : Path
-    shown : sequence of length n, optional
-        What to quote in the message, the raw values of the file.
-
-    Raises
-    ------
-    InputError
-        Naming the first row, counted from 1, that is not finite.
-    """
-    finite = np.isfinite(values)
-    bad = np.flatnonzero(~(finite if finite.ndim == 1 else finite.all(axis=tuple(range(1, finite.ndim)))))
-    if len(bad):
-        value = (values if shown is None else shown)[bad[0]]
-        raise InputError(
-            f"{path}: row {bad[0] + 1} has {label} = {value} ({len(bad)} such rows); every value must be a finite "
-            "number: remove these rows or repair them"
-        )
-    return values
-
-
-def require_half_sets(values: np.ndarray, label: str, path: Path) -> np.ndarray:
-    """Return (n,) int half sets if all are 1 or 2."""
-    bad = np.flatnonzero(~np.isin(values, (1, 2)))
-    if len(bad):
-        raise InputError(
-            f"{path}: row {bad[0] + 1} has {label} for half set {values[bad[0]]:g}; half sets are 1 and 2: "
-            "remove the column or repair it"
-        )
-    return values.astype(int)
+# Relative difference up to which sessions are joined with their mean pixel size: as much as two calibrations of one
+# microscope differ. At the edge of a box of 300 Å, 0.5 % between two sessions are 0.4 Å from the mean.
+JOINED_PIXEL_SIZE_TOLERANCE = 5e-3
 
 
 def require_usable_optics(groups: Sequence[OpticsGroup], path: Path) -> None:
@@ -327,12 +294,86 @@ def require_usable_optics(groups: Sequence[OpticsGroup], path: Path) -> None:
     for group in groups:
         require_even_box(group.box, f"{path}: optics group {group.name}")
     sizes = np.array([group.pixel_size_angstrom for group in groups])
-    if np.ptp(sizes) > PIXEL_SIZE_TOLERANCE * sizes[0]:
+    if np.ptp(sizes) >= JOINED_PIXEL_SIZE_TOLERANCE * sizes.min():
         raise InputError(
             _differ(path, "pixel size", [f"{group.name} {group.pixel_size_angstrom:g} Å" for group in groups])
         )
     if len({group.box for group in groups}) > 1:
         raise InputError(_differ(path, "box", [f"{group.name} {group.box} pixels" for group in groups]))
+
+
+def join_pixel_sizes(
+    groups: Sequence[OpticsGroup], index: np.ndarray, path: Path
+) -> tuple[tuple[OpticsGroup, ...], tuple[str, ...]]:
+    """Groups with one pixel size, the particles' mean where it differs a little, and a note of that.
+
+    Parameters
+    ----------
+    groups : sequence of OpticsGroup
+        As ``require_usable_optics`` lets them pass.
+    index : (n,) int
+        Each particle's group.
+    path : Path
+        The particles' file, for the note.
+    """
+    sizes = np.array([group.pixel_size_angstrom for group in groups])
+    if np.ptp(sizes) <= PIXEL_SIZE_TOLERANCE * sizes[0]:
+        return tuple(groups), ()
+    mean = float(f"{sizes[index].mean():.7g}")
+    note = (
+        f"{path}: pixel sizes differ by {np.ptp(sizes) / sizes.min():.2%} between optics groups ({sizes.min():g} to "
+        f"{sizes.max():g} Å); all particles are read with their mean, {mean:g} Å"
+    )
+    return tuple(replace(group, pixel_size_angstrom=mean) for group in groups), (note,)
+
+
+def check_stacks(
+    stacks: Sequence[Path], stack_index: np.ndarray, slice_index: np.ndarray, box: int | None, source: Path
+) -> int:
+    """Check every stack's header against the metadata and return the box.
+
+    Parameters
+    ----------
+    stacks : sequence of Path
+    stack_index, slice_index : (n,) int
+        Each particle's stack, and its image there from 0.
+    box : int or None
+        Pixels along a side that the metadata announce; if None, all stacks must have the first one's.
+    source : Path
+        The particles' file, for messages.
+
+    Raises
+    ------
+    InputError
+        If a stack cannot be read, its images are not square or of another box, or a particle is beyond its end.
+    """
+    if (slice_index < 0).any():
+        raise InputError(f"{source}: row {int((slice_index < 0).argmax()) + 1} names an image before the stack's first")
+    last = np.full(len(stacks), -1)
+    np.maximum.at(last, stack_index, slice_index)
+    found_box = box
+    for path, highest in zip(stacks, last):
+        header = read_stack_header(path)
+        if header.width != header.height:
+            raise InputError(
+                f"{path}: images of {header.width} x {header.height} pixels; square ones are needed, extract again"
+            )
+        if found_box is None:
+            found_box = header.width
+        if header.width != found_box:
+            announced = "first stack has" if box is None else "metadata say"
+            raise InputError(
+                f"{path}: images of {header.width} pixels, but the {announced} {found_box} ({source}); "
+                "give the stacks that belong to the file, all of one box"
+            )
+        if highest >= header.count:
+            raise InputError(
+                f"{source}: image {highest + 1} of {path} is named, but the stack has {header.count}; "
+                "the stack is incomplete or not the file's own"
+            )
+    if found_box is None:
+        raise InputError(f"{source}: names no stack; particles need rlnImageName or blob/path")
+    return found_box
 
 
 def require_even_box(box: int, where: str) -> None:

@@ -10,16 +10,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cocofold.particles.mrc import check_stacks, find_stacks
+from cocofold.particles.mrc import find_stacks, read_stack_header
 from cocofold.particles.particle_set import (
     OpticsGroup,
     ParticleSet,
+    check_stacks,
+    join_pixel_sizes,
     require_even_box,
-    require_half_sets,
     require_usable_optics,
 )
 from cocofold.particles.poses import matrices_from_relion
-from cocofold.particles.star_tables import StarBlock, read_star_blocks
+from cocofold.particles.star_tables import (
+    StarBlock,
+    find_particle_and_optics_blocks,
+    parse_number_list,
+    read_star_blocks,
+    require_half_sets,
+)
 from cocofold.system.errors import InputError
 
 EULER_ANGLE_LABELS = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
@@ -60,7 +67,8 @@ def read_star(path: Path, particles_dir: Path | None = None) -> ParticleSet:
     rotations = _rotations(particles)
     half_set = None
     if "rlnRandomSubset" in particles:
-        half_set = require_half_sets(particles.numbers("rlnRandomSubset"), "rlnRandomSubset", path)
+        subsets = pd.to_numeric(particles.table["rlnRandomSubset"], errors="coerce")
+        half_set = require_half_sets(subsets.to_numpy(dtype=float, na_value=np.nan), "rlnRandomSubset", path)
     names, stack_index, slice_index = _parse_image_names(particles)
     pixel_size = np.array([group.pixel_size_angstrom for group in groups])[optics_index]
     origins = np.stack([_origins(particles, axis, pixel_size) for axis in "XY"], axis=1)
@@ -75,7 +83,9 @@ def read_star(path: Path, particles_dir: Path | None = None) -> ParticleSet:
         "held_out": _held_out(particles),
         "scored_rings": _scored_rings(particles),
     }
+    groups, notes = join_pixel_sizes(groups, optics_index, path)
     stacks = find_stacks(names, path, particles_dir)
+    _require_single_images(particles, stacks, stack_index)
     box = check_stacks(stacks, stack_index, slice_index, groups[0].box or None, path)
     require_even_box(box, str(stacks[0]))
     return ParticleSet(
@@ -87,42 +97,25 @@ def read_star(path: Path, particles_dir: Path | None = None) -> ParticleSet:
         stacks=stacks,
         stack_index=stack_index,
         slice_index=slice_index,
+        notes=notes,
         **values,
     )
-
-
-def find_particle_and_optics_blocks(path: Path, blocks: dict[str, StarBlock]) -> tuple[StarBlock, StarBlock | None]:
-    """The block of the particles and that of optics groups, which RELION 3.0 does not have.
-
-    Raises
-    ------
-    InputError
-        If no block lists images.
-    """
-    with_images = [block for block in blocks.values() if "rlnImageName" in block]
-    if "particles" in blocks:
-        particles = blocks["particles"]
-    elif with_images:
-        particles = with_images[0]
-    else:
-        found = ", ".join(f"data_{name}" for name in blocks)
-        raise InputError(
-            f"{path}: no block has rlnImageName (blocks found: {found}); give the STAR of a particle set, "
-            "such as run_data.star of a 3D refinement"
-        )
-    return particles, blocks.get("optics")
 
 
 def _refuse_tomography_and_mirrored(
     particles: StarBlock, optics: StarBlock | None, blocks: dict[str, StarBlock]
 ) -> None:
-    labels = [label for block in blocks.values() for label in block.table.columns]
-    tomography = sorted({str(label) for label in labels if str(label).startswith("rlnTomo") or label == "rlnCtfImage"})
-    for block in (particles, optics):
-        if block is not None and "rlnImageDimensionality" in block:
-            dimensions = block.numbers("rlnImageDimensionality")
-            if (dimensions != 2).any():
-                tomography.append(f"rlnImageDimensionality {dimensions[dimensions != 2][0]:g}")
+    labels = [str(label) for block in blocks.values() for label in block.table.columns]
+    tomography = sorted({label for label in labels if label.startswith("rlnTomo")})
+    stated = [block for block in (particles, optics) if block is not None and "rlnImageDimensionality" in block]
+    for block in stated:
+        dimensions = block.numbers("rlnImageDimensionality")
+        if (dimensions != 2).any():
+            tomography.append(f"rlnImageDimensionality {dimensions[dimensions != 2][0]:g}")
+    # Of two-dimensional images it names the picture of a fitted CTF, which Scipion keeps; of subtomograms, which have
+    # a file each, the CTF itself.
+    if "rlnCtfImage" in labels and not stated and not all("@" in name for name in _image_names(particles)):
+        tomography.append("rlnCtfImage")
     if tomography:
         raise InputError(
             f"{particles.path}: subtomograms or tilt series ({', '.join(tomography)}); only two-dimensional images of "
@@ -135,6 +128,10 @@ def _refuse_tomography_and_mirrored(
                 f"{particles.path}: row {mirrored[0] + 1} is mirrored (rlnIsFlip, {len(mirrored)} such rows); "
                 "a mirrored image is not a pose in three dimensions: give the particles of a 3D refinement"
             )
+
+
+def _image_names(particles: StarBlock) -> list[str]:
+    return [str(name) for name in particles.table["rlnImageName"]] if "rlnImageName" in particles else []
 
 
 def _require_labels(particles: StarBlock, optics: StarBlock | None) -> None:
@@ -216,8 +213,9 @@ def _scored_rings(particles: StarBlock) -> tuple[int, ...]:
 
 def _parse_image_names(particles: StarBlock) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Names of the stacks in the order of their first particle, and each particle's stack and slice from 0."""
-    names = [str(name) for name in particles.table["rlnImageName"]]
-    numbers, _, paths = zip(*(name.partition("@") for name in names))
+    names = _image_names(particles)
+    # A name without an index is that of a file of one image.
+    numbers, _, paths = zip(*((name if "@" in name else f"1@{name}").partition("@") for name in names))
     slices = pd.to_numeric(pd.Series(numbers), errors="coerce").to_numpy(dtype=float)
     wrong = np.flatnonzero(
         ~((slices >= 1) & (slices < MAX_SLICE_NUMBER) & (slices == np.floor(slices))) | (np.array(paths) == "")
@@ -232,6 +230,19 @@ def _parse_image_names(particles: StarBlock) -> tuple[list[str], np.ndarray, np.
     for suffix in FORMAT_SUFFIXES:
         stacks = [stack[: -len(suffix)] if stack.endswith(suffix) else stack for stack in stacks]
     return stacks, index.astype(int), slices.astype(int) - 1
+
+
+def _require_single_images(particles: StarBlock, stacks: tuple[Path, ...], stack_index: np.ndarray) -> None:
+    """Refuse names without an index of files with several images."""
+    without = np.flatnonzero(["@" not in name for name in _image_names(particles)])
+    for stack in np.unique(stack_index[without]):
+        count = read_stack_header(stacks[stack]).count
+        if count > 1:
+            row = without[stack_index[without] == stack][0]
+            raise InputError(
+                f"{particles.path}: row {row + 1} has rlnImageName = {_image_names(particles)[row]}, a file of {count} "
+                "images; the form index@stack is needed, with the index from 1, such as 000001@Extract/stack.mrcs"
+            )
 
 
 MAGNIFICATION_LABELS = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11")
@@ -366,22 +377,6 @@ def _groups_from_table(table: StarBlock) -> tuple[OpticsGroup, ...]:
         )
         for i in range(n)
     )
-
-
-def parse_number_list(block: StarBlock, label: str, text: object) -> tuple[float, ...]:
-    """``[0.1,0,-2]`` as numbers."""
-    stripped = str(text).strip()
-    try:
-        if not (stripped.startswith("[") and stripped.endswith("]")):
-            raise ValueError
-        values = tuple(float(part) for part in stripped[1:-1].split(",") if part.strip())
-        if not np.isfinite(values).all():
-            raise ValueError
-    except ValueError:
-        raise InputError(
-            f"{block.path}: {label} is {stripped}; a list of finite numbers such as [0.1,0,-2] is needed"
-        ) from None
-    return values
 
 
 def _parse_cryosparc_aberrations(block: StarBlock, label: str, text: str) -> tuple[tuple[str, tuple[float, ...]], ...]:

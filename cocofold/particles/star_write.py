@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +11,8 @@ import starfile
 
 from cocofold.particles.particle_set import IDENTITY_MAGNIFICATION, ParticleSet
 from cocofold.particles.poses import relion_from_matrices
-from cocofold.particles.star_read import HELD_OUT_LABEL, SCORED_RINGS_LABEL, find_particle_and_optics_blocks
-from cocofold.particles.star_tables import block_name, read_star_blocks
+from cocofold.particles.star_read import HELD_OUT_LABEL, SCORED_RINGS_LABEL
+from cocofold.particles.star_tables import StarBlock, find_particle_and_optics_blocks, read_star_blocks
 from cocofold.system.atomic_files import atomic_path
 from cocofold.system.errors import InputError
 
@@ -67,6 +65,11 @@ def image_names(particles: ParticleSet, path: Path) -> list[str]:
     folder = os.path.abspath(path.parent)
     stacks = [os.path.abspath(stack) for stack in particles.stacks]
     names = [os.path.relpath(stack, folder) if stack.startswith(folder + os.sep) else stack for stack in stacks]
+    # Bytes of a name that are no UTF-8 are written as letters of Latin-1, by which the reader finds the file again.
+    names = [
+        os.fsencode(name).decode("latin-1") if any("\udc80" <= letter <= "\udcff" for letter in name) else name
+        for name in names
+    ]
     return [
         f"{image + 1:06d}@{names[stack]}"
         for image, stack in zip(particles.slice_index.tolist(), particles.stack_index.tolist())
@@ -156,9 +159,6 @@ def _format_single_precision(value: float) -> str:
     return f"{value:.9g}"
 
 
-_LABEL = re.compile(r"^[ \t]*_(\S+)", re.MULTILINE)
-
-
 def write_star_subset(path: Path, particles: ParticleSet, source: Path, rows: np.ndarray) -> None:
     """Write a STAR of the rows of a particles' file that were chosen; images stay where they are.
 
@@ -186,20 +186,20 @@ def write_star_subset(path: Path, particles: ParticleSet, source: Path, rows: np
         write_star(path, particles)
         return
     require_writable(path, particles)
-    blocks = _read_blocks_as_text(source)
-    particles_block = find_particle_and_optics_blocks(source, read_star_blocks(source))[0].name
-    name = next(title for title in blocks if block_name(title) == particles_block)
-    # A block of one row may be written without a loop, and then it is a mapping.
-    table = blocks[name] if isinstance(blocks[name], pd.DataFrame) else pd.DataFrame([blocks[name]])
-    blocks[name] = table.iloc[rows].assign(rlnImageName=image_names(particles, path), **selection_columns(particles))
-    write_star_blocks(path, blocks)
+    blocks = read_star_blocks(source, as_text=True)
+    name = find_particle_and_optics_blocks(source, blocks)[0].name
+    written = {other: _as_written(block) for other, block in blocks.items()}
+    chosen = blocks[name].table.iloc[rows].map(_quoted)
+    written[name] = chosen.assign(rlnImageName=image_names(particles, path), **selection_columns(particles))
+    write_star_blocks(path, written)
 
 
-def _read_blocks_as_text(source: Path) -> dict:
-    """All blocks of a STAR file with every value as it is written."""
-    labels = list(dict.fromkeys(_LABEL.findall(source.read_text(encoding="utf-8"))))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", pd.errors.DtypeWarning)
-        blocks = starfile.read(source, always_dict=True, parse_as_string=labels)
-    # The parser takes "nan" for a missing value whatever the column is.
-    return {name: block.fillna("nan") if isinstance(block, pd.DataFrame) else block for name, block in blocks.items()}
+def _as_written(block: StarBlock) -> pd.DataFrame | dict[str, str]:
+    """A block as a loop or as labels with a value beside each, as it was."""
+    table = block.table.map(_quoted)
+    return table if block.has_rows else {str(label): str(value) for label, value in table.iloc[0].items()}
+
+
+def _quoted(value: str) -> str:
+    """A value in quotes where its first letter would mean something else; blanks are quoted when it is written."""
+    return f'"{value}"' if value[:1] in ("#", "'", '"') and " " not in value else value

@@ -26,6 +26,7 @@ FLAGS = {
     "--prediction": None,
     "--map": None,
     "--map-resolution": None,
+    "--map-pixel-size": None,
     "--bodies": None,
     "--hand": "auto",
     "--placement": None,

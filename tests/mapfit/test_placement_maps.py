@@ -1,14 +1,19 @@
 """Maps as they come, and maps that cannot be used."""
 
+import bz2
 import gzip
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import mrcfile
 import numpy as np
 import pytest
 
+from cocofold.__main__ import app
+from cocofold.finetuning.options import Options
 from cocofold.mapfit.density_map import DensityMap, read_map, same_grid
+from cocofold.mapfit.target_map import resolution_from_noise
 from cocofold.system.errors import InputError
 
 _VALUES = np.random.default_rng(0).standard_normal((10, 12, 14)).astype(np.float32)
@@ -108,3 +113,48 @@ def test_files_that_are_no_maps(tmp_path: Path) -> None:
     (tmp_path / "cut.mrc.gz").write_bytes(gzip.compress(whole)[:-200])
     with pytest.raises(InputError, match="cut short"):
         read_map(tmp_path / "cut.mrc.gz")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress])
+def test_a_stack_of_one_volume_is_a_map(tmp_path: Path, count: int, pack: Callable[[bytes], bytes]) -> None:
+    path = _written(tmp_path / "map.mrc", np.repeat(_VALUES[None], count, axis=0))
+    path.write_bytes(pack(path.read_bytes()))
+    if count == 1:
+        found = read_map(path)
+        assert np.array_equal(found.values, _VALUES)
+        assert found.pixel_size_angstrom == pytest.approx(2.0)
+    else:
+        with pytest.raises(InputError, match="14 x 12 x 10 x 2 pixels, no volume"):
+            read_map(path)
+
+
+@pytest.mark.parametrize("pixel_size", [8.0, 9.5, 10.0, 11.4, 20.0, 50.0])
+def test_the_resolution_of_coarse_maps(pixel_size: float) -> None:
+    values = np.random.default_rng(0).normal(size=(24, 24, 24)).astype(np.float32)
+    values[8:16, 8:16, 8:16] += 20
+    found = resolution_from_noise(DensityMap(values, pixel_size))
+    assert found is None or found >= 2 * pixel_size
+
+
+@pytest.mark.parametrize("name", ["K_coarse_map/map.mrc", "N1_bz2_map/map.mrc.bz2", "N2_map_without_MAP/map.mrc"])
+def test_cases_of_maps(shared_data: Path, name: str) -> None:
+    path = shared_data / "cases" / "particles" / name
+    if not path.is_file():
+        pytest.skip("the cases of other people's files are not beside the project")
+    density = read_map(path)
+    found = resolution_from_noise(density)
+    assert found is None or found >= 2 * density.pixel_size_angstrom
+
+
+def test_the_option_that_a_message_names_is_there(tmp_path: Path) -> None:
+    path = _written(tmp_path / "map.mrc", pixel_size=0)
+    arguments = ["check", "--particles", "none.star", "--model", "none.cif", "--map", str(path)]
+    with pytest.raises(InputError, match="give it with --map-pixel-size"):
+        app(arguments, standalone_mode=False)
+    with pytest.raises(InputError, match="none"):
+        app([*arguments, "--map-pixel-size", "2"], standalone_mode=False)
+    with pytest.raises(InputError, match="add --map FILE"):
+        app([*arguments[:-2], "--map-pixel-size", "2"], standalone_mode=False)
+    with pytest.raises(InputError, match="--map-pixel-size: is about a map"):
+        Options(particles="P.star", model="M.cif", map_pixel_size=2.0)

@@ -70,5 +70,5 @@ class Project:
 
     def write(self, text: str) -> Path:
         path = self.folder / "particles.star"
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
         return path

@@ -136,6 +136,31 @@ def test_most_probable_class_is_taken(project: Project, form: str) -> None:
     assert chosen.half_set is None
 
 
+@pytest.mark.parametrize("count", [16, 40, 100])
+@pytest.mark.parametrize("place", ["file", "passthrough"])
+def test_headers_of_many_classes(project: Project, count: int, place: str) -> None:
+    plain = read_particles(write(project, {**BLOB, **CTF, **POSES}))
+    many = {"uid": BLOB["uid"]}
+    for number in range(count):
+        many.update({f"alignments_class_{number}/{name}": values for name, values in ALIGNMENT.items()})
+        posterior = np.full(N, 0.8 if number == count - 1 else 0.01, dtype="<f4")
+        many[f"alignments_class_{number}/class_posterior"] = posterior
+    if place == "file":
+        found = read_particles(write(project, {**BLOB, **CTF, **many}))
+    else:
+        passthrough = write(project, many, "passthrough.cs")
+        found = read_particles(write(project, {**BLOB, **CTF}), passthrough=[passthrough])
+    np.testing.assert_array_equal(found.rotations, plain.rotations)
+
+
+def test_case_of_sixteen_classes(shared_data: Path) -> None:
+    folder = shared_data / "cases" / "particles" / "C_cs_header_16_classes"
+    if not folder.is_dir():
+        pytest.skip("the cases of other people's files are not beside the project")
+    read = read_particles(folder / "particles.cs", passthrough=[folder / "particles_passthrough.cs"])
+    assert len(read) == 300
+
+
 def test_aberrations_are_carried_as_stored(project: Project) -> None:
     tilted = {**CTF, "ctf/tilt_A": np.array([[0.5, -1], [0.5, -1], [0, 0]], dtype="<f4")}
     particles = read_particles(write(project, {**BLOB, **tilted, **POSES}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import mrcfile
@@ -182,11 +183,40 @@ def test_maps_that_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "map.mrc"
     write_map(path, np.ones((4, 4, 4), np.float32), 1.0)
     whole = path.read_bytes()
-    contents = {whole[:-1]: "cut short", whole[:208] + b"none" + whole[212:]: "no 'MAP'", b"text": "no 'MAP'"}
+    contents = {whole[:-1]: "cut short", b"text" * 300: "no 'MAP'", b"text": "no 'MAP'"}
     for content, reason in contents.items():
         path.write_bytes(content)
         with pytest.raises(InputError, match=reason), open_map(path, "map"):
             pass
     path.unlink()
     with pytest.raises(InputError, match="no such file"), open_map(path, "map"):
+        pass
+
+
+@pytest.mark.parametrize("big_endian", [False, True])
+@pytest.mark.parametrize("stamp", [b"\x00\x00\x00\x00", b"\x44\x44\x00\x00", b"\x11\x11\x00\x00", b"\x44\x41\x00\x00"])
+@pytest.mark.parametrize("word", [b"\x00\x00\x00\x00", b"none", b"    ", b"PAM "])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress])
+def test_maps_without_a_stamp_and_packed_ones(
+    tmp_path: Path, big_endian: bool, stamp: bytes, word: bytes, pack: Callable[[bytes], bytes]
+) -> None:
+    values = np.random.default_rng(0).normal(size=(6, 8, 10)).astype(np.float32)
+    path = tmp_path / "map.mrc"
+    write_map(path, values, 1.25)
+    content = bytearray(path.read_bytes())
+    if big_endian:
+        with mrcfile.open(path) as file:
+            content = bytearray(file.header.byteswap().tobytes() + values.astype(">f4").tobytes())
+    content[208:212], content[212:216] = word, stamp
+    path.write_bytes(pack(bytes(content)))
+    with open_map(path, "map") as file:
+        np.testing.assert_array_equal(file.data, values)
+        assert float(file.voxel_size.x) == 1.25
+
+
+@pytest.mark.parametrize(("magic", "program"), [(b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ", "xz")])
+def test_maps_packed_otherwise_are_refused_with_the_command(tmp_path: Path, magic: bytes, program: str) -> None:
+    path = tmp_path / f"map.mrc.{'zst' if program == 'zstd' else 'xz'}"
+    path.write_bytes(magic + bytes(2000))
+    with pytest.raises(InputError, match=f"unpack it first: {program} -dc"), open_map(path, "map"):
         pass

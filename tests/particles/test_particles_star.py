@@ -191,14 +191,17 @@ def test_all_missing_labels_are_named_at_once(project: Project) -> None:
         ({"rlnOriginXAngst": ["x", "2", "3"]}, ["row 1", "rlnOriginXAngst = x"]),
         ({"rlnOpticsGroup": ["1", "2", "1"]}, ["row 2", "optics group 2", "data_optics has 1"]),
         ({"rlnRandomSubset": ["1", "2", "3"]}, ["row 3", "half sets are 1 and 2"]),
-        ({"rlnImageName": "a.mrcs"}, ["row 1", "index@stack"]),
+        ({"rlnImageName": "stacks/a.mrcs"}, ["row 1", "a file of 4 images", "index@stack"]),
         ({"rlnImageName": "0@stacks/a.mrcs"}, ["row 1", "index from 1"]),
         ({"rlnImageName": "1.5@stacks/a.mrcs"}, ["row 1", "index@stack"]),
         ({"rlnImageName": "5@stacks/a.mrcs"}, ["image 5", "the stack has 4"]),
         ({"rlnImageName": "1@stacks/c.mrcs"}, ["1 of 1 stacks not found", "stacks/c.mrcs", "--particles-dir"]),
         ({"rlnIsFlip": ["0", "1", "0"]}, ["row 2", "mirrored"]),
         ({"rlnTomoName": "ts1"}, ["rlnTomoName", "single particles"]),
-        ({"rlnCtfImage": "ctf.mrc"}, ["rlnCtfImage", "single particles"]),
+        (
+            {"rlnCtfImage": "ctf.mrc", "rlnImageName": "volume.mrc", "without": ("rlnImageDimensionality",)},
+            ["rlnCtfImage", "single particles"],
+        ),
         ({"rlnAngleRot": "0", "rlnAngleTilt": "0.0", "rlnAnglePsi": ["1", "2", "3"]}, ["no poses", "2D"]),
         ({"optics": {"rlnImageDimensionality": "3"}}, ["rlnImageDimensionality 3"]),
         ({"optics": {"rlnImageSize": "9"}}, ["krios", "9 pixels", "odd", "8 or 10"]),
@@ -248,7 +251,7 @@ def test_forms_that_are_refused(project: Project) -> None:
         assert part in refusal(project, project.write(text)), text
     path = project.folder / "binary.star"
     path.write_bytes(b"data_\xff\xfe")
-    assert "not UTF-8 text" in refusal(project, path)
+    assert "no block has labels" in refusal(project, path)
     path.write_bytes(b"data_\x00")
     assert "binary zeros" in refusal(project, path)
 

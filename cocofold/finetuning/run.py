@@ -201,6 +201,7 @@ class _Run:
             options.heldout,
             watches_fold=options.prediction is not None,
             marked=prepared.particles.held_out,
+            images=prepared.particles.image_numbers(),
         )
         self.best = prepared.start_state()
 

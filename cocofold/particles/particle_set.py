@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -137,6 +138,16 @@ class ParticleSet:
     def pixel_size_angstrom(self) -> float:
         """Å."""
         return self.optics[0].pixel_size_angstrom
+
+    def image_numbers(self) -> np.ndarray:
+        """Number of each row's image, (n,) int, counted in the order of first appearance; repeats have one number."""
+        files = {path: number for number, path in enumerate(dict.fromkeys(map(os.path.realpath, self.stacks)))}
+        stacks = np.array([files[os.path.realpath(path)] for path in self.stacks], dtype=int)
+        places = np.stack([stacks[self.stack_index], self.slice_index], axis=1)
+        _, first, number = np.unique(places, axis=0, return_index=True, return_inverse=True)
+        order = np.empty(len(first), dtype=int)
+        order[np.argsort(first)] = np.arange(len(first))
+        return order[number.reshape(-1)]
 
     def subset(self, indices: np.ndarray) -> ParticleSet:
         """The chosen particles in the order given, with the optics groups and stacks that they use.

@@ -92,7 +92,7 @@ def test_too_little_space_and_unusable_folders(
 def test_a_run_from_scratch_is_the_same_run(shared_data: Path, scratch: Path, tmp_path: Path) -> None:
     star, model = str(shared_data / "adk/two_optics/particles.star"), str(shared_data / "adk/start_closed.cif")
     for name, folder in (("there", None), ("copied", str(scratch))):
-        options = Options(star, model, max_particles=40, effort=0.01, scratch=folder)
+        options = Options(star, model=model, max_particles=40, effort=0.01, scratch=folder)
         finetune(options, tmp_path / name)
     there, copied = ((tmp_path / name / "models/cycle_09.cif").read_text() for name in ("there", "copied"))
     assert copied == there

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ NEGLIGIBLE_ABERRATION = 1e-6
 # Microscopes are anisotropic by a few per cent at most; a matrix that stretches an axis by less than this, or by more
 # than its inverse, is taken for a damaged one.
 MIN_MAGNIFICATION = 0.8
+# Images by which stacks are known again: more notice smaller changes and take longer at the start of every run.
+_SAMPLED_IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -204,6 +208,26 @@ class ParticleSet:
             self._require_usable_images(read, self.stacks[stack], slices)
             images[at] = read * self.contrast[rows[at], None, None].astype(np.float32)
         return images
+
+    def metadata_digest(self) -> str:
+        """Digest of all but the pixels, in order; it does not depend on the folders in which the stacks are."""
+        names = [path.name for path in self.stacks]
+        shared = [[asdict(group) for group in self.optics], names, self.scored_rings]
+        digest = hashlib.sha256(json.dumps(shared, default=float).encode())
+        for name in PER_PARTICLE_FIELDS:
+            values = getattr(self, name)
+            digest.update(b"none" if values is None else np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
+
+    def stack_digests(self) -> list[tuple[Path, list[Any]]]:
+        """Each stack with its name, its bytes and a digest of a sample of its images, read anew."""
+        sample = np.unique(np.linspace(0, len(self) - 1, min(len(self), _SAMPLED_IMAGES)).round().astype(int))
+        found = []
+        for number, path in enumerate(self.stacks):
+            slices = np.sort(self.slice_index[sample[self.stack_index[sample] == number]])
+            pixels = StackReader().read(path, slices).tobytes() if len(slices) else b""
+            found.append((path, [path.name, path.stat().st_size, hashlib.sha256(pixels).hexdigest()]))
+        return found
 
     def _require_usable_images(self, images: np.ndarray, stack: Path, slices: np.ndarray) -> None:
         if images.shape[1:] != (self.box, self.box):

@@ -184,7 +184,11 @@ class RunFolder:
             write_atomically(record, json.dumps(found) + "\n")
 
     def require_unchanged_stacks(self, particles: ParticleSet) -> None:
-        """Refuse to end a run whose stacks were overwritten while it read them; those that are gone are not asked."""
+        """Refuse to end a run whose stacks were overwritten while it read them, and tell of empty images in them."""
+        if particles.reader.empty:
+            path, row = min(particles.reader.empty)
+            some = f"{len(particles.reader.empty)} images are empty and weigh nothing"
+            self.log_and_print(f"{some}: all their pixels are alike; the first is image {row + 1} of {path}")
         if all(path.is_file() for path in particles.stacks):
             for (path, then), (_, now) in zip(self._stacks, particles.stack_digests()):
                 if now != then:

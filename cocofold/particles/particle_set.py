@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cocofold.particles.mrc import StackReader
+from cocofold.particles.mrc import StackReader, refuse_overflowing_images
 from cocofold.particles.poses import mirrored_matrices
 from cocofold.system.errors import InputError
 
@@ -196,7 +196,7 @@ class ParticleSet:
         Raises
         ------
         InputError
-            If a stack cannot be read, has another box, or an image holds NaN or infinity.
+            If a stack cannot be read, has another box, or an image holds NaN, infinity or values that are no signal.
         """
         rows = self._rows(indices)
         images = np.empty((len(rows), self.box, self.box), dtype=np.float32)
@@ -206,6 +206,9 @@ class ParticleSet:
             slices = self.slice_index[rows[at]]
             read = self.reader.read(self.stacks[stack], slices)
             self._require_usable_images(read, self.stacks[stack], slices)
+            empty = read.min((1, 2)) == read.max((1, 2))
+            read[empty] = 0  # so that rounding does not become signal
+            self.reader.empty.update((self.stacks[stack], int(row)) for row in slices[empty])
             images[at] = read * self.contrast[rows[at], None, None].astype(np.float32)
         return images
 
@@ -241,6 +244,7 @@ class ParticleSet:
                 f"{stack}: image {slices[bad[0]] + 1} (counted from 1) has pixels that are NaN or "
                 "infinite; remove the particle or extract it again"
             )
+        refuse_overflowing_images(images, stack, slices)
 
     def _rows(self, indices: np.ndarray) -> np.ndarray:
         indices = np.asarray(indices)

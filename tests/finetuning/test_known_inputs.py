@@ -127,6 +127,16 @@ def test_a_stack_overwritten_in_mid_run_is_noticed(project: Path, monkeypatch: p
     assert not (project / "again" / "metrics.json").exists()
 
 
+def test_empty_images_are_counted_and_said(project: Path) -> None:
+    stack = next((project / "set").glob("*.mrcs"))
+    with mrcfile.mmap(stack, "r+", permissive=True) as file:
+        file.data[4:7] = 0.1
+    metrics = finetune(options_in(project), project / "again")
+    assert "3 images are empty and weigh nothing" in (project / "again" / "log.txt").read_text()
+    assert "NaN" not in (project / "again" / "metrics.json").read_text()
+    assert metrics["particles"] == 30
+
+
 def test_the_record_names_no_folder(begun: Path) -> None:
     text = (begun / "run" / "inputs.json").read_text()
     assert str(begun) not in text

@@ -168,7 +168,7 @@ class TrainingOptions:
         None, "Finest resolution compared (Å); by default all rings.", within=(0.5, 1000)
     )
     effort: float = _option(1.0, "Factor on the number of optimiser steps: 0.3 for a quick look.", within=(0.01, 100))
-    seed: int = _option(0, "Seed: on CPU the same seed gives the same model, bit by bit.")
+    seed: int = _option(0, "Seed: on CPU the same seed gives the same model, bit by bit.", within=(0, 2**63 - 1))
     device: str = _option("auto", "auto, cpu, cuda or cuda:N.", free_on_resume=True)
     # The larger, the more the images outweigh geometry and neighbourhoods.
     data_weight: float = _setting(10.0, "Weight of the mean ring correlation in the loss.")
@@ -378,7 +378,7 @@ def _read_values(path: Path) -> dict[str, Any]:
     """
     try:
         stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read ({error}); start the run anew in another folder") from error
     if not isinstance(stored, dict) or "particles" not in stored:
         raise InputError(f"{path}: holds no settings; start the run anew in another folder")

@@ -378,7 +378,7 @@ def refuse_bad_checkpoint(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error}); make it readable, then go on with --resume") from error
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+    except (SafetensorError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{path}: not a usable checkpoint ({error}); remove this file, and --resume begins the run anew"
         ) from error

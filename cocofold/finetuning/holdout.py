@@ -54,13 +54,15 @@ class TrainingPass:
     ``best`` is the cycle that is the answer: the one that explains held-out particles best, of those that explain them
     clearly better than the start; with none held out the last one. ``highest`` is the cycle with the highest held-out
     correlation, however little that says, and ``gain_in_errors`` its gain over the start, image by image, in standard
-    errors. Where ``watches_fold`` is set, a cycle whose C-N bonds deviate by 0.1 Å more than the start's, root mean
+    errors. Where rows share images, ``heldout_images``, (n_heldout,) int, numbers them, and each counts once in that
+    error. Where ``watches_fold`` is set, a cycle whose C-N bonds deviate by 0.1 Å more than the start's, root mean
     square, is no answer, whatever it explains.
     """
 
     work: torch.Tensor
     heldout: torch.Tensor
     watches_fold: bool = False
+    heldout_images: np.ndarray | None = None
     last_cycle: int | None = None
     cycles: list[Cycle] = field(default_factory=list)
     best: int = 0
@@ -97,7 +99,10 @@ class TrainingPass:
 
     def _note_gain(self, cycle: Cycle, images: np.ndarray) -> float:
         """Gain of held-out images, (n,), over the start in standard errors; kept for the highest cycle."""
-        gain = _in_standard_errors(images - np.array(self.start_images))
+        gains = images - np.array(self.start_images)
+        if self.heldout_images is not None:
+            gains = np.bincount(self.heldout_images, gains) / np.bincount(self.heldout_images)
+        gain = _in_standard_errors(gains)
         if (cycle.frc_heldout or 0.0) >= (self.cycles[self.highest].frc_heldout or 0.0):
             self.highest, self.gain_in_errors = cycle.number, gain
         return gain
@@ -167,6 +172,7 @@ def split_into_passes(
     share: float | None = None,
     watches_fold: bool = False,
     marked: np.ndarray | None = None,
+    images: np.ndarray | None = None,
 ) -> list[TrainingPass]:
     """Split particles into fitted and held-out ones, in one or two passes.
 
@@ -180,17 +186,26 @@ def split_into_passes(
         Of the passes.
     marked : (n_particles,) bool, optional
         Particles that are held out; by default they are drawn with the seed.
+    images : (n_particles,) int, optional
+        Number of each particle's image (``ParticleSet.image_numbers``). Rows that share an image are held out or
+        fitted together, and numbers of particles are those of images; by default each has its own.
     """
+    if images is None:
+        images = np.arange(n_particles)
+    n_images = len(np.unique(images))
     everything = torch.arange(n_particles)
     if marked is not None:
-        first = TrainingPass(everything[torch.as_tensor(~marked)], everything[torch.as_tensor(marked)], watches_fold)
+        is_held_out = np.isin(images, images[marked])
     else:
-        count = heldout_count(n_particles, share)
+        count = heldout_count(n_images, share)
         if count == 0:
             return [TrainingPass(everything, everything[:0], watches_fold)]
-        order = torch.as_tensor(np.random.default_rng([seed, 1]).permutation(n_particles))
-        first = TrainingPass(order[count:].sort().values, order[:count].sort().values, watches_fold)
-    return [first] if n_particles >= _ONE_PASS_FROM else [first, TrainingPass(everything, everything[:0], watches_fold)]
+        drawn = np.random.default_rng([seed, 1]).permutation(n_images)[:count]
+        is_held_out = np.isin(images, np.unique(images)[drawn])
+    mask = torch.as_tensor(is_held_out)
+    shared = None if n_images == n_particles else np.unique(images[is_held_out], return_inverse=True)[1]
+    first = TrainingPass(everything[~mask], everything[mask], watches_fold, shared)
+    return [first] if n_images >= _ONE_PASS_FROM else [first, TrainingPass(everything, everything[:0], watches_fold)]
 
 
 def verdict_of_pass(judged: TrainingPass) -> str:

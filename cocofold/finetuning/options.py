@@ -167,7 +167,7 @@ class TrainingOptions:
         None, "Finest resolution compared (Å); by default all rings.", within=(0.5, 1000)
     )
     effort: float = _option(1.0, "Factor on the number of optimiser steps: 0.3 for a quick look.", within=(0.01, 100))
-    seed: int = _option(0, "Seed: on CPU the same seed gives the same model, bit by bit.")
+    seed: int = _option(0, "Seed: on CPU the same seed gives the same model, bit by bit.", within=(0, 2**63 - 1))
     device: str = _option("auto", "auto, cpu, cuda or cuda:N.", free_on_resume=True)
     # The larger, the more the images outweigh geometry and neighbourhoods.
     data_weight: float = _setting(10.0, "Weight of the mean ring correlation in the loss.")
@@ -275,8 +275,7 @@ class Options(NetworkOptions, TrainingOptions, ModelOptions, DataOptions):
         if self.model is not None and self.prediction is not None:
             placed_by = "--map" if self.map is not None else "--placement" if self.placement is not None else None
             if placed_by:
-                rest = "with --prediction either shows its place; leave one of them out"
-                raise InputError(f"{placed_by} and --model: {rest}")
+                raise InputError(f"{placed_by} and --model: with --prediction either shows its place; leave one out")
 
     def _check_network(self) -> None:
         """Refuse options of a network that do not go together."""
@@ -306,27 +305,22 @@ class Options(NetworkOptions, TrainingOptions, ModelOptions, DataOptions):
 
     def write(self, path: Path) -> None:
         """Write as YAML, with the version."""
-        content = {_VERSION_KEY: __version__, **asdict(self)}
-        write_atomically(path, yaml.safe_dump(content, sort_keys=False))
+        write_atomically(path, yaml.safe_dump({_VERSION_KEY: __version__, **asdict(self)}, sort_keys=False))
 
     @classmethod
     def read(cls, path: Path) -> Options:
-        """Read what ``write`` wrote, here or in an older version.
-
-        Raises
-        ------
-        InputError
-            If the file cannot be read, or has options that this version does not know.
-        """
+        """Read what ``write`` wrote, here or in an older version; ``InputError`` for what this one does not know."""
         return cls(**_read_values(path))
 
-    def refuse_other_settings(self, path: Path) -> None:
+    def refuse_other_settings(self, path: Path, by_content: bool = False) -> None:
         """Refuse to resume a run that was started with other options.
 
         Parameters
         ----------
         path : Path
             ``config.yaml`` of the run.
+        by_content : bool
+            What files hold is compared elsewhere; here whether they are given.
 
         Raises
         ------
@@ -338,7 +332,7 @@ class Options(NetworkOptions, TrainingOptions, ModelOptions, DataOptions):
         changed = [
             f"{one.name} ({stored[one.name]!r} then, {getattr(self, one.name)!r} now)"
             for one in fields(self)
-            if not option_rules(one).free_on_resume and stored[one.name] != getattr(self, one.name)
+            if _compared(one, stored[one.name], by_content) != _compared(one, getattr(self, one.name), by_content)
         ]
         if changed:
             raise InputError(
@@ -348,21 +342,23 @@ class Options(NetworkOptions, TrainingOptions, ModelOptions, DataOptions):
 
 
 def paper_options(**given: Any) -> Options:
-    """Options of the paper's own training, as its authors' code has them; what is given goes before.
+    """Options of the paper's own training, as its authors' code has them; fields that are given go before.
 
     The structure module and an adapter without a gate, dropout, all rings from the first step on, constant rates, a
     loss of reconstruction and penalty of equal weight, no restraints on geometry. A cycle is an epoch.
-
-    Parameters
-    ----------
-    given
-        Fields of ``Options``.
     """
     epochs = PAPER_EPOCHS if given.get("cycles") is None else given["cycles"]
     return Options(**{"preset": "paper", **PAPER_SETTINGS, **given, "cycles": epochs, "epochs": epochs})
 
 
 _VERSION_KEY = "cocofold_version"
+
+
+def _compared(one: Field, value: Any, by_content: bool) -> Any:
+    rules = option_rules(one)
+    if rules.free_on_resume or (by_content and one.name in ("particles_dir", "passthrough")):
+        return None
+    return value is not None if by_content and rules.is_path else value
 
 
 def _check_value(rules: OptionRules, value: Any) -> None:
@@ -382,7 +378,7 @@ def _read_values(path: Path) -> dict[str, Any]:
     """
     try:
         stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read ({error}); start the run anew in another folder") from error
     if not isinstance(stored, dict) or "particles" not in stored:
         raise InputError(f"{path}: holds no settings; start the run anew in another folder")

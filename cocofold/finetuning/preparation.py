@@ -214,6 +214,11 @@ def _log_memory(
 
 def _log_notes(particles: ParticleSet, model: Model, model_file: str | None, folder: RunFolder) -> None:
     """Tell which rings are not fitted, and what the reader of the model has noted."""
+    n_images = len(np.unique(particles.image_numbers()))
+    if n_images < len(particles):
+        folder.log_and_print(
+            f"{len(particles)} rows name {n_images} images: rows of one image are fitted or held out together"
+        )
     if particles.scored_rings:
         scored = ", ".join(str(ring) for ring in particles.scored_rings)
         folder.log_and_print(f"rings {scored} are not fitted: by them the particles were chosen")
@@ -254,12 +259,13 @@ def apply_particle_options(particles: ParticleSet, options: Options) -> Particle
         drawn = np.random.default_rng(options.seed).choice(len(particles), options.max_particles, replace=False)
         particles = particles.subset(np.sort(drawn))
     if particles.held_out is not None:
-        _check_marks(particles.held_out, options)
+        numbers = particles.image_numbers()
+        _check_marks(np.isin(np.unique(numbers), numbers[particles.held_out]), options)
     return particles
 
 
 def _check_marks(held_out: np.ndarray, options: Options) -> None:
-    """Refuse marks of held-out particles, (n,) bool, that cannot be followed."""
+    """Refuse marks of held-out images, (n_images,) bool, that cannot be followed."""
     if options.heldout is not None:
         raise InputError(
             f"--heldout {options.heldout:g}: {options.particles} says itself which particles are held out; leave "
@@ -311,7 +317,8 @@ def copied_to_scratch(
     """The same particles with their images, and no others, in one float32 stack in a folder of its own.
 
     It lies below ``folder`` and is removed at the end, also when an exception ends it (signals that end the process are
-    one within ``cocofold.system.signals``). Pixels are those that ``ParticleSet.images`` gives.
+    one within ``cocofold.system.signals``). Pixels are those that ``ParticleSet.images`` gives; an image that
+    rows share is copied once.
 
     Parameters
     ----------
@@ -328,11 +335,14 @@ def copied_to_scratch(
     """
     if not folder.is_dir():
         raise InputError(f"--scratch {folder}: no such folder; give one on a disk with enough space")
-    needed = HEADER_BYTES + len(particles) * particles.box**2 * 4 + RESERVED_BYTES
+    slices = particles.image_numbers()
+    plain = replace(particles, contrast=np.ones(len(particles)))
+    images = plain.subset(np.unique(slices, return_index=True)[1])
+    needed = HEADER_BYTES + len(images) * particles.box**2 * 4 + RESERVED_BYTES
     available = shutil.disk_usage(folder).free
     if available < needed:
         raise InputError(
-            f"--scratch {folder}: {needed / 1e9:.2f} GB are needed for {len(particles)} images, "
+            f"--scratch {folder}: {needed / 1e9:.2f} GB are needed for {len(images)} images, "
             f"{available / 1e9:.2f} GB are available; make room, give another folder, or leave --scratch out"
         )
     with contextlib.ExitStack() as stack:
@@ -343,13 +353,12 @@ def copied_to_scratch(
                 f"--scratch {folder}: cannot be written ({error.strerror}); give another folder"
             ) from error
         stack.callback(shutil.rmtree, own, ignore_errors=True)
-        _copy(particles, own / STACK_NAME, progress)
+        _copy(images, own / STACK_NAME, progress)
         yield replace(
             particles,
             stacks=(own / STACK_NAME,),
             stack_index=np.zeros(len(particles), dtype=int),
-            slice_index=np.arange(len(particles)),
-            contrast=np.ones(len(particles)),
+            slice_index=slices,
             reader=StackReader(),
         )
 

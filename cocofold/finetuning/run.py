@@ -25,6 +25,7 @@ from cocofold.finetuning.run_folder import (
 from cocofold.finetuning.run_result import (
     answer_curves,
     lost_folds,
+    plot_curves,
     run_metrics,
     summary_line,
     write_answer,
@@ -93,10 +94,11 @@ def finetune(
         with _errors_explained(folder, options, processes):
             every = read_particles(options.particles, options.particles_dir, options.passthrough)
             particles = apply_particle_options(every, options)
+            folder.settle_inputs(particles)
             start = _find_start(options, particles, folder, stop_with, processes)
             began = time.monotonic()
             prepared = prepare_run(options, particles, start, folder, at_end, processes)
-            return _Run(prepared, options, folder, endings, began).execute()
+            return _Run(prepared, options, folder, endings, began).execute(particles)
 
 
 @contextlib.contextmanager
@@ -201,6 +203,7 @@ class _Run:
             options.heldout,
             watches_fold=options.prediction is not None,
             marked=prepared.particles.held_out,
+            images=prepared.particles.image_numbers(),
         )
         self.best = prepared.start_state()
 
@@ -228,8 +231,8 @@ class _Run:
             ),
         )
 
-    def execute(self) -> dict[str, Any]:
-        """All passes, from the last checkpoint if there is one."""
+    def execute(self, given: ParticleSet) -> dict[str, Any]:
+        """All passes, from the last checkpoint if there is one; ``given`` are the particles as they were read."""
         resumed = self._load_checkpoint()
         number, state = resumed.pass_number, resumed.tensors
         self.began -= resumed.seconds_spent
@@ -239,6 +242,7 @@ class _Run:
             if self.passes[number].last_cycle != 0:
                 self._run_pass(number, state)
             number, state = number + 1, None
+        self.folder.require_unchanged_stacks(given)
         return self._finish()
 
     def _load_checkpoint(self) -> _ResumePoint:
@@ -363,7 +367,7 @@ class _Run:
         lost, note = lost_folds(self.passes)
         if note:
             folder.log_and_print(note)
-        folder.plot_curves(prepared.resolutions_angstrom, answer_curves(self.passes))
+        plot_curves(folder.path / "frc.png", prepared.resolutions_angstrom, answer_curves(self.passes))
         metrics = run_metrics(
             prepared,
             self.passes,

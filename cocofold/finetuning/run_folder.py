@@ -6,6 +6,7 @@ import contextlib
 import csv
 import errno
 import fcntl
+import hashlib
 import io
 import json
 import logging
@@ -22,10 +23,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from cocofold.alphafold.prediction import FILE_NAME
 from cocofold.finetuning.options import Options
 from cocofold.imaging.projection import render_density
 from cocofold.likelihood.frc_loss import AtomGaussians
 from cocofold.particles.mrc import write_map
+from cocofold.particles.particle_set import ParticleSet
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
 from cocofold.system.atomic_files import atomic_path, is_partial, remove_partial, write_atomically
@@ -33,8 +36,10 @@ from cocofold.system.errors import InputError
 
 _LOG = logging.getLogger("cocofold")
 _LOCK = ".lock"
+_INPUTS = "inputs.json"
 _FILES_OF_FAILED_START = (
     "config.yaml",
+    _INPUTS,
     "log.txt",
     "metrics.csv",
     "model.cif",
@@ -44,6 +49,30 @@ _FILES_OF_FAILED_START = (
     _LOCK,
 )
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+_OTHER_CONTENT = "holds something else than when the run was started"
+_SAME_FILES = "resume with the same files, wherever they are, or start anew in another folder"
+
+
+def _read_record(path: Path, like: dict[str, Any]) -> dict[str, Any]:
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); start the run anew in another folder") from error
+    if not isinstance(known, dict) or set(known) != set(like) or not isinstance(known["stacks"], list):
+        raise InputError(f"{path}: is not what a run writes; start the run anew in another folder")
+    return known
+
+
+def _digest_of_file(path: str) -> str | None:
+    if not Path(path).is_file():
+        return None  # its reader says so
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(1 << 24):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 class RunFolder:
@@ -93,7 +122,7 @@ class RunFolder:
             lock = until_ready.enter_context(open(self.path / _LOCK, "w"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if self._resume:
-                self._options.refuse_other_settings(config)
+                self._options.refuse_other_settings(config, by_content=(self.path / _INPUTS).is_file())
             self._remove_half_written()
             if not self._resume:
                 self._options.write(config)
@@ -124,6 +153,46 @@ class RunFolder:
     def _has_checkpoint(self) -> bool:
         """Whether there is a checkpoint, of this run or of a teacher's below it."""
         return any(self.path.rglob(self.checkpoint.name))
+
+    def settle_inputs(self, particles: ParticleSet) -> None:
+        """Note in ``inputs.json`` what the input files hold; on resuming, refuse files that hold something else.
+
+        Parameters
+        ----------
+        particles : ParticleSet
+            Those that are used, as they were read.
+        """
+        record, options = self.path / _INPUTS, self._options
+        files = {"model": options.model, "map": options.map, "placement": options.placement}
+        files["prediction"] = options.prediction and str(Path(options.prediction) / FILE_NAME)
+        self._stacks = particles.stack_digests()
+        found: dict[str, Any] = {name: None if path is None else _digest_of_file(path) for name, path in files.items()}
+        found |= {"rows": len(particles), "particles": particles.metadata_digest()}
+        found["stacks"] = [known for _, known in self._stacks]
+        if self._resume and record.is_file():
+            known = _read_record(record, found)
+            changed = [name for name in ("rows", "particles", *files) if found[name] != known[name]]
+            others = [path for (path, now), then in zip(self._stacks, known["stacks"]) if now != then]
+            if changed or others:
+                name = changed[0] if changed else "stacks"
+                path = {**files, "stacks": others and others[0]}.get(name, options.particles)
+                rows = f" ({found['rows']} particles are used now, {known['rows']} then)" if name == "rows" else ""
+                raise InputError(f"{path}: {_OTHER_CONTENT}{rows}; {_SAME_FILES}")
+        else:
+            if self._resume and self.checkpoint.is_file():
+                self.log_and_print("the run was started by an older version: whether its input changed is not known")
+            write_atomically(record, json.dumps(found) + "\n")
+
+    def require_unchanged_stacks(self, particles: ParticleSet) -> None:
+        """Refuse to end a run whose stacks were overwritten while it read them, and tell of empty images in them."""
+        if particles.reader.empty:
+            path, row = min(particles.reader.empty)
+            some = f"{len(particles.reader.empty)} images are empty and weigh nothing"
+            self.log_and_print(f"{some}: all their pixels are alike; the first is image {row + 1} of {path}")
+        if all(path.is_file() for path in particles.stacks):
+            for (path, then), (_, now) in zip(self._stacks, particles.stack_digests()):
+                if now != then:
+                    raise InputError(f"{path}: was overwritten while the run was reading it; start anew with one set")
 
     def require_space(self, n_bytes: int) -> None:
         """Refuse to begin what the disk cannot hold.
@@ -206,32 +275,6 @@ class RunFolder:
         table.writeheader()
         table.writerows(rows)
         write_atomically(self.path / "metrics.csv", text.getvalue())
-
-    def plot_curves(self, resolutions: list[float], curves: dict[str, list[float]]) -> None:
-        """Draw the Fourier ring correlation curves as frc.png."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7, 4.2), layout="constrained")
-        axes = figure.add_subplot()
-        frequency = 1 / np.array(resolutions)
-        for name, curve in sorted(curves.items()):
-            kind, when = name.split(", ")
-            axes.plot(
-                frequency,
-                curve,
-                color="tab:blue" if kind == "work" else "tab:orange",
-                linestyle=":" if when == "start" else "-",
-                label=name,
-            )
-        axes.axhline(0, color="grey", linewidth=0.5)
-        ticks = np.linspace(frequency[0], frequency[-1], 6)
-        axes.set_xticks(ticks, [f"{1 / tick:.1f}" for tick in ticks])
-        axes.set_xlabel("resolution (Å)")
-        axes.set_ylabel("Fourier ring correlation, mean over images")
-        axes.legend(frameon=False)
-        with atomic_path(self.path / "frc.png") as partial:
-            FigureCanvasAgg(figure).print_figure(str(partial), format="png", dpi=120)
 
 
 _BEST_PREFIX = "best."
@@ -335,7 +378,7 @@ def refuse_bad_checkpoint(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error}); make it readable, then go on with --resume") from error
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+    except (SafetensorError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{path}: not a usable checkpoint ({error}); remove this file, and --resume begins the run anew"
         ) from error

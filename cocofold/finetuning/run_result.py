@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import resource
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from cocofold.finetuning.holdout import MOST_ADDED_LINK_RMS_ANGSTROM, TrainingPa
 from cocofold.finetuning.preparation import PreparedRun
 from cocofold.finetuning.run_folder import ModelState, RunFolder
 from cocofold.mapfit.workflow import SUBUNIT_FILE
+from cocofold.system.atomic_files import atomic_path
 
 
 def write_answer(prepared: PreparedRun, state: ModelState, folder: RunFolder, remove_below: float | None) -> int:
@@ -44,6 +46,33 @@ def write_answer(prepared: PreparedRun, state: ModelState, folder: RunFolder, re
     if removed:
         folder.log_and_print(f"{removed} residues of a pLDDT below {remove_below:g} are left out")
     return removed
+
+
+def plot_curves(path: Path, resolutions: list[float], curves: dict[str, list[float]]) -> None:
+    """Draw the Fourier ring correlation curves."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    frequency = 1 / np.array(resolutions)
+    for name, curve in sorted(curves.items()):
+        kind, when = name.split(", ")
+        axes.plot(
+            frequency,
+            curve,
+            color="tab:blue" if kind == "work" else "tab:orange",
+            linestyle=":" if when == "start" else "-",
+            label=name,
+        )
+    axes.axhline(0, color="grey", linewidth=0.5)
+    ticks = np.linspace(frequency[0], frequency[-1], 6)
+    axes.set_xticks(ticks, [f"{1 / tick:.1f}" for tick in ticks])
+    axes.set_xlabel("resolution (Å)")
+    axes.set_ylabel("Fourier ring correlation, mean over images")
+    axes.legend(frameon=False)
+    with atomic_path(path) as partial:
+        FigureCanvasAgg(figure).print_figure(str(partial), format="png", dpi=120)
 
 
 def lost_folds(passes: list[TrainingPass]) -> tuple[int, str | None]:

@@ -298,7 +298,7 @@ class ContrastEstimate:
     @property
     def verdict(self) -> str:
         """How protein appears in the images: white, dark or undecided."""
-        if abs(self.correlation) <= _CLEAR_IN_ERRORS * self.error:
+        if not abs(self.correlation) > _CLEAR_IN_ERRORS * self.error:  # also if either is not a number
             return "undecided"
         return "white" if self.correlation > 0 else "dark"
 

@@ -113,7 +113,7 @@ class Placement:
             raise InputError(f"{name}: no such file; give the placement.json of cocofold fit")
         try:
             content = json.loads(Path(path).read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(
                 f"{name}: cannot be read as JSON ({error}); give the placement.json of cocofold fit"
             ) from error

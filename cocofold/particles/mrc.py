@@ -43,17 +43,7 @@ _BYTES_ARE_SIGNED = 1
 
 @dataclass(frozen=True)
 class StackHeader:
-    """What the header of an MRC stack says.
-
-    Attributes
-    ----------
-    count, height, width : int
-        Images and their pixels along y and x.
-    dtype : numpy.dtype
-        Type of the pixels, with the file's byte order.
-    offset : int
-        Bytes before the first pixel.
-    """
+    """What the header of an MRC stack says: images, their pixels, the pixels' type, bytes before the first of them."""
 
     count: int
     height: int
@@ -183,10 +173,16 @@ class StackReader:
     ----------
     max_open_files : int
         Number of files kept open at a time; a process may usually have 1024 open.
+
+    Attributes
+    ----------
+    empty : set of (path, slice)
+        Images whose pixels are all alike, of those that were asked of a particle set.
     """
 
     def __init__(self, max_open_files: int = 32) -> None:
         self.max_open_files = max_open_files
+        self.empty: set[tuple[Path, int]] = set()
         self._open: OrderedDict[Path, _OpenStack] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -237,6 +233,34 @@ class StackReader:
             while len(self._open) > self.max_open_files:
                 self._open.popitem(last=False)
         return stack
+
+
+# Standard deviations from the median beyond which a pixel is a fault of the file: hot pixels and gold are tens to
+# hundreds away. Smaller values refuse real images, larger ones let a pixel drown an image.
+_MOST_DEVIATIONS = 1e4
+# Pixels that give an image's median and spread, enough for a limit so far away; the spread is that of normal noise
+# with as many pixels within it, so that saturated rows and masked backgrounds do not move it.
+_SAMPLED_PIXELS, _SHARE_WITHIN, _DEVIATIONS_OF_SHARE = 1024, 0.9, 1.645
+
+
+def refuse_overflowing_images(images: np.ndarray, stack: Path, slices: np.ndarray) -> None:
+    """Refuse finite images, (k, height, width), with pixels far from all others or whose power is no float32."""
+    pixels = images.reshape(len(images), -1)
+    # An odd step visits all columns.
+    sample = pixels[:, :: pixels.shape[1] // _SAMPLED_PIXELS | 1].astype(float)
+    middle = np.median(sample, axis=1)
+    away = np.abs(sample - middle[:, None])
+    spread = np.quantile(away, _SHARE_WITHIN, axis=1) / _DEVIATIONS_OF_SHARE
+    spread = np.where(spread > 0, spread, np.sqrt((away**2).mean(1)))
+    low, high = pixels.min(1).astype(float), pixels.max(1).astype(float)
+    too_far = (spread > 0) & (np.maximum(high - middle, middle - low) > _MOST_DEVIATIONS * spread)
+    too_large = np.maximum(-low, high) * pixels.shape[1] > np.sqrt(np.finfo(np.float32).max)
+    for bad in np.flatnonzero(too_far | too_large):
+        raise InputError(
+            f"{stack}: image {slices[bad] + 1} (counted from 1) has pixels from {low[bad]:.3g} to {high[bad]:.3g}, "
+            f"which is no signal (median {middle[bad]:.3g}, standard deviation {spread[bad]:.3g}; allowed are "
+            f"{_MOST_DEVIATIONS:g} deviations, within float32); remove the particle or extract it again"
+        )
 
 
 def find_stacks(names: Sequence[str], source: Path, particles_dir: Path | None) -> tuple[Path, ...]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cocofold.particles.mrc import StackReader, read_stack_header
+from cocofold.particles.mrc import StackReader, read_stack_header, refuse_overflowing_images
 from cocofold.particles.poses import mirrored_matrices
 from cocofold.system.errors import InputError
 
@@ -20,6 +23,8 @@ NEGLIGIBLE_ABERRATION = 1e-6
 # Microscopes are anisotropic by a few per cent at most; a matrix that stretches an axis by less than this, or by more
 # than its inverse, is taken for a damaged one.
 MIN_MAGNIFICATION = 0.8
+# Images by which stacks are known again: more notice smaller changes and take longer at the start of every run.
+_SAMPLED_IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,16 @@ class ParticleSet:
         """Å."""
         return self.optics[0].pixel_size_angstrom
 
+    def image_numbers(self) -> np.ndarray:
+        """Number of each row's image, (n,) int, counted in the order of first appearance; repeats have one number."""
+        files = {path: number for number, path in enumerate(dict.fromkeys(map(os.path.realpath, self.stacks)))}
+        stacks = np.array([files[os.path.realpath(path)] for path in self.stacks], dtype=int)
+        places = np.stack([stacks[self.stack_index], self.slice_index], axis=1)
+        _, first, number = np.unique(places, axis=0, return_index=True, return_inverse=True)
+        order = np.empty(len(first), dtype=int)
+        order[np.argsort(first)] = np.arange(len(first))
+        return order[number.reshape(-1)]
+
     def subset(self, indices: np.ndarray) -> ParticleSet:
         """The chosen particles in the order given, with the optics groups and stacks that they use.
 
@@ -184,7 +199,7 @@ class ParticleSet:
         Raises
         ------
         InputError
-            If a stack cannot be read, has another box, or an image holds NaN or infinity.
+            If a stack cannot be read, has another box, or an image holds NaN, infinity or values that are no signal.
         """
         rows = self._rows(indices)
         images = np.empty((len(rows), self.box, self.box), dtype=np.float32)
@@ -194,8 +209,31 @@ class ParticleSet:
             slices = self.slice_index[rows[at]]
             read = self.reader.read(self.stacks[stack], slices)
             self._require_usable_images(read, self.stacks[stack], slices)
+            empty = read.min((1, 2)) == read.max((1, 2))
+            read[empty] = 0  # so that rounding does not become signal
+            self.reader.empty.update((self.stacks[stack], int(row)) for row in slices[empty])
             images[at] = read * self.contrast[rows[at], None, None].astype(np.float32)
         return images
+
+    def metadata_digest(self) -> str:
+        """Digest of all but the pixels, in order; it does not depend on the folders in which the stacks are."""
+        names = [path.name for path in self.stacks]
+        shared = [[asdict(group) for group in self.optics], names, self.scored_rings]
+        digest = hashlib.sha256(json.dumps(shared, default=float).encode())
+        for name in PER_PARTICLE_FIELDS:
+            values = getattr(self, name)
+            digest.update(b"none" if values is None else np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
+
+    def stack_digests(self) -> list[tuple[Path, list[Any]]]:
+        """Each stack with its name, its bytes and a digest of a sample of its images, read anew."""
+        sample = np.unique(np.linspace(0, len(self) - 1, min(len(self), _SAMPLED_IMAGES)).round().astype(int))
+        found = []
+        for number, path in enumerate(self.stacks):
+            slices = np.sort(self.slice_index[sample[self.stack_index[sample] == number]])
+            pixels = StackReader().read(path, slices).tobytes() if len(slices) else b""
+            found.append((path, [path.name, path.stat().st_size, hashlib.sha256(pixels).hexdigest()]))
+        return found
 
     def _require_usable_images(self, images: np.ndarray, stack: Path, slices: np.ndarray) -> None:
         if images.shape[1:] != (self.box, self.box):
@@ -209,6 +247,7 @@ class ParticleSet:
                 f"{stack}: image {slices[bad[0]] + 1} (counted from 1) has pixels that are NaN or "
                 "infinite; remove the particle or extract it again"
             )
+        refuse_overflowing_images(images, stack, slices)
 
     def _rows(self, indices: np.ndarray) -> np.ndarray:
         indices = np.asarray(indices)

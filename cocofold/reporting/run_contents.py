@@ -113,7 +113,7 @@ def read_run(path: Path) -> FinishedRun:
         _require_metrics(metrics)
     except InputError:
         raise
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{path}: a file of the run cannot be read ({error}); run it anew") from error
     answer_file = path / _ANSWER
     answer = read_model(answer_file)

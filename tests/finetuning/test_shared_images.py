@@ -1,0 +1,123 @@
+"""Rows that share an image are held out together or fitted together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+import torch
+
+from cocofold.finetuning.holdout import Cycle, TrainingPass, split_into_passes
+from cocofold.finetuning.options import Options
+from cocofold.finetuning.preparation import apply_particle_options, copied_to_scratch
+from cocofold.particles import read_particles
+from cocofold.particles.particle_set import ParticleSet
+from cocofold.particles.star_write import write_star
+from cocofold.simulation.particle_simulation import simulate
+from cocofold.simulation.simulation_settings import SimulationSettings
+
+CASE = "cases/particles/A1_noise_duplicated_rows/particles.star"
+COPIES = 3
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> ParticleSet:
+    """Particles of which each has its own image."""
+    from cocofold.commands.demo import open_state
+
+    out = tmp_path_factory.mktemp("simulated") / "set"
+    simulate(SimulationSettings(model=str(open_state()), box=32, pixel_size=5, count=40, snr=1, seed=3), out)
+    return read_particles(out / "particles.star")
+
+
+@pytest.fixture
+def expanded(single: ParticleSet, tmp_path: Path) -> ParticleSet:
+    """Each image in three rows, as a symmetry expansion has them, under two names of its stack, in any order."""
+    (tmp_path / "other.mrcs").symlink_to(single.stacks[0])
+    rows = np.random.default_rng(0).permutation(np.repeat(np.arange(len(single)), COPIES))
+    everything = single.subset(rows)
+    names = np.arange(len(rows)) % 2
+    return replace(everything, stacks=(single.stacks[0], tmp_path / "other.mrcs"), stack_index=names)
+
+
+def test_no_image_is_both_fitted_and_held_out(expanded: ParticleSet) -> None:
+    numbers = expanded.image_numbers()
+    assert np.bincount(numbers).tolist() == [COPIES] * 40
+    judged, everything = split_into_passes(len(expanded), seed=4, images=numbers)
+    work, heldout = numbers[judged.work.numpy()], numbers[judged.heldout.numpy()]
+    assert not set(work) & set(heldout)
+    assert len(heldout) == 8 * COPIES
+    assert sorted([*judged.work.tolist(), *judged.heldout.tolist()]) == list(range(len(expanded)))
+    assert len(everything.work) == len(expanded)
+
+
+@pytest.mark.parametrize("count", [10, 50, 500, 4000])
+def test_a_set_without_repeats_keeps_its_split(count: int) -> None:
+    known = split_into_passes(count, seed=4)
+    order = np.random.default_rng([4, 1]).permutation(count)
+    for one, other in zip(known, split_into_passes(count, seed=4, images=np.arange(count)), strict=True):
+        assert torch.equal(one.heldout, other.heldout)
+        assert torch.equal(one.work, other.work)
+        assert other.heldout_images is None
+    assert known[0].heldout.tolist() == sorted(order[: len(known[0].heldout)])
+
+
+def test_marks_hold_for_all_rows_of_an_image(expanded: ParticleSet) -> None:
+    marked = np.zeros(len(expanded), dtype=bool)
+    marked[:20] = True
+    numbers = expanded.image_numbers()
+    judged = split_into_passes(len(expanded), 0, marked=marked, images=numbers)[0]
+    assert set(np.flatnonzero(marked)) < set(judged.heldout.tolist())
+    assert not set(numbers[judged.work.numpy()]) & set(numbers[judged.heldout.numpy()])
+
+
+def test_an_image_counts_once_in_the_error_of_the_gain(expanded: ParticleSet) -> None:
+    def gain(judged: TrainingPass, values: np.ndarray) -> float:
+        for number, rise in enumerate((0.0, 1.0)):
+            scores = torch.as_tensor(rise * values)[:, None]
+            judged.add(Cycle(number, 0, 0, "", 0.0, 0.0, rise, 0.0, 0.0, 0.0), scores, scores)
+        return judged.gain_in_errors
+
+    of_images = np.random.default_rng(1).normal(0.2, 1.0, 8)
+    numbers = np.repeat(np.arange(8), COPIES)
+    rows = torch.arange(len(numbers))
+    once = gain(TrainingPass(rows[:0], rows[:8]), of_images)
+    assert gain(TrainingPass(rows[:0], rows, False, numbers), of_images[numbers]) == pytest.approx(once)
+
+
+def test_scratch_holds_each_image_once(expanded: ParticleSet, tmp_path: Path) -> None:
+    mixed = replace(expanded, contrast=np.where(np.arange(len(expanded)) % 5 == 0, -1.0, 1.0))
+    with copied_to_scratch(mixed, tmp_path) as copied:
+        with mrcfile.open(copied.stacks[0], permissive=True) as stack:
+            assert len(stack.data) == 40
+        everything = np.arange(len(mixed))
+        assert np.array_equal(copied.images(everything), mixed.images(everything))
+        assert np.array_equal(copied.image_numbers(), mixed.image_numbers())
+
+
+def test_a_run_says_that_rows_repeat(expanded: ParticleSet, tmp_path: Path) -> None:
+    from cocofold.commands.demo import closed_state
+    from cocofold.finetuning.run import finetune
+
+    write_star(tmp_path / "some.star", expanded)
+    options = Options(
+        str(tmp_path / "some.star"), model=str(closed_state()), check=False, contrast="white", effort=0.01, cycles=1
+    )
+    metrics = finetune(options, tmp_path / "run")
+    assert metrics["heldout_particles"] == 8 * COPIES
+    assert "120 rows name 40 images" in (tmp_path / "run" / "log.txt").read_text()
+
+
+@pytest.mark.independent
+def test_noise_that_is_listed_four_times_is_held_out_by_image(shared_data: Path) -> None:
+    path = shared_data / CASE
+    if not path.is_file():
+        pytest.skip("this case is not among the shared data")
+    used = apply_particle_options(read_particles(path), Options(str(path), model="m.cif"))
+    numbers = used.image_numbers()
+    judged = split_into_passes(len(used), 0, images=numbers)[0]
+    assert len(judged.heldout) == 48
+    assert not set(numbers[judged.work.numpy()]) & set(numbers[judged.heldout.numpy()])

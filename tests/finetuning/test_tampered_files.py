@@ -1,0 +1,39 @@
+"""Files of a run that were tampered with end in a message."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cocofold.finetuning.options import Options
+from cocofold.mapfit.placement_file import Placement
+from cocofold.reporting.run_contents import read_run
+from cocofold.system.errors import InputError
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize("content", [DEEP, "particles: !!timestamp 'x'", "particles: 2001-99-99"])
+def test_tampered_settings_are_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(content)
+    (tmp_path / "metrics.json").write_text("{}")
+    for reads in (lambda: Options.read(tmp_path / "config.yaml"), lambda: read_run(tmp_path)):
+        with pytest.raises(InputError):
+            reads()
+
+
+def test_deeply_nested_json_is_refused(tmp_path: Path) -> None:
+    Options("p.star", model="m.cif").write(tmp_path / "config.yaml")
+    for name in ("metrics.json", "placement.json"):
+        (tmp_path / name).write_text(DEEP)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_run(tmp_path)
+    with pytest.raises(InputError, match="cannot be read as JSON"):
+        Placement.read(tmp_path / "placement.json")
+
+
+@pytest.mark.parametrize("seed", [-1, 10**20])
+def test_a_seed_out_of_range_is_refused(seed: int) -> None:
+    with pytest.raises(InputError, match="--seed"):
+        Options("p.star", model="m.cif", seed=seed)

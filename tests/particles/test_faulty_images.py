@@ -1,0 +1,105 @@
+"""Images with pixels that are no signal are refused by name; what real images have is not."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+import torch
+from particle_project import Project
+
+from cocofold.likelihood.frc_loss import ContrastEstimate
+from cocofold.particles import read_particles
+from cocofold.particles.mrc import refuse_overflowing_images
+from cocofold.system.errors import InputError
+
+SIDE = 64
+
+
+def noise() -> np.ndarray:
+    return np.random.default_rng(0).normal(3.0, 2.0, size=(5, SIDE, SIDE)).astype(np.float32)
+
+
+def refuse(images: np.ndarray) -> None:
+    refuse_overflowing_images(images, Path("stack.mrcs"), np.arange(10, 10 + len(images)))
+
+
+@pytest.mark.parametrize("value", [3e38, -3e38, 1e20, 1e6, -1e5])
+def test_one_pixel_that_is_no_signal_is_refused(value: float) -> None:
+    images = noise()
+    images[3, 10, 10] = value
+    with pytest.raises(InputError, match=r"stack\.mrcs: image 14 \(counted from 1\) has pixels from"):
+        refuse(images)
+
+
+def test_a_saturated_row_is_refused() -> None:
+    images = noise()
+    images[3, 10] = 1e6
+    with pytest.raises(InputError, match="image 14"):
+        refuse(images)
+
+
+def test_an_image_whose_power_is_no_float32_is_refused() -> None:
+    images = noise()
+    images[2] *= 1e17
+    with pytest.raises(InputError, match="image 13"):
+        refuse(images)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e6])
+def test_what_real_images_have_is_not_refused(scale: float) -> None:
+    """Hot pixels, gold, dead rows, masked and quantised images, of any detector's scale."""
+    images = noise()
+    y, x = np.mgrid[:SIDE, :SIDE]
+    images[0, 5, 7] = 2000
+    images[1, (y - 20) ** 2 + (x - 20) ** 2 < 25] = -600
+    images[2, 9] = 0
+    images[3, (y - 32) ** 2 + (x - 32) ** 2 > 20**2] = 0
+    images[3, 32, 32] = 200
+    images[4] = np.random.default_rng(1).poisson(0.03, size=(SIDE, SIDE))
+    refuse((images * scale).astype(np.float32))
+    refuse(np.round(images).astype(np.float32))
+    refuse(np.zeros_like(images))
+    refuse(np.full_like(images, 7.0))
+
+
+def test_reading_names_stack_and_image(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    star = project.star()
+    with mrcfile.open(tmp_path / "stacks" / "a.mrcs", "r+") as stack:
+        stack.data[2, 3, 3] = 3e38
+    with pytest.raises(InputError, match=r"a\.mrcs: image 3 \(counted from 1\) has pixels"):
+        read_particles(star).images(np.arange(3))
+
+
+def test_an_image_of_one_value_has_no_signal(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    star = project.star()
+    with mrcfile.open(tmp_path / "stacks" / "a.mrcs", "r+") as stack:
+        stack.data[1] = 0.1
+    particles = read_particles(star)
+    images = particles.images(np.arange(3))
+    assert not images[0].any()
+    assert particles.reader.empty == {(tmp_path / "stacks" / "a.mrcs", 1)}
+    assert np.array_equal(images[2], project.a[2])
+
+
+def test_what_is_no_number_decides_no_contrast() -> None:
+    for correlation, error in ((np.nan, 0.1), (0.5, np.nan), (np.nan, np.nan)):
+        assert ContrastEstimate(correlation, error, 60).verdict == "undecided"
+
+
+@pytest.mark.independent
+def test_a_flipped_bit_in_a_real_set_is_found(shared_data: Path, tmp_path: Path) -> None:
+    for name in ("particles.star", "particles.mrcs"):
+        shutil.copyfile(shared_data / "adk" / "small300" / name, tmp_path / name)
+    particles = read_particles(tmp_path / "particles.star")
+    everything = np.arange(len(particles))
+    assert torch.isfinite(torch.as_tensor(particles.images(everything))).all()
+    with mrcfile.mmap(tmp_path / "particles.mrcs", "r+", permissive=True) as stack:
+        stack.data[3, 10, 10] = 3e38
+    with pytest.raises(InputError, match=r"particles\.mrcs: image 4 "):
+        particles.images(everything)

@@ -1,14 +1,14 @@
 """Label names, entities and sequences, as mmCIF asks for, of a structure that came with all, some or none of them.
 
-Of alternate conformations, of which a model has one, the first is chosen here too.
+Chains of PDB files whose names do not tell molecules apart get names here too.
 """
 
 from __future__ import annotations
 
 import itertools
 import string
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Dict, List
 
 import gemmi
@@ -17,11 +17,11 @@ _Residues = Dict[str, List[gemmi.Residue]]
 _POLYMER, _WATER = gemmi.EntityType.Polymer, gemmi.EntityType.Water
 _MAX_UNMODELLED_RESIDUES = 10_000
 _UNKNOWN = "UNK"
-_CA_NAME = "CA"
-# Atoms by which residues of proteins and of nucleic acids are told from ligands.
-_BACKBONE_NAMES = (("N", "CA", "C"), ("C4'", "C3'", "C1'"))
-# Alternates of a backbone atom lie within about 1.5 Å of each other, neighbouring residues' CA at least 2.9 Å apart.
-_MOST_BETWEEN_ALTERNATES_ANGSTROM = 2.5
+# Also by the names that molecular dynamics programs give to protonated and bonded ones.
+AMINO_ACIDS = frozenset(gemmi.expand_one_letter_sequence("ACDEFGHIKLMNPQRSTVWY", gemmi.ResidueKind.AA)) | frozenset(
+    ("MSE", "UNK", "HSD", "HSE", "HSP", "HID", "HIE", "HIP", "CYX", "CYM", "ASH", "GLH", "LYN")
+)
+COORDINATE_RECORDS = ("ATOM  ", "HETATM")
 
 
 @dataclass(eq=False)
@@ -111,12 +111,12 @@ def _assign_new_labels(structure: gemmi.Structure) -> None:
         label, last, was_nucleic = ends.get(chain.name, ("", 0, nucleic))
         if not label or (polymer[0].seqid.num or 0) <= last or nucleic != was_nucleic:
             free = _is_plain(chain.name) and chain.name not in taken
-            label = chain.name if free else next(_free_labels(taken))
+            label = chain.name if free else next(free_labels(taken))
             taken.add(label)
         ends[chain.name] = (label, polymer[-1].seqid.num or 0, nucleic)
         for residue in polymer:
             residue.subchain = label
-    free_labels = _free_labels(taken)
+    unused = free_labels(taken)
     waters: dict[str, str] = {}
     for chain in structure[0]:
         for residue in chain:
@@ -126,16 +126,23 @@ def _assign_new_labels(structure: gemmi.Structure) -> None:
             if residue.entity_type == _WATER and chain.name in waters:
                 residue.subchain = waters[chain.name]
                 continue
-            residue.subchain = next(free_labels)
+            residue.subchain = next(unused)
             if residue.entity_type == _WATER:
                 waters[chain.name] = residue.subchain
 
 
-def _free_labels(taken: set[str]) -> Iterator[str]:
+def free_labels(taken: set[str]) -> Iterator[str]:
+    """Names of one capital letter, then of two and more, that are not taken."""
     for length in itertools.count(1):
         for letters in itertools.product(string.ascii_uppercase, repeat=length):
             if "".join(letters) not in taken:
                 yield "".join(letters)
+
+
+def chain_names_note(names: Iterable[str]) -> str:
+    """What the user is told of chains that got names."""
+    called = ", ".join(sorted(set(names)))
+    return f"chains without a name of their own, or with the numbers of another, are called {called}"
 
 
 def _sort_into_entities(structure: gemmi.Structure, residues: _Residues) -> list[_Entity]:
@@ -248,96 +255,130 @@ def _number_entities(entities: Sequence[_Entity]) -> None:
         entity.name = entity.name or next(numbers)
 
 
-def keep_first_conformations(structure: gemmi.Structure) -> int:
-    """Leave of alternate conformations the first of each residue; returns how many residues had others.
+def tag_molecules(lines: list[str]) -> list[str]:
+    """Number the molecules in the columns of segments where chain names do not tell them apart; their names, or []."""
+    runs = _residue_runs(lines)
+    copies: dict[tuple[str, str], list[dict[str, set[str]]]] = {}
+    owner = []
+    apart: set[tuple[str, str, int]] = set()
+    for before, run, after in zip([None, *runs], runs, [*runs[1:], None]):
+        of_key = copies.setdefault((run.chain, run.segment), [{}])
+        place = len(of_key) - 1
+        if run.is_in(of_key[-1]):
+            place = next((row for row, one in enumerate(of_key) if not run.is_in(one)), -1) if run.is_het else -1
+            # A single residue that comes again has another conformation; a molecule goes on.
+            goes_on = (
+                run.is_het
+                or run.is_first
+                or (after is not None and (after.chain, after.segment) == (run.chain, run.segment))
+            )
+            if place < 0 and goes_on:
+                of_key.append({})
+                if run.chain and before is not None and before.chain != run.chain:
+                    # A chain that comes again after another is a block of its own, and keeps its name.
+                    apart.add((run.chain, run.segment, len(of_key) - 1))
+            place = place if place >= 0 else len(of_key) - 1
+        of_key[place].setdefault(run.residue, set()).update(run.atoms)
+        owner.append((run.chain, run.segment, place))
+    names = {**_names_of_molecules(copies), **{key: key[0] for key in apart}}
+    if all(name == chain for (chain, _, _), name in names.items()):
+        return []
+    number = {key: row for row, key in enumerate(names)}
+    for run, key in zip(runs, owner):
+        for row in run.rows:
+            lines[row] = f"{lines[row][:72]:72}{number[key]:04d}{lines[row][76:]}"
+    return list(names.values())
 
-    All atoms of a residue are taken from the conformation that the file gives first, with a letter or without one, so
-    that none is mixed from two; atoms which that one does not have come from the first that has them. Of two residues
-    at one position (microheterogeneity) the first stays. A residue of the same number that is no alternate, as a
-    ligand's, stays too. Letters are taken away.
-    """
-    changed = 0
-    for chain in structure[0]:
-        alike = _residues_that_are_copied(chain)
-        positions = set()
-        for row in range(len(chain) - 1, -1, -1):
-            if _is_alternate_of_another(chain, row):
-                positions.add((chain[row].subchain, str(chain[row].seqid)))
-                del chain[row]
-        for residue in chain:
-            if _keep_first_of_residue(residue, alike):
-                positions.add((residue.subchain, str(residue.seqid)))
-        changed += len(positions)
-    return changed
+
+@dataclass
+class _ResidueRun:
+    """Lines of a PDB file that follow each other with one residue."""
+
+    chain: str
+    segment: str
+    residue: str
+    is_het: bool
+    is_first: bool
+    atoms: set[str] = field(default_factory=set)
+    rows: list[int] = field(default_factory=list)
+
+    def is_in(self, molecule: dict[str, set[str]]) -> bool:
+        """Whether a molecule has most atoms of the residue already."""
+        return 2 * len(molecule.get(self.residue, set()) & self.atoms) > len(self.atoms)
 
 
-def _residues_that_are_copied(chain: gemmi.Chain) -> bool:
-    """Whether most residues of a chain come twice without letters: copies of a molecule, not conformations."""
-    names = [[(atom.name, atom.altloc) for atom in residue] for residue in chain if _CA_NAME in residue]
-    return 2 * sum((_CA_NAME, "\0") in one and one.count((_CA_NAME, "\0")) > 1 for one in names) > len(names) > 1
-
-
-def _is_alternate_of_another(chain: gemmi.Chain, row: int) -> bool:
-    """Whether an earlier residue has the position of this one: both have letters, or their backbones coincide."""
-    residue = chain[row]
-    labelled = all(atom.has_altloc() for atom in residue)
-    # Alternates stand next to each other: what comes before has another number.
-    for before in range(row - 1, -1, -1):
-        other = chain[before]
-        if other.seqid != residue.seqid:
-            return False
-        if other.subchain != residue.subchain:
+def _residue_runs(lines: list[str]) -> list[_ResidueRun]:
+    """Residues of the first model, line after line; what changes within residues is no segment, and is taken out."""
+    runs: list[_ResidueRun] = []
+    is_first = True
+    for row, line in enumerate(lines):
+        if line.startswith("ENDMDL"):
+            break
+        is_first = is_first or line.startswith("TER")
+        if not line.startswith(COORDINATE_RECORDS):
             continue
-        if labelled and all(atom.has_altloc() for atom in other):
-            return True
-        if other.segment == residue.segment and _backbones_coincide(residue, other):
-            return True
-    return False
+        key = (line[20:22].strip(), line[72:76].strip(), line[17:20] + line[22:27])
+        if is_first or (runs[-1].chain, runs[-1].segment, runs[-1].residue) != key:
+            is_het = (
+                line[17:20] not in AMINO_ACIDS
+                and not gemmi.find_tabulated_residue(line[17:20].strip()).is_nucleic_acid()
+            )
+            runs.append(_ResidueRun(*key, is_het, is_first))
+        is_first = False
+        runs[-1].atoms.add(line[12:17])
+        runs[-1].rows.append(row)
+    within = sum(one.chain == other.chain and one.residue == other.residue for one, other in zip(runs, runs[1:]))
+    if 2 * within > len(runs):
+        for row, line in enumerate(lines):
+            if line.startswith(COORDINATE_RECORDS):
+                lines[row] = f"{line[:72]}    {line[76:]}"
+        return _residue_runs(lines)
+    return runs
 
 
-def _backbones_coincide(one: gemmi.Residue, other: gemmi.Residue) -> bool:
-    """Whether all of the backbone that two residues have in common lies within 2.5 Å."""
-    distances = [
-        one[name][0].pos.dist(other[name][0].pos)
-        for names in _BACKBONE_NAMES
-        if all(name in one and name in other for name in names)
-        for name in names
-    ]
-    return bool(distances) and max(distances) < _MOST_BETWEEN_ALTERNATES_ANGSTROM
+def _names_of_molecules(copies: dict[tuple[str, str], list[dict[str, set[str]]]]) -> dict[tuple[str, str, int], str]:
+    """Chain names of molecules, by chain, segment and copy: the file's, else the segment's, else the next free one."""
+    taken = {chain for chain, _ in copies if chain}
+    used: set[str] = set()
+    names = {}
+    for (chain, segment), molecules in copies.items():
+        others = [one for (name, other), (one, *_) in copies.items() if name == chain and other != segment]
+        by_segment = not chain or any(_share_atoms(molecules[0], one) for one in others)
+        for place in range(len(molecules)):
+            name = chain
+            if by_segment or place:
+                is_free = segment and segment not in taken and not place
+                kept = chain if chain and not segment and chain not in used and not place else next(free_labels(taken))
+                name = segment if is_free else kept
+            names[chain, segment, place] = name
+            taken.add(name)
+            used.add(name)
+    return names
 
 
-def _keep_first_of_residue(residue: gemmi.Residue, is_copied: bool) -> bool:
-    """Leave one atom of each name, of the residue's first conformation if that has it; whether there were others.
-
-    Of atoms without letters that share a name all stay in molecules whose names need not differ, where most of the
-    chain is there twice, and where backbones lie apart: such residues are two of one number.
-    """
-    labelled = any(atom.has_altloc() for atom in residue)
-    if not labelled and (is_copied or not _has_one_backbone(residue)):
-        return False
-    sites: dict[str, list[int]] = {}
-    for row, atom in enumerate(residue):
-        sites.setdefault(_site(atom), []).append(row)
-    first = next((residue[rows[0]].altloc for rows in sites.values() if len(rows) > 1), "\0")
-    kept = {next((row for row in rows if residue[row].altloc == first), rows[0]) for rows in sites.values()}
-    gone = sorted(set(range(len(residue))) - kept, reverse=True)
-    for row in gone:
-        del residue[row]
-    for atom in residue:
-        atom.altloc = "\0"
-    return bool(gone)
+def _share_atoms(one: dict[str, set[str]], other: dict[str, set[str]]) -> bool:
+    return any(atoms & other.get(residue, set()) for residue, atoms in one.items())
 
 
-def _has_one_backbone(residue: gemmi.Residue) -> bool:
-    """Whether a residue has the backbone of a polymer, and all atoms of each of its names lie within 2.5 Å."""
-    complete = [names for names in _BACKBONE_NAMES if all(name in residue for name in names)]
-    return bool(complete) and all(
-        atom.pos.dist(residue[name][0].pos) < _MOST_BETWEEN_ALTERNATES_ANGSTROM
-        for name in complete[0]
-        for atom in residue[name]
-    )
-
-
-def _site(atom: gemmi.Atom) -> str:
-    """Name of an atom's site: a deuterium in the place of a hydrogen is a conformation of the same atom."""
-    return "H" + atom.name[1:] if atom.element.name == "D" and atom.name.startswith("D") else atom.name
+def name_molecules(structure: gemmi.Structure, names: Sequence[str]) -> list[str]:
+    """Make chains of the molecules that are numbered in the columns of segments; a note on their names."""
+    if not names:
+        return []
+    model = structure[0]
+    parts: list[gemmi.Chain] = []
+    for chain in model:
+        segment = None
+        for residue in chain:
+            if residue.segment != segment:
+                segment = residue.segment
+                parts.append(gemmi.Chain(names[int(segment)]))
+            parts[-1].add_residue(residue).segment = ""
+    for name in {chain.name for chain in model}:
+        model.remove_chain(name)
+    for named in parts:
+        model.add_chain(named)
+    for row in reversed(range(len(structure.connections))):
+        partners = (structure.connections[row].partner1, structure.connections[row].partner2)
+        if any(model.find_cra(partner).atom is None for partner in partners):
+            del structure.connections[row]
+    return [chain_names_note(names)]

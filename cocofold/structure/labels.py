@@ -1,11 +1,14 @@
-"""Label names, entities and sequences, as mmCIF asks for, of a structure that came with all, some or none of them."""
+"""Label names, entities and sequences, as mmCIF asks for, of a structure that came with all, some or none of them.
+
+Chains of PDB files whose names do not tell molecules apart get names here too.
+"""
 
 from __future__ import annotations
 
 import itertools
 import string
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Dict, List
 
 import gemmi
@@ -14,6 +17,11 @@ _Residues = Dict[str, List[gemmi.Residue]]
 _POLYMER, _WATER = gemmi.EntityType.Polymer, gemmi.EntityType.Water
 _MAX_UNMODELLED_RESIDUES = 10_000
 _UNKNOWN = "UNK"
+# Also by the names that molecular dynamics programs give to protonated and bonded ones.
+AMINO_ACIDS = frozenset(gemmi.expand_one_letter_sequence("ACDEFGHIKLMNPQRSTVWY", gemmi.ResidueKind.AA)) | frozenset(
+    ("MSE", "UNK", "HSD", "HSE", "HSP", "HID", "HIE", "HIP", "CYX", "CYM", "ASH", "GLH", "LYN")
+)
+COORDINATE_RECORDS = ("ATOM  ", "HETATM")
 
 
 @dataclass(eq=False)
@@ -103,12 +111,12 @@ def _assign_new_labels(structure: gemmi.Structure) -> None:
         label, last, was_nucleic = ends.get(chain.name, ("", 0, nucleic))
         if not label or (polymer[0].seqid.num or 0) <= last or nucleic != was_nucleic:
             free = _is_plain(chain.name) and chain.name not in taken
-            label = chain.name if free else next(_free_labels(taken))
+            label = chain.name if free else next(free_labels(taken))
             taken.add(label)
         ends[chain.name] = (label, polymer[-1].seqid.num or 0, nucleic)
         for residue in polymer:
             residue.subchain = label
-    free_labels = _free_labels(taken)
+    unused = free_labels(taken)
     waters: dict[str, str] = {}
     for chain in structure[0]:
         for residue in chain:
@@ -118,16 +126,23 @@ def _assign_new_labels(structure: gemmi.Structure) -> None:
             if residue.entity_type == _WATER and chain.name in waters:
                 residue.subchain = waters[chain.name]
                 continue
-            residue.subchain = next(free_labels)
+            residue.subchain = next(unused)
             if residue.entity_type == _WATER:
                 waters[chain.name] = residue.subchain
 
 
-def _free_labels(taken: set[str]) -> Iterator[str]:
+def free_labels(taken: set[str]) -> Iterator[str]:
+    """Names of one capital letter, then of two and more, that are not taken."""
     for length in itertools.count(1):
         for letters in itertools.product(string.ascii_uppercase, repeat=length):
             if "".join(letters) not in taken:
                 yield "".join(letters)
+
+
+def chain_names_note(names: Iterable[str]) -> str:
+    """What the user is told of chains that got names."""
+    called = ", ".join(sorted(set(names)))
+    return f"chains without a name of their own, or with the numbers of another, are called {called}"
 
 
 def _sort_into_entities(structure: gemmi.Structure, residues: _Residues) -> list[_Entity]:
@@ -238,3 +253,132 @@ def _number_entities(entities: Sequence[_Entity]) -> None:
     numbers = (str(number) for number in itertools.count(1) if str(number) not in names)
     for entity in entities:
         entity.name = entity.name or next(numbers)
+
+
+def tag_molecules(lines: list[str]) -> list[str]:
+    """Number the molecules in the columns of segments where chain names do not tell them apart; their names, or []."""
+    runs = _residue_runs(lines)
+    copies: dict[tuple[str, str], list[dict[str, set[str]]]] = {}
+    owner = []
+    apart: set[tuple[str, str, int]] = set()
+    for before, run, after in zip([None, *runs], runs, [*runs[1:], None]):
+        of_key = copies.setdefault((run.chain, run.segment), [{}])
+        place = len(of_key) - 1
+        if run.is_in(of_key[-1]):
+            place = next((row for row, one in enumerate(of_key) if not run.is_in(one)), -1) if run.is_het else -1
+            # A single residue that comes again has another conformation; a molecule goes on.
+            goes_on = (
+                run.is_het
+                or run.is_first
+                or (after is not None and (after.chain, after.segment) == (run.chain, run.segment))
+            )
+            if place < 0 and goes_on:
+                of_key.append({})
+                if run.chain and before is not None and before.chain != run.chain:
+                    # A chain that comes again after another is a block of its own, and keeps its name.
+                    apart.add((run.chain, run.segment, len(of_key) - 1))
+            place = place if place >= 0 else len(of_key) - 1
+        of_key[place].setdefault(run.residue, set()).update(run.atoms)
+        owner.append((run.chain, run.segment, place))
+    names = {**_names_of_molecules(copies), **{key: key[0] for key in apart}}
+    if all(name == chain for (chain, _, _), name in names.items()):
+        return []
+    number = {key: row for row, key in enumerate(names)}
+    for run, key in zip(runs, owner):
+        for row in run.rows:
+            lines[row] = f"{lines[row][:72]:72}{number[key]:04d}{lines[row][76:]}"
+    return list(names.values())
+
+
+@dataclass
+class _ResidueRun:
+    """Lines of a PDB file that follow each other with one residue."""
+
+    chain: str
+    segment: str
+    residue: str
+    is_het: bool
+    is_first: bool
+    atoms: set[str] = field(default_factory=set)
+    rows: list[int] = field(default_factory=list)
+
+    def is_in(self, molecule: dict[str, set[str]]) -> bool:
+        """Whether a molecule has most atoms of the residue already."""
+        return 2 * len(molecule.get(self.residue, set()) & self.atoms) > len(self.atoms)
+
+
+def _residue_runs(lines: list[str]) -> list[_ResidueRun]:
+    """Residues of the first model, line after line; what changes within residues is no segment, and is taken out."""
+    runs: list[_ResidueRun] = []
+    is_first = True
+    for row, line in enumerate(lines):
+        if line.startswith("ENDMDL"):
+            break
+        is_first = is_first or line.startswith("TER")
+        if not line.startswith(COORDINATE_RECORDS):
+            continue
+        key = (line[20:22].strip(), line[72:76].strip(), line[17:20] + line[22:27])
+        if is_first or (runs[-1].chain, runs[-1].segment, runs[-1].residue) != key:
+            is_het = (
+                line[17:20] not in AMINO_ACIDS
+                and not gemmi.find_tabulated_residue(line[17:20].strip()).is_nucleic_acid()
+            )
+            runs.append(_ResidueRun(*key, is_het, is_first))
+        is_first = False
+        runs[-1].atoms.add(line[12:17])
+        runs[-1].rows.append(row)
+    within = sum(one.chain == other.chain and one.residue == other.residue for one, other in zip(runs, runs[1:]))
+    if 2 * within > len(runs):
+        for row, line in enumerate(lines):
+            if line.startswith(COORDINATE_RECORDS):
+                lines[row] = f"{line[:72]}    {line[76:]}"
+        return _residue_runs(lines)
+    return runs
+
+
+def _names_of_molecules(copies: dict[tuple[str, str], list[dict[str, set[str]]]]) -> dict[tuple[str, str, int], str]:
+    """Chain names of molecules, by chain, segment and copy: the file's, else the segment's, else the next free one."""
+    taken = {chain for chain, _ in copies if chain}
+    used: set[str] = set()
+    names = {}
+    for (chain, segment), molecules in copies.items():
+        others = [one for (name, other), (one, *_) in copies.items() if name == chain and other != segment]
+        by_segment = not chain or any(_share_atoms(molecules[0], one) for one in others)
+        for place in range(len(molecules)):
+            name = chain
+            if by_segment or place:
+                is_free = segment and segment not in taken and not place
+                kept = chain if chain and not segment and chain not in used and not place else next(free_labels(taken))
+                name = segment if is_free else kept
+            names[chain, segment, place] = name
+            taken.add(name)
+            used.add(name)
+    return names
+
+
+def _share_atoms(one: dict[str, set[str]], other: dict[str, set[str]]) -> bool:
+    return any(atoms & other.get(residue, set()) for residue, atoms in one.items())
+
+
+def name_molecules(structure: gemmi.Structure, names: Sequence[str]) -> list[str]:
+    """Make chains of the molecules that are numbered in the columns of segments; a note on their names."""
+    if not names:
+        return []
+    model = structure[0]
+    parts: list[gemmi.Chain] = []
+    for chain in model:
+        segment = None
+        for residue in chain:
+            if residue.segment != segment:
+                segment = residue.segment
+                parts.append(gemmi.Chain(names[int(segment)]))
+            parts[-1].add_residue(residue).segment = ""
+    for name in {chain.name for chain in model}:
+        model.remove_chain(name)
+    for named in parts:
+        model.add_chain(named)
+    for row in reversed(range(len(structure.connections))):
+        partners = (structure.connections[row].partner1, structure.connections[row].partner2)
+        if any(model.find_cra(partner).atom is None for partner in partners):
+            del structure.connections[row]
+    return [chain_names_note(names)]

@@ -153,6 +153,108 @@ def element_from_atom_name(atom_name: str, alone: bool) -> gemmi.Element:
     return gemmi.Element(letters[0] if letters and letters[0] in _ONE_LETTER else "X")
 
 
+_CA_NAME = "CA"
+# Atoms by which residues of proteins and of nucleic acids are told from ligands.
+_BACKBONE_NAMES = (("N", "CA", "C"), ("C4'", "C3'", "C1'"))
+# Alternates of a backbone atom lie within about 1.5 Å of each other, neighbouring residues' CA at least 2.9 Å apart.
+_MOST_BETWEEN_ALTERNATES_ANGSTROM = 2.5
+
+
+def keep_first_conformations(structure: gemmi.Structure) -> int:
+    """Leave of alternate conformations the first of each residue; returns how many residues had others.
+
+    All atoms of a residue are taken from the conformation that the file gives first, with a letter or without one, so
+    that none is mixed from two; atoms which that one does not have come from the first that has them. Of two residues
+    at one position (microheterogeneity) the first stays. A residue of the same number that is no alternate, as a
+    ligand's, stays too. Letters are taken away.
+    """
+    changed = 0
+    for chain in structure[0]:
+        alike = _residues_that_are_copied(chain)
+        positions = set()
+        for row in range(len(chain) - 1, -1, -1):
+            if _is_alternate_of_another(chain, row):
+                positions.add((chain[row].subchain, str(chain[row].seqid)))
+                del chain[row]
+        for residue in chain:
+            if _keep_first_of_residue(residue, alike):
+                positions.add((residue.subchain, str(residue.seqid)))
+        changed += len(positions)
+    return changed
+
+
+def _residues_that_are_copied(chain: gemmi.Chain) -> bool:
+    """Whether most residues of a chain come twice without letters: copies of a molecule, not conformations."""
+    names = [[(atom.name, atom.altloc) for atom in residue] for residue in chain if _CA_NAME in residue]
+    return 2 * sum((_CA_NAME, "\0") in one and one.count((_CA_NAME, "\0")) > 1 for one in names) > len(names) > 1
+
+
+def _is_alternate_of_another(chain: gemmi.Chain, row: int) -> bool:
+    """Whether an earlier residue has the position of this one: both have letters, or their backbones coincide."""
+    residue = chain[row]
+    labelled = all(atom.has_altloc() for atom in residue)
+    # Alternates stand next to each other: what comes before has another number.
+    for before in range(row - 1, -1, -1):
+        other = chain[before]
+        if other.seqid != residue.seqid:
+            return False
+        if other.subchain != residue.subchain:
+            continue
+        if labelled and all(atom.has_altloc() for atom in other):
+            return True
+        if other.segment == residue.segment and _backbones_coincide(residue, other):
+            return True
+    return False
+
+
+def _backbones_coincide(one: gemmi.Residue, other: gemmi.Residue) -> bool:
+    """Whether all of the backbone that two residues have in common lies within 2.5 Å."""
+    distances = [
+        one[name][0].pos.dist(other[name][0].pos)
+        for names in _BACKBONE_NAMES
+        if all(name in one and name in other for name in names)
+        for name in names
+    ]
+    return bool(distances) and max(distances) < _MOST_BETWEEN_ALTERNATES_ANGSTROM
+
+
+def _keep_first_of_residue(residue: gemmi.Residue, is_copied: bool) -> bool:
+    """Leave one atom of each name, of the residue's first conformation if that has it; whether there were others.
+
+    Of atoms without letters that share a name all stay in molecules whose names need not differ, where most of the
+    chain is there twice, and where backbones lie apart: such residues are two of one number.
+    """
+    labelled = any(atom.has_altloc() for atom in residue)
+    if not labelled and (is_copied or not _has_one_backbone(residue)):
+        return False
+    sites: dict[str, list[int]] = {}
+    for row, atom in enumerate(residue):
+        sites.setdefault(_site(atom), []).append(row)
+    first = next((residue[rows[0]].altloc for rows in sites.values() if len(rows) > 1), "\0")
+    kept = {next((row for row in rows if residue[row].altloc == first), rows[0]) for rows in sites.values()}
+    gone = sorted(set(range(len(residue))) - kept, reverse=True)
+    for row in gone:
+        del residue[row]
+    for atom in residue:
+        atom.altloc = "\0"
+    return bool(gone)
+
+
+def _has_one_backbone(residue: gemmi.Residue) -> bool:
+    """Whether a residue has the backbone of a polymer, and all atoms of each of its names lie within 2.5 Å."""
+    complete = [names for names in _BACKBONE_NAMES if all(name in residue for name in names)]
+    return bool(complete) and all(
+        atom.pos.dist(residue[name][0].pos) < _MOST_BETWEEN_ALTERNATES_ANGSTROM
+        for name in complete[0]
+        for atom in residue[name]
+    )
+
+
+def _site(atom: gemmi.Atom) -> str:
+    """Name of an atom's site: a deuterium in the place of a hydrogen is a conformation of the same atom."""
+    return "H" + atom.name[1:] if atom.element.name == "D" and atom.name.startswith("D") else atom.name
+
+
 def add_table(block: gemmi.cif.Block, category: str, items: str, rows: Iterable[Sequence[object]]) -> None:
     """Add a category, or none if there are no rows; ``items`` are their names with spaces between.
 

@@ -1,6 +1,7 @@
 """Models written as mmCIF with the categories of ModelCIF: what was modelled, from what, how, and with what confidence.
 
-First the file and the protocol, then the categories of molecules (entities, components, sequences).
+First the file and the protocol, then the categories of molecules (entities, components, sequences), and last what the
+atoms of an mmCIF that is read may lack.
 
 The dictionary: https://mmcif.wwpdb.org/dictionaries/mmcif_ma.dic/Index/, an extension of PDBx/mmCIF.
 """
@@ -14,7 +15,8 @@ import gemmi
 import numpy as np
 
 from cocofold import __version__
-from cocofold.structure.model import CifCategories, Model, add_table, rows_by_item
+from cocofold.structure.labels import chain_names_note, free_labels
+from cocofold.structure.model import CifCategories, Model, add_table, element_from_atom_name, rows_by_item
 from cocofold.system.atomic_files import atomic_path
 
 _DICTIONARY = ("mmcif_ma.dic", "1.4.9", "https://raw.githubusercontent.com/ihmwg/ModelCIF/master/dist/mmcif_ma.dic")
@@ -301,3 +303,89 @@ def _write_other_scheme(block: gemmi.cif.Block, structure: gemmi.Structure) -> N
                 rows.append([*row, residue.seqid.icode.strip(), number, name])
     items = "asym_id entity_id mon_id ndb_seq_num pdb_seq_num pdb_mon_id pdb_strand_id pdb_ins_code"
     add_table(block, "_pdbx_nonpoly_scheme.", f"{items} auth_seq_num auth_mon_id", rows)
+
+
+_REQUIRED_ATOM_SITE_ITEMS = ("id", "type_symbol", "label_alt_id", "label_asym_id")
+
+
+def complete_atom_site(block: gemmi.cif.Block) -> list[str]:
+    """Add columns of ``_atom_site`` that gemmi needs and the file does without, and names of chains; notes on these."""
+    loop = block.find_loop("_atom_site.Cartn_x").get_loop()
+    if loop is None:
+        return []
+    for name in _REQUIRED_ATOM_SITE_ITEMS:
+        if f"_atom_site.{name}" in loop.tags:
+            continue
+        loop.add_columns([f"_atom_site.{name}"], value=".")
+        column = block.find_loop(f"_atom_site.{name}")
+        if name == "id":
+            for row in range(len(column)):
+                column[row] = str(row + 1)
+        elif name == "type_symbol":
+            _guess_elements(block)
+    if "_atom_site.auth_seq_id" not in loop.tags:
+        loop.add_columns(["_atom_site.auth_seq_id"], value=".")
+    _number_residues(block)
+    return _name_chains(block)
+
+
+def _guess_elements(block: gemmi.cif.Block) -> None:
+    for row in block.find("_atom_site.", ["type_symbol", *_naming_columns(block)]):
+        name, residue = row.str(1), row.str(2)
+        row[0] = element_from_atom_name(name, alone=name.upper() == residue.upper()).name
+
+
+def _naming_columns(block: gemmi.cif.Block) -> list[str]:
+    """Columns of the atom's, residue's and chain's name, whichever the file has of each."""
+    return [
+        f"label_{name}" if block.find_loop(f"_atom_site.label_{name}") else f"auth_{name}"
+        for name in ("atom_id", "comp_id", "asym_id")
+    ]
+
+
+def _number_residues(block: gemmi.cif.Block) -> None:
+    """Give residues without an author's number that in the sequence, and those without either the next ones."""
+    place = "label_seq_id" if block.find_loop("_atom_site.label_seq_id") else "auth_seq_id"
+    table = block.find("_atom_site.", ["auth_seq_id", place, *_naming_columns(block)])
+    numbers = [row[0] if gemmi.cif.as_string(row[0]) else row[1] for row in table]
+    if all(gemmi.cif.as_string(number) for number in numbers):
+        return
+    last: dict[str, int] = {}
+    for row, number in zip(table, numbers):
+        if gemmi.cif.as_string(number):
+            last[row[4]] = max(last.get(row[4], 0), int(number))
+    current, names = ("", ""), {""}
+    for row, number in zip(table, numbers):
+        if not gemmi.cif.as_string(number):
+            # A residue ends where the name changes, or where a name of an atom comes again: the next water.
+            if (row[4], row[3]) != current or row[2] in names:
+                current, names = (row[4], row[3]), set()
+                last[row[4]] = last.get(row[4], 0) + 1
+            names.add(row[2])
+            number = str(last[row[4]])
+        row[0] = number
+
+
+def _name_chains(block: gemmi.cif.Block) -> list[str]:
+    """Call chains without a name, and molecules that share one and their numbers, as their labels; says so."""
+    items = ["auth_asym_id", "label_asym_id", "auth_seq_id", "?pdbx_PDB_ins_code", "?pdbx_PDB_model_num"]
+    table = block.find("_atom_site.", [*items, *_naming_columns(block)[:2], "label_alt_id"])
+    owners: dict[tuple[str, ...], set[str]] = {}
+    for row in table:
+        atom = (row[0], *(row[place] if row.has(place) else "" for place in range(2, 8)))
+        owners.setdefault(atom, set()).add(row.str(1))
+    shared = {atom[0]: labels for atom, labels in owners.items() if len(labels) > 1}
+    named = {gemmi.cif.as_string(atom[0]) for atom in owners}
+    renamed: dict[tuple[str, str], str] = {}
+    for row in table:
+        key = (row[0], row.str(1))
+        if (gemmi.cif.as_string(row[0]) and row[0] not in shared) or not key[1]:
+            continue
+        if key not in renamed:
+            is_first = not any(chain == row[0] for chain, _ in renamed)
+            given = gemmi.cif.as_string(row[0])
+            label = key[1] if key[1] not in named else next(free_labels(named))
+            renamed[key] = given if given and is_first else label
+            named.add(renamed[key])
+        row[0] = gemmi.cif.quote(renamed[key])
+    return [chain_names_note(renamed.values())] if renamed else []

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import os
 import re
+import string
+import unicodedata
 import zlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -13,16 +17,23 @@ from typing import NoReturn
 import gemmi
 import numpy as np
 
-from cocofold.structure.labels import complete_labels
-from cocofold.structure.model import Model, element_from_atom_name
-from cocofold.structure.modelcif import MOLECULE_CATEGORIES, PLACEMENT_CATEGORY
+from cocofold.structure.labels import AMINO_ACIDS, COORDINATE_RECORDS, complete_labels, name_molecules, tag_molecules
+from cocofold.structure.model import Model, keep_first_conformations
+from cocofold.structure.modelcif import MOLECULE_CATEGORIES, PLACEMENT_CATEGORY, complete_atom_site
 from cocofold.system.errors import InputError
 
 _GZIP = b"\x1f\x8b"
+# How packed files begin: what they are, and what unpacks them.
+_ARCHIVES = {
+    b"PK\x03\x04": ("a ZIP archive", "unzip"),
+    b"BZh": ("packed by bzip2", "bunzip2"),
+    b"\xfd7zXZ": ("packed by xz", "unxz"),
+    b"\x28\xb5\x2f\xfd": ("packed by Zstandard", "unzstd"),
+    b"7z\xbc\xaf": ("a 7-Zip archive", "7z x"),
+}
 _MRC_MAP_STRING = slice(208, 211)
-_CIF_START = re.compile(rb"(?:\s*#[^\n]*\n|\s)*data_", re.IGNORECASE)
+_CIF_START = re.compile(r"(?:\s*#[^\n]*\n|\s)*data_", re.IGNORECASE)
 _PDB_COORDINATE_COLUMNS = (slice(30, 38), slice(38, 46), slice(46, 54))
-_REQUIRED_ATOM_SITE_ITEMS = ("id", "type_symbol", "label_alt_id", "label_asym_id")
 
 
 def read_model(path: str | os.PathLike[str]) -> Model:
@@ -37,12 +48,14 @@ def read_model(path: str | os.PathLike[str]) -> Model:
         If the file is missing, unreadable, holds no atoms, no protein backbone or positions that are not finite.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"model {path}: is a folder; give the mmCIF or PDB file in it")
     if not path.is_file():
         raise InputError(f"model {path}: no such file; give an mmCIF or PDB file")
     try:
-        structure, described = _parse(path, _read_text_bytes(path))
+        structure, described, notes = _parse(path, _read_text(path))
         structure.name = structure.name or _stem(path)
-        model = _first_model(structure)
+        model = _first_model(structure, notes)
     except (RuntimeError, ValueError, IndexError, OSError, EOFError, zlib.error) as error:
         raise InputError(f"model {path}: not readable as mmCIF or PDB ({error})") from error
     if not np.isfinite(model.positions).all():
@@ -56,7 +69,7 @@ def read_model(path: str | os.PathLike[str]) -> Model:
 
 def read_map_placement(path: str | os.PathLike[str]) -> dict[str, str]:
     """What a model file says of its place in a map (see ``write_model``); nothing if it says nothing."""
-    content = _read_text_bytes(Path(path))
+    content = _read_text(Path(path))
     if not _CIF_START.match(content):
         return {}
     block = gemmi.cif.read_string(content)[0]
@@ -67,56 +80,154 @@ def _stem(path: Path) -> str:
     return path.name.split(".")[0] or path.name
 
 
-def _read_text_bytes(path: Path) -> bytes:
+def _read_text(path: Path) -> str:
+    """Text of a file: UTF-8, UTF-16 with its mark, or else Latin-1, as old programs write names of authors."""
     content = path.read_bytes()
     if content.startswith(_GZIP):
         content = gzip.decompress(content)
+    for start, (kind, command) in _ARCHIVES.items():
+        if content.startswith(start):
+            raise InputError(f"model {path}: is {kind}; unpack it ({command} {path.name}) and give the model in it")
     if content[_MRC_MAP_STRING] == b"MAP":
         raise InputError(f"model {path}: is a map (MRC); give an mmCIF or PDB file with a protein model")
-    if b"\0" in content:
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if b"\0" in content and not is_utf16:
         raise InputError(f"model {path}: is a binary file; give an mmCIF or PDB file with a protein model")
     if not content.strip():
         raise InputError(f"model {path}: the file is empty; give an mmCIF or PDB file with a protein model")
-    return content
+    try:
+        text = content.decode("utf-16" if is_utf16 else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _parse(path: Path, content: bytes) -> tuple[gemmi.Structure, dict]:
-    if not _CIF_START.match(content):
-        _check_pdb(path, content)
-        structure = gemmi.read_pdb_string(content)
+def _parse(path: Path, text: str) -> tuple[gemmi.Structure, dict, list[str]]:
+    """A structure, the categories that describe its molecules, and notes on how it was read."""
+    if not _CIF_START.match(text):
+        lines = [_as_ascii(line) for line in text.split("\n")]
+        _check_pdb(path, lines)
+        structure, notes = _read_pdb(lines)
         structure.name = _stem(path)
-        return structure, {}
-    document = gemmi.cif.read_string(content)
+        return structure, {}, notes
+    document = gemmi.cif.read_string(text)
     blocks = [block for block in document if block.find_mmcif_category("_atom_site.")]
     if not blocks:
         _refuse_without_atoms(path, document)
     block = blocks[0]
     described = {name: block.get_mmcif_category(name) for name in MOLECULE_CATEGORIES}
-    _add_missing_atom_site_items(block)
-    return gemmi.make_structure_from_block(block), {name: items for name, items in described.items() if items}
+    notes = complete_atom_site(block)
+    return gemmi.make_structure_from_block(block), {name: items for name, items in described.items() if items}, notes
 
 
-def _check_pdb(path: Path, content: bytes) -> None:
+def _as_ascii(line: str) -> str:
+    """A line as PDB has it, in which each character is one column: letters without their accents, others as "?"."""
+    if line.isascii():
+        return line
+    letters = (unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode()[:1] for letter in line)
+    return "".join(plain or "?" for plain in letters)
+
+
+def _check_pdb(path: Path, lines: Sequence[str]) -> None:
     """Refuse a file without atom records, and coordinates that are no numbers, which would be read as zero."""
     found = False
-    for number, line in enumerate(content.splitlines(), start=1):
-        if line[:6] not in (b"ATOM  ", b"HETATM"):
+    for number, line in enumerate(lines, start=1):
+        if not line.startswith(COORDINATE_RECORDS):
             continue
         found = True
         for part in _PDB_COORDINATE_COLUMNS:
             try:
                 float(line[part])
             except ValueError as error:
-                text = line[30:54].decode("ascii", "replace").strip()
                 raise InputError(
-                    f"model {path}: line {number} has no position where PDB has it, but {text!r} in columns 31 to 54; "
-                    "repair the file, or give mmCIF"
+                    f"model {path}: line {number} has no position where PDB has it, but {line[30:54].strip()!r} in "
+                    "columns 31 to 54; repair the file, or give mmCIF"
                 ) from error
     if not found:
         raise InputError(
             f"model {path}: neither mmCIF (no data_) nor PDB (no ATOM records); "
             "give an mmCIF or PDB file with a protein model"
         )
+
+
+# Columns 77 to 80 of PDB: an element, and a charge; before 1996 there was the number of the line.
+_ELEMENT_AND_CHARGE = re.compile(r"[ A-Za-z][ A-Za-z]([ \d][ +-]|[+-][ \d])")
+_LARGEST_PLAIN_NUMBER = 9_999
+_DIGITS = string.digits + string.ascii_uppercase
+# Ions by the names that CHARMM and Amber give them: residue and atom have the same name, from which no element shows.
+_ION_ELEMENTS = {
+    "SOD": "Na", "CLA": "Cl", "POT": "K", "CAL": "Ca", "CES": "Cs", "LIT": "Li", "RUB": "Rb", "BAR": "Ba", "CAD": "Cd",
+    "C0": "Ca", "NA+": "Na", "CL-": "Cl", "K+": "K", "NA": "Na", "CIO": "Cs", "IM": "Cl", "IP": "Na",
+}  # fmt: skip
+
+
+def _read_pdb(lines: list[str]) -> tuple[gemmi.Structure, list[str]]:
+    """A structure of the lines of a PDB file, mended where programs write it otherwise, and notes."""
+    rows = [row for row, line in enumerate(lines) if line.startswith(COORDINATE_RECORDS)]
+    for row in rows:
+        lines[row] = lines[row].ljust(80)
+    if all(lines[row][76:80].strip().isdigit() for row in rows):
+        for row in rows:
+            lines[row] = lines[row][:72]
+    for row in rows:
+        tail = lines[row][76:80].ljust(4)
+        if not _ELEMENT_AND_CHARGE.fullmatch(tail):
+            lines[row] = lines[row][:76] + (tail[:2] if tail[:2].strip().isalpha() else "  ")
+        lines[row] = _with_three_letters(lines[row])
+    _decode_numbers(lines)
+    names = tag_molecules(lines)
+    structure = gemmi.read_pdb_string("\n".join(lines))
+    for chain in structure[0] if len(structure) else ():
+        for residue in chain:
+            if len(residue) == 1 and residue.name.upper() in _ION_ELEMENTS:
+                residue[0].element = gemmi.Element(_ION_ELEMENTS[residue.name.upper()])
+    return structure, name_molecules(structure, names)
+
+
+def _with_three_letters(line: str) -> str:
+    """A residue's name of four letters (TIP3, POPC), whose last would be taken for the chain's, cut to three."""
+    is_longer = line[20] != " " and (line[21] == " " or line[72:76].strip()) and " " not in line[17:20]
+    return line[:20] + " " + line[21:] if is_longer and line[17:20] not in AMINO_ACIDS else line
+
+
+def _decode_numbers(lines: list[str]) -> None:
+    """Write numbers of residues above 9,999 as gemmi reads them, of hexadecimal ones, five digits, or stars."""
+    last, before, seen = 0, "", set[str]()
+    for row, line in enumerate(lines):
+        if not line.startswith(COORDINATE_RECORDS):
+            last, before, seen = 0, "", set()
+            continue
+        text, residue = line[22:27], line[17:22] + line[22:27]
+        is_next = residue != before or line[12:17] in seen
+        before, seen = residue, {line[12:17]} | (set() if is_next else seen)
+        last = _number_of(text, last, is_next)
+        if last > _LARGEST_PLAIN_NUMBER:
+            lines[row] = line[:22] + _in_base_36(last) + " " + line[27:]
+
+
+def _number_of(text: str, last: int, is_next: bool) -> int:
+    """Number of a residue, or 0 if gemmi reads it as it stands; ``last`` is that of the atom before."""
+    due = (last, last + 1) if is_next else (last,)
+    plain = text.strip()
+    if "*" in plain:
+        return last + 1 if is_next else last
+    if last >= _LARGEST_PLAIN_NUMBER:
+        for base in (10, 16):
+            try:
+                number = int(plain, base)
+            except ValueError:
+                continue
+            if number in due:
+                return number
+    if re.fullmatch(r"\d[0-9a-fA-F]{3}", plain) and not plain.isdigit() and text[4] == " ":
+        return int(plain, 16)
+    return int(plain) if plain.isdigit() else 0
+
+
+def _in_base_36(number: int) -> str:
+    """A number of 10,000 and more in hybrid 36, which begins with A000."""
+    number += 10 * 36**3 - _LARGEST_PLAIN_NUMBER - 1
+    return "".join(_DIGITS[number // 36**place % 36] for place in (3, 2, 1, 0))
 
 
 def _refuse_without_atoms(path: Path, document: gemmi.cif.Document) -> NoReturn:
@@ -134,65 +245,8 @@ def _refuse_without_atoms(path: Path, document: gemmi.cif.Document) -> NoReturn:
     raise InputError(f"model {path}: holds {found}; give an mmCIF or PDB file with a protein model")
 
 
-def _add_missing_atom_site_items(block: gemmi.cif.Block) -> None:
-    """Add columns of ``_atom_site`` that gemmi needs and the file does without."""
-    loop = block.find_loop("_atom_site.Cartn_x").get_loop()
-    if loop is None:
-        return
-    for name in _REQUIRED_ATOM_SITE_ITEMS:
-        if f"_atom_site.{name}" in loop.tags:
-            continue
-        loop.add_columns([f"_atom_site.{name}"], value=".")
-        column = block.find_loop(f"_atom_site.{name}")
-        if name == "id":
-            for row in range(len(column)):
-                column[row] = str(row + 1)
-        elif name == "type_symbol":
-            _guess_elements(block)
-    if "_atom_site.auth_seq_id" not in loop.tags:
-        loop.add_columns(["_atom_site.auth_seq_id"], value=".")
-    _number_residues(block)
-
-
-def _guess_elements(block: gemmi.cif.Block) -> None:
-    for row in block.find("_atom_site.", ["type_symbol", *_naming_columns(block)]):
-        name, residue = row.str(1), row.str(2)
-        row[0] = element_from_atom_name(name, alone=name.upper() == residue.upper()).name
-
-
-def _naming_columns(block: gemmi.cif.Block) -> list[str]:
-    """Columns of the atom's, residue's and chain's name, whichever the file has of each."""
-    return [
-        f"label_{name}" if block.find_loop(f"_atom_site.label_{name}") else f"auth_{name}"
-        for name in ("atom_id", "comp_id", "asym_id")
-    ]
-
-
-def _number_residues(block: gemmi.cif.Block) -> None:
-    """Give residues without an author's number that in the sequence, and those without either the next ones."""
-    place = "label_seq_id" if block.find_loop("_atom_site.label_seq_id") else "auth_seq_id"
-    table = block.find("_atom_site.", ["auth_seq_id", place, *_naming_columns(block)])
-    numbers = [row[0] if gemmi.cif.as_string(row[0]) else row[1] for row in table]
-    if all(gemmi.cif.as_string(number) for number in numbers):
-        return
-    last: dict[str, int] = {}
-    for row, number in zip(table, numbers):
-        if gemmi.cif.as_string(number):
-            last[row[4]] = max(last.get(row[4], 0), int(number))
-    current, names = ("", ""), {""}
-    for row, number in zip(table, numbers):
-        if not gemmi.cif.as_string(number):
-            # A residue ends where the name changes, or where a name of an atom comes again: the next water.
-            if (row[4], row[3]) != current or row[2] in names:
-                current, names = (row[4], row[3]), set()
-                last[row[4]] = last.get(row[4], 0) + 1
-            names.add(row[2])
-            number = str(last[row[4]])
-        row[0] = number
-
-
-def _first_model(structure: gemmi.Structure) -> Model:
-    notes = []
+def _first_model(structure: gemmi.Structure, notes: list[str]) -> Model:
+    notes = list(notes)
     if len(structure) > 1:
         notes.append(f"the file holds {len(structure)} models; the first is taken")
     while len(structure) > 1:
@@ -239,61 +293,3 @@ def _refuse_without_backbone(path: Path, model: Model) -> NoReturn:
             "give a model with its protein"
         )
     raise InputError(f"model {path}: {needed}; a protein model with its backbone is needed")
-
-
-def keep_first_conformations(structure: gemmi.Structure) -> int:
-    """Leave of alternate conformations the first of each residue; returns how many residues had others.
-
-    All atoms of a residue are taken from the conformation that the file gives first, so that none is mixed from two;
-    atoms which that one does not have come from the first that has them. Of two residues at one position
-    (microheterogeneity) the first stays. A residue of the same number that is no alternate, as a ligand's, stays too.
-    """
-    changed = 0
-    for chain in structure[0]:
-        positions = set()
-        for row in range(len(chain) - 1, -1, -1):
-            if _is_alternate_of_another(chain, row):
-                positions.add((chain[row].subchain, str(chain[row].seqid)))
-                del chain[row]
-        for residue in chain:
-            if _keep_first_of_residue(residue):
-                positions.add((residue.subchain, str(residue.seqid)))
-        changed += len(positions)
-    return changed
-
-
-def _is_alternate_of_another(chain: gemmi.Chain, row: int) -> bool:
-    """Whether the residue and an earlier one at its position are labelled as alternates."""
-    residue = chain[row]
-    if not all(atom.has_altloc() for atom in residue):
-        return False
-    # Alternates stand next to each other: what comes before has another number.
-    for before in range(row - 1, -1, -1):
-        other = chain[before]
-        if other.seqid != residue.seqid:
-            return False
-        if other.subchain == residue.subchain and all(atom.has_altloc() for atom in other):
-            return True
-    return False
-
-
-def _keep_first_of_residue(residue: gemmi.Residue) -> bool:
-    """Leave one atom of each name, of the residue's first conformation if that has it; whether there were others."""
-    labels = [atom.altloc for atom in residue if atom.has_altloc()]
-    if not labels:
-        return False
-    kept: dict[str, int] = {}
-    for row, atom in enumerate(residue):
-        name = _site(atom)
-        if name not in kept or (atom.altloc == labels[0] and residue[kept[name]].altloc != labels[0]):
-            kept[name] = row
-    for row in sorted(set(range(len(residue))) - set(kept.values()), reverse=True):
-        del residue[row]
-    for atom in residue:
-        atom.altloc = "\0"
-    return len(set(labels)) > 1
-
-
-def _site(atom: gemmi.Atom) -> str:
-    """Name of an atom's site: a deuterium in the place of a hydrogen is a conformation of the same atom."""
-    return "H" + atom.name[1:] if atom.element.name == "D" and atom.name.startswith("D") else atom.name

@@ -150,6 +150,21 @@ def test_each_is_refused_with_its_reason(kind: str, name: str, tmp_path: Path) -
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
-    for path in (tmp_path / "nowhere.cif", tmp_path):
-        with pytest.raises(InputError, match="no such file; give an mmCIF or PDB file"):
-            read_model(path)
+    with pytest.raises(InputError, match="no such file; give an mmCIF or PDB file"):
+        read_model(tmp_path / "nowhere.cif")
+    with pytest.raises(InputError, match="is a folder; give the mmCIF or PDB file in it"):
+        read_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("start", "reason"),
+    [
+        (b"PK\x03\x04", "is a ZIP archive; unpack it .unzip m.cif. and give the model in it"),
+        (b"BZh9", "is packed by bzip2; unpack it .bunzip2 m.cif."),
+        (b"\xfd7zXZ\0", "is packed by xz; unpack it .unxz m.cif."),
+    ],
+)
+def test_packed_files_say_what_unpacks_them(start: bytes, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "m.cif").write_bytes(start + bytes(300))
+    with pytest.raises(InputError, match=reason):
+        read_model(tmp_path / "m.cif")

@@ -64,12 +64,7 @@ class FitResult:
 
 
 def refuse_unknown_hand(hand: str) -> None:
-    """Refuse what is not one of ``HANDS``.
-
-    Raises
-    ------
-    InputError
-    """
+    """Raise an ``InputError`` for what is not one of ``HANDS``."""
     if hand not in HANDS:
         raise InputError(f"--hand {hand}: give {', '.join(HANDS[:-1])} or {HANDS[-1]}")
 

@@ -12,16 +12,15 @@ from typing import Any, NamedTuple
 import lz4.block
 import numpy as np
 
-from cocofold.particles.mrc import find_stacks
 from cocofold.particles.particle_set import (
     NEGLIGIBLE_ABERRATION,
     OpticsGroup,
     ParticleSet,
-    check_stacks,
     join_pixel_sizes,
     require_usable_optics,
 )
 from cocofold.particles.poses import matrices_from_cryosparc
+from cocofold.particles.stack_files import check_stacks, find_stacks
 from cocofold.particles.star_tables import require_finite, require_half_sets
 from cocofold.system.errors import InputError
 

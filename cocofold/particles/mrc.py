@@ -1,4 +1,4 @@
-"""MRC files: stacks of particle images (found on disk, checked by their headers, read slice by slice), and maps.
+"""MRC files: stacks of particle images (checked by their headers, read slice by slice), and maps.
 
 Stacks are read by code of our own, which takes any byte order and files without a stamp, keeps nothing mapped into
 memory, and names what is damaged. Maps are read and written by ``mrcfile``.
@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shlex
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +70,7 @@ def read_stack_header(path: Path) -> StackHeader:
         raise InputError(f"{path}: cannot be opened ({error.strerror}); check the path and its permissions") from error
     for magic, program in COMPRESSION_OF_MAGIC.items():
         if raw.startswith(magic):
-            raise InputError(f"{path}: compressed with {program}; only plain stacks are read: {_unpack_remedy(path)}")
+            raise InputError(f"{path}: compressed with {program}; only plain stacks are read: {unpack_remedy(path)}")
     if len(raw) < HEADER_BYTES:
         raise InputError(f"{path}: {len(raw)} bytes, less than the {HEADER_BYTES} of an MRC header; copy it again")
     order = _byte_order(path, raw)
@@ -263,98 +262,7 @@ def refuse_overflowing_images(images: np.ndarray, stack: Path, slices: np.ndarra
         )
 
 
-def find_stacks(names: Sequence[str], source: Path, particles_dir: Path | None) -> tuple[Path, ...]:
-    """Where the stacks named in a particles' file are.
-
-    Names are tried in ``particles_dir`` if given, in the folder of the file and in each of that folder's parents,
-    since RELION and CryoSPARC count paths from the project's folder. What is not there is sought in ``particles_dir``
-    by the last parts of its name, the longest first: the stacks' own folder may be given, or a project's folder for
-    absolute paths of another machine. ``.mrc`` stands for ``.mrcs`` and the other way round.
-
-    Parameters
-    ----------
-    names : sequence of str
-        As in the file.
-    source : Path
-        The particles' file.
-    particles_dir : Path or None
-
-    Returns
-    -------
-    tuple of Path
-        Absolute; links are not followed.
-
-    Raises
-    ------
-    InputError
-        If ``particles_dir`` is no folder, a stack is in none of the places or compressed, or one file would stand for
-        two names.
-    """
-    if particles_dir is not None and not particles_dir.is_dir():
-        raise InputError(f"{particles_dir}: no such folder; give the folder from which the stacks' paths count")
-    beside = [Path(os.path.abspath(source)), source.resolve()]
-    given = [] if particles_dir is None else [os.path.abspath(particles_dir)]
-    places = list(dict.fromkeys([*given, *(str(folder) for file in beside for folder in file.parents)]))
-    # A name with the ending of a packed file is also that of the stack unpacked from it.
-    found = [_find_file(_without_packing(name), places, given) or _find_file(name, places, given) for name in names]
-    missing = [name for name, path in zip(names, found) if path is None]
-    if missing:
-        packed = next((path for end in COMPRESSED_ENDS if (path := _find_file(missing[0], places, given, end))), None)
-        if packed is not None:
-            raise InputError(f"{source}: the stack {missing[0]} is compressed; {_unpack_remedy(Path(packed))}")
-        tails = " and, by the last parts of its name, below " + given[0] if given else ""
-        raise InputError(
-            f"{source}: {len(missing)} of {len(names)} stacks not found, the first is {missing[0]}; looked for it "
-            f"(also as .mrc for .mrcs or the other way round) in {', '.join(places)}{tails}. "
-            "Give the stacks' own folder or the one from which their paths count (--particles-dir), or repair the paths"
-        )
-    _refuse_one_file_for_two_names(names, found, places, source)
-    return tuple(Path(str(path)) for path in found)
-
-
-def _find_file(name: str, places: Sequence[str], given: Sequence[str], end: str = "") -> str | None:
-    """The file that a name stands for, with an ending added; None if it is nowhere."""
-    spellings = [name]
-    with contextlib.suppress(UnicodeEncodeError):
-        # Letters of Latin-1 are single bytes in the names of some file systems.
-        spellings.append(os.fsdecode(name.encode("latin-1")))
-    whole = [(place, spelling) for spelling in dict.fromkeys(spellings) for place in places]
-    parts = [re.split(r"[/\\\\]+", spelling) for spelling in dict.fromkeys(spellings)]
-    tails = [(place, "/".join(one[k:])) for place in given for one in parts for k in range(1, len(one))]
-    for candidates in (whole, tails):
-        for swap in (False, True):
-            for place, tail in candidates:
-                path = os.path.abspath(os.path.join(place, _other_ending(tail) if swap else tail) + end)
-                if os.path.isfile(path):
-                    return path
-    return None
-
-
-def _without_packing(name: str) -> str:
-    return name.rpartition(".")[0] if name.endswith(COMPRESSED_ENDS) else name
-
-
-def _other_ending(name: str) -> str:
-    """``.mrc`` for ``.mrcs`` and the other way round."""
-    return name[:-1] if name.endswith(".mrcs") else f"{name}s" if name.endswith(".mrc") else name
-
-
-def _refuse_one_file_for_two_names(
-    names: Sequence[str], found: Sequence[str | None], places: Sequence[str], source: Path
-) -> None:
-    """Refuse a file that was found for two names, unless it is where both names say."""
-    first: dict[str | None, str] = {}
-    for name, path in zip(names, found):
-        other = first.setdefault(path, name)
-        there = [any(os.path.abspath(os.path.join(place, one)) == path for place in places) for one in (name, other)]
-        if other != name and not all(there):
-            raise InputError(
-                f"{source}: for the stacks {other} and {name} only {path} is found; give the folder from which their "
-                "whole paths count (--particles-dir)"
-            )
-
-
-def _unpack_remedy(path: Path) -> str:
+def unpack_remedy(path: Path) -> str:
     """The command that unpacks a compressed stack."""
     with open(path, "rb") as file:
         start = file.read(8)
@@ -404,7 +312,7 @@ def open_map(path: Path, name: str) -> Iterator[mrcfile.mrcfile.MrcFile]:
             head = start.read(HEADER_BYTES)
         packed = next((program for magic, program in COMPRESSION_OF_MAGIC.items() if head.startswith(magic)), None)
         if packed not in (None, *PACKED_MAPS):
-            raise InputError(f"{name}: compressed with {packed}; {_unpack_remedy(path)}")
+            raise InputError(f"{name}: compressed with {packed}; {unpack_remedy(path)}")
         if packed is None and head[208:211] != b"MAP" and not _has_possible_header(path, head):
             raise InputError(f"{name}: is no MRC or CCP4 map (its header has no 'MAP' and no possible sizes); give one")
         with warnings.catch_warnings():

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cocofold.particles.mrc import StackReader, read_stack_header, refuse_overflowing_images
+from cocofold.particles.mrc import StackReader, refuse_overflowing_images
 from cocofold.particles.poses import mirrored_matrices
 from cocofold.system.errors import InputError
 
@@ -364,55 +364,6 @@ def join_pixel_sizes(
         f"{sizes.max():g} Å); all particles are read with their mean, {mean:g} Å"
     )
     return tuple(replace(group, pixel_size_angstrom=mean) for group in groups), (note,)
-
-
-def check_stacks(
-    stacks: Sequence[Path], stack_index: np.ndarray, slice_index: np.ndarray, box: int | None, source: Path
-) -> int:
-    """Check every stack's header against the metadata and return the box.
-
-    Parameters
-    ----------
-    stacks : sequence of Path
-    stack_index, slice_index : (n,) int
-        Each particle's stack, and its image there from 0.
-    box : int or None
-        Pixels along a side that the metadata announce; if None, all stacks must have the first one's.
-    source : Path
-        The particles' file, for messages.
-
-    Raises
-    ------
-    InputError
-        If a stack cannot be read, its images are not square or of another box, or a particle is beyond its end.
-    """
-    if (slice_index < 0).any():
-        raise InputError(f"{source}: row {int((slice_index < 0).argmax()) + 1} names an image before the stack's first")
-    last = np.full(len(stacks), -1)
-    np.maximum.at(last, stack_index, slice_index)
-    found_box = box
-    for path, highest in zip(stacks, last):
-        header = read_stack_header(path)
-        if header.width != header.height:
-            raise InputError(
-                f"{path}: images of {header.width} x {header.height} pixels; square ones are needed, extract again"
-            )
-        if found_box is None:
-            found_box = header.width
-        if header.width != found_box:
-            announced = "first stack has" if box is None else "metadata say"
-            raise InputError(
-                f"{path}: images of {header.width} pixels, but the {announced} {found_box} ({source}); "
-                "give the stacks that belong to the file, all of one box"
-            )
-        if highest >= header.count:
-            raise InputError(
-                f"{source}: image {highest + 1} of {path} is named, but the stack has {header.count}; "
-                "the stack is incomplete or not the file's own"
-            )
-    if found_box is None:
-        raise InputError(f"{source}: names no stack; particles need rlnImageName or blob/path")
-    return found_box
 
 
 def require_even_box(box: int, where: str) -> None:

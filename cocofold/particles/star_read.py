@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cocofold.particles.mrc import find_stacks, read_stack_header
+from cocofold.particles.mrc import read_stack_header
 from cocofold.particles.particle_set import (
     OpticsGroup,
     ParticleSet,
-    check_stacks,
     join_pixel_sizes,
     require_even_box,
     require_usable_optics,
 )
 from cocofold.particles.poses import matrices_from_relion
+from cocofold.particles.stack_files import check_stacks, find_stacks
 from cocofold.particles.star_tables import (
     StarBlock,
     find_particle_and_optics_blocks,

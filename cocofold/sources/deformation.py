@@ -19,8 +19,8 @@ from cocofold.sources.motion_field import (
     spread_nodes,
 )
 from cocofold.structure.model import Model
+from cocofold.structure.restraints import WeightedSums
 from cocofold.structure.topology import Backbone, SideChainTorsions, residue_centroids, residue_frames
-from cocofold.structure.weighted_sums import WeightedSums
 
 # Learning rate of torsions, radian a step; larger ones let side chains overshoot their rotamer in the first steps.
 _TORSION_RATE = 0.05

@@ -13,8 +13,8 @@ from scipy.spatial import cKDTree
 
 from cocofold.sources.base import AtomSource, ParameterGroup, WrappedSource
 from cocofold.structure.model import Model
+from cocofold.structure.restraints import WeightedSums
 from cocofold.structure.topology import Backbone
-from cocofold.structure.weighted_sums import WeightedSums
 
 # Number of nodes that move a residue: it bounds the cost of a field per residue. With fewer the Gaussian of a node is
 # cut off where it still counts.

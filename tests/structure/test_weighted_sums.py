@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from cocofold.structure.weighted_sums import WeightedSums
+from cocofold.structure.restraints import WeightedSums
 
 ROWS, COUNT = torch.tensor([[3, 0, 3], [1, 1, 4], [0, 3, 1]]), 6
 

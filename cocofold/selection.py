@@ -201,6 +201,7 @@ def _score_statistics(scores: np.ndarray) -> dict[str, float]:
 SCORING_RESOLUTION_ANGSTROM = 10.0
 # Every fourth ring is scored: fine-tuning does not fit these, as they were chosen by.
 SCORED_RING_INTERVAL = 4
+# Images between two reports of progress; scores do not depend on it.
 _IMAGES_AT_ONCE = 500
 
 

@@ -32,6 +32,7 @@ _MSA_MODES = {SERVER_MSA: "mmseqs2_uniref_env", SINGLE_SEQUENCE_MSA: "single_seq
 
 # ColabFold believes that its weights are complete, and downloads nothing, where this file lies beside them.
 _DOWNLOAD_FINISHED_MARKER = "download_complexes_multimer_v3_finished.txt"
+# The five networks of AlphaFold-Multimer v2.3, whose files ColabFold expects beside each other
 _MODEL_NUMBERS = (1, 2, 3, 4, 5)
 
 

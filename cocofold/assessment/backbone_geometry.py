@@ -31,7 +31,7 @@ _LEAST_SHARED_FRACTION = 0.5
 FAVOURED_DENSITY = 0.02
 # 99.95 % are allowed in the general case, and 99.8 % of glycines, prolines and what precedes proline
 OUTLIER_DENSITIES = {"general": 0.0005, "glycine": 0.002, "proline": 0.002, "preproline": 0.002}
-_BIN_DEGREES = 2.0
+_BIN_DEGREES = 2.0  # width of the bins of their tables
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from cocofold.system.errors import InputError
 # What makes two chains comparable. Homologues below 30 % identity are often no longer alike in fold; unrelated chains
 # reach such shares only where they are short, which the numbers below rule out.
 _LEAST_IDENTITY = 0.3
+# Chains of up to 20 residues need this larger share, or this number of identical residues if that is fewer; smaller
+# values would pair unrelated peptides.
 _PEPTIDE_IDENTITY = 0.6
 _FEWEST_IDENTICAL = 6
 # A superposition of fewer points is not unique.

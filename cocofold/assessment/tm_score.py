@@ -27,7 +27,7 @@ _FEWEST_PAIRS = 3
 # refinement for each, thirty rounds of alignment, gap penalties 0.6 and 0; every fortieth fragment until the alignment
 # is final, then every one
 _SHORTEST_FRAGMENT = 4
-_N_FRAGMENT_LENGTHS = 6
+_N_FRAGMENT_LENGTHS = 6  # all pairs, four halvings and the shortest
 _MOST_REFINEMENTS = 20
 _MOST_ALIGNMENTS = 30
 _GAP_PENALTIES = (0.6, 0.0)

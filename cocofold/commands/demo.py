@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cocofold.structure.model import Model
 
 
+# Small and coarse, so that the demo is fast: images are 160 Å wide and hold detail to 5 Å (Nyquist) at best
 DEMO_BOX = 64
 DEMO_PIXEL_SIZE_ANGSTROM = 2.5
 

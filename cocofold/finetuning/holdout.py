@@ -11,7 +11,7 @@ import torch
 # From this number of particles on, 5 % are enough to judge by, and one pass does. Below, a fifth is held out, which is
 # too much to leave unused: a second pass fits them too.
 _ONE_PASS_FROM = 500
-_HELD_OUT_SHARE, _FEWEST_OF_SHARE = 0.05, 50
+_HELD_OUT_SHARE, _FEWEST_OF_SHARE = 0.05, 50  # at least 50: 5 % of fewer than 1,000 are less
 _SMALL_SET_DIVISOR = 5
 # Of fewer particles none are held out: a fifth of them would be three.
 _FEWEST_TO_HOLD_OUT = 20

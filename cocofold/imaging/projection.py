@@ -23,7 +23,7 @@ REFERENCE_WIDTH_ANGSTROM = 3 / (math.sqrt(2) * math.pi)
 # These three decide how much aliases into the highest ring (``rendering_grid``, ``added_width_angstrom``): wider atoms
 # and finer grids leave less of it and cost more pixels.
 _LEAST_EXTRA_WIDTH_PIXELS = 0.6
-_RENDERED_WIDTH_PIXELS = 0.8
+_RENDERED_WIDTH_PIXELS = 0.8  # with the oversampling below, less than 5 % aliases into the highest ring
 _OVERSAMPLING = 1.3
 # Bytes of ``bytes_per_image``, fitted to measurements.
 _BYTES_PER_ATOM_WINDOW_PIXEL, _BYTES_PER_GRID_PIXEL = 54, 34

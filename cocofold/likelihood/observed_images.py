@@ -28,7 +28,7 @@ from cocofold.system.hardware import available_bytes
 _SHARE_OF_MEMORY, MOST_CACHE_BYTES = 0.25, 4 * 2**30
 # Memory of images that are read ahead of their use: enough to hide the wait for a disk behind a batch.
 BYTES_AHEAD = 128 * 2**20
-_BYTES_PER_COMPLEX = 8
+_BYTES_PER_COMPLEX = 8  # two float32
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,9 @@ from cocofold.likelihood.particle_optics import ParticleOptics
 from cocofold.particles.mrc import write_map
 from cocofold.particles.particle_set import ParticleSet
 
+# Images read and transformed at a time, for memory alone
 _AT_ONCE = 64
+# Steps to the eight voxels around a point, among which trilinear interpolation shares out its value
 _CORNERS = [(z, y, x) for z in (0, 1) for y in (0, 1) for x in (0, 1)]
 
 

@@ -104,7 +104,7 @@ _SYMMETRY_RESOLUTION_ANGSTROM = 12.0
 # The sphere reaches to the farthest voxel above this share of the mean over the densest five-hundredth of the box.
 _SPHERE_LEVEL_FRACTION = 0.4
 _DENSEST_VOXELS = 500
-_MIN_DENSEST_VOXELS = 8
+_MIN_DENSEST_VOXELS = 8  # for boxes of fewer than 4,000 voxels
 # In the order in which of two groups of the same order the first is chosen; C1 is the answer if none holds.
 _CANDIDATE_GROUPS = (
     *(f"{kind}{fold}" for fold in range(12, 1, -1) for kind in "DC"), "O", "T", "I1", "I2", "I3", "I4"
@@ -149,6 +149,7 @@ def correlation_of(one: torch.Tensor, other: torch.Tensor) -> float:
     return float(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1])
 
 
+# Usual threshold for the resolution of two half maps (Rosenthal & Henderson 2003); a larger value tells a coarser one.
 _FSC_OF_HALF_MAPS = 0.143
 # Where half maps correlate by 0.143 the signal's power in the whole map is a third of the noise's.
 _SIGNAL_TO_NOISE = 1 / 3

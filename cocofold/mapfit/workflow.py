@@ -256,6 +256,7 @@ _FINEST_DRAWN_ANGSTROM = 8.0
 _OUTLINE_FRACTION = 0.15
 # As many as there are colours.
 _BODIES_IN_LEGEND = 10
+# Panels: title, axis of the map's array (z, y, x) that is summed over, labels of the axes across and up
 _SIDES = (("along z", 0, "x (Å)", "y (Å)"), ("along y", 1, "x (Å)", "z (Å)"), ("along x", 2, "y (Å)", "z (Å)"))
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from cocofold.system.atomic_files import atomic_path
 from cocofold.system.errors import InputError
 
+# Length of the fixed header (MRC2014); an extended header may follow
 HEADER_BYTES = 1024
 # Places of values in the header, in words of four bytes (MRC2014), and of the machine stamp in bytes.
 _NX, _NY, _NZ, _MODE, _NSYMBT, _IMOD_STAMP_WORD, _IMOD_FLAGS_WORD = 0, 1, 2, 3, 23, 38, 39
@@ -30,6 +31,7 @@ _MACHINE_STAMP_BYTE, _BIG_ENDIAN_STAMP = 212, 0x11
 MAX_IMAGE_SIDE = 1 << 15
 # Bytes that one call asks the system for; Python notices a signal only between two calls.
 MAX_BYTES_PER_READ = 1 << 24
+# Modes of pixels by their number: NumPy types of those that are read (MRC2014), and names of the others
 DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 UNSUPPORTED_MODES = {3: "complex int16", 4: "complex float32", 5: "int8 of an old kind", 7: "int32", 101: "4-bit"}
 GZIP_MAGIC = b"\x1f\x8b"

@@ -16,6 +16,7 @@ from cocofold.particles.mrc import StackReader, refuse_overflowing_images
 from cocofold.particles.poses import mirrored_matrices
 from cocofold.system.errors import InputError
 
+# RELION's magnification matrix of images without anisotropic magnification
 IDENTITY_MAGNIFICATION = ((1.0, 0.0), (0.0, 1.0))
 # Aberration coefficients below this (in whatever unit they have: rad, mrad, Å) are zeros that were rounded; phases of
 # this size change no image.

@@ -33,7 +33,7 @@ AGREES_STANDARD_ERRORS = 4.0
 MIN_RELATIVE_GAIN = 0.1
 # Fine rings must agree so many times as well as with the model turned at random, of which there are so many.
 MIN_RATIO_TO_CHANCE = 2.0
-RANDOM_TURNS = 12
+RANDOM_TURNS = 12  # more make a chance agreement less likely to pass, and take longer
 # Fine rings are those finer than this, at which a molecule is no blob, or than so many times the check's resolution.
 _FINE_ANGSTROM = 14.0
 _FINE_PER_RESOLUTION = 1.5

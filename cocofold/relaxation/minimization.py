@@ -42,17 +42,17 @@ RELAXATION_STAGES = (
     RelaxationStage(4_000.0, 300, False),
     RelaxationStage(400.0, 200, True),
 )
-_SOLVENT_STEP_COST = 12
+_SOLVENT_STEP_COST = 12  # in steps in vacuum, for the progress alone
 # The minimiser stops at this root mean square force; smaller takes more iterations for changes that do not show
 _TOLERANCE_KJ_PER_NM = 5.0
 # How often the images' force is computed anew in the last stage, whose iterations are shared out among the rounds
 _IMAGE_ROUNDS = 3
 # The images pull displaced atoms back as strongly as the last restraint: measured by a displacement of this size
 _TRIAL_DISPLACEMENT_ANGSTROM = 0.5
-_SEED = 0
+_SEED = 0  # fixed, so that a model always gets the same strength
 # An integrator that a context needs and minimisation does not use
 _UNUSED_STEP_PS = 0.001
-_MOST_KINDS_NAMED = 8
+_MOST_KINDS_NAMED = 8  # residue names that a note lists at most
 _PLATFORMS = {"cpu": ("CPU",), "cuda": ("CUDA", "OpenCL"), "auto": ("CUDA", "OpenCL", "CPU")}
 
 # Gradient of the agreement with the images with respect to the model's positions, (n_atoms, 3) per Å

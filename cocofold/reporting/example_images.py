@@ -28,6 +28,7 @@ from cocofold.system.errors import InputError
 
 # Resolution to which pictures are filtered: at finer resolution noise hides the molecule, at coarser its shape is lost.
 LOW_PASS_ANGSTROM = 15.0
+# Images on the page; more show more views and make it longer.
 _EXAMPLES = 6
 # Smallest side of a picture on the page; images with more Fourier pixels than that give larger ones.
 _SIDE_PIXELS = 144

@@ -18,7 +18,7 @@ _WORK_COLOUR, _HELDOUT_COLOUR, _PLDDT_COLOUR, _GREY = "#0072b2", "#d55e00", "#cc
 _MOST_DIRECTIONS = 100_000
 # The colours of the map of views reach at least twice the even density, so that noise does not look like preference.
 _LEAST_FULL_SCALE = 2.0
-_MAP_COLUMNS = 200
+_MAP_COLUMNS = 200  # pixels across the map of views: more take longer to compute
 # Curves of metrics.json by name: label, colour and dash of the line
 _CORRELATION_CURVES = (
     ("work, start", "fitted, start", _WORK_COLOUR, "dot"),
@@ -210,7 +210,7 @@ def _figure(traces: list[PlotlyFigure], height: int = 380, **layout: Any) -> Plo
 # Shell on which sampling is measured. A larger radius narrows the slice that a view samples, so that more views are
 # needed; values are comparable only at one radius, which the page states.
 _SHELL_RADIUS_PIXELS = 50
-_SHELL_POINTS = 6000
+_SHELL_POINTS = 6000  # evenly distributed, about 2.6° apart
 # Bounds the time to seconds; the factor of so many views hardly depends on which were drawn.
 _MOST_VIEWS = 20_000
 # Each pixel of the map of views counts about this many of an even distribution, so that its noise is about a third; the

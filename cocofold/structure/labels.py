@@ -15,6 +15,8 @@ import gemmi
 
 _Residues = Dict[str, List[gemmi.Residue]]
 _POLYMER, _WATER = gemmi.EntityType.Polymer, gemmi.EntityType.Water
+# Chains whose label_seq leaves out more residues than this get no sequence from it: such numbers are mistakes, and
+# would make sequences of almost nothing but unknown residues.
 _MAX_UNMODELLED_RESIDUES = 10_000
 _UNKNOWN = "UNK"
 # Also by the names that molecular dynamics programs give to protonated and bonded ones.

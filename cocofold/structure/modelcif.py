@@ -27,6 +27,7 @@ _WRITTEN_BY_GEMMI = (
     "struct_asym", "struct_conf", "struct_sheet", "title_keywords",
 )  # fmt: skip
 PLACEMENT_CATEGORY = "_cocofold_placement."
+# Numbers by which ModelCIF tables refer to rows of each other; any that differ within a table would do.
 _MODEL_ID, _SOFTWARE_ID, _PROTOCOL_ID = 1, 1, 1
 _INPUT_GROUP_ID, _OUTPUT_GROUP_ID = 1, 2
 _GLOBAL_METRIC_ID, _LOCAL_METRIC_ID = 1, 2

@@ -20,6 +20,7 @@ _CYCLIC = re.compile(r"C([1-9]\d?)")
 _DIHEDRAL = re.compile(r"D([1-9]\d?)")
 # Largest difference of entries below which two rotations are the same; those about a 60-fold axis differ by 0.1.
 _SAME_ROTATION = 1e-6
+# The golden ratio: where two-fold axes lie along x, y and z, an icosahedron has five-fold axes like (1, 0, golden).
 _GOLDEN = (1 + math.sqrt(5)) / 2
 # Rotations that make the group: how many-fold, and about which axis (RELION's symmetries.cpp; lengths do not matter).
 _POLYHEDRAL = {

@@ -31,8 +31,10 @@ _ARCHIVES = {
     b"\x28\xb5\x2f\xfd": ("packed by Zstandard", "unzstd"),
     b"7z\xbc\xaf": ("a 7-Zip archive", "7z x"),
 }
+# Bytes of an MRC header that hold MAP (word 53 of MRC2014), without the space that follows
 _MRC_MAP_STRING = slice(208, 211)
 _CIF_START = re.compile(r"(?:\s*#[^\n]*\n|\s)*data_", re.IGNORECASE)
+# x, y and z of ATOM records: columns 31 to 54 of PDB, eight each
 _PDB_COORDINATE_COLUMNS = (slice(30, 38), slice(38, 46), slice(46, 54))
 
 
@@ -152,7 +154,7 @@ def _check_pdb(path: Path, lines: Sequence[str]) -> None:
 
 # Columns 77 to 80 of PDB: an element, and a charge; before 1996 there was the number of the line.
 _ELEMENT_AND_CHARGE = re.compile(r"[ A-Za-z][ A-Za-z]([ \d][ +-]|[+-][ \d])")
-_LARGEST_PLAIN_NUMBER = 9_999
+_LARGEST_PLAIN_NUMBER = 9_999  # of residues: PDB has four columns for it
 _DIGITS = string.digits + string.ascii_uppercase
 # Ions by the names that CHARMM and Amber give them: residue and atom have the same name, from which no element shows.
 _ION_ELEMENTS = {

@@ -27,6 +27,7 @@ _TRANS_LINK = {
     ("O", "N"): 2.250,
     ("O", "CA"): 2.775,
 }
+# Cis: only distances across the bond's torsion differ from those of trans.
 _CIS_LINK = {**_TRANS_LINK, ("CA", "CA"): 2.94, ("O", "CA"): 3.57}
 # CA atoms across a peptide bond are 2.94 Å apart in cis and 3.80 Å in trans; this lies between.
 _MAX_CIS_CA_CA_ANGSTROM = 3.3

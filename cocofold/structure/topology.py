@@ -166,12 +166,12 @@ def _is_nucleotide(name: str) -> bool:
 _MAX_BOND_ANGSTROM_BY_HEAVY_ATOMS = (1.75, 2.05, 2.3)
 # X-H bonds have 0.96 to 1.34 Å (S-H); hydrogens of one group lie 1.5 Å and more apart.
 _MAX_BOND_TO_HYDROGEN_ANGSTROM = 1.35
-_NEON = 10
+_NEON = 10  # atomic number
 # Coordination has 1.9 to 2.5 Å for most metals, up to 2.8 Å for potassium and the like.
 _MAX_BOND_TO_METAL_ANGSTROM = 2.8
 # Nitrogen, oxygen, fluorine, sulfur, chlorine, selenium, bromine, iodine.
 _COORDINATING_ELEMENTS = (7, 8, 9, 16, 17, 34, 35, 53)
-_METALS = [number for number in range(1, 119) if gemmi.Element(number).is_metal]
+_METALS = [number for number in range(1, 119) if gemmi.Element(number).is_metal]  # as gemmi sorts elements
 
 
 def covalent_bonds(model: Model) -> np.ndarray:

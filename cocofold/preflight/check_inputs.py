@@ -148,7 +148,9 @@ class _ComparerFactory:
     seed: int
 
     def __call__(self, particles: ParticleSet, model: Model) -> HypothesisComparer:
-        return HypothesisComparer(HypothesisScorer(particles, model, self.resolution_angstrom, self.device), self.seed)
+        return HypothesisComparer(
+            HypothesisScorer.read(particles, model, self.resolution_angstrom, self.device), self.seed
+        )
 
 
 def _answer(

@@ -15,8 +15,10 @@ from cocofold.likelihood.particle_optics import ParticleOptics, magnified_poses
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.structure.model import Model
 
+# Pixels of images, and atoms times images, of one pass: memory alone, results do not depend on them.
 _PIXELS_AT_ONCE = 8_000_000
 _ATOMS_AT_ONCE = 100_000
+# Atoms within a cell of this share of the resolution are drawn as one: larger cells are faster and blur the model.
 _CELL_PER_RESOLUTION = 0.6
 
 
@@ -26,42 +28,52 @@ class HypothesisScorer:
     Parameters
     ----------
     particles : ParticleSet
-        All of them are used; their images are read once and kept as the Fourier pixels of the rings.
     model : Model
         Atoms closer to each other than the resolution tells are drawn as one.
-    resolution_angstrom : float
-        Finer rings are left out.
-    device
+    rings : RingPixels
+        The rings that are compared.
+    images : (n, n_pixels) complex
+        Transforms of the particles' images, each ring of unit power.
+    power : (n_rings,) float
+        Mean power of the rings before that.
     """
 
     def __init__(
-        self, particles: ParticleSet, model: Model, resolution_angstrom: float, device: torch.device | str = "cpu"
+        self, particles: ParticleSet, model: Model, rings: RingPixels, images: torch.Tensor, power: torch.Tensor
     ) -> None:
-        self.particles, self.model = particles, model
-        self._device = torch.device(device)
+        self.particles, self.model, self.rings = particles, model, rings
+        self._device = rings.kx.device
         box, pixel = particles.box, particles.pixel_size_angstrom
-        n_rings = ring_count(box, pixel, resolution_angstrom)
-        self.resolutions_angstrom = box * pixel / np.arange(1, n_rings + 1)
-        self.rings = RingPixels.up_to(box, n_rings, self._device)
+        self.resolutions_angstrom = box * pixel / np.arange(1, len(power) + 1)
         self._points, self._masses = merge_nearby_atoms(
             model.positions, model.atomic_numbers, _CELL_PER_RESOLUTION * self.resolutions_angstrom[-1]
         )
         self.centroid = np.average(self._points, axis=0, weights=self._masses)
-        self._images = self._read()
+        self._images, self._power = images, power
         self._projections: dict[tuple, torch.Tensor] = {}
         self._transfers: dict[tuple, torch.Tensor] = {}
         self._shifts: dict[float, torch.Tensor] = {}
 
-    def _read(self) -> torch.Tensor:
-        """Transforms of the images, (n, n_pixels) complex, each ring of unit power."""
-        optics = ParticleOptics(self.particles, self.rings)
+    @classmethod
+    def read(
+        cls, particles: ParticleSet, model: Model, resolution_angstrom: float, device: torch.device | str = "cpu"
+    ) -> HypothesisScorer:
+        """Read the images of all particles, once, as the Fourier pixels of the rings to a resolution.
+
+        Raises
+        ------
+        InputError
+            If images cannot be read.
+        """
+        n_rings = ring_count(particles.box, particles.pixel_size_angstrom, resolution_angstrom)
+        rings = RingPixels.up_to(particles.box, n_rings, torch.device(device))
+        optics = ParticleOptics(particles, rings)
         parts, powers = [], []
-        for rows in _row_chunks(len(self.particles), _PIXELS_AT_ONCE // self.particles.box**2):
-            planes = ring_transforms(self.particles, rows.numpy(), self.rings, optics)
-            powers.append(ring_sums(planes.abs() ** 2 * self.rings.weight, self.rings))
-            parts.append(torch.view_as_complex(normalise_rings(torch.view_as_real(planes), self.rings)))
-        self._power = torch.cat(powers).mean(0)
-        return torch.cat(parts)
+        for rows in _row_chunks(len(particles), _PIXELS_AT_ONCE // particles.box**2):
+            planes = ring_transforms(particles, rows.numpy(), rings, optics)
+            powers.append(ring_sums(planes.abs() ** 2 * rings.weight, rings))
+            parts.append(torch.view_as_complex(normalise_rings(torch.view_as_real(planes), rings)))
+        return cls(particles, model, rings, torch.cat(parts), torch.cat(powers).mean(0))
 
     def correlations(
         self, hypothesis: Hypothesis, turn: np.ndarray | None = None, move: np.ndarray | None = None

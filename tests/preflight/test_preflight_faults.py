@@ -110,11 +110,11 @@ def test_a_misplaced_model_is_no_contradiction(particles: ParticleSet, truth: Mo
 def test_a_model_beside_the_particle_does_not_make_it_dark(particles: ParticleSet, truth: Model) -> None:
     """There images are darker than on average, for the CTF surrounds what is white with a dark fringe."""
     beside = HypothesisComparer(
-        HypothesisScorer(particles, truth.moved_to(truth.positions - np.array([0, 40, 0])), 7.0)
+        HypothesisScorer.read(particles, truth.moved_to(truth.positions - np.array([0, 40, 0])), 7.0)
     )
     assert MeanWithError.of(beside.scores(Hypothesis()).coarse).z_score < -3
     assert not looks_dark_at_low_resolution(beside, Hypothesis(), 3.0)
-    dark = HypothesisComparer(HypothesisScorer(replace(particles, contrast=-particles.contrast), truth, 7.0))
+    dark = HypothesisComparer(HypothesisScorer.read(replace(particles, contrast=-particles.contrast), truth, 7.0))
     assert looks_dark_at_low_resolution(dark, Hypothesis())
 
 

@@ -79,7 +79,7 @@ def test_scores_are_ring_correlations(particles: ParticleSet, truth: Model) -> N
     scores = score_images(particles, truth)
     assert scores.rings == (4, 8, 12)
     assert scores.contrast == "white"
-    known = HypothesisScorer(particles, truth, 6.0).correlations(Hypothesis())
+    known = HypothesisScorer.read(particles, truth, 6.0).correlations(Hypothesis())
     # It draws atoms that are close to each other as one.
     np.testing.assert_allclose(scores.values, known[:, [3, 7, 11]].mean(1), atol=0.02)
 

@@ -157,10 +157,22 @@ def run_metrics(
 
 def peak_memory_gb() -> float:
     """Peak memory of this process, or on a GPU of its tensors if that is more."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    peak = _peak_resident_bytes() / 1e9
     if torch.cuda.is_available():
         peak = max(peak, torch.cuda.max_memory_allocated() / 1e9)
     return peak
+
+
+def _peak_resident_bytes() -> int:
+    """Peak of what this program held in memory.
+
+    The kernel's ``ru_maxrss`` also counts the program that started this one, up to that moment; ``VmHWM`` does not.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def versions() -> dict[str, str]:

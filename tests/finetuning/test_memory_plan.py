@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from running import command, log
@@ -113,6 +114,15 @@ def test_a_run_says_its_plan_and_keeps_to_it(particles: Path, start: Path, tmp_p
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["peak_memory_gb"] < 1.15 * metrics["expected_memory_gb"]
     assert metrics["expected_memory_gb"] < 2 * metrics["peak_memory_gb"]
+
+
+def test_a_peak_is_that_of_the_run_not_of_what_started_it() -> None:
+    """A program of little memory, started by one that holds much."""
+    program = "from cocofold.finetuning.run_result import peak_memory_gb; print(peak_memory_gb())"
+    held = np.ones(2**27)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert held.nbytes / 1e9 > 1
+    assert float(done.stdout) < 1
 
 
 class _Gpu:

@@ -7,7 +7,6 @@ screen.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import os
@@ -22,25 +21,22 @@ from cocofold.assessment.comparison import Assessment
 from cocofold.assessment.comparison import assess as compare
 from cocofold.finetuning.options import Options, paper_options
 from cocofold.finetuning.run import finetune as run_finetuning
-from cocofold.likelihood.residue_support import ImageAgreement
+from cocofold.likelihood.residue_support import ParticlesOfModel
 from cocofold.mapfit.density_map import DensityMap
 from cocofold.mapfit.density_map import read_map as read_map_file
 from cocofold.mapfit.fit_model import FitResult
-from cocofold.mapfit.placement_file import MIRRORED
 from cocofold.mapfit.workflow import MapFiles, place_and_write
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.preflight.check_inputs import CheckSettings
 from cocofold.preflight.check_inputs import check as check_together
 from cocofold.preflight.check_report import CheckReport
-from cocofold.relaxation.minimization import RelaxedModel, RelaxSettings
-from cocofold.relaxation.minimization import relax as minimise
+from cocofold.relaxation.minimization import RelaxedModel, RelaxSettings, relax_with_particles
 from cocofold.simulation.particle_simulation import SimulationOutput
 from cocofold.simulation.particle_simulation import simulate as simulate_particles
 from cocofold.simulation.simulation_settings import SimulationSettings
 from cocofold.structure.model import Model
-from cocofold.structure.modelcif import write_model
-from cocofold.structure.read_model import read_map_placement
 from cocofold.structure.read_model import read_model as read_model_file
+from cocofold.system.atomic_files import check_writable
 from cocofold.system.errors import InputError
 from cocofold.system.hardware import find_device
 
@@ -141,7 +137,7 @@ def check(
     ----------
     particles : ParticleSet, str or Path
     model : Model, str or Path
-        In the map's frame.
+        In the map's frame, or in its mirror image if it says so, as ``fit_in_map`` leaves it: poses are then mirrored.
     map : DensityMap, str or Path, optional
         The particles' map: whether model and particles go with it is asked too.
     count : int
@@ -166,7 +162,10 @@ def check(
     settings = CheckSettings(count=count, seed=seed, contrast=contrast)
     some = read_particles(particles) if isinstance(particles, (str, os.PathLike)) else particles
     density = read_map(map) if isinstance(map, (str, os.PathLike)) else map
-    return check_together(some, _as_model(model), settings, density, find_device(device))
+    looked_at = _as_model(model)
+    if looked_at.in_mirror_image:
+        some = some.mirrored()
+    return check_together(some, looked_at, settings, density, find_device(device))
 
 
 @_speaks_of_arguments
@@ -329,21 +328,10 @@ def relax(
     InputError
         For input that cannot be used, and files that cannot be written.
     """
-    start = _as_model(model)
-    placed_as = read_map_placement(model) if isinstance(model, (str, os.PathLike)) else {}
-    with contextlib.ExitStack() as at_end:
-        pull = None
-        if particles is not None:
-            folder, mirrored = _path(particles_dir), placed_as.get("hand") == MIRRORED
-            images = ImageAgreement.read(start, Path(particles), folder, mirrored, max_particles, device)
-            pull = at_end.enter_context(images).gradient
-        found = minimise(start, RelaxSettings(hydrogens, device, threads), pull, _log_progress)
-    if out is not None:
-        try:
-            write_model(Path(out), found.model, details="relaxed by Amber14 in implicit solvent", placed_as=placed_as)
-        except OSError as error:
-            raise InputError(f"{out}: not written ({error.strerror}); give another file") from error
-    return found
+    check_writable("out", _path(out))
+    pulling = None if particles is None else ParticlesOfModel(Path(particles), _path(particles_dir), max_particles)
+    settings = RelaxSettings(hydrogens, device, threads)
+    return relax_with_particles(_as_model(model), _path(out), settings, pulling, _log_progress)
 
 
 @_speaks_of_arguments

@@ -8,10 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import cocofold
 from cocofold.commands.demo import closed_state, open_state
+from cocofold.particles.star_write import write_star
+from cocofold.relaxation import minimization
+from cocofold.structure.model import Model
+from cocofold.structure.modelcif import write_model
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "python.md"
 
@@ -50,6 +55,49 @@ def test_errors_name_arguments(tmp_path: Path) -> None:
         cocofold.finetune(tmp_path / "none.star", closed_state(), tmp_path / "run", max_particle=1)
     with pytest.raises(cocofold.InputError, match=r"none\.star: no such file"):
         cocofold.read_particles(tmp_path / "none.star")
+
+
+@pytest.fixture(scope="module")
+def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of particles whose map has the wrong hand, and of a model that lies in the map's mirror image."""
+    folder = tmp_path_factory.mktemp("mirrored")
+    data = cocofold.simulate(open_state(), folder / "set", box=32, pixel_size=5.0, count=40, snr=2.0, seed=3)
+    write_star(folder / "set" / "wrong_hand.star", cocofold.read_particles(data.star).mirrored())
+    for name, hand in (("mirrored", "mirrored"), ("as_is", "as-is")):
+        write_model(folder / f"{name}.cif", cocofold.read_model(open_state()), placed_as={"hand": hand})
+    return folder
+
+
+def test_a_model_keeps_how_it_was_placed(mirrored: Path) -> None:
+    model = cocofold.read_model(mirrored / "mirrored.cif")
+    assert model.placed_as == {"hand": "mirrored"}
+    assert model.in_mirror_image
+    assert model.moved_to(model.positions + 1).only(np.arange(len(model.residues)) < 50).in_mirror_image
+    assert not cocofold.read_model(mirrored / "as_is.cif").in_mirror_image
+    assert cocofold.read_model(open_state()).placed_as == {}
+
+
+def test_check_follows_the_hand_of_a_model(mirrored: Path) -> None:
+    particles = cocofold.read_particles(mirrored / "set" / "wrong_hand.star")
+    told = cocofold.check(particles, cocofold.read_model(mirrored / "mirrored.cif"), count=20)
+    assert told.lines == cocofold.check(particles.mirrored(), mirrored / "as_is.cif", count=20).lines
+    assert told.lines != cocofold.check(particles, mirrored / "as_is.cif", count=20).lines
+
+
+def test_relax_follows_the_hand_of_a_model(mirrored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def relaxed(model: Model, *_: object) -> minimization.RelaxedModel:
+        figures = minimization.Stereochemistry((), 0, (), 0.0)
+        return minimization.RelaxedModel(model, figures, figures, 0, 0.0, "none", ())
+
+    monkeypatch.setattr(minimization, "relax", relaxed)
+    star, frc = mirrored / "set" / "wrong_hand.star", {}
+    for name in ("mirrored", "as_is"):
+        model = cocofold.read_model(mirrored / f"{name}.cif")
+        found = cocofold.relax(model, tmp_path / f"{name}.cif", particles=star)
+        assert found.frc is not None
+        frc[name] = found.frc["before"]
+        assert cocofold.read_model(tmp_path / f"{name}.cif").placed_as == model.placed_as
+    assert frc["mirrored"] > frc["as_is"] + 0.05
 
 
 @pytest.mark.slow

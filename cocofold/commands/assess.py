@@ -67,9 +67,7 @@ def assess(
     findings = _Findings(
         comparison=None if reference is None else compare(assessed, read_model(reference)),
         support=(
-            None
-            if particles is None
-            else _residue_support(assessed, model, particles, particles_dir, max_particles, device)
+            None if particles is None else _residue_support(assessed, particles, particles_dir, max_particles, device)
         ),
         geometry=measure_geometry(assessed, before),
         geometry_of_start=None if before is None else measure_geometry(before),
@@ -111,14 +109,11 @@ class _Findings:
 
 
 def _residue_support(
-    model: Model, path: Path, particles: Path, particles_dir: Optional[Path], most: int, device: str
+    model: Model, particles: Path, particles_dir: Optional[Path], most: int, device: str
 ) -> ResidueSupport:
-    from cocofold.likelihood.residue_support import ImageAgreement
-    from cocofold.mapfit.placement_file import MIRRORED
-    from cocofold.structure.read_model import read_map_placement
+    from cocofold.likelihood.residue_support import ImageAgreement, ParticlesOfModel
 
-    mirrored = read_map_placement(path).get("hand") == MIRRORED
-    with ImageAgreement.read(model, particles, particles_dir, mirrored, most, device) as images:
+    with ImageAgreement.read(model, ParticlesOfModel(particles, particles_dir, most), device) as images:
         return images.support(model)
 
 

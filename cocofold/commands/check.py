@@ -44,11 +44,10 @@ def check(
     if map_pixel_size is not None and map_file is None:
         raise InputError("--map-pixel-size: is about a map; add --map FILE, or leave it out")
     from cocofold.mapfit.density_map import read_map
-    from cocofold.mapfit.placement_file import MIRRORED
     from cocofold.particles import read_particles
     from cocofold.preflight.check_inputs import CheckSettings
     from cocofold.preflight.check_inputs import check as look
-    from cocofold.structure.read_model import read_map_placement, read_model
+    from cocofold.structure.read_model import read_model
     from cocofold.system.hardware import prepare_short_work
 
     settings = CheckSettings(count=count, seed=seed, contrast=contrast)
@@ -58,7 +57,7 @@ def check(
     read, start = read_particles(particles, particles_dir, passthrough), read_model(model)
     for note in read.notes:
         typer.echo(note)
-    if read_map_placement(model).get("hand") == MIRRORED:
+    if start.in_mirror_image:
         typer.echo("the model was placed in the map's mirror image: poses are mirrored, as in fine-tuning")
         read = read.mirrored()
     report = look(read, start, settings, density, chosen_device)

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from cocofold.assessment.backbone_geometry import BackboneGeometry
     from cocofold.assessment.comparison import Assessment
-    from cocofold.structure.model import Model
 
 
 # Small and coarse, so that the demo is fast: images are 160 Å wide and hold detail to 5 Å (Nyquist) at best
@@ -48,8 +47,6 @@ def _bundled(name: str) -> Path:
 
 
 DEMO_SNR = 0.1  # clear images, so that few particles and little time are enough
-# Number of images that pull at the model while it is relaxed; more take longer.
-MAX_RELAX_IMAGES = 2000
 _MARKER_FILE = "demo.json"
 _DEMO_FILES = {_MARKER_FILE, "start.cif", "particles", "run", "relaxed.cif"}
 
@@ -76,6 +73,8 @@ def demo(
     from cocofold.assessment.comparison import assess
     from cocofold.finetuning.options import Options
     from cocofold.finetuning.run import finetune
+    from cocofold.likelihood.residue_support import ParticlesOfModel
+    from cocofold.relaxation.minimization import RelaxSettings, relax_with_particles
     from cocofold.reporting.run_report import write_report
     from cocofold.simulation.particle_simulation import simulate
     from cocofold.simulation.simulation_settings import SimulationSettings
@@ -112,24 +111,14 @@ def demo(
     models = {"before": closed, "after": read_model(out / "run" / "model.cif")}
     if relaxing:
         console.print("3. Relaxing it with its particles")
-        models["relaxed"] = _relaxed(models["after"], simulated.star, out / "relaxed.cif", device)
+        pulling = ParticlesOfModel(simulated.star)
+        relaxed = relax_with_particles(models["after"], out / "relaxed.cif", RelaxSettings(device=device), pulling)
+        models["relaxed"] = relaxed.model
     found = {name: _figures(assess(model, truth), measure_geometry(model, closed)) for name, model in models.items()}
     _write_marker(out, {**found, "verdict": metrics["verdict"]})
     console.print("\nCompared with the structure that was imaged")
     console.print(_table(found, metrics))
     console.print(_next_steps(out, relaxing))
-
-
-def _relaxed(model: Model, particles: Path, path: Path, device: str) -> Model:
-    """Relax a model under the pull of its particles, and write it."""
-    from cocofold.likelihood.residue_support import ImageAgreement
-    from cocofold.relaxation.minimization import RelaxSettings, relax
-    from cocofold.structure.modelcif import write_model
-
-    images = ImageAgreement.read(model, particles, None, False, MAX_RELAX_IMAGES, device)
-    found = relax(model, RelaxSettings(device=device), images.gradient)
-    write_model(path, found.model, details="relaxed by Amber14 in implicit solvent")
-    return found.model
 
 
 def _prepare_folder(out: Path) -> None:

@@ -52,12 +52,12 @@ def fit(
         raise InputError(f"--out {out}: is {'a folder with files' if out.is_dir() else 'a file'}; give another folder")
     from cocofold.mapfit.workflow import MapFiles, place_and_write
     from cocofold.system.hardware import prepare_short_work
-    from cocofold.system.progress import search_progress_bar
+    from cocofold.system.progress import share_progress_bar
 
     files = MapFiles(map_file, mask, half1, half2, resolution, pixel_size)
     chosen_device = prepare_short_work(device)
     read, bodies = _read_start(model, prediction, bodies)
-    with search_progress_bar() as progress:
+    with share_progress_bar() as progress:
         _, lines = place_and_write(read, files, out, bodies, hand, symmetry, chosen_device, progress)
     for line in lines:
         typer.echo(line)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -16,10 +14,8 @@ from cocofold.system.errors import InputError
 
 if TYPE_CHECKING:
     from cocofold.assessment.comparison import Assessment
-    from cocofold.likelihood.residue_support import ImageAgreement
     from cocofold.relaxation.minimization import RelaxedModel
     from cocofold.structure.model import Model
-    from cocofold.system.progress import ProgressCallback
 
 
 def relax(
@@ -46,23 +42,17 @@ def relax(
     if out.suffix.lower() not in (".cif", ".mmcif"):
         raise InputError(f"--out {out}: mmCIF is written; give a name that ends in .cif")
     from cocofold.assessment.comparison import assess
-    from cocofold.relaxation.minimization import RelaxSettings
-    from cocofold.relaxation.minimization import relax as run
-    from cocofold.structure.modelcif import write_model
-    from cocofold.structure.read_model import read_map_placement, read_model
+    from cocofold.likelihood.residue_support import ParticlesOfModel
+    from cocofold.relaxation.minimization import RelaxSettings, relax_with_particles
+    from cocofold.structure.read_model import read_model
+    from cocofold.system.progress import share_progress_bar
 
     began = time.monotonic()
-    start, placed_as = read_model(model), read_map_placement(model)
-    images = None
-    if particles is not None:
-        from cocofold.likelihood.residue_support import ImageAgreement
-        from cocofold.mapfit.placement_file import MIRRORED
-
-        mirrored = placed_as.get("hand") == MIRRORED
-        images = ImageAgreement.read(start, particles, particles_dir, mirrored, max_particles, device)
     settings = RelaxSettings(hydrogens=hydrogens, device=device, threads=threads)
-    with _progress() as tell:
-        found = run(start, settings, images.gradient if images else None, tell)
+    pulling = None if particles is None else ParticlesOfModel(particles, particles_dir, max_particles)
+    start = read_model(model)
+    with share_progress_bar() as tell:
+        found = relax_with_particles(start, out, settings, pulling, tell)
     compared = assess(found.model, start)
     facts = {
         "model": str(model),
@@ -70,32 +60,13 @@ def relax(
         "ca_rmsd": compared.ca_rmsd,
         "tm_score": compared.alignment.tm_score,
         "geometry": _geometry_before_and_after(found.model, start),
-        "frc": None
-        if images is None
-        else {"before": _agreement(images, start), "after": _agreement(images, found.model)},
         "seconds": round(time.monotonic() - began, 1),
     }
-    with refuse_unwritable(out):
-        write_model(out, found.model, details="relaxed by Amber14 in implicit solvent", placed_as=placed_as)
-        if json_file is not None:
+    if json_file is not None:
+        with refuse_unwritable(json_file):
             write_atomically(json_file, json.dumps(facts, indent=1) + "\n")
     _print_table(found, compared, facts)
     typer.echo(f"written {out}")
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[ProgressCallback]:
-    """A bar that is told what is done and what share of all that is done."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
-    with Progress(*columns, transient=True) as progress:
-        task = progress.add_task("", total=1.0)
-        yield lambda what, done: progress.update(task, description=what, completed=done)
-
-
-def _agreement(images: ImageAgreement, model: Model) -> float:
-    return images.mean(model.positions, model.atomic_numbers)
 
 
 def _geometry_before_and_after(after: Model, before: Model) -> dict[str, Any]:
@@ -136,8 +107,8 @@ def _print_table(found: RelaxedModel, compared: Assessment, facts: dict[str, Any
     table.add_row("new D-amino acids, new cis peptides", "", _new_faults(facts["geometry"]))
     table.add_row("CA RMSD to the start (Å)", "", f"{compared.ca_rmsd:.2f}")
     table.add_row("TM-score with the start", "", f"{compared.alignment.tm_score:.4f}")
-    if facts["frc"] is not None:
-        table.add_row("FRC with the particles", f"{facts['frc']['before']:.4f}", f"{facts['frc']['after']:.4f}")
+    if found.frc is not None:
+        table.add_row("FRC with the particles", f"{found.frc['before']:.4f}", f"{found.frc['after']:.4f}")
     Console(highlight=False).print(table)
     for note in (
         *found.notes,

@@ -36,10 +36,11 @@ from cocofold.sources.symmetric_copies import SymmetricCopies
 from cocofold.structure.geometry import find_superposition
 from cocofold.structure.model import Model
 from cocofold.structure.point_groups import build_assembly, normalise_point_group, point_group_rotations
-from cocofold.structure.read_model import read_map_placement, read_model
+from cocofold.structure.read_model import read_model
 from cocofold.structure.topology import Backbone
 from cocofold.system.errors import InputError
-from cocofold.system.progress import search_progress_bar
+from cocofold.system.hardware import find_device
+from cocofold.system.progress import share_progress_bar
 
 # Least number of CA atoms that a chain must share with the model that shows its place: three fix a rotation, if they
 # are not on a line.
@@ -118,7 +119,7 @@ def start_from_model(
 ) -> StartingModel:
     """The model, placed, under a field of motions."""
     read = read_model(options.model or "")
-    place = find_start_placement(read, options.model, options, particles, folder, device)
+    place = find_start_placement(read, read, options, particles, folder)
     model = place.move_into_place(read)
     return StartingModel(model, None, lambda: DeformationSource(model, device, options.effort)).placed_at(
         place, particles
@@ -162,10 +163,11 @@ class PredictedStart:
         """
         prediction = Prediction.read(options.prediction or "")
         unplaced, plddt = model_from_prediction(prediction, predict_atoms(prediction))
-        place = find_start_placement(unplaced, options.model, options, particles, folder, device)
+        shown = None if options.model is None else read_model(options.model)
+        place = find_start_placement(unplaced, shown, options, particles, folder)
         transforms = place.atom_transforms(unplaced)
-        if options.model is not None:
-            transforms = superpose_chains(unplaced, read_model(options.model), options.model)
+        if shown is not None:
+            transforms = superpose_chains(unplaced, shown, str(options.model))
         model = unplaced.moved_to(transforms.apply(unplaced.positions))
         return cls(model, plddt, place, options, particles, device, prediction, transforms)
 
@@ -190,10 +192,7 @@ class PredictedStart:
 
     def _source(self, target: DistillationTarget | None, device: torch.device) -> AtomSource:
         known, options = self._prediction, self._options
-        pair = self._normalised_pair()
-        trunk = TrunkOutput(
-            single=known.single, pair=pair, aatype=known.aatype, mask=known.mask, chain=known.chain_index
-        )
+        trunk = TrunkOutput(known.single, self._normalised_pair(), known.aatype, known.mask, known.chain_index)
         module = load_structure_module(known.weights)
         course, rates = Schedule(options.effort, options.epochs), self._training_rates()
         network = StructureModuleSource(module, trunk, self._atom_placement(), rates, target, course, device)
@@ -313,33 +312,34 @@ class StartPlacement:
 
 
 def find_start_placement(
-    model: Model, path: str | None, options: Options, particles: ParticleSet, folder: RunFolder, device: torch.device
+    model: Model, given: Model | None, options: Options, particles: ParticleSet, folder: RunFolder
 ) -> StartPlacement:
     """Read the placement, or fit the model into the map, or take it to be in place.
 
-    ``model`` is as it came from the file ``path``, if there is one; a fit goes to ``placement`` in the run's folder.
+    ``given`` is the model of the option ``--model``, if there is one: it may say how it is placed. A fit goes to
+    ``placement`` in the run's folder.
 
     Raises
     ------
     InputError
         If it says that it is placed and is to be placed again, or symmetries contradict each other.
     """
-    placed_as = {} if path is None else read_map_placement(path)
+    placed_as = {} if given is None else given.placed_as
     option = "--map" if options.map else "--placement" if options.placement else None
     if placed_as and option is not None:
         raise InputError(
-            f"--model {path}: says that it is placed in a map already; leave {option} out, or give the model as it was "
-            "before cocofold fit"
+            f"--model {options.model}: says that it is placed in a map already; leave {option} out, or give the model "
+            "as it was before cocofold fit"
         )
     symmetry = None if options.symmetry in (None, AUTO) else normalise_point_group(str(options.symmetry))
     if symmetry is not None and placed_as.get("symmetry", "C1") != "C1":
         raise InputError(
-            f"--model {path}: holds all copies of its subunit already ({placed_as['symmetry']}); with --symmetry give "
-            f"one subunit, {SUBUNIT_FILE} beside it, or leave --symmetry out"
+            f"--model {options.model}: holds all copies of its subunit already ({placed_as['symmetry']}); with "
+            f"--symmetry give one subunit, {SUBUNIT_FILE} beside it, or leave --symmetry out"
         )
     if option is None:
         return StartPlacement(None, placed_as.get("hand", AS_IS), symmetry)
-    placement = _fit_in_map(model, options, folder, device) if options.map else Placement.read(str(options.placement))
+    placement = _fit_in_map(model, options, folder) if options.map else Placement.read(str(options.placement))
     if symmetry is not None and placement.symmetry not in (None, symmetry):
         raise InputError(
             f"--symmetry {options.symmetry}: the placement was made with {placement.symmetry}; give that, or fit anew"
@@ -350,7 +350,7 @@ def find_start_placement(
     return StartPlacement(placement, placement.hand, None if symmetry == "C1" else symmetry, seconds)
 
 
-def _fit_in_map(model: Model, options: Options, folder: RunFolder, device: torch.device) -> Placement:
+def _fit_in_map(model: Model, options: Options, folder: RunFolder) -> Placement:
     """The model placed in the map; a run that is resumed finds what it had."""
     out = folder.path / "placement"
     if not (out / PLACEMENT_FILE).is_file():
@@ -358,8 +358,9 @@ def _fit_in_map(model: Model, options: Options, folder: RunFolder, device: torch
         names = MapOptionNames("--map-resolution", "--map-pixel-size", half_maps=None)
         known = (options.map_resolution, options.map_pixel_size)
         files = MapFiles(Path(str(options.map)), None, None, None, *known, option_names=names)
-        with search_progress_bar() as tell:
-            _, lines = place_and_write(model, files, out, options.bodies, options.hand, options.symmetry, device, tell)
+        with share_progress_bar() as tell:
+            chosen = options.bodies, options.hand, options.symmetry, find_device(options.device)
+            _, lines = place_and_write(model, files, out, *chosen, tell)
         for line in lines:
             folder.log_and_print(line)
     return Placement.read(out / PLACEMENT_FILE)

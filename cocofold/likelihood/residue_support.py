@@ -22,6 +22,7 @@ from cocofold.likelihood.frc_loss import (
 from cocofold.likelihood.observed_images import Observations, refuse_incompatible_input
 from cocofold.particles import read_particles
 from cocofold.structure.model import Model
+from cocofold.system.errors import require_within
 from cocofold.system.hardware import find_device
 
 # Seed of the particles that are drawn where there are more than are wanted: the same for every model, so that figures
@@ -29,6 +30,8 @@ from cocofold.system.hardware import find_device
 _SEED = 0
 # Groups of images whose spread gives standard errors: fewer make these uncertain, more leave few images in each.
 _IMAGE_GROUPS = 10
+# Beyond any set of particles.
+_MOST_PARTICLES = 10**9
 # What images speak against: where the mean of nine residues (a few turns of a helix, so that a single one does not
 # count) is below minus half of the average share of a residue and below minus three of its standard errors. Larger
 # values name fewer stretches, smaller ones name stretches by chance.
@@ -77,6 +80,28 @@ class ResidueSupport:
         ]
 
 
+@dataclass(frozen=True)
+class ParticlesOfModel:
+    """Particles whose images are compared with a model.
+
+    Attributes
+    ----------
+    file : Path
+    folder : Path, optional
+        Folder from which the stacks' paths start.
+    most : int
+        Number of particles that are used at most, drawn at random; more take longer.
+    """
+
+    file: Path
+    folder: Path | None = None
+    most: int = 2000
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, in the words of the command line."""
+        require_within("--max-particles", self.most, 1, _MOST_PARTICLES)
+
+
 class ImageAgreement:
     """Images of a model, for their agreement with it as it is moved.
 
@@ -95,22 +120,14 @@ class ImageAgreement:
         self._rows = torch.arange(len(observations))
 
     @classmethod
-    def read(
-        cls, model: Model, particles: Path, particles_dir: Path | None, mirrored: bool, most: int, device: str
-    ) -> ImageAgreement:
+    def read(cls, model: Model, particles: ParticlesOfModel, device: str) -> ImageAgreement:
         """Read particles of a model; whether protein is white or dark in them is found with it.
 
         Parameters
         ----------
         model : Model
-            In the map's frame.
-        particles : Path
-        particles_dir : Path, optional
-            Folder from which stacks are resolved.
-        mirrored : bool
-            Whether poses are to be mirrored, as the map's hand was wrong.
-        most : int
-            Number of particles to use at most, drawn at random.
+            In the map's frame, or in its mirror image if it says so; the poses are then mirrored.
+        particles : ParticlesOfModel
         device : str
 
         Raises
@@ -118,12 +135,13 @@ class ImageAgreement:
         InputError
             If they cannot be read, or do not belong to the model.
         """
-        every = read_particles(particles, particles_dir)
-        if mirrored:
+        every = read_particles(particles.file, particles.folder)
+        if model.in_mirror_image:
             every = every.mirrored()
-        refuse_incompatible_input(model, every, "--model", str(particles))
-        if len(every) > most:
-            every = every.subset(np.sort(np.random.default_rng(_SEED).choice(len(every), most, replace=False)))
+        refuse_incompatible_input(model, every, "--model", str(particles.file))
+        if len(every) > particles.most:
+            drawn = np.random.default_rng(_SEED).choice(len(every), particles.most, replace=False)
+            every = every.subset(np.sort(drawn))
         observations = Observations(every, ring_count(every.box, every.pixel_size_angstrom), find_device(device))
         found = cls(observations, model.atomic_numbers)
         flip_if_dark(observations, found._tensor(model.positions), found._gaussians(model.atomic_numbers))

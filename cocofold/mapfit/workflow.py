@@ -123,7 +123,7 @@ def place_and_write(
     masked = density if files.mask is None else _apply_mask(density, files)
     found = fit_in_map(model, masked, resolution, bodies, hand, symmetry, device, progress)
     facts = {"resolution_from": known_from, **found.placement.facts, "seconds": round(time.monotonic() - began, 1)}
-    found = replace(found, placement=replace(found.placement, facts=facts))
+    found = _marked_as_placed(replace(found, placement=replace(found.placement, facts=facts)))
     lines = list(_summary_lines(found, density, resolution, known_from))
     if out is None:
         return found, lines
@@ -134,6 +134,16 @@ def place_and_write(
             f"{error.filename or out}: cannot be written ({error.strerror}); give another folder"
         ) from error
     return found, [*lines, f"written     {', '.join(map(str, written))}"]
+
+
+def _marked_as_placed(found: FitResult) -> FitResult:
+    """With models that say how they are placed, as their files do."""
+    hand, symmetry = found.placement.hand, found.placement.symmetry
+    return replace(
+        found,
+        placed=replace(found.placed, placed_as={"hand": hand, "symmetry": symmetry or "C1"}),
+        subunit=replace(found.subunit, placed_as={"hand": hand}),
+    )
 
 
 def _choose_resolution(density: DensityMap, files: MapFiles) -> tuple[float, str]:
@@ -203,10 +213,9 @@ def _write_outputs(found: FitResult, density: DensityMap, out: Path, resolution:
     name, where = found.subunit.structure.name, "the map's mirror image" if placement.hand == MIRRORED else "the map"
     details = f"{name}, placed in {where} by cocofold fit"
     if placement.symmetry is not None:
-        write_model(out / SUBUNIT_FILE, found.subunit, details=details, placed_as={"hand": placement.hand})
+        write_model(out / SUBUNIT_FILE, found.subunit, details=details, placed_as=found.subunit.placed_as)
         written.append(out / SUBUNIT_FILE)
-    marks = {"hand": placement.hand, "symmetry": placement.symmetry or "C1"}
-    write_model(out / PLACED_FILE, found.placed, details=details, placed_as=marks)
+    write_model(out / PLACED_FILE, found.placed, details=details, placed_as=found.placed.placed_as)
     # Last, so that a placement is there only with all that belongs to it.
     placement.write(out / PLACEMENT_FILE)
     return written

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gemmi
 import numpy as np
 
+from cocofold.likelihood.residue_support import ImageAgreement, ParticlesOfModel
 from cocofold.relaxation.clash_figures import Stereochemistry, measure_stereochemistry
 from cocofold.relaxation.force_field import (
     ANGSTROM_PER_NM,
@@ -22,7 +25,9 @@ from cocofold.relaxation.force_field import (
 )
 from cocofold.structure.geometry import root_mean_square
 from cocofold.structure.model import Model, ResidueKey
-from cocofold.system.errors import InputError
+from cocofold.structure.modelcif import write_model
+from cocofold.system.atomic_files import refuse_unwritable
+from cocofold.system.errors import InputError, require_within
 from cocofold.system.progress import ProgressCallback
 
 
@@ -52,6 +57,7 @@ _TRIAL_DISPLACEMENT_ANGSTROM = 0.5
 _SEED = 0  # fixed, so that a model always gets the same strength
 # An integrator that a context needs and minimisation does not use
 _UNUSED_STEP_PS = 0.001
+_MOST_THREADS = 10_000  # beyond any machine's cores
 _MOST_KINDS_NAMED = 8  # residue names that a note lists at most
 _PLATFORMS = {"cpu": ("CPU",), "cuda": ("CUDA", "OpenCL"), "auto": ("CUDA", "OpenCL", "CPU")}
 
@@ -77,6 +83,11 @@ class RelaxSettings:
     device: str = "auto"
     threads: int | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, in the words of the command line."""
+        if self.threads is not None:
+            require_within("--threads", self.threads, 1, _MOST_THREADS)
+
 
 @dataclass(frozen=True)
 class RelaxedModel:
@@ -96,6 +107,8 @@ class RelaxedModel:
         OpenMM's platform.
     notes : tuple of str
         What was held, left out or handled in a particular way; a line each.
+    frc : dict or None
+        Mean Fourier ring correlation with the particles that pulled, ``before`` and ``after``; None without any.
     """
 
     model: Model
@@ -105,6 +118,7 @@ class RelaxedModel:
     moved_angstrom: float
     platform: str
     notes: tuple[str, ...]
+    frc: dict[str, float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -115,7 +129,40 @@ class RelaxedModel:
             "moved_angstrom": self.moved_angstrom,
             "platform": self.platform,
             "notes": list(self.notes),
+            "frc": self.frc,
         }
+
+
+def relax_with_particles(
+    model: Model,
+    out: Path | None,
+    settings: RelaxSettings,
+    particles: ParticlesOfModel | None = None,
+    tell: ProgressCallback = lambda what, done: None,
+) -> RelaxedModel:
+    """Relax a model under the pull of its particles, if there are any, and write it as mmCIF, if a file is named.
+
+    Raises
+    ------
+    InputError
+        For the reasons of ``relax``, particles that cannot be used, and a file that cannot be written.
+    """
+    with contextlib.ExitStack() as at_end:
+        images = None
+        if particles is not None:
+            images = at_end.enter_context(ImageAgreement.read(model, particles, settings.device))
+        found = relax(model, settings, None if images is None else images.gradient, tell)
+        if images is not None:
+            frc = {
+                when: images.mean(one.positions, one.atomic_numbers)
+                for when, one in (("before", model), ("after", found.model))
+            }
+            found = replace(found, frc=frc)
+    if out is not None:
+        details = "relaxed by Amber14 in implicit solvent"
+        with refuse_unwritable(out):
+            write_model(out, found.model, details=details, placed_as=found.model.placed_as)
+    return found
 
 
 def relax(
@@ -324,7 +371,7 @@ def _relaxed_structure(
             new.name, new.element = atoms[place].name, gemmi.Element(atoms[place].element.symbol)
             new.pos, new.occ, new.b_iso = gemmi.Position(*positions[place]), 1.0, b_factor
             residue.add_atom(new)
-    return replace(Model.of(structure), notes=model.notes, described=model.described)
+    return replace(Model.of(structure), **model.facts_of_file())
 
 
 def _notes(model: Model, parts: ForceFieldProtein) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Dict, List, NamedTuple
+from typing import Any, Dict, List, NamedTuple
 
 import gemmi
 import numpy as np
@@ -43,6 +43,8 @@ class Model:
     described : dict
         Categories of the input mmCIF that describe its molecules (``modelcif.MOLECULE_CATEGORIES``), whatever their
         atoms' positions: lists of values by category and item. They are written again with the model.
+    placed_as : dict of str
+        How the model was placed in the frame of a map (hand, symmetry), as its file says; empty if it says nothing.
     """
 
     structure: gemmi.Structure
@@ -53,6 +55,7 @@ class Model:
     residues: tuple[ResidueKey, ...]
     notes: tuple[str, ...] = ()
     described: CifCategories = field(default_factory=dict)
+    placed_as: Dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -80,6 +83,11 @@ class Model:
             tuple(residues),
         )
 
+    @property
+    def in_mirror_image(self) -> bool:
+        """Whether it lies in the mirror image of its particles' map, so that poses are mirrored along z for it."""
+        return self.placed_as.get("hand") == _MIRRORED_HAND
+
     def moved_to(self, positions: np.ndarray) -> Model:
         """The same atoms at other positions, (n_atoms, 3) Å."""
         return replace(self, positions=np.asarray(positions, dtype=float))
@@ -94,7 +102,11 @@ class Model:
                 del chain[place]
         structure.remove_empty_chains()
         positions = self.positions[kept[self.residue_of_atom]]
-        return replace(Model.of(structure), positions=positions, notes=self.notes, described=self.described)
+        return replace(self.of(structure), positions=positions, **self.facts_of_file())
+
+    def facts_of_file(self) -> Dict[str, Any]:
+        """Fields besides the atoms, for a model of the same molecule with other atoms."""
+        return {"notes": self.notes, "described": self.described, "placed_as": self.placed_as}
 
     def atoms_named(self, name: str) -> np.ndarray:
         """For each residue the row of its atom of this name, or -1; (n_residues,) int."""
@@ -119,6 +131,8 @@ class Model:
         return residues, atoms[residues]
 
 
+# As placement.json has it.
+_MIRRORED_HAND = "mirrored"
 _CARBON = 6
 # Symbols of two letters that names of atoms in larger residues begin with; CA, CD, HG and the like are not among them.
 _TWO_LETTERS = ("BR", "CL", "FE", "MG", "MN", "SE", "ZN")

@@ -55,7 +55,7 @@ def read_model(path: str | os.PathLike[str]) -> Model:
     if not path.is_file():
         raise InputError(f"model {path}: no such file; give an mmCIF or PDB file")
     try:
-        structure, described, notes = _parse(path, _read_text(path))
+        structure, categories, notes = _parse(path, _read_text(path))
         structure.name = structure.name or _stem(path)
         model = _first_model(structure, notes)
     except (RuntimeError, ValueError, IndexError, OSError, EOFError, zlib.error) as error:
@@ -66,16 +66,9 @@ def read_model(path: str | os.PathLike[str]) -> Model:
     if len(model.backbone()[0]) == 0:
         _refuse_without_backbone(path, model)
     _refuse_repeated_backbone(path, model)
-    return replace(model, described=described)
-
-
-def read_map_placement(path: str | os.PathLike[str]) -> dict[str, str]:
-    """What a model file says of its place in a map (see ``write_model``); nothing if it says nothing."""
-    content = _read_text(Path(path))
-    if not _CIF_START.match(content):
-        return {}
-    block = gemmi.cif.read_string(content)[0]
-    return {name: str(values[0]) for name, values in block.get_mmcif_category(PLACEMENT_CATEGORY).items() if values}
+    place = categories.pop(PLACEMENT_CATEGORY, {})
+    placed_as = {name: str(values[0]) for name, values in place.items() if values}
+    return replace(model, described=categories, placed_as=placed_as)
 
 
 def _stem(path: Path) -> str:
@@ -105,7 +98,7 @@ def _read_text(path: Path) -> str:
 
 
 def _parse(path: Path, text: str) -> tuple[gemmi.Structure, dict, list[str]]:
-    """A structure, the categories that describe its molecules, and notes on how it was read."""
+    """A structure, the categories of its molecules and its place in a map, and notes on how it was read."""
     if not _CIF_START.match(text):
         lines = [_as_ascii(line) for line in text.split("\n")]
         _check_pdb(path, lines)
@@ -117,9 +110,9 @@ def _parse(path: Path, text: str) -> tuple[gemmi.Structure, dict, list[str]]:
     if not blocks:
         _refuse_without_atoms(path, document)
     block = blocks[0]
-    described = {name: block.get_mmcif_category(name) for name in MOLECULE_CATEGORIES}
+    found = {name: block.get_mmcif_category(name) for name in (*MOLECULE_CATEGORIES, PLACEMENT_CATEGORY)}
     notes = complete_atom_site(block)
-    return gemmi.make_structure_from_block(block), {name: items for name, items in described.items() if items}, notes
+    return gemmi.make_structure_from_block(block), {name: items for name, items in found.items() if items}, notes
 
 
 def _as_ascii(line: str) -> str:

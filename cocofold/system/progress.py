@@ -141,8 +141,8 @@ def image_progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextlib.contextmanager
-def search_progress_bar() -> Iterator[ProgressCallback]:
-    """A bar on standard error, shown on terminals only, told what is done and how much of it."""
+def share_progress_bar() -> Iterator[ProgressCallback]:
+    """A bar on standard error, shown on terminals only, told what is done and what share of it."""
     bar = _terminal_bar(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -151,7 +151,7 @@ def search_progress_bar() -> Iterator[ProgressCallback]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    task = bar.add_task("placing", total=1.0)
+    task = bar.add_task("", total=1.0)
     current = ""
 
     def tell(what: str, done: float) -> None:

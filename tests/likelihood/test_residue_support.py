@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cocofold.commands.demo import closed_state
-from cocofold.likelihood.residue_support import ImageAgreement, opposed_stretches
+from cocofold.likelihood.residue_support import ImageAgreement, ParticlesOfModel, opposed_stretches
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
 
@@ -21,7 +21,9 @@ def model(shared_data: Path) -> Model:
 
 def test_support_is_the_slope_of_the_correlation(shared_data: Path, model: Model, monkeypatch) -> None:
     """As a residue's amplitudes are scaled, by differences."""
-    images = ImageAgreement.read(model, shared_data / "adk" / "uniform" / "particles_200.star", None, False, 30, "cpu")
+    images = ImageAgreement.read(
+        model, ParticlesOfModel(shared_data / "adk" / "uniform" / "particles_200.star", most=30), "cpu"
+    )
     support = images.support(model)
     assert support.correlation == pytest.approx(images.mean(model.positions, model.atomic_numbers), abs=1e-5)
     plain = images._gaussians
@@ -42,7 +44,9 @@ def test_support_is_the_slope_of_the_correlation(shared_data: Path, model: Model
 
 
 def test_few_images_name_no_stretch(shared_data: Path, model: Model) -> None:
-    images = ImageAgreement.read(model, shared_data / "adk" / "uniform" / "particles_200.star", None, False, 6, "cpu")
+    images = ImageAgreement.read(
+        model, ParticlesOfModel(shared_data / "adk" / "uniform" / "particles_200.star", most=6), "cpu"
+    )
     support = images.support(model)
     assert np.isinf(support.standard_errors).all()
     assert support.against == ()

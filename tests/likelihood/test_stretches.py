@@ -11,7 +11,7 @@ import torch
 from cocofold.commands.demo import closed_state, open_state
 from cocofold.likelihood import residue_support
 from cocofold.likelihood.frc_loss import CorrelationGradient
-from cocofold.likelihood.residue_support import ImageAgreement, ResidueSupport
+from cocofold.likelihood.residue_support import ImageAgreement, ParticlesOfModel, ResidueSupport
 from cocofold.simulation.particle_simulation import simulate
 from cocofold.simulation.simulation_settings import SimulationSettings
 from cocofold.structure.read_model import read_model
@@ -27,7 +27,9 @@ def agreement(tmp_path_factory: pytest.TempPathFactory) -> ImageAgreement:
     folder = tmp_path_factory.mktemp("simulated") / "particles"
     settings = SimulationSettings(model=str(open_state()), box=40, pixel_size=4.0, count=IMAGES, snr=1.0, seed=3)
     simulate(settings, folder)
-    return ImageAgreement.read(read_model(closed_state()), folder / "particles.star", None, False, IMAGES, "cpu")
+    return ImageAgreement.read(
+        read_model(closed_state()), ParticlesOfModel(folder / "particles.star", most=IMAGES), "cpu"
+    )
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from cocofold.mapfit.target_map import TargetMap, detect_symmetry
 from cocofold.mapfit.workflow import MapFiles, place_and_write
 from cocofold.structure.model import Model
 from cocofold.structure.point_groups import build_assembly, copy_positions, point_group_rotations
-from cocofold.structure.read_model import read_map_placement, read_model
+from cocofold.structure.read_model import read_model
 from cocofold.system.errors import InputError
 
 CENTRE = np.full(3, BOX // 2 * PIXEL_SIZE)
@@ -53,8 +53,8 @@ def test_a_subunit_is_placed_and_copied(subunit: Model, trimer_map: DensityMap, 
     assert np.array_equal(found.placed.positions[: len(subunit)], found.subunit.positions)
     assert len(read_model(tmp_path / "out" / "placed.cif")) == 3 * len(subunit)
     assert len(read_model(tmp_path / "out" / "subunit.cif")) == len(subunit)
-    assert read_map_placement(tmp_path / "out" / "placed.cif") == {"hand": "as-is", "symmetry": "C3"}
-    assert read_map_placement(tmp_path / "out" / "subunit.cif") == {"hand": "as-is"}
+    assert read_model(tmp_path / "out" / "placed.cif").placed_as == {"hand": "as-is", "symmetry": "C3"}
+    assert read_model(tmp_path / "out" / "subunit.cif").placed_as == {"hand": "as-is"}
     assert json.loads((tmp_path / "out" / "placement.json").read_text())["symmetry"] == "C3"
     assert Placement.read(tmp_path / "out" / "placement.json").symmetry == "C3"
     assert found.placement.facts["uncovered_share"] < 0.1

@@ -24,7 +24,7 @@ from cocofold.relaxation.minimization import RelaxSettings, relax
 from cocofold.structure.geometry import torsion_radians
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
-from cocofold.structure.read_model import read_map_placement, read_model
+from cocofold.structure.read_model import read_model
 from cocofold.system.errors import InputError
 
 pytestmark = pytest.mark.slow
@@ -223,16 +223,16 @@ def test_images_keep_the_fit(placed: Path, tmp_path: Path) -> None:
         result = CliRunner().invoke(command, words)
         assert result.exit_code == 0, result.output
     facts = json.loads((tmp_path / "images.json").read_text())
-    from cocofold.likelihood.residue_support import ImageAgreement
+    from cocofold.likelihood.residue_support import ImageAgreement, ParticlesOfModel
 
     start = read_model(placed)
-    images = ImageAgreement.read(start, tmp_path / "images" / "particles.star", None, False, 60, "cpu")
+    images = ImageAgreement.read(start, ParticlesOfModel(tmp_path / "images" / "particles.star", most=60), "cpu")
     for name in ("alone", "images"):
         relaxed = read_model(tmp_path / f"{name}.cif")
         frc[name] = images.mean(relaxed.positions, relaxed.atomic_numbers)
     assert facts["frc"]["after"] == pytest.approx(frc["images"], abs=1e-4)
     assert frc["images"] > frc["alone"] + 1e-3
-    assert read_map_placement(tmp_path / "images.cif")["hand"] == "as-is"
+    assert read_model(tmp_path / "images.cif").placed_as["hand"] == "as-is"
 
 
 def test_bad_input_is_refused_with_one_message(placed: Path, fragment: Fragment, tmp_path: Path) -> None:

@@ -23,8 +23,9 @@ import torch
 
 from benchmarks.accuracy import ROOT, assess, cocofold
 from cocofold.finetuning.options import Options
-from cocofold.finetuning.run_folder import RunFolder, load_checkpoint
+from cocofold.finetuning.run_folder import RunFolder
 from cocofold.finetuning.starting_model import PredictedStart
+from cocofold.finetuning.training_loop import load_checkpoint
 from cocofold.particles import read_particles
 from cocofold.structure.modelcif import write_model
 

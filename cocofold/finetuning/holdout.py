@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from cocofold.system.errors import InputError
+
 # From this number of particles on, 5 % are enough to judge by, and one pass does. Below, a fifth is held out, which is
 # too much to leave unused: a second pass fits them too.
 _ONE_PASS_FROM = 500
@@ -125,16 +127,29 @@ class TrainingPass:
     def facts(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         kept = {name: getattr(self, name) for name in _KEPT_IN_CHECKPOINT}
-        return {**kept, "cycles": [asdict(cycle) for cycle in self.cycles]}
+        return {**kept, _HELD_OUT_BY_IMAGE: True, "cycles": [asdict(cycle) for cycle in self.cycles]}
 
     def restore_from_checkpoint(self, facts: dict[str, Any]) -> None:
-        """Take back what ``facts`` gave."""
+        """Take back what ``facts`` gave.
+
+        Raises
+        ------
+        InputError
+            If an older version fitted some rows of an image and held out others: its gains say nothing.
+        """
+        if self.heldout_images is not None and not facts.get(_HELD_OUT_BY_IMAGE):
+            raise InputError(
+                "the run was started by an older version, which fitted some rows of an image and held out others; "
+                "start it anew in another folder"
+            )
         # A checkpoint of an older version may lack some.
         for name in set(_KEPT_IN_CHECKPOINT) & set(facts):
             setattr(self, name, facts[name])
         self.cycles = [Cycle(**cycle) for cycle in facts["cycles"]]
 
 
+# Key of checkpoints in which rows that share an image are held out or fitted together.
+_HELD_OUT_BY_IMAGE = "held_out_by_image"
 # Fields of a pass that are keys of checkpoints, besides its cycles; names stay, so that older runs resume.
 _KEPT_IN_CHECKPOINT = (
     "watches_fold",

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +21,8 @@ from cocofold.likelihood.memory_plan import MemoryPlan, RunWorkload, memory_advi
 from cocofold.likelihood.observed_images import Observations, refuse_incompatible_input
 from cocofold.likelihood.worker_messages import MessageShape
 from cocofold.mapfit.placement_file import MIRRORED
-from cocofold.particles.mrc import HEADER_BYTES, StackReader
 from cocofold.particles.particle_set import ParticleSet
+from cocofold.particles.stack_files import copied_to_scratch
 from cocofold.particles.star_write import write_star
 from cocofold.preflight.check_inputs import CheckSettings, check
 from cocofold.sources.base import AtomSource
@@ -124,7 +121,7 @@ def prepare_run(
     box, pixel = particles.box, particles.pixel_size_angstrom
     n_rings = ring_count(box, pixel, options.resolution)
     process_count = 1 if processes is None else processes.count
-    memory = _plan_memory(options, start, particles, n_rings, device, process_count)
+    memory = _plan_memory(options, source, len(model), particles, n_rings, device, process_count)
     observations = Observations(particles, n_rings, device, memory.kept)
     observations.on_warning = folder.log_and_print
     at_end.callback(observations.close)
@@ -175,18 +172,19 @@ def bytes_to_write(model: Model, source: AtomSource, cycles: int | None, box: in
 
 def _plan_memory(
     options: Options,
-    start: StartingModel,
+    source: AtomSource,
+    n_atoms: int,
     particles: ParticleSet,
     n_rings: int,
     device: torch.device,
     process_count: int,
 ) -> MemoryPlan:
     work = RunWorkload(
-        atoms=len(start.model),
+        atoms=n_atoms,
         images=len(particles),
         rings=RingPixels.up_to(particles.box, n_rings),
         pixel_size_angstrom=particles.pixel_size_angstrom,
-        source_bytes=start.source().step_memory_bytes(),
+        source_bytes=source.step_memory_bytes(),
         atoms_at_once=options.chunk_atoms,
         batch_size=options.batch_size,
         processes=process_count,
@@ -197,9 +195,12 @@ def _plan_memory(
 def _copy_to_scratch(
     particles: ParticleSet, scratch: Path, folder: RunFolder, at_end: contextlib.ExitStack
 ) -> ParticleSet:
-    report = at_end.enter_context(image_progress_bar("copying images to scratch"))
-    copied = at_end.enter_context(copied_to_scratch(particles, scratch, report))
-    folder.log_and_print(f"{len(copied)} images copied to {copied.stacks[0].parent}, until the run ends")
+    with image_progress_bar("copying images to scratch") as report:
+        copied = at_end.enter_context(copied_to_scratch(particles, scratch, report))
+    # From here on the run reads the copy: what becomes of the stacks does not matter to it.
+    folder.require_unchanged_stacks(particles, all_were_read=True)
+    count = len(np.unique(particles.image_numbers))
+    folder.log_and_print(f"{count} images copied to {copied.stacks[0].parent}, until the run ends")
     return copied
 
 
@@ -214,7 +215,7 @@ def _log_memory(
 
 def _log_notes(particles: ParticleSet, model: Model, model_file: str | None, folder: RunFolder) -> None:
     """Tell which rings are not fitted, and what the reader of the model has noted."""
-    n_images = len(np.unique(particles.image_numbers()))
+    n_images = len(np.unique(particles.image_numbers))
     if n_images < len(particles):
         folder.log_and_print(
             f"{len(particles)} rows name {n_images} images: rows of one image are fitted or held out together"
@@ -259,7 +260,7 @@ def apply_particle_options(particles: ParticleSet, options: Options) -> Particle
         drawn = np.random.default_rng(options.seed).choice(len(particles), options.max_particles, replace=False)
         particles = particles.subset(np.sort(drawn))
     if particles.held_out is not None:
-        numbers = particles.image_numbers()
+        numbers = particles.image_numbers
         _check_marks(np.isin(np.unique(numbers), numbers[particles.held_out]), options)
     return particles
 
@@ -303,98 +304,3 @@ def check_before_run(
     if report.contradictions:
         raise InputError(f"{options.particles}: {'; '.join(report.contradictions)}; or go on as it is with --no-check")
     write_atomically(report_file, json.dumps(report.as_dict(), indent=1) + "\n")
-
-
-STACK_NAME = "particles.mrcs"
-RESERVED_BYTES = 64 * 2**20  # bytes that are left to others
-_BYTES_AT_ONCE = 32 * 2**20
-
-
-@contextlib.contextmanager
-def copied_to_scratch(
-    particles: ParticleSet, folder: Path, progress: Callable[[int, int], None] | None = None
-) -> Iterator[ParticleSet]:
-    """The same particles with their images, and no others, in one float32 stack in a folder of its own.
-
-    It lies below ``folder`` and is removed at the end, also when an exception ends it (signals that end the process are
-    one within ``cocofold.system.signals``). Pixels are those that ``ParticleSet.images`` gives; an image that
-    rows share is copied once.
-
-    Parameters
-    ----------
-    particles : ParticleSet
-    folder : Path
-        On a fast disk.
-    progress : callable, optional
-        Called with the number of images copied, and of all.
-
-    Raises
-    ------
-    InputError
-        If the folder is missing, cannot be written or has too little space, or a stack cannot be read.
-    """
-    if not folder.is_dir():
-        raise InputError(f"--scratch {folder}: no such folder; give one on a disk with enough space")
-    slices = particles.image_numbers()
-    plain = replace(particles, contrast=np.ones(len(particles)))
-    images = plain.subset(np.unique(slices, return_index=True)[1])
-    needed = HEADER_BYTES + len(images) * particles.box**2 * 4 + RESERVED_BYTES
-    available = shutil.disk_usage(folder).free
-    if available < needed:
-        raise InputError(
-            f"--scratch {folder}: {needed / 1e9:.2f} GB are needed for {len(images)} images, "
-            f"{available / 1e9:.2f} GB are available; make room, give another folder, or leave --scratch out"
-        )
-    with contextlib.ExitStack() as stack:
-        try:
-            own = Path(tempfile.mkdtemp(prefix="cocofold-", dir=folder))
-        except OSError as error:
-            raise InputError(
-                f"--scratch {folder}: cannot be written ({error.strerror}); give another folder"
-            ) from error
-        stack.callback(shutil.rmtree, own, ignore_errors=True)
-        _copy(images, own / STACK_NAME, progress)
-        yield replace(
-            particles,
-            stacks=(own / STACK_NAME,),
-            stack_index=np.zeros(len(particles), dtype=int),
-            slice_index=slices,
-            reader=StackReader(),
-        )
-
-
-def _copy(particles: ParticleSet, path: Path, progress: Callable[[int, int], None] | None) -> None:
-    at_once = max(1, _BYTES_AT_ONCE // (particles.box**2 * 4))
-    try:
-        with open(path, "wb") as file:
-            file.write(_float32_stack_header(len(particles), particles.box, particles.pixel_size_angstrom))
-            for begin in range(0, len(particles), at_once):
-                rows = np.arange(begin, min(begin + at_once, len(particles)))
-                file.write(particles.images(rows).astype("<f4", copy=False).tobytes())
-                if progress is not None:
-                    progress(int(rows[-1]) + 1, len(particles))
-    except OSError as error:
-        raise InputError(
-            f"--scratch: {path} cannot be written ({error.strerror}); make room, give another folder, or leave it out"
-        ) from error
-
-
-def _float32_stack_header(count: int, box: int, pixel_size_angstrom: float) -> bytes:
-    """Header of a little-endian float32 MRC stack."""
-    words = np.zeros(HEADER_BYTES // 4, dtype="<i4")
-    words[:4] = (box, box, count, 2)
-    words[7:10] = (box, box, 1)
-    words[10:13] = _as_words(box * pixel_size_angstrom, box * pixel_size_angstrom, pixel_size_angstrom)
-    words[13:16] = _as_words(90, 90, 90)
-    words[16:19] = (1, 2, 3)
-    words[19:22] = _as_words(0, -1, -2)  # least, most and mean are not known
-    words[27] = 20140
-    words[54] = _as_words(-1)[0]  # nor is the deviation
-    raw = bytearray(words.tobytes())
-    raw[208:212] = b"MAP "
-    raw[212:216] = bytes((0x44, 0x44, 0, 0))
-    return bytes(raw)
-
-
-def _as_words(*values: float) -> np.ndarray:
-    return np.array(values, dtype="<f4").view("<i4")

@@ -15,13 +15,7 @@ import torch
 from cocofold.finetuning.holdout import Cycle, TrainingPass, split_into_passes
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.preparation import PreparedRun, apply_particle_options, check_before_run, prepare_run
-from cocofold.finetuning.run_folder import (
-    ModelState,
-    RunFolder,
-    load_checkpoint,
-    refuse_bad_checkpoint,
-    save_checkpoint,
-)
+from cocofold.finetuning.run_folder import ModelState, RunFolder
 from cocofold.finetuning.run_result import (
     answer_curves,
     lost_folds,
@@ -31,7 +25,13 @@ from cocofold.finetuning.run_result import (
     write_answer,
 )
 from cocofold.finetuning.starting_model import PredictedStart, StartingModel, start_from_model
-from cocofold.finetuning.training_loop import TrainingLoop, TrainingSettings
+from cocofold.finetuning.training_loop import (
+    TrainingLoop,
+    TrainingSettings,
+    load_checkpoint,
+    refuse_bad_checkpoint,
+    save_checkpoint,
+)
 from cocofold.likelihood.distributed import WorkerGroup
 from cocofold.likelihood.memory_plan import is_out_of_memory, memory_advice
 from cocofold.mapfit.workflow import SUBUNIT_FILE
@@ -203,7 +203,7 @@ class _Run:
             options.heldout,
             watches_fold=options.prediction is not None,
             marked=prepared.particles.held_out,
-            images=prepared.particles.image_numbers(),
+            images=prepared.particles.image_numbers,
         )
         self.best = prepared.start_state()
 
@@ -242,7 +242,8 @@ class _Run:
             if self.passes[number].last_cycle != 0:
                 self._run_pass(number, state)
             number, state = number + 1, None
-        self.folder.require_unchanged_stacks(given)
+        if self.options.scratch is None:
+            self.folder.require_unchanged_stacks(given, all_were_read=False)
         return self._finish()
 
     def _load_checkpoint(self) -> _ResumePoint:

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,8 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from cocofold.alphafold.prediction import FILE_NAME
 from cocofold.finetuning.options import Options
@@ -31,7 +28,7 @@ from cocofold.particles.mrc import write_map
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
-from cocofold.system.atomic_files import atomic_path, is_partial, remove_partial, write_atomically
+from cocofold.system.atomic_files import is_partial, remove_partial, write_atomically
 from cocofold.system.errors import InputError
 
 _LOG = logging.getLogger("cocofold")
@@ -48,10 +45,14 @@ _FILES_OF_FAILED_START = (
     "check.json",
     _LOCK,
 )
+# What other runs read in the metrics of a finished one.
+_METRICS_READ = ("verdict", "seconds", "peak_memory_gb")
+_METRICS_ANEW = "remove this file, and --resume writes it anew"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 _OTHER_CONTENT = "holds something else than when the run was started"
+_NEEDED = ("rows", "particles", "stacks")  # without these a record is damaged; versions may differ in others
 _SAME_FILES = "resume with the same files, wherever they are, or start anew in another folder"
 
 
@@ -60,7 +61,7 @@ def _read_record(path: Path, like: dict[str, Any]) -> dict[str, Any]:
         known = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({error}); start the run anew in another folder") from error
-    if not isinstance(known, dict) or set(known) != set(like) or not isinstance(known["stacks"], list):
+    if not isinstance(known, dict) or any(not isinstance(known.get(name), type(like[name])) for name in _NEEDED):
         raise InputError(f"{path}: is not what a run writes; start the run anew in another folder")
     return known
 
@@ -69,9 +70,12 @@ def _digest_of_file(path: str) -> str | None:
     if not Path(path).is_file():
         return None  # its reader says so
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(1 << 24):
-            digest.update(part)
+    try:
+        with open(path, "rb") as file:
+            while part := file.read(1 << 24):
+                digest.update(part)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); make it readable") from error
     return digest.hexdigest()
 
 
@@ -167,28 +171,51 @@ class RunFolder:
         files["prediction"] = options.prediction and str(Path(options.prediction) / FILE_NAME)
         self._stacks = particles.stack_digests()
         found: dict[str, Any] = {name: None if path is None else _digest_of_file(path) for name, path in files.items()}
-        found |= {"rows": len(particles), "particles": particles.metadata_digest()}
+        found |= {"rows": len(particles), "particles": particles.metadata_digests()}
         found["stacks"] = [known for _, known in self._stacks]
         if self._resume and record.is_file():
-            known = _read_record(record, found)
-            changed = [name for name in ("rows", "particles", *files) if found[name] != known[name]]
-            others = [path for (path, now), then in zip(self._stacks, known["stacks"]) if now != then]
-            if changed or others:
-                name = changed[0] if changed else "stacks"
-                path = {**files, "stacks": others and others[0]}.get(name, options.particles)
-                rows = f" ({found['rows']} particles are used now, {known['rows']} then)" if name == "rows" else ""
-                raise InputError(f"{path}: {_OTHER_CONTENT}{rows}; {_SAME_FILES}")
+            self._refuse_other_inputs(found, _read_record(record, found), files)
         else:
             if self._resume and self.checkpoint.is_file():
                 self.log_and_print("the run was started by an older version: whether its input changed is not known")
             write_atomically(record, json.dumps(found) + "\n")
 
-    def require_unchanged_stacks(self, particles: ParticleSet) -> None:
-        """Refuse to end a run whose stacks were overwritten while it read them, and tell of empty images in them."""
+    def _refuse_other_inputs(self, found: dict[str, Any], known: dict[str, Any], files: dict[str, str | None]) -> None:
+        """Refuse files that hold something else than they did, or are gone; versions may differ in what they note."""
+        source = self._options.particles
+        if found["rows"] != known["rows"]:
+            rows = f"{found['rows']} particles are used now, {known['rows']} then"
+            raise InputError(f"{source}: {_OTHER_CONTENT} ({rows}); {_SAME_FILES}")
+        now, then = found["particles"], known["particles"]
+        changed = [name for name in now if name in then and now[name] != then[name]]
+        if changed:
+            raise InputError(f"{source}: {_OTHER_CONTENT} (in {', '.join(changed)}); {_SAME_FILES}")
+        for name, path in files.items():
+            if known.get(name) is not None and found[name] is None:
+                raise InputError(f"{path}: is gone since the run was started; {_SAME_FILES}")
+            if found[name] != known.get(name, found[name]):
+                raise InputError(f"{path}: {_OTHER_CONTENT}; {_SAME_FILES}")
+        for (stack, digest), before in zip(self._stacks, known["stacks"]):
+            if digest != before:
+                raise InputError(f"{stack}: {_OTHER_CONTENT}; {_SAME_FILES}")
+
+    def require_unchanged_stacks(self, particles: ParticleSet, all_were_read: bool) -> None:
+        """Refuse stacks that were overwritten while the run read them, and tell of empty images in them.
+
+        Parameters
+        ----------
+        particles : ParticleSet
+            Those that are used, as they were read.
+        all_were_read : bool
+            Whether each image was read by this process, so that the number of empty ones is known.
+        """
         if particles.reader.empty:
             path, row = min(particles.reader.empty)
-            some = f"{len(particles.reader.empty)} images are empty and weigh nothing"
-            self.log_and_print(f"{some}: all their pixels are alike; the first is image {row + 1} of {path}")
+            count = f"{'' if all_were_read else 'at least '}{len(particles.reader.empty)}"
+            self.log_and_print(
+                f"{count} images are empty and weigh nothing: all their pixels are alike; the first is image {row + 1} "
+                f"of {path}"
+            )
         if all(path.is_file() for path in particles.stacks):
             for (path, then), (_, now) in zip(self._stacks, particles.stack_digests()):
                 if now != then:
@@ -211,11 +238,14 @@ class RunFolder:
             )
 
     def explain(self, error: OSError) -> str:
-        """What to tell of a file that could not be written in mid-run."""
+        """What to tell of a file that could not be written, or of input that could not be read, in mid-run."""
         if not self.path.is_dir():
             return f"--out {self.path}: cannot be written: the folder is gone; start again"
         again = "go on from the last checkpoint with --resume" if self._has_checkpoint else "start again"
         place, reason, remedy = error.filename or self.path, error.strerror or str(error), "make it writable"
+        of_error = Path(os.fsdecode(place)).resolve()
+        if self.path.resolve() not in (of_error, *of_error.parents):
+            return f"{place}: cannot be read: {reason}; make it readable, then {again}"
         if error.errno in _FULL:
             free = shutil.disk_usage(self.path).free
             reason = f"the disk, a quota or a limit is full ({reason}; {free / 1e6:.1f} MB of the disk are free)"
@@ -239,7 +269,13 @@ class RunFolder:
 
     def read_metrics(self) -> dict[str, Any]:
         """Content of ``metrics.json`` of a finished run."""
-        content: dict[str, Any] = json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
+        path = self.path / "metrics.json"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"{path}: cannot be read ({error}); {_METRICS_ANEW}") from error
+        if not isinstance(content, dict) or not set(_METRICS_READ) <= set(content):
+            raise InputError(f"{path}: is not what a run writes; {_METRICS_ANEW}")
         return content
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
@@ -361,37 +397,3 @@ class OutputModel:
         return OutputModel(model, self.amplitudes[atoms], self.widths_angstrom[atoms], self.plddt[kept]), int(
             (~kept).sum()
         )
-
-
-def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
-    """Write tensors and JSON facts."""
-    # Written here, not by safetensors, whose errors do not tell a full disk from another fault.
-    content = save(tensors, metadata={"facts": json.dumps(facts)})
-    with atomic_path(path) as partial:
-        partial.write_bytes(content)
-
-
-@contextlib.contextmanager
-def refuse_bad_checkpoint(path: Path) -> Iterator[None]:
-    """Refuse, with a message, a checkpoint that is damaged or of another version."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error}); make it readable, then go on with --resume") from error
-    except (SafetensorError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(
-            f"{path}: not a usable checkpoint ({error}); remove this file, and --resume begins the run anew"
-        ) from error
-
-
-def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Read what ``save_checkpoint`` wrote.
-
-    Raises
-    ------
-    InputError
-        If the file is damaged.
-    """
-    with refuse_bad_checkpoint(path), safe_open(str(path), framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return tensors, json.loads(file.metadata()["facts"])

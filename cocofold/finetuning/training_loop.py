@@ -1,14 +1,18 @@
-"""The optimiser's loop: one pass through the source a step, images in chunks, coarse to fine."""
+"""The optimiser's loop, one pass through the source a step, images in chunks, coarse to fine; and its checkpoints."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from cocofold.imaging.rings import RingPixels, ring_count
 from cocofold.likelihood.distributed import Comparison
@@ -16,6 +20,8 @@ from cocofold.likelihood.frc_loss import AtomGaussians
 from cocofold.likelihood.observed_images import Observations
 from cocofold.sources.base import AtomSource, ParameterGroup, Stage
 from cocofold.structure.restraints import Restraints
+from cocofold.system.atomic_files import atomic_path
+from cocofold.system.errors import InputError
 
 # Steps between searches for pairs of atoms that may clash: atoms move by a fraction of their size meanwhile. Larger
 # saves time and lets atoms meet that the restraints do not know of.
@@ -345,3 +351,37 @@ def _learning_rate_factor(stage: Stage, within: int) -> float:
 
 def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {name[len(prefix) :]: values for name, values in state.items() if name.startswith(prefix)}
+
+
+def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
+    """Write tensors and JSON facts."""
+    # Written here, not by safetensors, whose errors do not tell a full disk from another fault.
+    content = save(tensors, metadata={"facts": json.dumps(facts)})
+    with atomic_path(path) as partial:
+        partial.write_bytes(content)
+
+
+@contextlib.contextmanager
+def refuse_bad_checkpoint(path: Path) -> Iterator[None]:
+    """Refuse, with a message, a checkpoint that is damaged or of another version."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error}); make it readable, then go on with --resume") from error
+    except (SafetensorError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"{path}: not a usable checkpoint ({error}); remove this file, and --resume begins the run anew"
+        ) from error
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read what ``save_checkpoint`` wrote.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged.
+    """
+    with refuse_bad_checkpoint(path), safe_open(str(path), framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors, json.loads(file.metadata()["facts"])

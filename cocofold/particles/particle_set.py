@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ NEGLIGIBLE_ABERRATION = 1e-6
 MIN_MAGNIFICATION = 0.8
 # Images by which stacks are known again: more notice smaller changes and take longer at the start of every run.
 _SAMPLED_IMAGES = 64
+# Of Å, degrees and matrices: far below what changes an image, far above what processors differ by.
+_DECIMALS_OF_DIGESTS = 5
 
 
 @dataclass(frozen=True)
@@ -147,10 +150,12 @@ class ParticleSet:
         """Å."""
         return self.optics[0].pixel_size_angstrom
 
+    @functools.cached_property
     def image_numbers(self) -> np.ndarray:
         """Number of each row's image, (n,) int, counted in the order of first appearance; repeats have one number."""
-        files = {path: number for number, path in enumerate(dict.fromkeys(map(os.path.realpath, self.stacks)))}
-        stacks = np.array([files[os.path.realpath(path)] for path in self.stacks], dtype=int)
+        real = [os.path.realpath(path) for path in self.stacks]
+        files = {path: number for number, path in enumerate(dict.fromkeys(real))}
+        stacks = np.array([files[path] for path in real], dtype=int)
         places = np.stack([stacks[self.stack_index], self.slice_index], axis=1)
         _, first, number = np.unique(places, axis=0, return_index=True, return_inverse=True)
         order = np.empty(len(first), dtype=int)
@@ -216,15 +221,16 @@ class ParticleSet:
             images[at] = read * self.contrast[rows[at], None, None].astype(np.float32)
         return images
 
-    def metadata_digest(self) -> str:
-        """Digest of all but the pixels, in order; it does not depend on the folders in which the stacks are."""
-        names = [path.name for path in self.stacks]
-        shared = [[asdict(group) for group in self.optics], names, self.scored_rings]
-        digest = hashlib.sha256(json.dumps(shared, default=float).encode())
-        for name in PER_PARTICLE_FIELDS:
-            values = getattr(self, name)
-            digest.update(b"none" if values is None else np.ascontiguousarray(values).tobytes())
-        return digest.hexdigest()
+    def metadata_digests(self) -> dict[str, str]:
+        """Digest of each kind of metadata, in the particles' order, by its name.
+
+        It depends neither on the folders in which the stacks are nor on the last bits of numbers, in which processors
+        differ.
+        """
+        known: dict[str, Any] = {name: getattr(self, name) for name in PER_PARTICLE_FIELDS}
+        known |= {one.name: [getattr(group, one.name) for group in self.optics] for one in fields(OpticsGroup)}
+        known |= {"stacks": [path.name for path in self.stacks], "scored_rings": self.scored_rings}
+        return {name: hashlib.sha256(_rounded_bytes(values)).hexdigest() for name, values in known.items()}
 
     def stack_digests(self) -> list[tuple[Path, list[Any]]]:
         """Each stack with its name, its bytes and a digest of a sample of its images, read anew."""
@@ -255,6 +261,13 @@ class ParticleSet:
         if indices.size == 0:
             indices = indices.astype(int)
         return np.atleast_1d(np.arange(len(self))[indices])
+
+
+def _rounded_bytes(values: Any) -> bytes:
+    """Bytes of an array, its numbers rounded and without the sign of zeros, or of a list as JSON."""
+    if not isinstance(values, np.ndarray):
+        return json.dumps(values, default=float).encode()
+    return np.ascontiguousarray(values.round(_DECIMALS_OF_DIGESTS) + 0).tobytes()
 
 
 PER_PARTICLE_FIELDS = (

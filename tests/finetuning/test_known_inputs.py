@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from cocofold.commands.demo import closed_state, open_state
+from cocofold.finetuning import run_folder
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.run import finetune
+from cocofold.finetuning.run_folder import RunFolder
 from cocofold.particles import read_particles
 from cocofold.particles.star_write import write_star
 from cocofold.simulation.particle_simulation import simulate
@@ -106,6 +108,51 @@ def test_a_run_of_an_older_version_goes_on_and_says_so(begun: Path, project: Pat
     assert "whether its input changed is not known" in (project / "run" / "log.txt").read_text()
 
 
+def test_the_last_bits_of_poses_are_nobodys_business(begun: Path) -> None:
+    """Processors differ in them; a pose that differs in the fourth decimal is another one."""
+    particles = read_particles(begun / "set" / "particles.star")
+    noise = np.random.default_rng(0).normal(0, 1e-13, particles.rotations.shape)
+    known = particles.metadata_digests()
+    assert replace(particles, rotations=particles.rotations + noise).metadata_digests() == known
+    assert (
+        replace(particles, origins_angstrom=-0.0 - particles.origins_angstrom * 0).metadata_digests()[
+            "origins_angstrom"
+        ]
+        == (replace(particles, origins_angstrom=particles.origins_angstrom * 0).metadata_digests()["origins_angstrom"])
+    )
+    moved = replace(particles, rotations=particles.rotations + 1e-4).metadata_digests()
+    assert [name for name in known if moved[name] != known[name]] == ["rotations"]
+
+
+def test_what_only_one_version_notes_is_not_compared(project: Path) -> None:
+    record = project / "run" / "inputs.json"
+    known = json.loads(record.read_text())
+    del known["particles"]["half_set"], known["prediction"]
+    known["particles"]["of_another_version"] = known["of_another_version"] = "something"
+    record.write_text(json.dumps(known))
+    assert "resumed at step" in resume(project)
+
+
+def test_a_file_that_is_gone_is_said_to_be_gone(project: Path) -> None:
+    (project / "m.cif").unlink()
+    with pytest.raises(InputError, match=r"m\.cif: is gone since the run was started"):
+        resume(project)
+
+
+def test_input_that_cannot_be_read_is_not_said_to_be_unwritable(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(project / "run", options_in(project), resume=True)
+    assert "cannot be read" in folder.explain(PermissionError(13, "Permission denied", str(project / "m.cif")))
+    for name in ("run", "run/model.cif"):
+        assert "cannot be written" in folder.explain(PermissionError(13, "Permission denied", str(project / name)))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(project / "m.cif"))
+
+    monkeypatch.setattr(run_folder, "open", refuse, raising=False)
+    with pytest.raises(InputError, match=r"m\.cif: cannot be read \(Permission denied\)"):
+        run_folder._digest_of_file(str(project / "m.cif"))
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", "[" * 100_000, "null"])
 def test_a_damaged_record_is_refused(content: str, project: Path) -> None:
     (project / "run" / "inputs.json").write_text(content)
@@ -132,7 +179,7 @@ def test_empty_images_are_counted_and_said(project: Path) -> None:
     with mrcfile.mmap(stack, "r+", permissive=True) as file:
         file.data[4:7] = 0.1
     metrics = finetune(options_in(project), project / "again")
-    assert "3 images are empty and weigh nothing" in (project / "again" / "log.txt").read_text()
+    assert "at least 3 images are empty and weigh nothing" in (project / "again" / "log.txt").read_text()
     assert "NaN" not in (project / "again" / "metrics.json").read_text()
     assert metrics["particles"] == 30
 

@@ -12,12 +12,14 @@ import torch
 
 from cocofold.finetuning.holdout import Cycle, TrainingPass, split_into_passes
 from cocofold.finetuning.options import Options
-from cocofold.finetuning.preparation import apply_particle_options, copied_to_scratch
+from cocofold.finetuning.preparation import apply_particle_options, prepare_run
 from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet
+from cocofold.particles.stack_files import copied_to_scratch
 from cocofold.particles.star_write import write_star
 from cocofold.simulation.particle_simulation import simulate
 from cocofold.simulation.simulation_settings import SimulationSettings
+from cocofold.system.errors import InputError
 
 CASE = "cases/particles/A1_noise_duplicated_rows/particles.star"
 COPIES = 3
@@ -44,7 +46,7 @@ def expanded(single: ParticleSet, tmp_path: Path) -> ParticleSet:
 
 
 def test_no_image_is_both_fitted_and_held_out(expanded: ParticleSet) -> None:
-    numbers = expanded.image_numbers()
+    numbers = expanded.image_numbers
     assert np.bincount(numbers).tolist() == [COPIES] * 40
     judged, everything = split_into_passes(len(expanded), seed=4, images=numbers)
     work, heldout = numbers[judged.work.numpy()], numbers[judged.heldout.numpy()]
@@ -68,7 +70,7 @@ def test_a_set_without_repeats_keeps_its_split(count: int) -> None:
 def test_marks_hold_for_all_rows_of_an_image(expanded: ParticleSet) -> None:
     marked = np.zeros(len(expanded), dtype=bool)
     marked[:20] = True
-    numbers = expanded.image_numbers()
+    numbers = expanded.image_numbers
     judged = split_into_passes(len(expanded), 0, marked=marked, images=numbers)[0]
     assert set(np.flatnonzero(marked)) < set(judged.heldout.tolist())
     assert not set(numbers[judged.work.numpy()]) & set(numbers[judged.heldout.numpy()])
@@ -88,6 +90,46 @@ def test_an_image_counts_once_in_the_error_of_the_gain(expanded: ParticleSet) ->
     assert gain(TrainingPass(rows[:0], rows, False, numbers), of_images[numbers]) == pytest.approx(once)
 
 
+def test_an_older_run_that_split_images_is_not_resumed(expanded: ParticleSet) -> None:
+    judged = split_into_passes(len(expanded), seed=4, images=expanded.image_numbers)[0]
+    facts = judged.facts()
+    judged.restore_from_checkpoint(facts)
+    del facts["held_out_by_image"]
+    with pytest.raises(InputError, match="fitted some rows of an image and held out others"):
+        judged.restore_from_checkpoint(facts)
+    split_into_passes(len(expanded), seed=4)[0].restore_from_checkpoint(facts)
+
+
+def test_a_copy_on_scratch_is_what_counts(expanded: ParticleSet, tmp_path: Path) -> None:
+    """Distinct images are counted, and the stacks may change once they are copied, though not before."""
+    from cocofold.commands.demo import closed_state
+    from cocofold.finetuning import run
+
+    stack = tmp_path / "own.mrcs"
+    stack.write_bytes(expanded.stacks[0].read_bytes())
+    with mrcfile.mmap(stack, "r+", permissive=True) as file:
+        file.data[4:7] = 0.1
+    write_star(tmp_path / "some.star", replace(expanded, stacks=(stack, stack)))
+    usual = {"check": False, "contrast": "white", "effort": 0.01, "cycles": 1}
+    options = Options(str(tmp_path / "some.star"), model=str(closed_state()), scratch=str(tmp_path), **usual)
+
+    def overwrite(*_: object) -> None:
+        with mrcfile.mmap(stack, "r+", permissive=True) as file:
+            file.data[:] = file.data[::-1].copy()
+
+    with pytest.MonkeyPatch.context() as patched:
+        finish = run._Run._finish
+        patched.setattr(run._Run, "_finish", lambda self: (overwrite(), finish(self))[1])
+        run.finetune(options, tmp_path / "run")
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "40 images copied to" in log
+    assert log.startswith("3 images are empty")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(run, "prepare_run", lambda *args: (overwrite(), prepare_run(*args))[1])
+        with pytest.raises(InputError, match="was overwritten"):
+            run.finetune(options, tmp_path / "again")
+
+
 def test_scratch_holds_each_image_once(expanded: ParticleSet, tmp_path: Path) -> None:
     mixed = replace(expanded, contrast=np.where(np.arange(len(expanded)) % 5 == 0, -1.0, 1.0))
     with copied_to_scratch(mixed, tmp_path) as copied:
@@ -95,7 +137,7 @@ def test_scratch_holds_each_image_once(expanded: ParticleSet, tmp_path: Path) ->
             assert len(stack.data) == 40
         everything = np.arange(len(mixed))
         assert np.array_equal(copied.images(everything), mixed.images(everything))
-        assert np.array_equal(copied.image_numbers(), mixed.image_numbers())
+        assert np.array_equal(copied.image_numbers, mixed.image_numbers)
 
 
 def test_a_run_says_that_rows_repeat(expanded: ParticleSet, tmp_path: Path) -> None:
@@ -117,7 +159,7 @@ def test_noise_that_is_listed_four_times_is_held_out_by_image(shared_data: Path)
     if not path.is_file():
         pytest.skip("this case is not among the shared data")
     used = apply_particle_options(read_particles(path), Options(str(path), model="m.cif"))
-    numbers = used.image_numbers()
+    numbers = used.image_numbers
     judged = split_into_passes(len(used), 0, images=numbers)[0]
     assert len(judged.heldout) == 48
     assert not set(numbers[judged.work.numpy()]) & set(numbers[judged.heldout.numpy()])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cocofold.finetuning.options import Options
+from cocofold.finetuning.run import finetune
 from cocofold.mapfit.placement_file import Placement
 from cocofold.reporting.run_contents import read_run
 from cocofold.system.errors import InputError
@@ -31,6 +32,15 @@ def test_deeply_nested_json_is_refused(tmp_path: Path) -> None:
         read_run(tmp_path)
     with pytest.raises(InputError, match="cannot be read as JSON"):
         Placement.read(tmp_path / "placement.json")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"verdict": "supported"}', DEEP])
+def test_damaged_metrics_of_a_finished_run_are_refused(content: str, tmp_path: Path) -> None:
+    options = Options("p.star", model="m.cif")
+    options.write(tmp_path / "config.yaml")
+    (tmp_path / "metrics.json").write_text(content)
+    with pytest.raises(InputError, match=r"metrics\.json: .*remove this file, and --resume writes it anew"):
+        finetune(options, tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("seed", [-1, 10**20])

@@ -17,10 +17,10 @@ import pytest
 from literal_images import BOX, PIXEL, Scene
 
 from cocofold.finetuning.options import Options
-from cocofold.finetuning.preparation import copied_to_scratch
 from cocofold.finetuning.run import finetune
 from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet
+from cocofold.particles.stack_files import copied_to_scratch
 from cocofold.particles.star_write import write_star
 from cocofold.system.errors import InputError
 
@@ -103,7 +103,7 @@ def test_a_run_from_scratch_is_the_same_run(shared_data: Path, scratch: Path, tm
 WAITING = """
 import sys, time
 from pathlib import Path
-from cocofold.finetuning.preparation import copied_to_scratch
+from cocofold.particles.stack_files import copied_to_scratch
 from cocofold.system.signals import SignalHandler
 from cocofold.particles import read_particles
 with SignalHandler(), copied_to_scratch(read_particles(sys.argv[1]), Path(sys.argv[2])):

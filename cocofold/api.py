@@ -8,6 +8,7 @@ screen.
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import os
 import re
@@ -19,7 +20,7 @@ from typing import Any, TypeVar, Union
 import cocofold.particles as particles_package
 from cocofold.assessment.comparison import Assessment
 from cocofold.assessment.comparison import assess as compare
-from cocofold.finetuning.options import Options, paper_options
+from cocofold.finetuning.options import Options, option_rules, options_with_preset
 from cocofold.finetuning.run import finetune as run_finetuning
 from cocofold.likelihood.residue_support import ParticlesOfModel
 from cocofold.mapfit.density_map import DensityMap
@@ -36,7 +37,7 @@ from cocofold.simulation.particle_simulation import simulate as simulate_particl
 from cocofold.simulation.simulation_settings import SimulationSettings
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model as read_model_file
-from cocofold.system.atomic_files import check_writable
+from cocofold.system.atomic_files import check_new_folder, check_writable
 from cocofold.system.errors import InputError
 from cocofold.system.hardware import find_device
 
@@ -45,27 +46,42 @@ AnyModel = Union[Model, AnyPath]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _LOG = logging.getLogger("cocofold")
-# --no-check stands for check=False, and --max-particles for max_particles
-_OPTION = re.compile(r"--([a-z][a-z0-9]*(?:-[a-z0-9]+)*)")
-_NEGATION = re.compile(r"--no-([a-z0-9]+(?:-[a-z0-9]+)*)")
+# An option of the command line as a message has it, and not two dashes within a path
+_OPTION = re.compile(r"(?<![\w./-])--[a-z][a-z0-9]*(?:-[a-z0-9]+)*(?![\w/-]|\.\w)")
 
 
 def _speaks_of_arguments(function: _Function) -> _Function:
-    """Errors of a function name its arguments instead of the command line's options."""
+    """Errors of a function name its arguments instead of the command line's options.
+
+    Options that are no argument of the function stay what they are.
+    """
+    names = _arguments_by_option(function)
 
     @functools.wraps(function)
     def called(*arguments: Any, **named: Any) -> Any:
         try:
             return function(*arguments, **named)
         except InputError as error:
-            raise InputError(_OPTION.sub(_argument, _NEGATION.sub(r"--\1=False", str(error)))) from error
+            raise InputError(_OPTION.sub(lambda found: names.get(found[0], found[0]), str(error))) from error
 
     return called  # type: ignore[return-value]
 
 
-def _argument(option: re.Match[str]) -> str:
-    """Name of the argument that stands for an option."""
-    return option[1].replace("-", "_")
+def _arguments_by_option(function: Callable[..., Any]) -> dict[str, str]:
+    """What stands for each option of the command line: ``max_particles``, or ``check=False`` for ``--no-check``."""
+    known = [name for name in inspect.signature(function).parameters if name not in ("options", "settings")]
+    more: type | None = {"finetune": Options, "simulate": SimulationSettings}.get(function.__name__)
+    if more is not None:
+        known += [one.name for one in fields(more)]
+    found = {"--" + name.replace("_", "-"): name for name in known}
+    if more is Options:
+        for one in fields(Options):
+            rules = option_rules(one)
+            flag = str(rules.flag).rpartition("/")[2]
+            if rules.switches_off or "/" in str(rules.flag):
+                value = f"{one.name}={False if one.default is True else 0}"
+                found[flag] = f"{found[flag]} and {value}" if flag in found else value
+    return found
 
 
 read_particles = _speaks_of_arguments(particles_package.read_particles)
@@ -217,8 +233,8 @@ def fit_in_map(
     InputError
         For input that cannot be used, and files that cannot be written.
     """
-    if out is not None and Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
-        raise InputError(f"out {out}: exists already; give another folder")
+    if out is not None:
+        check_new_folder("--out", Path(out))
     files = MapFiles(Path(map), _path(mask), _path(half1), _path(half2), resolution, pixel_size)
     found, lines = place_and_write(
         _as_model(model), files, _path(out), bodies, hand, symmetry, find_device(device), _log_progress
@@ -283,8 +299,8 @@ def finetune(
         For input that cannot be used, and files that cannot be written.
     """
     given = {name: _plain(value) for name, value in _known(options, Options).items()}
-    make = paper_options if given.get("preset") == "paper" else Options
-    settings = make(particles=os.fspath(particles), model=None if model is None else os.fspath(model), **given)
+    start = None if model is None else os.fspath(model)
+    settings = options_with_preset(particles=os.fspath(particles), model=start, **given)
     return FinetunedRun(Path(out), run_finetuning(settings, Path(out), resume))
 
 
@@ -328,7 +344,7 @@ def relax(
     InputError
         For input that cannot be used, and files that cannot be written.
     """
-    check_writable("out", _path(out))
+    check_writable("--out", _path(out))
     pulling = None if particles is None else ParticlesOfModel(Path(particles), _path(particles_dir), max_particles)
     settings = RelaxSettings(hydrogens, device, threads)
     return relax_with_particles(_as_model(model), _path(out), settings, pulling, _log_progress)

@@ -12,7 +12,7 @@ import torch
 
 from cocofold.finetuning.holdout import heldout_count
 from cocofold.imaging.rings import ring_count
-from cocofold.likelihood.frc_loss import AtomGaussians, correlate_in_chunks, flip_if_dark, images_per_chunk
+from cocofold.likelihood.frc_loss import AtomGaussians, correlate_in_chunks, images_per_chunk, settle_contrast
 from cocofold.likelihood.observed_images import Observations
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.particles.poses import view_directions
@@ -77,10 +77,10 @@ def select_particles(
 ) -> ParticleSelection:
     """Select particles, of which some are held out.
 
-    As many as fine-tuning holds out of ``count`` are drawn first, at random from all, so that no choice touches them.
-    The others are selected from what is left. Where the particles are marked already, those to hold out are drawn from
-    the ones marked, and the others from the rest. What is selected depends on the images and the seed, not on the order
-    in which the particles stand.
+    As many as fine-tuning holds out of ``count`` are drawn first, at random from all, so that no choice touches them;
+    rows that share an image are held out together. The others are selected from what is left. Where the particles are
+    marked already, those to hold out are drawn from the ones marked, and the others from the rest. What is selected
+    depends on the images and the seed, not on the order in which the particles stand.
 
     Parameters
     ----------
@@ -138,11 +138,20 @@ class _ChosenRows:
 
 def _draw_held_out(particles: ParticleSet, count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the particles that are held out, and of those from which the others are selected."""
-    order = _order_of_images(particles)
-    marked = np.zeros(len(particles), dtype=bool) if particles.held_out is None else particles.held_out
-    reserved = order[marked[order]] if marked.any() else order
-    held_out = random.permutation(reserved)[: heldout_count(count)]
-    candidates = order[~marked[order] & ~np.isin(order, held_out)]
+    order, images = _order_of_images(particles), particles.image_numbers
+    given = np.zeros(len(particles), dtype=bool) if particles.held_out is None else particles.held_out
+    marked = np.isin(images, images[given])
+    drawn = random.permutation(order[marked[order]] if marked.any() else order)
+    # Numbers are those of images, of which the selection has its share.
+    n_images = len(np.unique(images))
+    wanted = heldout_count(round(count * n_images / len(particles)))
+    chosen = images[drawn][np.sort(np.unique(images[drawn], return_index=True)[1])][:wanted]
+    held_out = drawn[np.isin(images[drawn], chosen)]
+    candidates = order[~marked[order] & ~np.isin(images[order], chosen)]
+    if len(held_out) > count:
+        raise InputError(
+            f"--count {count}: {len(chosen)} images would be held out, and {len(held_out)} rows share them; select more"
+        )
     if count - len(held_out) > len(candidates):
         raise InputError(
             f"--count {count}: {len(held_out)} are held out and {len(candidates)} are left to select from, as "
@@ -268,7 +277,7 @@ def score_images(
     positions = torch.as_tensor(model.positions, dtype=torch.float32, device=device)
     gaussians = AtomGaussians.from_elements(model.atomic_numbers, device)
     try:
-        contrast = flip_if_dark(observations, positions, gaussians).verdict
+        contrast, _ = settle_contrast(observations, positions, gaussians)
         chunk = images_per_chunk(len(positions))
         parts = []
         for rows in torch.arange(len(particles)).split(_IMAGES_AT_ONCE):

@@ -6,12 +6,14 @@ import logging
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import cocofold
+from cocofold import api
 from cocofold.commands.demo import closed_state, open_state
 from cocofold.particles.star_write import write_star
 from cocofold.relaxation import minimization
@@ -55,6 +57,29 @@ def test_errors_name_arguments(tmp_path: Path) -> None:
         cocofold.finetune(tmp_path / "none.star", closed_state(), tmp_path / "run", max_particle=1)
     with pytest.raises(cocofold.InputError, match=r"none\.star: no such file"):
         cocofold.read_particles(tmp_path / "none.star")
+
+
+def test_errors_leave_paths_and_other_options_alone(tmp_path: Path) -> None:
+    path = tmp_path / "run--final" / "--seed" / "a --count.star"
+    with pytest.raises(cocofold.InputError) as error:
+        cocofold.check(path, open_state(), count=20)
+    assert str(path.parent) in str(error.value)
+    known = {function: api._arguments_by_option(function) for function in (api.finetune, api.check)}
+
+    def said(function: Callable[..., object], text: str) -> str:
+        return api._OPTION.sub(lambda found: known[function].get(found[0], found[0]), text)
+
+    assert said(api.finetune, "with --no-check, --max-particles 5.") == "with check=False, max_particles 5."
+    assert said(api.finetune, "--no-additions; --no-penalty") == "single_rate=0 and pair_rate=0; penalty=False"
+    assert said(api.finetune, "fewer --processes, --resume goes on") == "fewer --processes, resume goes on"
+    assert said(api.check, "--max-particles and --count") == "--max-particles and count"
+
+
+def test_a_folder_that_is_not_free_is_refused_first(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path, tmp_path / "file", tmp_path / "file" / "beneath"):
+        with pytest.raises(cocofold.InputError, match=rf"^out {out}: "):
+            cocofold.fit_in_map(tmp_path / "none.cif", tmp_path / "none.mrc", out)
 
 
 @pytest.fixture(scope="module")

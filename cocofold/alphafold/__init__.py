@@ -1,6 +1,6 @@
-"""AlphaFold-Multimer's structure module with the paper's image adapter.
+"""AlphaFold-Multimer's structure module with the paper's image adapter, its weights, and predictions of other programs.
 
-Knows nothing of images, particles, or files other than weights.
+It knows nothing of images and particles.
 """
 
 from cocofold.alphafold.weights import load_structure_module

@@ -21,7 +21,7 @@ from cocofold import __version__
 from cocofold.alphafold.chains import Chains
 from cocofold.alphafold.residue_constants import UNKNOWN_RESIDUE
 from cocofold.alphafold.weight_layout import PAIR_WIDTH, SINGLE_WIDTH, check_module_arrays
-from cocofold.system.atomic_files import atomic_path
+from cocofold.system.atomic_files import atomic_path, check_new_folder
 from cocofold.system.errors import InputError
 
 FILE_NAME, MODEL_NAME = "prediction.safetensors", "model.cif"
@@ -240,9 +240,4 @@ def refuse_occupied_folder(folder: Path) -> None:
     ------
     InputError
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--out {folder}: is a file; give a folder")
-    held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    foreign = [name for name in held if name not in PROGRAM_FOLDERS]
-    if foreign:
-        raise InputError(f"--out {folder}: the folder holds {', '.join(foreign[:_MAX_LISTED_FILES])}; give another one")
+    check_new_folder("--out", folder, PROGRAM_FOLDERS)

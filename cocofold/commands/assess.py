@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 import typer
 
 from cocofold import __version__
-from cocofold.system.atomic_files import check_writable, refuse_unwritable, write_atomically
+from cocofold.system.atomic_files import check_writable, refuse_unwritable, write_json
 from cocofold.system.errors import InputError
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def assess(
     with refuse_unwritable(json_file or plot):
         if json_file is not None:
             files = {"model": model, "reference": reference, "start": start}
-            write_atomically(json_file, json.dumps(findings.as_dict(assessed, files), indent=1) + "\n")
+            write_json(json_file, findings.as_dict(assessed, files))
         if plot is not None:
             plot_residues(plot, findings.comparison, findings.support_rows(assessed))
     _print_findings(findings)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, List, Optional
 
 import typer
 
-from cocofold.system.atomic_files import check_writable
+from cocofold.system.atomic_files import check_writable, refuse_unwritable, write_json
 from cocofold.system.errors import InputError
 
 if TYPE_CHECKING:
@@ -70,14 +69,9 @@ def check(
 
 def _write(report: CheckReport, json_file: Path | None, picture: Path | None, files: dict[str, str]) -> None:
     from cocofold.preflight.check_report import plot_check
-    from cocofold.system.atomic_files import write_atomically
 
-    try:
+    with refuse_unwritable(json_file or picture):
         if json_file is not None:
-            write_atomically(json_file, json.dumps({**files, **report.as_dict()}, indent=1) + "\n")
+            write_json(json_file, {**files, **report.as_dict()})
         if picture is not None:
             plot_check(picture, report)
-    except OSError as error:
-        raise InputError(
-            f"{error.filename or json_file or picture}: not written ({error.strerror}); give another file"
-        ) from error

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from cocofold import __version__
-from cocofold.system.atomic_files import write_atomically
+from cocofold.system.atomic_files import write_atomically, write_json
 from cocofold.system.errors import InputError
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _is_demo(out: Path) -> bool:
 
 
 def _write_marker(out: Path, results: dict[str, Any]) -> None:
-    write_atomically(out / _MARKER_FILE, json.dumps({"cocofold_demo": __version__, **results}, indent=1) + "\n")
+    write_json(out / _MARKER_FILE, {"cocofold_demo": __version__, **results})
 
 
 def _figures(found: Assessment, geometry: BackboneGeometry) -> dict[str, float]:

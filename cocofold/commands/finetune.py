@@ -14,7 +14,7 @@ from typing import Any, List, Optional, get_type_hints
 
 import typer
 
-from cocofold.finetuning.options import OPTION_GROUPS, PAPER_SETTINGS, Options, option_rules, paper_options
+from cocofold.finetuning.options import OPTION_GROUPS, PAPER_SETTINGS, Options, option_rules, options_with_preset
 from cocofold.system.workers import WorkerProcess
 
 _TYPES: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
@@ -83,7 +83,7 @@ def _options_from(given: dict[str, Any]) -> Options:
             settings[one.name] = [str(path) for path in value] if isinstance(value, list) else str(value)
         else:
             settings[one.name] = value
-    return paper_options(**settings) if settings["preset"] == "paper" else Options(**settings)
+    return options_with_preset(**settings)
 
 
 @_with_flags_of_options

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Optional
 
 import typer
 
+from cocofold.system.atomic_files import check_new_folder
 from cocofold.system.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,8 +49,7 @@ def fit(
     """
     if (model is None) == (prediction is None):
         raise InputError("give either --model, or --prediction with a folder of cocofold predict")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"--out {out}: is {'a folder with files' if out.is_dir() else 'a file'}; give another folder")
+    check_new_folder("--out", out)
     from cocofold.mapfit.workflow import MapFiles, place_and_write
     from cocofold.system.hardware import prepare_short_work
     from cocofold.system.progress import share_progress_bar

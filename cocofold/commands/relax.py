@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 import typer
 
-from cocofold.system.atomic_files import check_writable, refuse_unwritable, write_atomically
+from cocofold.system.atomic_files import check_writable, refuse_unwritable, write_json
 from cocofold.system.errors import InputError
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def relax(
     }
     if json_file is not None:
         with refuse_unwritable(json_file):
-            write_atomically(json_file, json.dumps(facts, indent=1) + "\n")
+            write_json(json_file, facts)
     _print_table(found, compared, facts)
     typer.echo(f"written {out}")
 

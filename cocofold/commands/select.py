@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, List, Optional
 
 import typer
 
-from cocofold.system.atomic_files import check_writable
+from cocofold.system.atomic_files import check_writable, refuse_unwritable, write_json
 from cocofold.system.errors import InputError
 
 if TYPE_CHECKING:
@@ -78,14 +77,12 @@ def _write(
 ) -> None:
     """Write the STAR of what was selected from ``every``, which was read from ``particles``, and the JSON."""
     from cocofold.particles.star_write import write_star_subset
-    from cocofold.system.atomic_files import write_atomically
 
-    try:
-        write_star_subset(out, found.apply_to(every), particles, found.rows)
+    with refuse_unwritable(out):
+        # The STAR last: where it is, the command is not run again.
         if json_file is not None:
-            write_atomically(json_file, json.dumps({**facts, **found.as_dict()}, indent=1) + "\n")
-    except OSError as error:
-        raise InputError(f"{error.filename or out}: not written ({error.strerror}); give another file") from error
+            write_json(json_file, {**facts, **found.as_dict()})
+        write_star_subset(out, found.apply_to(every), particles, found.rows)
 
 
 def _lines(found: ParticleSelection, of: int) -> list[str]:

@@ -16,9 +16,10 @@ from cocofold import __version__
 from cocofold.system.atomic_files import write_atomically
 from cocofold.system.errors import InputError, require_within
 
-# A cycle writes a model: more than 30 are more than anybody looks at, and the optimiser does not need them.
+# Each writes a model: more are more than anybody looks at, and the optimiser does not need them.
 MOST_CYCLES = 30
 CONTRASTS = ("auto", "white", "dark")
+HANDS = ("auto", "as-is", "mirrored")
 PRESETS = ("default", "paper")
 PAIR_PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 PAPER_EPOCHS = 10  # passes over the particles in the paper's own training
@@ -71,11 +72,14 @@ def _off_switch(default: Any, help: str, flag: str, **rules: Any) -> Any:
     return _option(default, help, flag, switches_off=True, **rules)
 
 
-def _setting(default: Any, help: str) -> Any:
+def _setting(default: Any, within: tuple[float, float] | None, help: str) -> Any:
     """Field that no flag sets."""
-    return _option(default, help, None)
+    return _option(default, help, None, within=within)
 
 
+# Wide enough for any use; beyond are slips of the pen and what is no number.
+_WEIGHTS, _RATES = (0, 10**6), (0, 1)
+_NETWORK_RATE: dict[str, Any] = {"network_only": True, "within": _RATES}
 _NO_ADDITIONS = "With --prediction: learn no additions to the single and pair representations."
 
 
@@ -131,12 +135,12 @@ class ModelOptions:
     map: str | None = _option(
         None, "Map of the particles: the model is placed in it first, from anywhere (see cocofold fit).", is_path=True
     )
-    map_resolution: float | None = _option(None, "With --map: its resolution (Å); by default estimated from the map.")
-    map_pixel_size: float | None = _option(None, "With --map: its pixel size (Å), not that in its header.")
+    map_resolution: float | None = _option(None, "With --map: its resolution (Å); else estimated.", within=(0.5, 100))
+    map_pixel_size: float | None = _option(None, "With --map: its pixel size (Å), not its header's.", within=(0.1, 100))
     bodies: str | None = _option(
         None, 'With --map: parts that are placed one by one after the whole: "A,B;C", "A:1-120;A:121-214".'
     )
-    hand: str = _option("auto", "With --map: as-is, mirrored, or auto to find out the map's hand.")
+    hand: str = _option("auto", "With --map: as-is, mirrored, or auto to find out the map's hand.", choices=HANDS)
     placement: str | None = _option(
         None,
         "placement.json of cocofold fit; the model or prediction is then the one that was given to it.",
@@ -157,9 +161,8 @@ class TrainingOptions:
         "from coarse to fine. The length of the run does not depend on it.",
         within=(1, MOST_CYCLES),
     )
-    epochs: int | None = _setting(
-        None, "Passes over the particles, with all rings, at constant rates; None: stages from low to high resolution."
-    )
+    # Without a number there are stages from low to high resolution.
+    epochs: int | None = _setting(None, (1, MOST_CYCLES), "Passes over the particles, all rings, at constant rates.")
     batch_size: int = _option(
         16, "Images per optimiser step; by default 16, with --preset paper 32.", within=(1, 100_000)
     )
@@ -170,17 +173,16 @@ class TrainingOptions:
     seed: int = _option(0, "Seed: on CPU the same seed gives the same model, bit by bit.", within=(0, 2**63 - 1))
     device: str = _option("auto", "auto, cpu, cuda or cuda:N.", free_on_resume=True)
     # The larger, the more the images outweigh geometry and neighbourhoods.
-    data_weight: float = _setting(10.0, "Weight of the mean ring correlation in the loss.")
-    neighbour_weight: float = _setting(0.03, "Weight of the restraint on the start's neighbourhoods.")
-    geometry_weight: float = _setting(1.0, "Weight of all restraints on geometry.")
+    data_weight: float = _setting(10.0, _WEIGHTS, "Weight of the mean ring correlation in the loss.")
+    neighbour_weight: float = _setting(0.03, _WEIGHTS, "Weight of the restraint on the start's neighbourhoods.")
+    geometry_weight: float = _setting(1.0, _WEIGHTS, "Weight of all restraints on geometry.")
     penalty: bool = _off_switch(
         True, "Leave amplitudes and widths of the atoms' Gaussians unbounded (paper eq. 4).", "--no-penalty"
     )
-    amplitude_rate: float = _setting(0.01, "Learning rate of the amplitudes of the Gaussians (the paper's).")
-    width_rate: float = _setting(0.005, "Learning rate of the widths of the Gaussians (the paper's).")
-    chunk_atoms: int = _setting(
-        30_000, "Atoms times images compared at once on a CPU: what its caches hold; part of the result's rounding."
-    )
+    amplitude_rate: float = _setting(0.01, _RATES, "Learning rate of the amplitudes of the Gaussians (the paper's).")
+    width_rate: float = _setting(0.005, _RATES, "Learning rate of the widths of the Gaussians (the paper's).")
+    # What a processor's caches hold; part of the result's rounding.
+    chunk_atoms: int = _setting(30_000, (1, 10**9), "Atoms times images compared at once on a CPU.")
 
 
 @dataclass(frozen=True)
@@ -208,20 +210,19 @@ class NetworkOptions:
     )
     # Learning rates; 0 for what stays as it is.
     weights_rate: float = _off_switch(
-        3e-5, "With --prediction: leave the structure module's weights as they are.", "--no-weights", network_only=True
+        3e-5, "With --prediction: leave the structure module's weights as they are.", "--no-weights", **_NETWORK_RATE
     )
     adapter_rate: float = _off_switch(
-        3e-4, "With --prediction: train without the image adapter.", "--no-adapter", network_only=True
+        3e-4, "With --prediction: train without the image adapter.", "--no-adapter", **_NETWORK_RATE
     )
-    single_rate: float = _off_switch(3e-3, _NO_ADDITIONS, "--no-additions", network_only=True)
-    pair_rate: float = _off_switch(3e-3, _NO_ADDITIONS, "--no-additions", network_only=True)
-    distil_rate: float = _setting(
-        1e-2, "Rate of the additions while they learn the teacher's model; the images then use a tenth of other rates."
-    )
-    adapter_gate: bool = _setting(True, "Whether the adapter starts behind a closed gate; the paper has none.")
-    dropout: float = _setting(0.0, "Share of the network's activations that are dropped in training.")
+    single_rate: float = _off_switch(3e-3, _NO_ADDITIONS, "--no-additions", **_NETWORK_RATE)
+    pair_rate: float = _off_switch(3e-3, _NO_ADDITIONS, "--no-additions", **_NETWORK_RATE)
+    # The images then use a tenth of other rates.
+    distil_rate: float = _setting(1e-2, _RATES, "Rate of the additions while they learn the teacher's model.")
+    adapter_gate: bool = _setting(True, None, "Whether the adapter starts behind a closed gate; the paper has none.")
+    dropout: float = _setting(0.0, (0, 0.9), "Share of the network's activations that are dropped in training.")
     pair_segments: int = _setting(
-        256, "Number of segments at most into which the chains are cut for the addition to the pair representation."
+        256, (1, 10_000), "Most segments into which the chains are cut for the addition to the pair representation."
     )
     pair_precision: str = _option(
         "auto",
@@ -255,7 +256,7 @@ class Options(NetworkOptions, TrainingOptions, ModelOptions, DataOptions):
             raise InputError("no start given; add --model FILE, or --prediction FOLDER of cocofold predict")
         self._check_placement()
         for one in fields(self):
-            _check_value(option_rules(one), getattr(self, one.name))
+            _check_value(one, getattr(self, one.name))
         self._check_network()
 
     def _check_placement(self) -> None:
@@ -341,14 +342,16 @@ class Options(NetworkOptions, TrainingOptions, ModelOptions, DataOptions):
             )
 
 
-def paper_options(**given: Any) -> Options:
-    """Options of the paper's own training, as its authors' code has them; fields that are given go before.
+def options_with_preset(**given: Any) -> Options:
+    """Options of a run: those that are given, and for the others what the preset among them says.
 
-    The structure module and an adapter without a gate, dropout, all rings from the first step on, constant rates, a
-    loss of reconstruction and penalty of equal weight, no restraints on geometry. A cycle is an epoch.
+    The preset paper is the training in its authors' code: structure module and adapter without a gate, dropout, all
+    rings from the first step on, constant rates, a loss of reconstruction and penalty alone. A cycle is an epoch.
     """
+    if given.get("preset") != "paper":
+        return Options(**given)
     epochs = PAPER_EPOCHS if given.get("cycles") is None else given["cycles"]
-    return Options(**{"preset": "paper", **PAPER_SETTINGS, **given, "cycles": epochs, "epochs": epochs})
+    return Options(**{**PAPER_SETTINGS, **given, "cycles": epochs, "epochs": epochs})
 
 
 _VERSION_KEY = "cocofold_version"
@@ -361,9 +364,10 @@ def _compared(one: Field, value: Any, by_content: bool) -> Any:
     return value is not None if by_content and rules.is_path else value
 
 
-def _check_value(rules: OptionRules, value: Any) -> None:
+def _check_value(one: Field, value: Any) -> None:
     """Refuse a value that its field does not allow."""
-    name = rules.flag or ""
+    rules = option_rules(one)
+    name = one.name if rules.flag is None or rules.switches_off else rules.flag
     if rules.choices and value not in rules.choices:
         raise InputError(f"{name} {value}: give {', '.join(rules.choices[:-1])} or {rules.choices[-1]}")
     if rules.within is not None and value is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from cocofold.preflight.check_inputs import CheckSettings, check
 from cocofold.sources.base import AtomSource
 from cocofold.structure.model import Model
 from cocofold.structure.topology import Backbone
-from cocofold.system.atomic_files import write_atomically
+from cocofold.system.atomic_files import write_json
 from cocofold.system.errors import InputError
 from cocofold.system.hardware import find_device
 from cocofold.system.progress import image_progress_bar
@@ -122,11 +121,10 @@ def prepare_run(
     n_rings = ring_count(box, pixel, options.resolution)
     process_count = 1 if processes is None else processes.count
     memory = _plan_memory(options, source, len(model), particles, n_rings, device, process_count)
-    observations = Observations(particles, n_rings, device, memory.kept)
-    observations.on_warning = folder.log_and_print
+    observations = Observations(particles, n_rings, device, memory.kept, on_warning=folder.log)
     at_end.callback(observations.close)
     backbone = Backbone.of(model)
-    folder.log_and_print(
+    folder.log(
         f"{len(particles)} particles, box {box}, {pixel:g} Å/pixel, rings to {box * pixel / n_rings:.2f} Å; "
         f"{len(model)} atoms, {len(backbone)} residues with a backbone; on {device}"
     )
@@ -134,7 +132,7 @@ def prepare_run(
     _log_notes(particles, model, options.model, folder)
     positions = torch.as_tensor(model.positions, dtype=torch.float32, device=device)
     gaussians = AtomGaussians.from_elements(model.atomic_numbers, device)
-    _log_contrast(settle_contrast(observations, positions, gaussians, options.contrast), folder)
+    _log_contrast(settle_contrast(observations, positions, gaussians, options.contrast)[1], folder)
     return PreparedRun(
         start=start,
         particles=particles,
@@ -155,10 +153,10 @@ def _write_hand_and_copies(start: StartingModel, particles: ParticleSet, folder:
     if start.hand == MIRRORED:
         mirrored = folder.path / "mirrored.star"
         write_star(mirrored, particles)
-        folder.log_and_print(f"the map's hand was wrong: poses are mirrored along z, as {mirrored} has them")
+        folder.log(f"the map's hand was wrong: poses are mirrored along z, as {mirrored} has them")
     if start.subunit is not None:
         copies = len(start.model) // len(start.subunit)
-        folder.log_and_print(f"{start.symmetry}: {copies} copies share the parameters of one")
+        folder.log(f"{start.symmetry}: {copies} copies share the parameters of one")
 
 
 def bytes_to_write(model: Model, source: AtomSource, cycles: int | None, box: int) -> int:
@@ -200,41 +198,39 @@ def _copy_to_scratch(
     # From here on the run reads the copy: what becomes of the stacks does not matter to it.
     folder.require_unchanged_stacks(particles, all_were_read=True)
     count = len(np.unique(particles.image_numbers))
-    folder.log_and_print(f"{count} images copied to {copied.stacks[0].parent}, until the run ends")
+    folder.log(f"{count} images copied to {copied.stacks[0].parent}, until the run ends")
     return copied
 
 
 def _log_memory(
     memory: MemoryPlan, is_prediction: bool, device: torch.device, process_count: int, folder: RunFolder
 ) -> None:
-    folder.log_and_print(str(memory))
+    folder.log(str(memory))
     if memory.is_short:
         ways = memory_advice(is_prediction, device, process_count)
-        folder.log_and_print(f"that may not suffice; what lowers it: {ways}")
+        folder.log(f"that may not suffice; what lowers it: {ways}")
 
 
 def _log_notes(particles: ParticleSet, model: Model, model_file: str | None, folder: RunFolder) -> None:
     """Tell which rings are not fitted, and what the reader of the model has noted."""
     n_images = len(np.unique(particles.image_numbers))
     if n_images < len(particles):
-        folder.log_and_print(
-            f"{len(particles)} rows name {n_images} images: rows of one image are fitted or held out together"
-        )
+        folder.log(f"{len(particles)} rows name {n_images} images: rows of one image are fitted or held out together")
     if particles.scored_rings:
         scored = ", ".join(str(ring) for ring in particles.scored_rings)
-        folder.log_and_print(f"rings {scored} are not fitted: by them the particles were chosen")
+        folder.log(f"rings {scored} are not fitted: by them the particles were chosen")
     for note in particles.notes:
-        folder.log_and_print(note)
+        folder.log(note)
     for note in model.notes:
-        folder.log_and_print(f"{model_file}: {note}")
+        folder.log(f"{model_file}: {note}")
 
 
 def _log_contrast(found: ContrastEstimate | None, folder: RunFolder) -> None:
     """Tell what the images say of their contrast, where they were asked and protein is not plainly white."""
     if found is not None and found.verdict == "dark":
-        folder.log_and_print(f"protein is dark in the images ({found}): their contrast is inverted")
+        folder.log(f"protein is dark in the images ({found}): their contrast is inverted")
     elif found is not None and found.verdict == "undecided":
-        folder.log_and_print(
+        folder.log(
             f"whether protein is white or dark is undecided ({found}): taken for white; "
             "say --contrast white or dark if you know"
         )
@@ -248,7 +244,7 @@ def _share_comparison(
         return LocalComparison(observations)
     # A step sends the rows of its batch and those of the next.
     comparison = processes.share_images(observations, MessageShape(2 * batch_size, n_atoms))
-    folder.log_and_print(f"{processes.count} processes compare images")
+    folder.log(f"{processes.count} processes compare images")
     return comparison
 
 
@@ -300,7 +296,7 @@ def check_before_run(
         return
     report = check(particles, model, CheckSettings(seed=options.seed, contrast=options.contrast), device=device)
     for line in report.lines:
-        folder.log_and_print(f"check: {line}")
+        folder.log(f"check: {line}")
     if report.contradictions:
         raise InputError(f"{options.particles}: {'; '.join(report.contradictions)}; or go on as it is with --no-check")
-    write_atomically(report_file, json.dumps(report.as_dict(), indent=1) + "\n")
+    write_json(report_file, report.as_dict())

@@ -27,7 +27,6 @@ from cocofold.finetuning.run_result import (
 from cocofold.finetuning.starting_model import PredictedStart, StartingModel, start_from_model
 from cocofold.finetuning.training_loop import (
     TrainingLoop,
-    TrainingSettings,
     load_checkpoint,
     refuse_bad_checkpoint,
     save_checkpoint,
@@ -89,7 +88,7 @@ def finetune(
         with endings.deferred():
             folder = at_end.enter_context(RunFolder(out, options, resume))
         if folder.finished and resume:
-            folder.log_and_print(f"{out}: is finished already; nothing to do")
+            folder.log(f"{out}: is finished already; nothing to do")
             return folder.read_metrics()
         with _errors_explained(folder, options, processes):
             every = read_particles(options.particles, options.particles_dir, options.passthrough)
@@ -109,7 +108,7 @@ def _errors_explained(folder: RunFolder, options: Options, processes: WorkerGrou
     except Interrupted as ended:
         ended.advice = "--resume goes on from here"
         with contextlib.suppress(OSError):
-            folder.log_only(str(ended))
+            folder.log_to_file(str(ended))
         raise
     except OSError as error:
         raise InputError(folder.explain(error)) from error
@@ -120,7 +119,7 @@ def _errors_explained(folder: RunFolder, options: Options, processes: WorkerGrou
         ways = memory_advice(options.prediction is not None, find_device(options.device), count)
         again = "--resume goes on from the last checkpoint" if folder.checkpoint.is_file() else "then run again"
         message = f"out of memory; what lowers it: {ways}; {again}"
-        folder.log_only(f"{message}: {error}")
+        folder.log_to_file(f"{message}: {error}")
         raise InputError(message) from error
 
 
@@ -157,11 +156,11 @@ def _taught_start(
     if not placed.is_file():
         marks, details = {"hand": predicted.place.hand}, "prediction, placed in the map"
         write_model(placed, predicted.model, details=details, plddt=predicted.plddt, placed_as=marks)
-    folder.log_and_print(f"the prediction's model is moved first; see {run}")
+    folder.log(f"the prediction's model is moved first; see {run}")
     symmetry = predicted.place.symmetry
     begun = (run / "config.yaml").is_file()
     teaching = finetune(options.for_teacher(placed, symmetry), run, begun, stop_with, processes)
-    folder.log_and_print("now the network learns the result, then goes on with the images")
+    folder.log("now the network learns the result, then goes on with the images")
     start = predicted.with_teacher(read_model(run / ("model.cif" if symmetry is None else SUBUNIT_FILE)))
     return replace(start, teacher_seconds=teaching["seconds"], teacher_memory_gb=teaching["peak_memory_gb"])
 
@@ -218,17 +217,8 @@ class _Run:
             prepared.observations,
             prepared.comparison,
             this.work,
-            TrainingSettings(
-                batch_size=options.batch_size,
-                images_at_once=prepared.memory.images_at_once,
-                resolution_angstrom=options.resolution,
-                seed=options.seed,
-                data_weight=options.data_weight,
-                geometry_weight=options.geometry_weight,
-                penalty=options.penalty,
-                amplitude_rate=options.amplitude_rate,
-                width_rate=options.width_rate,
-            ),
+            options,
+            prepared.memory.images_at_once,
         )
 
     def execute(self, given: ParticleSet) -> dict[str, Any]:
@@ -255,7 +245,7 @@ class _Run:
                 this.restore_from_checkpoint(known)
             self.best = ModelState.pop_from_checkpoint(tensors, self.prepared.device)
             step, number, seconds = int(tensors["step"]), facts["number"], facts["seconds"]
-        self.folder.log_and_print(f"resumed at step {step}")
+        self.folder.log(f"resumed at step {step}")
         return _ResumePoint(number, tensors, seconds)
 
     def _save(self, number: int, loop: TrainingLoop) -> None:
@@ -277,7 +267,7 @@ class _Run:
         ends = _cycle_ends(loop, self.options.cycles)[: this.last_cycle]
         if len(self.passes) > 1:
             which = f"{len(this.heldout)} particles held out" if len(this.heldout) else "all particles"
-            self.folder.log_and_print(f"pass {number + 1} of 2: {which}")
+            self.folder.log(f"pass {number + 1} of 2: {which}")
         self.eta = EtaEstimator(loop.step, ends[-1], passes_left=len(self.passes) - number)
         try:
             if not this.cycles:
@@ -285,7 +275,7 @@ class _Run:
             with TrainingProgressBar(ends[-1], loop.step) as progress:
                 for end in ends[len(this.cycles) - 1 :]:
                     if _has_stopped_gaining(this):
-                        self.folder.log_and_print(
+                        self.folder.log(
                             f"held-out particles have not gained for {_MOST_CYCLES_WITHOUT_GAIN} cycles: stopped"
                         )
                         break
@@ -355,7 +345,7 @@ class _Run:
     def _log_cycle(self, cycle: Cycle) -> None:
         judged = "" if cycle.frc_heldout is None else f"  held-out {cycle.frc_heldout:.4f}"
         left = "" if cycle.number == 0 else f", left {self.eta.seconds_left(cycle.step):.0f} s at most"
-        self.folder.log_and_print(
+        self.folder.log(
             f"cycle {cycle.number:2d}  {cycle.stage:>8}  step {cycle.step:5d}  FRC work {cycle.frc_work:.4f}{judged}  "
             f"moved {cycle.moved_angstrom:5.2f} Å  worst C-N {cycle.worst_link_angstrom:.3f} Å  {cycle.seconds:6.1f} s"
             f"{left}"
@@ -367,7 +357,7 @@ class _Run:
         removed = write_answer(prepared, self.best, folder, self.options.remove_below)
         lost, note = lost_folds(self.passes)
         if note:
-            folder.log_and_print(note)
+            folder.log(note)
         plot_curves(folder.path / "frc.png", prepared.resolutions_angstrom, answer_curves(self.passes))
         metrics = run_metrics(
             prepared,
@@ -377,7 +367,7 @@ class _Run:
             seconds=time.monotonic() - self.began,
         )
         folder.write_metrics(metrics)
-        folder.log_and_print(summary_line(metrics))
+        folder.log(summary_line(metrics))
         return metrics
 
 

@@ -28,7 +28,7 @@ from cocofold.particles.mrc import write_map
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
-from cocofold.system.atomic_files import is_partial, remove_partial, write_atomically
+from cocofold.system.atomic_files import is_partial, remove_partial, write_atomically, write_json
 from cocofold.system.errors import InputError
 
 _LOG = logging.getLogger("cocofold")
@@ -177,8 +177,8 @@ class RunFolder:
             self._refuse_other_inputs(found, _read_record(record, found), files)
         else:
             if self._resume and self.checkpoint.is_file():
-                self.log_and_print("the run was started by an older version: whether its input changed is not known")
-            write_atomically(record, json.dumps(found) + "\n")
+                self.log("the run was started by an older version: whether its input changed is not known")
+            write_json(record, found)
 
     def _refuse_other_inputs(self, found: dict[str, Any], known: dict[str, Any], files: dict[str, str | None]) -> None:
         """Refuse files that hold something else than they did, or are gone; versions may differ in what they note."""
@@ -212,7 +212,7 @@ class RunFolder:
         if particles.reader.empty:
             path, row = min(particles.reader.empty)
             count = f"{'' if all_were_read else 'at least '}{len(particles.reader.empty)}"
-            self.log_and_print(
+            self.log(
                 f"{count} images are empty and weigh nothing: all their pixels are alike; the first is image {row + 1} "
                 f"of {path}"
             )
@@ -280,16 +280,16 @@ class RunFolder:
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
         """Write ``metrics.json``, with which the run is finished."""
-        write_atomically(self.path / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+        write_json(self.path / "metrics.json", metrics)
 
-    def log_only(self, line: str) -> None:
+    def log_to_file(self, line: str) -> None:
         """Keep a line in log.txt; a folder that cannot take it could not take a checkpoint either."""
         with open(self.path / "log.txt", "a", encoding="utf-8") as log:
             log.write(line + "\n")
 
-    def log_and_print(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """Keep a line in log.txt, and give it to the logger ``cocofold``, which the command shows."""
-        self.log_only(line)
+        self.log_to_file(line)
         _LOG.info(line)
 
     def write_model(self, name: str, written: OutputModel, placed_as: dict[str, str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from cocofold.finetuning.preparation import PreparedRun
 from cocofold.finetuning.run_folder import ModelState, RunFolder
 from cocofold.mapfit.workflow import SUBUNIT_FILE
 from cocofold.system.atomic_files import atomic_path
+from cocofold.system.hardware import peak_resident_bytes
 
 
 def write_answer(prepared: PreparedRun, state: ModelState, folder: RunFolder, remove_below: float | None) -> int:
@@ -44,7 +44,7 @@ def write_answer(prepared: PreparedRun, state: ModelState, folder: RunFolder, re
         folder.write_model(SUBUNIT_FILE, first, {"hand": start.hand})
     folder.write_density(written, particles.box, particles.pixel_size_angstrom)
     if removed:
-        folder.log_and_print(f"{removed} residues of a pLDDT below {remove_below:g} are left out")
+        folder.log(f"{removed} residues of a pLDDT below {remove_below:g} are left out")
     return removed
 
 
@@ -157,22 +157,10 @@ def run_metrics(
 
 def peak_memory_gb() -> float:
     """Peak memory of this process, or on a GPU of its tensors if that is more."""
-    peak = _peak_resident_bytes() / 1e9
+    peak = peak_resident_bytes() / 1e9
     if torch.cuda.is_available():
         peak = max(peak, torch.cuda.max_memory_allocated() / 1e9)
     return peak
-
-
-def _peak_resident_bytes() -> int:
-    """Peak of what this program held in memory.
-
-    The kernel's ``ru_maxrss`` also counts the program that started this one, up to that moment; ``VmHWM`` does not.
-    """
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def versions() -> dict[str, str]:

@@ -354,7 +354,7 @@ def _fit_in_map(model: Model, options: Options, folder: RunFolder) -> Placement:
     """The model placed in the map; a run that is resumed finds what it had."""
     out = folder.path / "placement"
     if not (out / PLACEMENT_FILE).is_file():
-        folder.log_and_print(f"placing the model in {options.map}; see {out}")
+        folder.log(f"placing the model in {options.map}; see {out}")
         names = MapOptionNames("--map-resolution", "--map-pixel-size", half_maps=None)
         known = (options.map_resolution, options.map_pixel_size)
         files = MapFiles(Path(str(options.map)), None, None, None, *known, option_names=names)
@@ -362,7 +362,7 @@ def _fit_in_map(model: Model, options: Options, folder: RunFolder) -> Placement:
             chosen = options.bodies, options.hand, options.symmetry, find_device(options.device)
             _, lines = place_and_write(model, files, out, *chosen, tell)
         for line in lines:
-            folder.log_and_print(line)
+            folder.log(line)
     return Placement.read(out / PLACEMENT_FILE)
 
 
@@ -376,7 +376,7 @@ def _shift_to_particle_box(placement: Placement, particles: ParticleSet, folder:
     if np.abs(shift).max() < _SAME_CENTRE_PIXELS * particles.pixel_size_angstrom:
         return placement
     x, y, z = shift.round(2).tolist()
-    folder.log_and_print(
+    folder.log(
         f"map and particles have boxes of different size: the model is shifted by ({x:g}, {y:g}, {z:g}) Å, so that "
         "their centres meet"
     )

@@ -6,17 +6,18 @@ import contextlib
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from cocofold.finetuning.options import TrainingOptions
 from cocofold.imaging.rings import RingPixels, ring_count
 from cocofold.likelihood.distributed import Comparison
-from cocofold.likelihood.frc_loss import AtomGaussians
+from cocofold.likelihood.frc_loss import AtomGaussians, CorrelationGradient
 from cocofold.likelihood.observed_images import Observations
 from cocofold.sources.base import AtomSource, ParameterGroup, Stage
 from cocofold.structure.restraints import Restraints
@@ -36,39 +37,6 @@ _FEWEST_RINGS = 3
 _SEED_STRIDE = 1_000_003
 
 
-@dataclass(frozen=True)
-class TrainingSettings:
-    """Settings of a loop.
-
-    Attributes
-    ----------
-    batch_size : int
-        Images per step.
-    images_at_once : int
-        Number of images compared at once; part of the result's rounding.
-    resolution_angstrom : float, optional
-        Finest resolution compared; None: all rings.
-    seed : int
-        Of the order of particles.
-    data_weight, geometry_weight : float
-        Weights of the mean ring correlation and of the restraints.
-    penalty : bool
-        Whether hinges keep amplitudes and widths in bounds (paper eq. 4).
-    amplitude_rate, width_rate : float
-        Learning rates of the Gaussians (the paper's by default).
-    """
-
-    batch_size: int
-    images_at_once: int
-    resolution_angstrom: float | None = None
-    seed: int = 0
-    data_weight: float = 10.0
-    geometry_weight: float = 1.0
-    penalty: bool = True
-    amplitude_rate: float = 0.01
-    width_rate: float = 0.005
-
-
 class TrainingLoop:
     """State of a fine-tuning pass, advanced step by step.
 
@@ -85,7 +53,9 @@ class TrainingLoop:
         Of atoms with these.
     work : (n_work,) int
         Rows of the particles that are fitted.
-    settings : TrainingSettings
+    settings : TrainingOptions
+    images_at_once : int
+        Number of images compared at once; part of the result's rounding.
     """
 
     def __init__(
@@ -97,7 +67,8 @@ class TrainingLoop:
         observations: Observations,
         comparison: Comparison,
         work: torch.Tensor,
-        settings: TrainingSettings,
+        settings: TrainingOptions,
+        images_at_once: int,
     ) -> None:
         self.source = source
         self.restraints = restraints
@@ -108,7 +79,7 @@ class TrainingLoop:
         self._comparison = comparison
         self._work = work
         self._settings = settings
-        self._chunk = settings.images_at_once
+        self._chunk = images_at_once
         self._stages = [_counted_in_steps(stage, len(work), settings.batch_size) for stage in source.stages()]
         self._starts = [sum(stage.steps for stage in self._stages[:row]) for row in range(len(self._stages))]
         self.total_steps = sum(stage.steps for stage in self._stages)
@@ -196,18 +167,18 @@ class TrainingLoop:
             learned = [values for group in optimiser.param_groups for values in group["params"]]
             torch.nn.utils.clip_grad_norm_(learned, stage.max_gradient_norm)
         optimiser.step()
-        return images.correlation
+        return images.value
 
-    def _image_gradient(self, positions: torch.Tensor, stage: Stage, meanwhile: Callable[[], None]) -> _ImageGradient:
+    def _image_gradient(
+        self, positions: torch.Tensor, stage: Stage, meanwhile: Callable[[], None]
+    ) -> CorrelationGradient:
         """What the step's images say; of a stage that compares none, nothing. ``meanwhile`` is called once."""
         if stage.batches:
             rows, rings = self._batch(self.step), self._rings(stage)
-            return _ImageGradient(
-                *self._comparison.gradient(positions, self.gaussians, rows, rings, self._chunk, meanwhile)
-            )
+            return self._comparison.gradient(positions, self.gaussians, rows, rings, self._chunk, meanwhile)
         meanwhile()
         nothing = torch.zeros_like(self.gaussians.amplitudes)
-        return _ImageGradient(0.0, torch.zeros_like(positions), nothing, nothing)
+        return CorrelationGradient(0.0, torch.zeros_like(positions), nothing, nothing)
 
     def _keep_if_better(self, stage: int) -> None:
         """Take a stage back unless it explains fitted particles better, on all rings that are compared.
@@ -223,7 +194,7 @@ class TrainingLoop:
 
     def _rings(self, stage: Stage) -> RingPixels:
         box, pixel = self._observations.particles.box, self._observations.pixel_size_angstrom
-        limit = self._settings.resolution_angstrom
+        limit = self._settings.resolution
         if stage.resolution_angstrom:
             limit = max(stage.resolution_angstrom, limit or 0.0)
         return self._observations.rings(max(min(_FEWEST_RINGS, self.finest_rings), ring_count(box, pixel, limit)))
@@ -232,7 +203,7 @@ class TrainingLoop:
     def finest_rings(self) -> int:
         """Number of rings up to the resolution asked for."""
         return ring_count(
-            self._observations.particles.box, self._observations.pixel_size_angstrom, self._settings.resolution_angstrom
+            self._observations.particles.box, self._observations.pixel_size_angstrom, self._settings.resolution
         )
 
     @property
@@ -305,15 +276,6 @@ class TrainingLoop:
         self._optimise(self.source.restore(stage, _part(state, "source.")), self._stages[stage])
         if self._optimiser is not None:
             _unpack_moments(self._optimiser, _part(state, "adam."))
-
-
-class _ImageGradient(NamedTuple):
-    """Mean correlation of a step's images, and its gradient with respect to positions, amplitudes and widths."""
-
-    correlation: float
-    positions: torch.Tensor
-    amplitudes: torch.Tensor
-    widths: torch.Tensor
 
 
 def _pack_moments(optimiser: torch.optim.Adam) -> dict[str, torch.Tensor]:

@@ -312,7 +312,7 @@ class ContrastEstimate:
 
 def settle_contrast(
     observations: Observations, positions: torch.Tensor, gaussians: AtomGaussians, asked: str = "auto"
-) -> ContrastEstimate | None:
+) -> tuple[str, ContrastEstimate | None]:
     """Take protein for white or dark in the images, as told or as they say; undecided ones are taken for white.
 
     Parameters
@@ -323,26 +323,20 @@ def settle_contrast(
         Å.
     gaussians : AtomGaussians
     asked : str
-        white, dark, or auto to ask the images.
+        white, dark, or auto to ask the images; see ``find_contrast``.
 
     Returns
     -------
-    ContrastEstimate or None
+    contrast : str
+        white, dark or undecided.
+    found : ContrastEstimate or None
         What the images say; None if they were not asked.
     """
-    if asked == "auto":
-        return flip_if_dark(observations, positions, gaussians)
-    if asked == "dark":
+    found = find_contrast(positions, gaussians, observations) if asked == "auto" else None
+    contrast = asked if found is None else found.verdict
+    if contrast == "dark":
         observations.flip_contrast()
-    return None
-
-
-def flip_if_dark(observations: Observations, positions: torch.Tensor, gaussians: AtomGaussians) -> ContrastEstimate:
-    """Ask the images for their contrast, and flip it if protein is dark; see ``find_contrast``."""
-    found = find_contrast(positions, gaussians, observations)
-    if found.verdict == "dark":
-        observations.flip_contrast()
-    return found
+    return contrast, found
 
 
 def find_contrast(positions: torch.Tensor, gaussians: AtomGaussians, observations: Observations) -> ContrastEstimate:

@@ -84,7 +84,7 @@ class Observations:
         self.device = torch.device(device)
         self.contrast_sign = contrast_sign
         self.image_limit = len(particles)
-        self.on_warning = on_warning
+        self._on_warning = on_warning
         self._rings = {n_rings: RingPixels.up_to(particles.box, n_rings, self.device)}
         self._finest = n_rings
         self._poses = magnified_poses(poses_of(particles), particles).to(self.device)
@@ -156,8 +156,8 @@ class Observations:
             )
         self.image_limit = count // 2
         torch.cuda.empty_cache()
-        if self.on_warning is not None:
-            self.on_warning(f"{self.device} is out of memory with {count} images at once: going on with {count // 2}")
+        if self._on_warning is not None:
+            self._on_warning(f"{self.device} is out of memory with {count} images at once: going on with {count // 2}")
 
     def batch(self, rows: torch.Tensor, rings: RingPixels) -> Batch:
         """Images of these rows, (n,) int, at the pixels of ``rings``."""

@@ -15,9 +15,9 @@ from cocofold.imaging.rings import ring_count
 from cocofold.likelihood.frc_loss import (
     AtomGaussians,
     correlate_in_chunks,
-    flip_if_dark,
     images_per_chunk,
     mean_correlation_gradient,
+    settle_contrast,
 )
 from cocofold.likelihood.observed_images import Observations, refuse_incompatible_input
 from cocofold.particles import read_particles
@@ -144,7 +144,7 @@ class ImageAgreement:
             every = every.subset(np.sort(drawn))
         observations = Observations(every, ring_count(every.box, every.pixel_size_angstrom), find_device(device))
         found = cls(observations, model.atomic_numbers)
-        flip_if_dark(observations, found._tensor(model.positions), found._gaussians(model.atomic_numbers))
+        settle_contrast(observations, found._tensor(model.positions), found._gaussians(model.atomic_numbers))
         return found
 
     def __enter__(self) -> ImageAgreement:

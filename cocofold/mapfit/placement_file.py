@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cocofold.structure.point_groups import normalise_point_group
-from cocofold.system.atomic_files import write_atomically
+from cocofold.system.atomic_files import write_json
 from cocofold.system.errors import InputError
 
 AS_IS, MIRRORED = "as-is", "mirrored"
@@ -97,7 +97,7 @@ class Placement:
             "bodies": bodies,
             **self.facts,
         }
-        write_atomically(path, json.dumps(content, indent=1) + "\n")
+        write_json(path, content)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Placement:

@@ -26,7 +26,7 @@ from cocofold.mapfit.target_map import (
 )
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
-from cocofold.system.atomic_files import atomic_path
+from cocofold.system.atomic_files import atomic_path, new_folder
 from cocofold.system.errors import InputError, require_within
 from cocofold.system.progress import ProgressCallback
 
@@ -127,12 +127,8 @@ def place_and_write(
     lines = list(_summary_lines(found, density, resolution, known_from))
     if out is None:
         return found, lines
-    try:
+    with new_folder(out):
         written = _write_outputs(found, density, out, resolution)
-    except OSError as error:
-        raise InputError(
-            f"{error.filename or out}: cannot be written ({error.strerror}); give another folder"
-        ) from error
     return found, [*lines, f"written     {', '.join(map(str, written))}"]
 
 
@@ -196,7 +192,6 @@ def _apply_mask(density: DensityMap, files: MapFiles) -> DensityMap:
 
 
 def _write_outputs(found: FitResult, density: DensityMap, out: Path, resolution: float) -> list[Path]:
-    out.mkdir(parents=True, exist_ok=True)
     placement, shown = found.placement, density
     written = [out / PLACED_FILE, out / PLACEMENT_FILE, out / "placement.png"]
     if placement.hand == MIRRORED:

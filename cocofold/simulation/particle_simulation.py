@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
@@ -35,7 +34,7 @@ from cocofold.simulation.simulation_settings import SimulationSettings
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
-from cocofold.system.atomic_files import atomic_path, write_atomically
+from cocofold.system.atomic_files import atomic_path, check_new_folder, new_folder, write_json
 from cocofold.system.errors import InputError
 
 
@@ -109,35 +108,32 @@ def simulate(settings: SimulationSettings, out: Path) -> SimulationOutput:
     parts = particle_clouds(model, settings)
     _check_inside(model, parts, truth, settings)
     shows = draw_image_contents(settings, streams.junk)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from error
-    scenes = NoiseFreeImages.prepare(model, parts, truth, shows, settings, streams.neighbours, streams.junk)
-    written = SimulationOutput(
-        star=out / "particles.star",
-        stack=out / "particles.mrcs",
-        true_star=out / "true_poses.star",
-        model=out / "truth.cif",
-        clean=out / "clean.mrcs" if settings.clean else None,
-        map=out / "map.mrc" if settings.map else None,
-        signal_variance=_write_stacks(scenes, settings, out, streams),
-    )
-    write_model(written.model, model, details="model of simulated particles, in the frame of their box")
-    content = {
-        "cocofold_version": __version__,
-        "settings": {**asdict(settings), "defocus": list(settings.defocus)},
-        "noise_variance": 1.0,
-        "signal_variance": written.signal_variance,
-        "junk": np.flatnonzero(shows != PARTICLE).tolist(),
-    }
-    write_atomically(out / "truth.json", json.dumps(content, indent=1) + "\n")
-    write_star(written.true_star, truth)
-    disturbed = _with_pose_errors(truth, settings, streams)
-    if written.map is not None:
-        write_reconstruction(written.map, disturbed)
-    write_star(written.star, disturbed)
-    return written
+    with new_folder(out):
+        scenes = NoiseFreeImages.prepare(model, parts, truth, shows, settings, streams.neighbours, streams.junk)
+        written = SimulationOutput(
+            star=out / "particles.star",
+            stack=out / "particles.mrcs",
+            true_star=out / "true_poses.star",
+            model=out / "truth.cif",
+            clean=out / "clean.mrcs" if settings.clean else None,
+            map=out / "map.mrc" if settings.map else None,
+            signal_variance=_write_stacks(scenes, settings, out, streams),
+        )
+        write_model(written.model, model, details="model of simulated particles, in the frame of their box")
+        content = {
+            "cocofold_version": __version__,
+            "settings": {**asdict(settings), "defocus": list(settings.defocus)},
+            "noise_variance": 1.0,
+            "signal_variance": written.signal_variance,
+            "junk": np.flatnonzero(shows != PARTICLE).tolist(),
+        }
+        write_json(out / "truth.json", content)
+        write_star(written.true_star, truth)
+        disturbed = _with_pose_errors(truth, settings, streams)
+        if written.map is not None:
+            write_reconstruction(written.map, disturbed)
+        write_star(written.star, disturbed)
+        return written
 
 
 def _centred_if_asked(model: Model, settings: SimulationSettings) -> Model:
@@ -217,10 +213,7 @@ def _check_inside(model: Model, parts: list[GaussianCloud], truth: ParticleSet, 
 
 
 def _check_folder(out: Path, settings: SimulationSettings) -> None:
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out}: is a file; give a folder")
-    if out.is_dir() and any(out.iterdir()):
-        raise InputError(f"--out {out}: the folder is not empty; give another one, or empty it")
+    check_new_folder("--out", out)
     needed = settings.count * settings.box**2 * 4 * (2 if settings.clean else 1)
     existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free

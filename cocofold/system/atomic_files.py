@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 from cocofold.system.errors import InputError
 
 # Names of temporary files: hidden, and of no format that another program would read.
 _PARTIAL_PREFIX, _PARTIAL_SUFFIX = ".", ".part"
+_MOST_LISTED_FILES = 5  # that a message names
 
 
 @contextlib.contextmanager
@@ -61,6 +66,19 @@ def write_atomically(path: str | os.PathLike[str], content: str) -> None:
         partial.write_text(content, encoding="utf-8")
 
 
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Write JSON that appears whole or not at all; numbers that are not finite, which JSON does not have, are null."""
+    write_atomically(path, json.dumps(_with_finite_numbers(content), indent=1, allow_nan=False) + "\n")
+
+
+def _with_finite_numbers(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {name: _with_finite_numbers(value) for name, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_with_finite_numbers(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
 @contextlib.contextmanager
 def refuse_unwritable(path: Path | None, remedy: str = "give another file") -> Iterator[None]:
     """Turn an ``OSError`` of writing into an ``InputError`` that names the file, or else ``path``, and the remedy."""
@@ -87,3 +105,58 @@ def check_writable(option: str, path: Path | None) -> None:
         raise InputError(f"{option} {path}: there is no folder {folder}; make it, or give a file elsewhere")
     if not os.access(folder, os.W_OK):
         raise InputError(f"{option} {path}: the folder {folder} may not be written to; give a file elsewhere")
+
+
+def check_new_folder(option: str, path: Path, may_hold: Collection[str] = ()) -> None:
+    """Refuse a path at which no new folder can be filled.
+
+    Parameters
+    ----------
+    option : str
+        What the user calls it.
+    path : Path
+    may_hold : collection of str
+        Names that the folder may hold already; temporary files of killed processes may be there too.
+
+    Raises
+    ------
+    InputError
+        If it is a file, holds anything else, or may not be written to.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{option} {path}: is a file; give a folder")
+    held = sorted(one.name for one in path.iterdir() if not is_partial(one)) if path.is_dir() else []
+    foreign = [name for name in held if name not in may_hold]
+    if foreign:
+        more = " and more" if len(foreign) > _MOST_LISTED_FILES else ""
+        raise InputError(
+            f"{option} {path}: the folder holds {', '.join(foreign[:_MOST_LISTED_FILES])}{more}; give another one"
+        )
+    place = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"{option} {path}: {place} may not be written to; give another folder")
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[None]:
+    """Make a folder; what is new in it is removed if anything goes wrong, so that the same command can run again.
+
+    Raises
+    ------
+    InputError
+        In place of an ``OSError``, with the file's name.
+    """
+    held = set(path.iterdir()) if path.is_dir() else None
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            for new in set(path.iterdir()) - (held or set()):
+                shutil.rmtree(new) if new.is_dir() else new.unlink()
+            if held is None:
+                path.rmdir()
+        if isinstance(error, OSError):
+            reason = error.strerror or error
+            raise InputError(f"{error.filename or path}: cannot be written ({reason}); give another folder") from error
+        raise

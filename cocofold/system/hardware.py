@@ -64,7 +64,7 @@ def prepare_short_work(name: str) -> torch.device:
 
 # What is free on the machine, and what this process holds, in the kernel's words.
 _MEMINFO_FILE = Path("/proc/meminfo")
-_STATM_FILE = Path("/proc/self/statm")
+_STATM_FILE, _STATUS_FILE = Path("/proc/self/statm"), Path("/proc/self/status")
 # Where the kernel says to which control groups this process belongs, and where these are mounted.
 _OWN_CONTROL_GROUPS_FILE = Path("/proc/self/cgroup")
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
@@ -139,6 +139,18 @@ def resident_bytes() -> int:
     try:
         return int(_STATM_FILE.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def peak_resident_bytes() -> int:
+    """Peak of what this program held in memory.
+
+    The kernel's ``ru_maxrss`` also counts the program that started this one, up to that moment; ``VmHWM`` does not.
+    """
+    try:
+        lines = _STATUS_FILE.read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

@@ -140,7 +140,8 @@ def test_chunks_do_not_change_the_gradient(particles: Path, start: Path) -> None
 
 
 def test_every_particle_comes_once_before_any_comes_again(particles: Path, start: Path, tmp_path: Path) -> None:
-    from cocofold.finetuning.training_loop import TrainingLoop, TrainingSettings
+    from cocofold.finetuning.options import TrainingOptions
+    from cocofold.finetuning.training_loop import TrainingLoop
     from cocofold.likelihood.distributed import LocalComparison
     from cocofold.sources.deformation import DeformationSource
     from cocofold.structure.restraints import Restraints
@@ -159,7 +160,8 @@ def test_every_particle_comes_once_before_any_comes_again(particles: Path, start
         observations,
         LocalComparison(observations),
         work,
-        TrainingSettings(batch_size=10, images_at_once=10),
+        TrainingOptions(batch_size=10),
+        10,
     )
     seen = torch.cat([loop._batch(step) for step in range(36)]).tolist()
     assert len(seen) == 360
@@ -179,7 +181,8 @@ def test_every_particle_comes_once_before_any_comes_again(particles: Path, start
 
 
 def test_gaussians_may_be_trained_without_images(particles: Path, start: Path) -> None:
-    from cocofold.finetuning.training_loop import TrainingLoop, TrainingSettings
+    from cocofold.finetuning.options import TrainingOptions
+    from cocofold.finetuning.training_loop import TrainingLoop
     from cocofold.likelihood.distributed import LocalComparison
     from cocofold.sources.deformation import DeformationSource
     from cocofold.structure.restraints import Restraints
@@ -201,7 +204,8 @@ def test_gaussians_may_be_trained_without_images(particles: Path, start: Path) -
         observations,
         LocalComparison(observations),
         torch.arange(80),
-        TrainingSettings(batch_size=10, images_at_once=10),
+        TrainingOptions(batch_size=10),
+        10,
     )
     correlations: list[float] = []
     loop.advance(3, correlations.append)

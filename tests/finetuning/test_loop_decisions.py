@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from cocofold.finetuning.training_loop import TrainingLoop, TrainingSettings
+from cocofold.finetuning.options import TrainingOptions
+from cocofold.finetuning.training_loop import TrainingLoop
 from cocofold.imaging.rings import RingPixels
-from cocofold.likelihood.frc_loss import AtomGaussians
+from cocofold.likelihood.frc_loss import AtomGaussians, CorrelationGradient
 from cocofold.likelihood.observed_images import Observations
 from cocofold.particles import read_particles
 from cocofold.sources.base import Stage
@@ -87,13 +88,13 @@ class _Pulling:
         rings: RingPixels,
         chunk: int,
         meanwhile: Callable[[], None],
-    ) -> tuple[float, torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> CorrelationGradient:
         meanwhile()
         self.rings.append(rings.n_rings)
         along = torch.zeros_like(positions)
         along[:, 0] = 1 / len(positions)
         each = torch.ones(len(positions))
-        return 0.0, along, each, each
+        return CorrelationGradient(0.0, along, each, each)
 
     def score(
         self, positions: torch.Tensor, gaussians: AtomGaussians, rows: torch.Tensor, rings: RingPixels, chunk: int
@@ -150,7 +151,8 @@ def loop_of(observations: Observations, model: Model):
             observations,
             comparison,
             torch.tensor(WORK),
-            TrainingSettings(**{"batch_size": 16, **options}, images_at_once=8, geometry_weight=0.0),
+            TrainingOptions(**{"batch_size": 16, **options}, geometry_weight=0.0),
+            8,
         )
         return loop, source, restraints, comparison
 
@@ -227,7 +229,7 @@ def test_rates_rise_where_a_stage_warms_up_and_stay_where_it_has_epochs(loop_of)
 def test_a_stage_compares_up_to_the_coarser_of_two_limits(
     loop_of, limit: float, asked: float | None, rings: int
 ) -> None:
-    loop, _, _, comparison = loop_of([Stage("only", 5, limit)], resolution_angstrom=asked)
+    loop, _, _, comparison = loop_of([Stage("only", 5, limit)], resolution=asked)
     loop.advance(1, lambda correlation: None)
     assert comparison.rings == [rings]
 

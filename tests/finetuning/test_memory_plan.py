@@ -155,7 +155,7 @@ def test_out_of_memory_halves_what_is_compared_at_once_and_goes_on(
     expected, scores = mean_correlation_gradient(*given), correlate_in_chunks(*given)
     gpu, said = _Gpu(4), []
     monkeypatch.setattr(frc_loss, "correlate", gpu)
-    observations.on_warning = said.append
+    monkeypatch.setattr(observations, "_on_warning", said.append)
     found = mean_correlation_gradient(*given)
     # 12 and 6 are too many; what was learned is kept.
     assert gpu.tried == [12, 6, 3, 3, 3, 3, 3, 3, 3, 3]

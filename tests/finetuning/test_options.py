@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from cocofold import __version__
 from cocofold.__main__ import app
-from cocofold.finetuning.options import OPTION_GROUPS, Options, option_rules, paper_options
+from cocofold.finetuning.options import OPTION_GROUPS, Options, option_rules, options_with_preset
 from cocofold.system.errors import InputError
 
 # What scripts rely on: the flags of ``cocofold finetune``, and their defaults. None: not given, so something else
@@ -198,7 +198,21 @@ def test_a_file_without_options_is_refused(content: str, tmp_path: Path) -> None
         Options.read(tmp_path / "config.yaml")
 
 
+def test_every_number_has_a_range() -> None:
+    """And what is outside, or no number, is refused by the name that the user knows."""
+    for one in fields(Options):
+        rules = option_rules(one)
+        if "int" in str(one.type) or "float" in str(one.type):
+            assert rules.within is not None, one.name
+            name = one.name if rules.flag is None or rules.switches_off else rules.flag
+            for value in (rules.within[1] * 2 + 1, -1, float("nan")):
+                with pytest.raises(InputError, match=f"{name} "):
+                    Options(**{"particles": "P", "model": "M", "map": "V", one.name: value})
+    with pytest.raises(InputError, match="--hand left: give auto, as-is or mirrored"):
+        Options(particles="P", model="M", map="V", hand="left")
+
+
 def test_no_cycles_of_the_paper_are_refused() -> None:
     with pytest.raises(InputError, match="--cycles 0: must be from 1 to 30"):
-        paper_options(particles="P", prediction="P", cycles=0)
-    assert paper_options(particles="P", prediction="P", cycles=None).epochs == 10
+        options_with_preset(preset="paper", particles="P", prediction="P", cycles=0)
+    assert options_with_preset(preset="paper", particles="P", prediction="P", cycles=None).epochs == 10

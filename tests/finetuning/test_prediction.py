@@ -23,7 +23,7 @@ from cocofold.alphafold.prediction import Prediction, Provenance
 from cocofold.alphafold.rebuild import write_prediction
 from cocofold.alphafold.weight_layout import random_weights
 from cocofold.finetuning.holdout import Cycle, TrainingPass
-from cocofold.finetuning.options import Options, paper_options
+from cocofold.finetuning.options import Options, options_with_preset
 from cocofold.finetuning.run import finetune
 from cocofold.finetuning.run_folder import RunFolder
 from cocofold.finetuning.starting_model import PredictedStart, superpose_chains
@@ -218,7 +218,9 @@ def test_a_network_resumes_to_the_same_model(
 
     same: dict[str, object] = {"contrast": "white", "heldout": 0.0}
     if kind == "paper":
-        short = paper_options(particles=str(images), model=str(placed), prediction=str(prediction), cycles=6, **same)
+        short = options_with_preset(
+            preset="paper", particles=str(images), model=str(placed), prediction=str(prediction), cycles=6, **same
+        )
     else:
         deform = kind == "field on top"
         short = options(prediction, placed, images, effort=0.02, teacher=False, deform=deform, cycles=3, **same)
@@ -281,12 +283,12 @@ def test_the_field_on_top_has_the_gradient_of_finite_differences_and_goes_on_whe
 
 def test_the_paper_s_preset_is_its_authors_training(prediction: Path, placed: Path, images: Path) -> None:
     given = {"particles": str(images), "model": str(placed), "prediction": str(prediction)}
-    asked = paper_options(**given)
+    asked = options_with_preset(preset="paper", **given)
     assert (asked.batch_size, asked.cycles, asked.epochs) == (32, 10, 10)
     assert (asked.amplitude_rate, asked.width_rate, asked.weights_rate, asked.adapter_rate) == (0.01, 0.005, 1e-4, 1e-3)
     assert (asked.data_weight, asked.geometry_weight, asked.single_rate, asked.pair_rate) == (1.0, 0.0, 0.0, 0.0)
     assert not asked.teacher
-    assert paper_options(**given, cycles=3, batch_size=8).epochs == 3
+    assert options_with_preset(preset="paper", **given, cycles=3, batch_size=8).epochs == 3
     source = start_of(asked).with_teacher(None).source()
     (stage,) = source.stages()
     assert (stage.epochs, stage.resolution_angstrom, stage.trains_gaussians) == (10, 0.0, True)
@@ -370,7 +372,9 @@ def test_switches_of_the_command_reach_the_settings(monkeypatch: pytest.MonkeyPa
     assert (other.deform, other.teacher) == (True, False)
     assert (bare.single_rate, bare.pair_rate) == (0.0, 0.0)
     assert bare.weights_rate > 0
-    assert authors == [paper_options(particles="P.star", prediction="P", cycles=count) for count in (4, 10)]
+    assert authors == [
+        options_with_preset(preset="paper", particles="P.star", prediction="P", cycles=count) for count in (4, 10)
+    ]
 
 
 def test_a_pair_of_half_the_memory_gives_nearly_the_same_atoms(prediction: Path, placed: Path, images: Path) -> None:

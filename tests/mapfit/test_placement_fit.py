@@ -62,7 +62,7 @@ def test_a_moved_model_and_a_mirrored_map(shared_data: Path, tmp_path: Path, cap
     assert (out / "placement.png").stat().st_size > 10_000
     assert "placed in the map's mirror image" in (out / "placed.cif").read_text()
     assert "mirrored (mirrored; correlation as-is" in capsys.readouterr().out
-    with pytest.raises(InputError, match="a folder with files"):
+    with pytest.raises(InputError, match="the folder holds"):
         run(tmp_path / "moved.cif", tmp_path / "map.mrc", out, **_options())
 
 

@@ -56,6 +56,21 @@ def test_the_order_of_the_particles_does_not_matter(by: str, particles: Particle
     assert sorted(order[other.held_out]) == found.held_out.tolist()
 
 
+@pytest.mark.parametrize("by", CRITERIA)
+@pytest.mark.parametrize("marks", [0, 30])
+def test_no_image_is_both_selected_and_held_out(by: str, marks: int, particles: ParticleSet, truth: Model) -> None:
+    """Of a symmetry expansion the rows of an image are held out together, and as many images as without it."""
+    expanded = particles.subset(np.repeat(np.arange(len(particles)), 3))
+    if marks:
+        expanded = replace(expanded, held_out=np.arange(len(expanded)) < marks)
+    found = select_particles(expanded, 120, by, model=truth)
+    held_out = set(expanded.image_numbers[found.held_out].tolist())
+    assert len(held_out) == 8
+    assert len(found.held_out) == 24
+    assert len(found.rows) == 120
+    assert not held_out & set(expanded.image_numbers[found.selected].tolist())
+
+
 @pytest.mark.parametrize("by", ["random", "views"])
 def test_the_seed_decides(by: str, particles: ParticleSet) -> None:
     first, again, other = (select_particles(particles, 40, by, seed).selected.tolist() for seed in (1, 1, 2))

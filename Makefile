@@ -6,7 +6,8 @@ CRYOJAX := .venv-cryojax
 # Processes that share the tests; most tests, and the programs that they start, use one core.
 WORKERS ?= 2
 # Threads of several processes that wait for work leave the cores to each other.
-PYTEST = OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+PYTEST = OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup \
+	--no-loadscope-reorder
 
 .PHONY: venv demo test test-fast test-gpu test-colabfold test-browser gui bench clean
 

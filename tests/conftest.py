@@ -1,15 +1,26 @@
 """Fixtures for all tests, and what is said of those that are skipped."""
 
 import signal
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import stand_in
+import torch
 
-# Folders of tests whose fixtures are whole runs of programs.
+from cocofold.__main__ import main
+
+# Folders of tests whose fixtures are whole runs of programs, but for files that hardly use them
 TOGETHER = ("scipion", "reporting")
+APART = ("test_templates", "test_stopping")
+# Groups that take longest, in this order: they start first, so that no process has a long one left when others end.
+# Measured with `--durations=0`; an old order costs time and nothing else.
+LONGEST = (
+    "scipion",
+    "test_templates",
+)
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -17,8 +28,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Keep together what shares costly fixtures where several processes run the tests; skip what has no data."""
     if config.pluginmanager.hasplugin("xdist"):
         for item in items:
-            folder = item.path.parent.name
-            item.add_marker(pytest.mark.xdist_group(folder if folder in TOGETHER else item.path.stem))
+            item.add_marker(pytest.mark.xdist_group(_group(item.path)))
+        # Groups are handed out in the order of their first tests (`--no-loadscope-reorder`).
+        items.sort(key=lambda item: LONGEST.index(_group(item.path)) if _group(item.path) in LONGEST else len(LONGEST))
     if not SHARED.is_dir():
         for item in items:
             if item.get_closest_marker("independent"):
@@ -27,6 +39,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                         reason=f"needs files of other programs, and the shared data sets are not at {SHARED}"
                     )
                 )
+
+
+def _group(path: Path) -> str:
+    """Tests that one process runs one after the other: those of a file, or of a folder."""
+    return path.parent.name if path.parent.name in TOGETHER and path.stem not in APART else path.stem
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Small work goes fastest on one thread, above all where several processes share the tests; so do fixtures."""
+    torch.set_num_threads(1)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -43,6 +66,29 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def shared_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the data sets that lie beside the project, or of what stands for them where they are not."""
     return SHARED if SHARED.is_dir() else stand_in.make(tmp_path_factory.mktemp("stand_in"))
+
+
+@pytest.fixture(scope="session")
+def cases() -> Path:
+    """Folder of files as other programs and people make them, each a case of its own; never stood in for."""
+    if not (SHARED / "cases").is_dir():
+        pytest.skip(f"needs the cases of other people's files, which are not at {SHARED / 'cases'}")
+    return SHARED / "cases"
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run ``cocofold`` with these arguments in this process; returns the exit status."""
+
+    def run(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["cocofold", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as ended:
+            return int(ended.code or 0)
+        return 0
+
+    return run
 
 
 @pytest.fixture

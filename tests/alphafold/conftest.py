@@ -7,26 +7,17 @@ the weights that turn it into the single representation follow from it.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import typer
 from trunk_files import ColabFoldFolder, DeepMind
 from typer.testing import CliRunner
 
 from cocofold.commands.predict import predict
 from cocofold.system.errors import InputError
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

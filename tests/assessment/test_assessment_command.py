@@ -1,16 +1,14 @@
 """The whole assessment and the verb ``cocofold assess``."""
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cocofold.__main__ import main
 from cocofold.assessment.backbone_geometry import measure_geometry
 from cocofold.assessment.comparison import assess
 from cocofold.structure.model import Model
@@ -20,9 +18,23 @@ from cocofold.structure.read_model import read_model
 pytestmark = pytest.mark.slow
 
 
-def _run(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "cocofold", "assess", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, "COLUMNS": "200"})
+Assessed = Callable[..., str]
+
+
+@pytest.fixture
+def assessed(
+    command: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Assessed:
+    """Run ``cocofold assess`` in this process, which must end well; returns what it prints."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> str:
+        status = command("assess", *arguments)
+        printed = capsys.readouterr()
+        assert status == 0, printed.err
+        return printed.out
+
+    return run
 
 
 def test_moving_the_model_changes_only_what_is_in_place(adk_closed: Model, adk_open: Model) -> None:
@@ -62,15 +74,14 @@ def test_displaced_chains_of_a_complex(shared_data: Path, tcr: Model) -> None:
     assert np.sqrt(np.mean([r.superposed_angstrom**2 for r in found.residues])) == pytest.approx(found.ca_rmsd)
 
 
-def test_the_command_prints_and_writes(shared_data: Path, tmp_path: Path) -> None:
+def test_the_command_prints_and_writes(assessed: Assessed, shared_data: Path, tmp_path: Path) -> None:
     closed, reference = shared_data / "adk" / "start_closed.cif", shared_data / "adk" / "truth_open.cif"
-    result = _run(
+    printed = assessed(
         "--model", closed, "--reference", reference, "--start", closed,
         "--json", tmp_path / "a.json", "--plot", tmp_path / "a.png",
     )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    assert "7.131" in result.stdout
-    assert "8.094" in result.stdout
+    assert "7.131" in printed
+    assert "8.094" in printed
     content = json.loads((tmp_path / "a.json").read_text())
     assert content["ca_rmsd"] == pytest.approx(7.1307, abs=1e-3)
     assert content["ca_rmsd_in_place"] == pytest.approx(8.0940, abs=1e-3)
@@ -84,19 +95,18 @@ def test_the_command_prints_and_writes(shared_data: Path, tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.png"]
 
 
-def test_agreement_with_particles(shared_data: Path, tmp_path: Path) -> None:
+def test_agreement_with_particles(assessed: Assessed, shared_data: Path, tmp_path: Path) -> None:
     """Of the structure that was imaged, of one 1.4 Å from it and of the start, in this order."""
     folder, found, against = shared_data / "adk", [], []
     for name in ("truth_open.cif", "trajectory/dims_088.cif", "start_closed.cif"):
         words = ["--model", folder / name, "--json", tmp_path / "a.json", "--plot", tmp_path / "a.png"]
-        result = _run(*words, "--particles", folder / "uniform" / "particles_200.star", "--device", "cpu")
-        assert result.returncode == 0, result.stderr
+        printed = assessed(*words, "--particles", folder / "uniform" / "particles_200.star", "--device", "cpu")
         content = json.loads((tmp_path / "a.json").read_text())
         found.append(content["frc"])
         against.append(content["against"])
-        assert f"{found[-1]:.4f}" in result.stdout
-        assert ", ".join(against[-1]) in result.stdout
-        assert "CA RMSD" not in result.stdout
+        assert f"{found[-1]:.4f}" in printed
+        assert ", ".join(against[-1]) in printed
+        assert "CA RMSD" not in printed
         assert "ca_rmsd" not in content
         assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
         assert [row["number"] for row in content["support"]] == list(range(1, 215))
@@ -120,40 +130,22 @@ def test_agreement_with_particles(shared_data: Path, tmp_path: Path) -> None:
     assert named[122:160].mean() >= 0.5
 
 
-def test_a_model_without_peptides_says_so(adk_open: Model, tmp_path: Path) -> None:
+def test_a_model_without_peptides_says_so(assessed: Assessed, adk_open: Model, tmp_path: Path) -> None:
     lone = adk_open.only(np.array([key.number in (10, 50, 100) for key in adk_open.residues]))
     write_model(tmp_path / "lone.cif", lone)
     write_model(tmp_path / "whole.cif", adk_open)
-    result = _run("--model", tmp_path / "lone.cif", "--reference", tmp_path / "whole.cif")
-    assert result.returncode == 0, result.stderr
-    rows = {
-        line.split("│")[1].strip(): line.split("│")[2].strip() for line in result.stdout.splitlines() if "│" in line
-    }
+    printed = assessed("--model", tmp_path / "lone.cif", "--reference", tmp_path / "whole.cif")
+    rows = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in printed.splitlines() if "│" in line}
     assert rows["C-N within 0.1 Å of 1.33 Å"] == "none to judge"
     assert rows["C-N, largest deviation (Å)"] == "no peptides"
     assert rows["Ramachandran favoured"] == "none to judge"
     assert rows["D-amino acids"].startswith("0 of ")
 
 
-@pytest.mark.parametrize(
-    ("modules", "absent"),
-    [
-        (("__main__",), {"torch", "numpy", "gemmi", "matplotlib"}),
-        (
-            [f"assessment.{name}" for name in ("comparison", "matching", "tm_score", "backbone_geometry")],
-            {"torch", "matplotlib"},
-        ),
-    ],
-)
-def test_imports_stay_cheap(modules: Sequence[str], absent: set[str]) -> None:
-    program = f"import sys, {', '.join(f'cocofold.{name}' for name in modules)}; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert not absent & set(done.stdout.split())
-
-
 def test_unusable_input_ends_the_program_with_status_2(shared_data: Path, tmp_path: Path) -> None:
-    result = _run("--model", tmp_path / "none.cif", "--reference", shared_data / "adk" / "truth_open.cif")
+    words = ["--model", tmp_path / "none.cif", "--reference", shared_data / "adk" / "truth_open.cif"]
+    program = [sys.executable, "-m", "cocofold", "assess", *map(str, words)]
+    result = subprocess.run(program, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2
     assert result.stderr.strip().splitlines() == [
         f"cocofold: model {tmp_path / 'none.cif'}: no such file; give an mmCIF or PDB file"
@@ -161,7 +153,7 @@ def test_unusable_input_ends_the_program_with_status_2(shared_data: Path, tmp_pa
 
 
 def test_unusable_input_is_one_message_and_status_2(
-    shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: Callable[..., int]
 ) -> None:
     adk, tcr = shared_data / "adk" / "truth_open.cif", shared_data / "tcr" / "truth.cif"
     water = tmp_path / "water.pdb"
@@ -176,10 +168,7 @@ def test_unusable_input_is_one_message_and_status_2(
         (("--model", adk, "--reference", adk, "--plot", tmp_path / "a.pdf"), "only PNG"),
         (("--model", adk, "--reference", adk, "--start", tcr), "the start shares"),
     ]:
-        monkeypatch.setattr(sys, "argv", ["cocofold", "assess", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        assert exit_.value.code == 2, arguments
+        assert command("assess", *arguments) == 2, arguments
         message = capsys.readouterr().err
         assert part in message
         assert len(message.strip().splitlines()) == 1

@@ -8,8 +8,6 @@ import pytest
 from benchmarks.growth import BOXES, TEN, Growth, Terms, fit, image_terms, network_terms
 from benchmarks.step import CASES, Case
 
-pytestmark = pytest.mark.slow
-
 IMAGE, MODULE, READ = (1e-4, 6e-9, 9e-9), (0.05, 1e-3, 8e-7), (1e-4, 2e-8)
 
 

@@ -1,4 +1,4 @@
-"""Mutants that do not fit the code are refused, so that the list cannot become empty words."""
+"""Mutants fit the code and name tests that are there, so that the list cannot become empty words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.mutants import MUTANTS, Mutant, mutate
+from benchmarks.mutants import MUTANTS, ROOT, Mutant, mutate
 
 DOUBLED = Mutant("a limit is doubled", "code.py", "LIMIT = 2.0", "LIMIT = 4.0", ())
 
@@ -30,3 +30,14 @@ def test_code_that_has_changed_is_said(tmp_path: Path, content: str | None, word
 def test_mutants_change_something_and_have_names_of_their_own() -> None:
     assert len({mutant.what for mutant in MUTANTS}) == len(MUTANTS)
     assert all(mutant.text != mutant.replacement for mutant in MUTANTS)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.what)
+def test_the_list_fits_the_code_and_the_tests(mutant: Mutant) -> None:
+    """Each text stands once in its file, with the change the file is Python still, and the tests are there."""
+    compile(mutate(mutant, ROOT), mutant.file, "exec")
+    assert mutant.tests
+    for named in mutant.tests:
+        file, _, test = named.partition("::")
+        content = (ROOT / file).read_text(encoding="utf-8")
+        assert (f"def {test}(" if test else "def test_") in content, named

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
-from running import command
+from running import command, succeed
 
 from cocofold.commands.demo import closed_state, open_state
 from cocofold.simulation.particle_simulation import simulate
@@ -37,5 +36,5 @@ def truth() -> Path:
 def finished(particles: Path, start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nothing disturbed."""
     out = tmp_path_factory.mktemp("runs") / "finished"
-    subprocess.run(command(particles, start, out), check=True, capture_output=True)
+    succeed(command(particles, start, out))
     return out

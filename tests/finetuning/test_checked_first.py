@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from running import command, log, refused
+from running import command, log, refused, succeed
 
 from cocofold.particles import read_particles
 from cocofold.particles.star_write import write_star
@@ -29,7 +28,7 @@ def test_a_contradiction_stops_the_run_before_it_starts(particles: Path, truth: 
 
 def test_a_check_that_finds_nothing_changes_nothing(particles: Path, start: Path, tmp_path: Path) -> None:
     for name, check in (("with", "--check"), ("without", "--no-check")):
-        subprocess.run(command(particles, start, tmp_path / name, check, *SHORTER), check=True, capture_output=True)
+        succeed(command(particles, start, tmp_path / name, check, *SHORTER))
     assert (tmp_path / "with" / "model.cif").read_text() == (tmp_path / "without" / "model.cif").read_text()
     assert not json.loads((tmp_path / "with" / "check.json").read_text())["contradictions"]
     assert log(tmp_path / "with").count("check: poses:") == 1
@@ -37,6 +36,5 @@ def test_a_check_that_finds_nothing_changes_nothing(particles: Path, start: Path
     assert not (tmp_path / "without" / "check.json").exists()
     # Whoever resumes has been asked.
     (tmp_path / "with" / "metrics.json").unlink()
-    again = command(particles, start, tmp_path / "with", "--check", *SHORTER, "--resume")
-    subprocess.run(again, check=True, capture_output=True)
+    succeed(command(particles, start, tmp_path / "with", "--check", *SHORTER, "--resume"))
     assert log(tmp_path / "with").count("check: poses:") == 1

@@ -28,9 +28,8 @@ from cocofold.structure.topology import Backbone
 from cocofold.system.errors import InputError
 from cocofold.system.hardware import find_device
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 def test_a_run_comes_closer_and_writes_what_it_should(finished: Path, start: Path, truth: Path) -> None:
     before = assess(read_model(start), read_model(truth)).as_dict()
     model = read_model(finished / "model.cif")
@@ -60,6 +59,7 @@ def test_a_run_comes_closer_and_writes_what_it_should(finished: Path, start: Pat
         assert density.voxel_size.x == pytest.approx(2.5)
 
 
+@pytest.mark.slow
 def test_gaussians_are_kept_apart_from_b_factors(finished: Path, start: Path) -> None:
     answer, given = read_model(finished / "model.cif"), read_model(start)
     b_factors = [[atom.b_iso for c in m.structure[0] for r in c for atom in r] for m in (answer, given)]
@@ -74,6 +74,7 @@ def test_gaussians_are_kept_apart_from_b_factors(finished: Path, start: Path) ->
     assert widths.max() ** 2 < 0.81
 
 
+@pytest.mark.slow
 def test_bad_input_leaves_nothing_behind(particles: Path, start: Path, tmp_path: Path) -> None:
     structure = gemmi.read_structure(str(start))
     for chain in structure[0]:
@@ -101,6 +102,7 @@ def test_settings_that_cannot_work_are_refused(option: str, value: object) -> No
         find_device(Options(particles="p.star", model="m.cif", **{option: value}).device)
 
 
+@pytest.mark.slow
 def test_noise_supports_nothing(particles: Path, start: Path, tmp_path: Path) -> None:
     (tmp_path / "particles.star").write_text(particles.read_text())
     with mrcfile.new(tmp_path / "particles.mrcs") as stack:
@@ -124,6 +126,7 @@ def test_held_out_particles_are_never_fitted(count: int, heldout: int) -> None:
     assert len(passes[-1].work) == (count if len(passes) == 2 else count - heldout)
 
 
+@pytest.mark.slow
 def test_chunks_do_not_change_the_gradient(particles: Path, start: Path) -> None:
     observations = Observations(read_particles(particles), 20)
     model = read_model(start)
@@ -139,6 +142,7 @@ def test_chunks_do_not_change_the_gradient(particles: Path, start: Path) -> None
     observations.close()
 
 
+@pytest.mark.slow
 def test_every_particle_comes_once_before_any_comes_again(particles: Path, start: Path, tmp_path: Path) -> None:
     from cocofold.finetuning.options import TrainingOptions
     from cocofold.finetuning.training_loop import TrainingLoop
@@ -180,6 +184,7 @@ def test_every_particle_comes_once_before_any_comes_again(particles: Path, start
     observations.close()
 
 
+@pytest.mark.slow
 def test_gaussians_may_be_trained_without_images(particles: Path, start: Path) -> None:
     from cocofold.finetuning.options import TrainingOptions
     from cocofold.finetuning.training_loop import TrainingLoop

@@ -29,7 +29,7 @@ from cocofold.system.atomic_files import write_atomically
 from cocofold.system.errors import InputError
 from cocofold.system.signals import Interrupted, SignalHandler
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("usual_signals")]
+pytestmark = [pytest.mark.usefixtures("usual_signals")]
 
 SHORT = 0.03
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -83,6 +83,7 @@ def ends_like(undisturbed: Path, options: Options, out: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_run_ended_and_killed_resumes_to_the_same_model(
     undisturbed: Path,
     options: Options,
@@ -120,6 +121,7 @@ def test_a_run_ended_and_killed_resumes_to_the_same_model(
     assert "finished already" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_run_ended_before_its_first_step_resumes_from_the_beginning(
     undisturbed: Path, options: Options, particles: Path, start: Path, tmp_path: Path
 ) -> None:
@@ -150,12 +152,14 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_signal_before_the_run_begins_ends_it_with_its_status(particles: Path, start: Path, tmp_path: Path) -> None:
     process = started([sys.executable, "-c", ENDED_WHILE_IT_IMPORTS, *short(particles, start, tmp_path / "run")[3:]])
     assert ended(process) == (143, "cocofold: ended by SIGTERM\n")
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_signals_that_are_ignored_stay_so(particles: Path, start: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = started(["nohup", *short(particles, start, out)])
@@ -202,6 +206,7 @@ def test_a_signal_that_a_library_kept_to_itself_ends_what_comes_next() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_the_process_that_started_it_though_its_output_is_cut(
     options: Options, particles: Path, start: Path, tmp_path: Path
 ) -> None:
@@ -229,6 +234,7 @@ def test_a_run_ends_with_the_process_that_started_it_though_its_output_is_cut(
     assert "stop" not in (out / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_a_terminal_that_hangs_up_ends_the_run_with_a_checkpoint(particles: Path, start: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     terminal, of_run = pty.openpty()
@@ -260,6 +266,7 @@ def files_of_at_most(n_bytes: float) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["density.mrc", "checkpoints/latest.safetensors"])
 def test_a_file_that_cannot_be_written_ends_the_run_whole(
     undisturbed: Path, options: Options, tmp_path: Path, name: str
@@ -275,6 +282,7 @@ def test_a_file_that_cannot_be_written_ends_the_run_whole(
     ends_like(undisturbed, options, out)
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_a_run_that_could_not_write_its_first_model(options: Options, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"model\.cif: .*start again"), files_of_at_most(50_000):
         finetune(options, tmp_path / "run")
@@ -312,6 +320,7 @@ cp "$out/model.cif" "$RESULT"
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_in_mid_run(undisturbed: Path, particles: Path, start: Path, tmp_path: Path) -> None:
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
         pytest.skip("file systems cannot be mounted here (unshare -rm)")
@@ -330,6 +339,7 @@ def test_a_full_disk_in_mid_run(undisturbed: Path, particles: Path, start: Path,
     assert result.read_bytes() == (undisturbed / "model.cif").read_bytes()
 
 
+@pytest.mark.slow
 def test_too_small_a_disk_is_refused_at_once(
     undisturbed: Path, options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -343,6 +353,7 @@ def test_too_small_a_disk_is_refused_at_once(
     assert written < announced < 2 * written
 
 
+@pytest.mark.slow
 def test_a_folder_made_read_only_in_mid_run(
     undisturbed: Path, options: Options, particles: Path, start: Path, tmp_path: Path
 ) -> None:
@@ -364,6 +375,7 @@ def test_a_folder_made_read_only_in_mid_run(
     ends_like(undisturbed, options, out)
 
 
+@pytest.mark.slow
 def test_a_folder_that_vanishes_in_mid_run(particles: Path, start: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = started(short(particles, start, out))
@@ -376,6 +388,7 @@ def test_a_folder_that_vanishes_in_mid_run(particles: Path, start: Path, tmp_pat
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_folder_in_use_full_or_of_other_settings_is_refused(
     undisturbed: Path, options: Options, tmp_path: Path, particles: Path, start: Path
 ) -> None:
@@ -395,6 +408,7 @@ def test_a_folder_in_use_full_or_of_other_settings_is_refused(
         finetune(options, Path("/proc/run"))
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_it_wrote_its_settings_can_be_started_again(options: Options, tmp_path: Path) -> None:
     (tmp_path / ".lock").write_text("")
     (tmp_path / ".config.yaml.4711.part").write_text("half")
@@ -402,6 +416,7 @@ def test_a_run_killed_before_it_wrote_its_settings_can_be_started_again(options:
         assert {path.name for path in tmp_path.iterdir()} == {".lock", "config.yaml", "models", "checkpoints"}
 
 
+@pytest.mark.slow
 def test_a_run_whose_teacher_has_a_checkpoint_is_not_withdrawn(options: Options, tmp_path: Path) -> None:
     for name, is_kept in (("teacher/checkpoints/latest.safetensors", True), ("model.cif", False)):
         out = tmp_path / Path(name).stem
@@ -413,6 +428,7 @@ def test_a_run_whose_teacher_has_a_checkpoint_is_not_withdrawn(options: Options,
         assert out.exists() == is_kept
 
 
+@pytest.mark.slow
 def test_a_run_that_has_stopped_gaining_does_not_go_on_when_it_is_resumed(
     particles: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -447,6 +463,7 @@ def _of_another_version(checkpoint: Path) -> None:
     save_file(load_file(checkpoint), checkpoint, {"facts": '{"number": 1, "passes": [{"cycles": [{"n": 1}]}]}'})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [_cut_short, _empty, _of_another_version])
 def test_a_damaged_checkpoint_is_refused(
     undisturbed: Path, options: Options, tmp_path: Path, damage: Callable[[Path], None]

@@ -23,8 +23,6 @@ from cocofold.particles import read_particles
 from cocofold.structure.read_model import read_model
 from cocofold.system.errors import InputError
 
-pytestmark = pytest.mark.slow
-
 CPU = torch.device("cpu")
 
 
@@ -93,6 +91,7 @@ print((of("VmHWM") - before) / images / bytes_per_image(scene.case.atoms, rings,
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("atoms", "box", "images"), [(20_000, 64, 8), (500, 300, 16), (13_400, 288, 4)])
 def test_an_image_takes_what_the_plan_says(atoms: int, box: int, images: int) -> None:
     """The kernel's own figure of the peak, in a process of its own."""
@@ -104,6 +103,7 @@ def test_an_image_takes_what_the_plan_says(atoms: int, box: int, images: int) ->
     assert float(done.stdout) == pytest.approx(1, abs=0.25)
 
 
+@pytest.mark.slow
 def test_a_run_says_its_plan_and_keeps_to_it(particles: Path, start: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     done = subprocess.run(
@@ -116,6 +116,7 @@ def test_a_run_says_its_plan_and_keeps_to_it(particles: Path, start: Path, tmp_p
     assert metrics["expected_memory_gb"] < 2 * metrics["peak_memory_gb"]
 
 
+@pytest.mark.slow
 def test_a_peak_is_that_of_the_run_not_of_what_started_it() -> None:
     """A program of little memory, started by one that holds much."""
     program = "from cocofold.finetuning.run_result import peak_memory_gb; print(peak_memory_gb())"
@@ -148,6 +149,7 @@ def compared(particles: Path, start: Path) -> tuple:
     return observations, (positions, gaussians, observations, torch.arange(24), rings, 12)
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_what_is_compared_at_once_and_goes_on(
     compared: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +170,7 @@ def test_out_of_memory_halves_what_is_compared_at_once_and_goes_on(
     assert max(gpu.tried[10:]) == 3
 
 
+@pytest.mark.slow
 def test_memory_for_not_even_one_image_is_said(compared: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     _, given = compared
     monkeypatch.setattr(frc_loss, "correlate", _Gpu(0))
@@ -175,6 +178,7 @@ def test_memory_for_not_even_one_image_is_said(compared: tuple, monkeypatch: pyt
         mean_correlation_gradient(*given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["cuda", "cpu"])
 def test_a_run_without_memory_ends_in_one_message_and_goes_on(
     kind: str, particles: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -203,6 +207,7 @@ def test_a_run_without_memory_ends_in_one_message_and_goes_on(
     assert finetune(options, tmp_path / "run", resume=True)["steps"] > 0
 
 
+@pytest.mark.slow
 def test_transforms_that_are_kept_take_what_the_plan_counts(compared: tuple) -> None:
     observations, _ = compared
     assert observations._cache.nbytes == len(observations) * bytes_per_transform(observations.rings(20))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from running import command, log, refused
+from running import command, log, refused, succeed
 from scipy.spatial.transform import Rotation
 
 from cocofold.assessment.comparison import assess
@@ -28,7 +27,7 @@ SHORTER = ("--effort", 0.02, "--cycles", 2)
 
 
 def _run(*arguments: object) -> None:
-    subprocess.run(command(*arguments), check=True, capture_output=True)  # type: ignore[arg-type]
+    succeed(command(*arguments))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

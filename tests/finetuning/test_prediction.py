@@ -38,8 +38,6 @@ from cocofold.structure.read_model import read_model
 from cocofold.structure.topology import Backbone
 from cocofold.system.errors import InputError
 
-pytestmark = pytest.mark.slow
-
 TURN = Rotation.from_rotvec([0.3, -0.8, 0.5]).as_matrix()
 
 
@@ -91,6 +89,7 @@ def start_of(asked: Options) -> PredictedStart:
     return PredictedStart.read(asked, read_particles(asked.particles), folder, torch.device("cpu"))
 
 
+@pytest.mark.slow
 def test_the_network_starts_at_the_prediction_where_its_model_lies(
     prediction: Path, placed: Path, images: Path
 ) -> None:
@@ -107,6 +106,7 @@ def test_the_network_starts_at_the_prediction_where_its_model_lies(
     assert confidence.numpy() == pytest.approx(start.plddt, abs=0.01)
 
 
+@pytest.mark.slow
 def test_all_that_is_learned_gets_a_gradient_and_is_in_the_state(prediction: Path, placed: Path, images: Path) -> None:
     start = start_of(options(prediction, placed, images)).with_teacher(None)
     source = start.source()
@@ -129,6 +129,7 @@ def test_all_that_is_learned_gets_a_gradient_and_is_in_the_state(prediction: Pat
         assert torch.equal(other.positions(), reached)
 
 
+@pytest.mark.slow
 def test_what_has_no_rate_stays_as_it_is(prediction: Path, placed: Path, images: Path) -> None:
     frozen = options(prediction, placed, images, weights_rate=0.0, adapter_rate=0.0)
     source = start_of(frozen).with_teacher(None).source()
@@ -137,6 +138,7 @@ def test_what_has_no_rate_stays_as_it_is(prediction: Path, placed: Path, images:
     assert all(name.startswith(("single.", "pair.", "dropout.")) for name in source.state())
 
 
+@pytest.mark.slow
 def test_a_target_is_reached_at_itself_and_asks_for_its_place(placed: Path) -> None:
     model = read_model(placed)
     positions = torch.as_tensor(model.positions)
@@ -161,6 +163,7 @@ def renamed(model: Model, number: int, name: str, path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_model_of_another_sequence_or_chain_is_refused(
     prediction: Path, placed: Path, images: Path, tmp_path: Path
 ) -> None:
@@ -174,6 +177,7 @@ def test_a_model_of_another_sequence_or_chain_is_refused(
         superpose_chains(model, one_chain, "one_chain.cif")
 
 
+@pytest.mark.slow
 def test_a_run_needs_a_start_and_a_prediction_a_place(prediction: Path, images: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--model FILE, or --prediction FOLDER"):
         Options(particles=str(images))
@@ -184,6 +188,7 @@ def test_a_run_needs_a_start_and_a_prediction_a_place(prediction: Path, images: 
         finetune(Options(particles=str(images), prediction=str(tmp_path)), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_run_writes_confidence_and_leaves_unsure_residues_out(
     prediction: Path, placed: Path, images: Path, tmp_path: Path
 ) -> None:
@@ -209,6 +214,7 @@ def test_a_run_writes_confidence_and_leaves_unsure_residues_out(
     assert again["steps"] == metrics["steps"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["network", "field on top", "paper"])
 def test_a_network_resumes_to_the_same_model(
     kind: str, prediction: Path, placed: Path, images: Path, tmp_path: Path
@@ -252,6 +258,7 @@ def _energy(positions: torch.Tensor) -> torch.Tensor:
     return (positions * pattern).double().sum()
 
 
+@pytest.mark.slow
 def test_the_field_on_top_has_the_gradient_of_finite_differences_and_goes_on_where_it_was(
     prediction: Path, placed: Path, images: Path
 ) -> None:
@@ -281,6 +288,7 @@ def test_the_field_on_top_has_the_gradient_of_finite_differences_and_goes_on_whe
         torch.testing.assert_close(source.positions(), reached, rtol=0, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_the_paper_s_preset_is_its_authors_training(prediction: Path, placed: Path, images: Path) -> None:
     given = {"particles": str(images), "model": str(placed), "prediction": str(prediction)}
     asked = options_with_preset(preset="paper", **given)
@@ -377,6 +385,7 @@ def test_switches_of_the_command_reach_the_settings(monkeypatch: pytest.MonkeyPa
     ]
 
 
+@pytest.mark.slow
 def test_a_pair_of_half_the_memory_gives_nearly_the_same_atoms(prediction: Path, placed: Path, images: Path) -> None:
     reached = []
     for precision in ("float32", "float16"):
@@ -386,6 +395,7 @@ def test_a_pair_of_half_the_memory_gives_nearly_the_same_atoms(prediction: Path,
     assert 0 < float((reached[0] - reached[1]).abs().max()) < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [["--teacher"], ["--no-teacher", "--deform"]])
 def test_several_processes_train_the_network_of_one(
     way: list[str], prediction: Path, placed: Path, images: Path, tmp_path: Path
@@ -410,6 +420,7 @@ def test_several_processes_train_the_network_of_one(
     assert [name for name, values in learned[0].items() if not torch.equal(values, learned[1][name])] == []
 
 
+@pytest.mark.slow
 def test_idle_cores_are_used_for_a_network_alone(
     prediction: Path, placed: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,8 +33,6 @@ from cocofold.particles import read_particles
 from cocofold.structure.read_model import read_model
 from cocofold.system.workers import WorkerProcess
 
-pytestmark = pytest.mark.slow
-
 SHORT = ("--effort", 0.03)
 # Processes that share one machine's cores; the first finds the port of the others by itself
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts", "0", "--nproc-per-node"]
@@ -98,6 +96,7 @@ def alone(particles: Path, start: Path, tmp_path_factory: pytest.TempPathFactory
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "by_torchrun"), [(2, True), (3, False)])
 def test_several_give_the_model_of_one(
     count: int, by_torchrun: bool, alone: Path, particles: Path, start: Path, tmp_path: Path
@@ -121,6 +120,7 @@ def test_several_give_the_model_of_one(
     assert assess(read_model(out / "model.cif"), read_model(start)).ca_rmsd > 1
 
 
+@pytest.mark.slow
 def test_what_another_process_computes_does_not_depend_on_layout(particles: Path, start: Path) -> None:
     """As it receives particles and atoms, images one by one, against arrays that are laid out otherwise."""
     model, given = read_model(start), read_particles(particles)
@@ -151,6 +151,7 @@ def test_chunks_are_even_and_keep_the_order(count: int, most: int) -> None:
     assert len(parts) == -(-count // most)
 
 
+@pytest.mark.slow
 def test_one_goes_on_where_several_were_stopped(alone: Path, particles: Path, start: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = began(several(2, particles, start, out))
@@ -164,6 +165,7 @@ def test_one_goes_on_where_several_were_stopped(alone: Path, particles: Path, st
     assert (out / "model.cif").read_bytes() == (alone / "model.cif").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_ends_all_and_loses_nothing(
     alone: Path, particles: Path, start: Path, tmp_path: Path
 ) -> None:
@@ -189,6 +191,7 @@ def test_a_process_that_is_killed_ends_all_and_loses_nothing(
     assert (out / "model.cif").read_bytes() == (alone / "model.cif").read_bytes()
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_message_of_the_first(particles: Path, start: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     message = "cocofold: model"
@@ -207,6 +210,7 @@ def test_bad_input_is_one_message_of_the_first(particles: Path, start: Path, tmp
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_killed_helper_is_told_of_in_one_message(particles: Path, start: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = command(particles, start, out, *SHORT, "--processes", 2)
@@ -219,6 +223,7 @@ def test_a_killed_helper_is_told_of_in_one_message(particles: Path, start: Path,
     assert len(complaint.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_all_end_soon_when_one_of_them_is_killed(particles: Path, start: Path, tmp_path: Path) -> None:
     arguments = command(particles, start, tmp_path / "run", *SHORT, "--processes", 4)
     process = began(arguments)
@@ -249,6 +254,7 @@ class Transport:
             self._every[row] = other.answer(self._sent)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3, 4, 7])
 def test_uneven_shares_give_what_one_process_gives(count: int, particles: Path, start: Path) -> None:
     """Of 20 images in five chunks; the second of three processes sends two sums, the seventh may have none."""
@@ -270,6 +276,7 @@ def test_uneven_shares_give_what_one_process_gives(count: int, particles: Path, 
     observations.close()
 
 
+@pytest.mark.slow
 def test_a_helper_that_ends_before_it_is_ready_is_told_of(particles: Path, start: Path, tmp_path: Path) -> None:
     arguments = command(particles, start, tmp_path / "run", *SHORT, "--processes", 2)
     process = began(arguments)
@@ -280,6 +287,7 @@ def test_a_helper_that_ends_before_it_is_ready_is_told_of(particles: Path, start
     assert len(complaint.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_interrupted_while_they_get_ready_all_end_at_once(particles: Path, start: Path, tmp_path: Path) -> None:
     arguments = command(particles, start, tmp_path / "run", *SHORT, "--processes", 2)
     process = began(arguments)
@@ -292,6 +300,7 @@ def test_interrupted_while_they_get_ready_all_end_at_once(particles: Path, start
     wait_for_the_end_of(helper)
 
 
+@pytest.mark.slow
 def test_a_helper_does_not_outlive_a_first_process_that_is_killed_meanwhile(
     particles: Path, start: Path, tmp_path: Path
 ) -> None:

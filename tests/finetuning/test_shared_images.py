@@ -21,7 +21,6 @@ from cocofold.simulation.particle_simulation import simulate
 from cocofold.simulation.simulation_settings import SimulationSettings
 from cocofold.system.errors import InputError
 
-CASE = "cases/particles/A1_noise_duplicated_rows/particles.star"
 COPIES = 3
 
 
@@ -60,7 +59,9 @@ def test_no_image_is_both_fitted_and_held_out(expanded: ParticleSet) -> None:
 def test_a_set_without_repeats_keeps_its_split(count: int) -> None:
     known = split_into_passes(count, seed=4)
     order = np.random.default_rng([4, 1]).permutation(count)
-    for one, other in zip(known, split_into_passes(count, seed=4, images=np.arange(count)), strict=True):
+    by_image = split_into_passes(count, seed=4, images=np.arange(count))
+    assert len(by_image) == len(known)
+    for one, other in zip(known, by_image):
         assert torch.equal(one.heldout, other.heldout)
         assert torch.equal(one.work, other.work)
         assert other.heldout_images is None
@@ -153,11 +154,8 @@ def test_a_run_says_that_rows_repeat(expanded: ParticleSet, tmp_path: Path) -> N
     assert "120 rows name 40 images" in (tmp_path / "run" / "log.txt").read_text()
 
 
-@pytest.mark.independent
-def test_noise_that_is_listed_four_times_is_held_out_by_image(shared_data: Path) -> None:
-    path = shared_data / CASE
-    if not path.is_file():
-        pytest.skip("this case is not among the shared data")
+def test_noise_that_is_listed_four_times_is_held_out_by_image(cases: Path) -> None:
+    path = cases / "particles" / "A1_noise_duplicated_rows" / "particles.star"
     used = apply_particle_options(read_particles(path), Options(str(path), model="m.cif"))
     numbers = used.image_numbers
     judged = split_into_passes(len(used), 0, images=numbers)[0]

@@ -19,8 +19,6 @@ from cocofold.particles.particle_set import ParticleSet
 from cocofold.structure.read_model import read_model
 from cocofold.system.errors import InputError
 
-pytestmark = pytest.mark.slow
-
 
 def with_images(star: Path, folder: Path, images: np.ndarray) -> Path:
     """The STAR beside another stack."""
@@ -45,6 +43,7 @@ def found(particles: ParticleSet, model_path: Path) -> str:
     return find_contrast(torch.as_tensor(model.positions, dtype=torch.float32), gaussians, observations).verdict
 
 
+@pytest.mark.slow
 def test_white_dark_and_undecided_images(data: tuple[Path, Path, ParticleSet], tmp_path: Path) -> None:
     star, model, particles = data
     images = particles.images(np.arange(300))
@@ -56,6 +55,7 @@ def test_white_dark_and_undecided_images(data: tuple[Path, Path, ParticleSet], t
     assert found(particles.subset(rows[:1]), model) == "undecided"
 
 
+@pytest.mark.slow
 def test_a_run_on_dark_images_is_the_run_on_white_ones(data: tuple[Path, Path, ParticleSet], tmp_path: Path) -> None:
     star, model, particles = data
     dark = with_images(star, tmp_path / "data", -particles.images(np.arange(300)))

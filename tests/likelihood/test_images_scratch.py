@@ -112,6 +112,7 @@ with SignalHandler(), copied_to_scratch(read_particles(sys.argv[1]), Path(sys.ar
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_remove_the_copy(particles: ParticleSet, scratch: Path, tmp_path: Path, number: signal.Signals) -> None:

@@ -76,19 +76,3 @@ def test_stretches_at_both_ends_of_a_chain_are_named() -> None:
     assert str(found[0]) == f"{found[0].chain} {first[0]}-{first[1]}"
     everything = opposed_stretches(model, 0.2, np.full(len(numbers), -1e-2), errors)
     assert [(stretch.first, stretch.last) for stretch in everything] == [(numbers[0], numbers[-1])]
-
-
-@pytest.mark.parametrize(("sigmas", "share", "named"), [(3.1, 0.6, 1), (2.9, 0.6, 0), (3.1, 0.4, 0), (30.0, 0.6, 1)])
-def test_images_speak_against_a_stretch_from_three_errors_and_half_of_a_share(
-    sigmas: float, share: float, named: int
-) -> None:
-    model = _bundled()
-    count, correlation = len(model.residues), 0.2
-    value = -share * correlation / count
-    residues, errors = np.full(count, 0.1), np.full(count, -value / sigmas)
-    residues[60:90] = value
-    assert len(opposed_stretches(model, correlation, residues, errors)) == named
-    # The same in a single residue, or in fewer than a window, says nothing.
-    residues[:] = 0.1
-    residues[60:64] = value
-    assert not opposed_stretches(model, correlation, residues, errors)

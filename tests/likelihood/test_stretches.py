@@ -81,8 +81,8 @@ def test_a_stretch_is_against_below_half_of_a_mean_share(told) -> None:
 
 def test_it_takes_three_standard_errors(told) -> None:
     count = LAST - FIRST + 1
-    assert told([-1.0] * count, error=0.30).against
-    assert tuple(map(str, told([-1.0] * count, error=0.36).against)) == ()
+    assert told([-1.0] * count, error=0.32).against
+    assert tuple(map(str, told([-1.0] * count, error=0.34).against)) == ()
 
 
 def test_a_single_residue_is_no_stretch(told) -> None:

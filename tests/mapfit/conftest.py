@@ -2,18 +2,12 @@
 
 import numpy as np
 import pytest
-import torch
 from drawn_maps import BOX, PIXEL_SIZE, drawn
 
 from cocofold.commands.demo import open_state
 from cocofold.mapfit.density_map import DensityMap
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -138,11 +138,8 @@ def test_the_resolution_of_coarse_maps(pixel_size: float) -> None:
 
 
 @pytest.mark.parametrize("name", ["K_coarse_map/map.mrc", "N1_bz2_map/map.mrc.bz2", "N2_map_without_MAP/map.mrc"])
-def test_cases_of_maps(shared_data: Path, name: str) -> None:
-    path = shared_data / "cases" / "particles" / name
-    if not path.is_file():
-        pytest.skip("the cases of other people's files are not beside the project")
-    density = read_map(path)
+def test_cases_of_maps(cases: Path, name: str) -> None:
+    density = read_map(cases / "particles" / name)
     found = resolution_from_noise(density)
     assert found is None or found >= 2 * density.pixel_size_angstrom
 

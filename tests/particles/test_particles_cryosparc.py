@@ -153,10 +153,8 @@ def test_headers_of_many_classes(project: Project, count: int, place: str) -> No
     np.testing.assert_array_equal(found.rotations, plain.rotations)
 
 
-def test_case_of_sixteen_classes(shared_data: Path) -> None:
-    folder = shared_data / "cases" / "particles" / "C_cs_header_16_classes"
-    if not folder.is_dir():
-        pytest.skip("the cases of other people's files are not beside the project")
+def test_case_of_sixteen_classes(cases: Path) -> None:
+    folder = cases / "particles" / "C_cs_header_16_classes"
     read = read_particles(folder / "particles.cs", passthrough=[folder / "particles_passthrough.cs"])
     assert len(read) == 300
 

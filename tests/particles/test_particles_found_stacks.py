@@ -141,9 +141,7 @@ def test_packed_stacks_are_refused_with_the_command_that_unpacks_them(
 
 
 @pytest.mark.parametrize(("name", "given"), [("E1", "elsewhere"), ("E2", "here"), ("F", None)])
-def test_cases(shared_data: Path, name: str, given: str | None) -> None:
-    found = sorted((shared_data / "cases" / "particles").glob(f"{name}_*"))
-    if not found:
-        pytest.skip("the cases of other people's files are not beside the project")
-    particles_dir = None if given is None else found[0] / given
-    assert len(read_particles(found[0] / "particles.star", particles_dir)) == 60
+def test_cases(cases: Path, name: str, given: str | None) -> None:
+    (folder,) = (cases / "particles").glob(f"{name}_*")
+    particles_dir = None if given is None else folder / given
+    assert len(read_particles(folder / "particles.star", particles_dir)) == 60

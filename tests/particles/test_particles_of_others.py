@@ -40,14 +40,12 @@ def assert_same(particles: ParticleSet, other: ParticleSet) -> None:
 
 
 @pytest.fixture
-def case(shared_data: Path, tmp_path: Path) -> Callable[[str], Path]:
+def case(cases: Path, tmp_path: Path) -> Callable[[str], Path]:
     """Gives a copy of the folder of a public case by the first letters of its name."""
 
     def copy(name: str) -> Path:
-        found = sorted((shared_data / "cases" / "particles").glob(f"{name}_*"))
-        if not found:
-            pytest.skip("the cases of other people's files are not beside the project")
-        return Path(shutil.copytree(found[0], tmp_path / found[0].name))
+        (folder,) = (cases / "particles").glob(f"{name}_*")
+        return Path(shutil.copytree(folder, tmp_path / folder.name))
 
     return copy
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-import torch
 from preflight_sets import simulated
 
 from cocofold.commands.demo import closed_state, open_state
@@ -14,14 +11,6 @@ from cocofold.particles.particle_set import ParticleSet
 from cocofold.simulation.particle_simulation import SimulationOutput
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

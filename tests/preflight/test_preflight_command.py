@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,6 @@ import mrcfile
 import numpy as np
 import pytest
 
-from cocofold.__main__ import main
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, render_density
 from cocofold.mapfit.rigid_refinement import RigidMolecule, RigidPoses
 from cocofold.mapfit.target_map import TargetMap
@@ -27,18 +25,13 @@ Command = Callable[..., int]
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, files: SimulationOutput) -> Command:
+def command(command: Command, files: SimulationOutput) -> Command:
     """Run ``cocofold check`` in this process; returns the exit status. Options may be given anew."""
 
     def run(*options: object) -> int:
         defaults = {"--particles": files.star, "--model": files.model}
         given = [word for pair in defaults.items() if pair[0] not in options for word in pair]
-        monkeypatch.setattr(sys, "argv", ["cocofold", "check", *map(str, given), *map(str, options)])
-        try:
-            main()
-        except SystemExit as ended:
-            return int(ended.code or 0)
-        return 0
+        return command("check", *given, *options)
 
     return run
 

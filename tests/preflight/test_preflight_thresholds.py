@@ -42,9 +42,16 @@ def test_a_clear_gain_is_a_tenth_of_what_is_explained(gain: float, expected: boo
     assert is_clearly_better(*_gaining(50.0, 50.0, gain)) is expected
 
 
-@pytest.mark.parametrize(("errors", "expected"), [(5.5, True), (4.5, False)])
+def test_equal_scores_and_a_gain_at_coarse_rings_only_are_no_clear_gain() -> None:
+    """A blob explains coarse rings."""
+    better, given = _gaining(50.0, 50.0)
+    assert not is_clearly_better(given, given)
+    assert not is_clearly_better(BandScores(better.whole, better.coarse, given.fine), given)
+
+
+@pytest.mark.parametrize(("errors", "expected"), [(5.5, True), (4.5, False), (-50.0, False)])
 def test_fine_rings_agree_by_five_standard_errors(errors: float, expected: bool) -> None:
-    fine = _with_errors(0.1, errors)
+    fine = _with_errors(0.1 * np.sign(errors), errors)
     assert is_above_chance(BandScores(FLAT, FLAT, fine), [BandScores(FLAT, FLAT, FLAT)]) is expected
 
 
@@ -53,6 +60,12 @@ def test_fine_rings_agree_twice_as_well_as_the_best_of_chance(chance: float, exp
     fine = _with_errors(0.1, 50.0)
     by_chance = [BandScores(FLAT, FLAT, FLAT + value) for value in (0.0, chance, 0.01)]
     assert is_above_chance(BandScores(FLAT, FLAT, fine), by_chance) is expected
+
+
+def test_a_mean_of_one_image_or_of_equals_says_nothing() -> None:
+    assert MeanWithError.of(np.array([0.5])).z_score == 0
+    assert MeanWithError.of(np.zeros(5)).z_score == 0
+    assert MeanWithError.of(np.ones(5)).z_score == np.inf
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,6 @@ from cocofold.reporting.viewer_files import contour_level, viewer_density
 from cocofold.structure.point_groups import point_group_rotations
 from cocofold.structure.read_model import read_model
 
-pytestmark = pytest.mark.slow
-
 RANDOM = np.random.default_rng(1)
 
 
@@ -119,6 +117,7 @@ def test_smoothing_has_enough_views_within() -> None:
     assert within == pytest.approx(12)
 
 
+@pytest.mark.slow
 @pytest.mark.independent
 def test_pictures_show_what_relion_shows(shared_data: Path) -> None:
     """Projections of the structure that RELION projected, CTF applied, beside RELION's noise-free images."""
@@ -147,6 +146,7 @@ def test_pictures_show_what_relion_shows(shared_data: Path) -> None:
     assert _observed_pictures(particles, optics, rings).shape == ours.shape
 
 
+@pytest.mark.slow
 def test_examples_are_of_those_not_fitted(copy_of: Callable[..., Path]) -> None:
     run = read_run(copy_of())
     particles = read_run_particles(run)
@@ -158,6 +158,7 @@ def test_examples_are_of_those_not_fitted(copy_of: Callable[..., Path]) -> None:
     assert {example.number for example in example_particles(one_pass, particles)} == heldout
 
 
+@pytest.mark.slow
 def test_dark_images_are_shown_white(copy_of: Callable[..., Path], project: Path, tmp_path: Path) -> None:
     white = read_run(copy_of())
     expected = example_particles(white, read_run_particles(white))
@@ -172,6 +173,7 @@ def test_dark_images_are_shown_white(copy_of: Callable[..., Path], project: Path
         assert [example.frc_result for example in found] == pytest.approx([one.frc_result for one in expected])
 
 
+@pytest.mark.slow
 def test_poses_of_a_mirrored_map_are_mirrored(copy_of: Callable[..., Path]) -> None:
     run = read_run(copy_of())
     as_is = read_run_particles(run).used
@@ -179,6 +181,7 @@ def test_poses_of_a_mirrored_map_are_mirrored(copy_of: Callable[..., Path]) -> N
     assert view_directions(mirrored.rotations) == pytest.approx(view_directions(as_is.rotations) * [-1, -1, 1])
 
 
+@pytest.mark.slow
 def test_map_in_which_the_run_placed_its_model_is_used(copy_of: Callable[..., Path], tmp_path: Path) -> None:
     run = copy_of()
     assert find_run_map(read_run(run)) is None
@@ -235,6 +238,7 @@ def opened(script: Path) -> list[Path]:
     return [Path(os.path.normpath(script.parent / name)) for name in names]
 
 
+@pytest.mark.slow
 def test_isolde_script_opens_what_is_there(copy_of: Callable[..., Path], command: Callable[..., int]) -> None:
     run = copy_of()
     assert command("report", run) == 0
@@ -253,6 +257,7 @@ def test_isolde_script_opens_what_is_there(copy_of: Callable[..., Path], command
     assert opened(script)[1].is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ['a"; exit; ".mrc', "all*.mrc", "line\nbreak.mrc", "[ab].mrc"])
 def test_names_that_chimerax_would_misread_are_refused(
     name: str, copy_of: Callable[..., Path], command: Callable[..., int], capsys: pytest.CaptureFixture
@@ -264,6 +269,7 @@ def test_names_that_chimerax_would_misread_are_refused(
     assert not (run / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_maps_that_are_none_are_refused(
     copy_of: Callable[..., Path], command: Callable[..., int], capsys: pytest.CaptureFixture
 ) -> None:

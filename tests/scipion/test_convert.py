@@ -16,8 +16,6 @@ from scipion_project import empty_set, import_particles, make_particles, make_pr
 
 from cocofold.particles import read_particles
 
-pytestmark = pytest.mark.slow
-
 
 def angles_between(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Degrees; by the matrices' difference, which stays exact for small angles."""
@@ -42,6 +40,7 @@ def project(shared_data):
     return make_project("convert")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["particles.star", "star_variants/relion30.star"])
 @pytest.mark.independent
 def test_particles_of_relion(name, project, shared_data, tmp_path):
@@ -74,6 +73,7 @@ def test_particles_of_cryosparc(project, shared_data, tmp_path, monkeypatch):
     assert_same(read_particles(tmp_path / "out.star", folder), known)
 
 
+@pytest.mark.slow
 def test_phase_plate_and_its_particles(project, shared_data, tmp_path):
     star = shared_data / "adk" / "two_optics" / "particles.star"
     particles = import_particles(project, star)

@@ -14,8 +14,6 @@ from scipion_cocofold.frames import convertToMrc, findShiftToBox, guessShiftToBo
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def closed(shared_data):

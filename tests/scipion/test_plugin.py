@@ -34,8 +34,6 @@ from scipion_cocofold.constants import (
 
 import cocofold
 
-pytestmark = pytest.mark.slow
-
 MODULE_FOLDER = Path(scipion_cocofold.__file__).parent
 NAME = f"cocofold-{cocofold.__version__}"
 

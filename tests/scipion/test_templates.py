@@ -16,8 +16,6 @@ import pyworkflow
 import scipion_cocofold
 from pyworkflow.template import LocalTemplate
 
-pytestmark = pytest.mark.slow
-
 TEMPLATES = sorted((Path(scipion_cocofold.__file__).parent / "templates").glob("*.json.template"))
 
 
@@ -87,6 +85,7 @@ def test_each_template_names_protocols_and_parameters_that_exist(path):
     assert all(pointer.split(".")[0] in numbers for pointer in pointers)
 
 
+@pytest.mark.slow
 def test_the_relion_template_runs_to_a_supported_model(scipion, shared_data):
     make(scipion, shared_data, "whole")
     ended = scipion("python", "-m", "scipion_cocofold.headless", "whole")
@@ -102,6 +101,7 @@ def test_the_relion_template_runs_to_a_supported_model(scipion, shared_data):
     assert "running" not in again.stdout
 
 
+@pytest.mark.slow
 def test_a_failure_and_a_project_that_is_not_there_have_statuses_of_their_own(scipion, shared_data, tmp_path):
     wrong = tmp_path / "wrong.cif"
     wrong.write_text("data_nothing\n")
@@ -115,6 +115,7 @@ def test_a_failure_and_a_project_that_is_not_there_have_statuses_of_their_own(sc
     assert "failing" in missing.stdout
 
 
+@pytest.mark.slow
 def test_boxes_go_through_a_queue(scipion, shared_data, tmp_path):
     """With the hosts.conf of the documentation, and stand-ins for Slurm's commands that run a job at once."""
     page = (Path(__file__).resolve().parents[2] / "docs" / "facility.md").read_text()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-import torch
 
 from cocofold.commands.demo import open_state
 from cocofold.particles import read_particles
@@ -16,14 +13,6 @@ from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
 
 COUNT = 80
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 import starfile
 
-from cocofold.__main__ import main
 from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.particles.star_write import write_star
@@ -25,7 +23,7 @@ Command = Callable[..., int]
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, files: SimulationOutput, tmp_path: Path) -> Command:
+def command(command: Command, files: SimulationOutput, tmp_path: Path) -> Command:
     """Run ``cocofold select`` in this process; returns the exit status. Options may be given anew."""
 
     def run(*options: object) -> int:
@@ -40,12 +38,7 @@ def command(monkeypatch: pytest.MonkeyPatch, files: SimulationOutput, tmp_path: 
         told = [option for option in options if option is not None]
         if None in options:  # an option that is left out
             given = [word for word in given if word != "--model" and word != files.model]
-        monkeypatch.setattr(sys, "argv", ["cocofold", "select", *map(str, given), *map(str, told)])
-        try:
-            main()
-        except SystemExit as ended:
-            return int(ended.code or 0)
-        return 0
+        return command("select", *given, *told)
 
     return run
 

@@ -22,8 +22,6 @@ from cocofold.particles.star_write import write_star
 from cocofold.structure.model import Model
 from cocofold.system.errors import InputError
 
-pytestmark = pytest.mark.slow
-
 SCORED = (4, 8, 12)
 
 
@@ -36,6 +34,7 @@ def gradient_of(particles: ParticleSet, model: Model) -> tuple[float, torch.Tens
     return value, gradient
 
 
+@pytest.mark.slow
 def test_scored_rings_are_not_fitted(particles: ParticleSet, truth: Model, tmp_path: Path) -> None:
     some = particles.subset(np.arange(8))
     scored = replace(some, scored_rings=SCORED)
@@ -72,6 +71,7 @@ def test_those_marked_are_held_out() -> None:
     assert len(split_into_passes(600, 0, marked=np.arange(600) < 30)) == 1
 
 
+@pytest.mark.slow
 def test_a_run_judges_by_those_marked(particles: ParticleSet, truth: Model, tmp_path: Path) -> None:
     """Those that are marked are noise, so nothing is seen of the model in what is held out, and much in the rest."""
     marked = np.arange(len(particles)) % 5 == 0
@@ -92,6 +92,7 @@ def test_a_run_judges_by_those_marked(particles: ParticleSet, truth: Model, tmp_
     assert "rings 4, 8, 12 are not fitted" in (tmp_path / "run" / "log.txt").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -107,6 +108,7 @@ def test_marks_that_cannot_be_followed(changed: dict, message: str, particles: P
         apply_particle_options(marked, replace(options, **changed))
 
 
+@pytest.mark.slow
 def test_marks_are_read_as_they_are_written(particles: ParticleSet, tmp_path: Path) -> None:
     path = tmp_path / "marked.star"
     marked = np.arange(len(particles)) % 3 == 0

@@ -192,6 +192,7 @@ def test_nothing_is_left_when_it_is_cut_short(simulate, tmp_path: Path, monkeypa
     assert not any(simulate(status=2).iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize(("ending", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_ended_by_a_signal_it_leaves_no_half_of_a_stack(tmp_path: Path, ending: signal.Signals, status: int) -> None:

@@ -30,14 +30,6 @@ def _stir(groups: list[dict], scale: float, seed: int = 0) -> None:
                 values += scale * group["lr"] * torch.randn(values.shape, generator=generator)
 
 
-def test_step_zero_is_the_input(closed: Model) -> None:
-    source = DeformationSource(closed)
-    assert np.abs(source.positions().numpy() - closed.positions).max() < 1e-3
-    for stage in range(len(source.stages())):
-        source.begin_stage(stage)
-        assert np.abs(source.positions().detach().numpy() - closed.positions).max() < 1e-3
-
-
 def test_step_zero_is_the_input_for_a_complex(shared_data: Path) -> None:
     model = read_model(shared_data / "tcr/truth.cif")
     source = DeformationSource(model)
@@ -157,33 +149,6 @@ def test_torsions_turn_side_chains_at_the_last_stage_only(closed: Model) -> None
     backbone_atoms = np.isin(closed.atom_names, ["N", "CA", "C", "O", "CB"])
     assert shift[backbone_atoms].max() < 1e-3
     assert shift[~backbone_atoms].max() > 1
-
-
-def test_restoring_gives_the_same_positions_and_gradients(closed: Model) -> None:
-    source = DeformationSource(closed)
-    for stage in range(4):
-        _stir(source.begin_stage(stage), 2.0, stage)
-    state = {name: values.clone() for name, values in source.state().items()}
-    other = DeformationSource(closed)
-    groups = other.restore(3, state)
-    assert torch.equal(other.positions(), source.positions())
-    weight = torch.linspace(0, 1, len(closed))[:, None]
-    (other.positions() * weight).sum().backward()
-    assert all(values.grad is not None for group in groups for values in group["params"])
-
-
-def test_a_stage_is_taken_back_to_its_beginning(closed: Model) -> None:
-    source = DeformationSource(closed)
-    source.begin_stage(0)
-    with torch.no_grad():
-        source._turns += 0.02
-    source.begin_stage(1)
-    before = source.positions().detach()
-    with torch.no_grad():
-        source._shifts += 0.3 * torch.randn(source._shifts.shape, generator=torch.Generator().manual_seed(0))
-    assert (source.positions() - before).abs().max() > 0.1
-    source.revert_stage()
-    assert torch.equal(source.positions().detach(), before)
 
 
 def test_gradients_on_top_of_a_source_do_not_depend_on_threads(shared_data: Path) -> None:

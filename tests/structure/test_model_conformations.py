@@ -116,16 +116,15 @@ def test_neighbours_of_one_number_are_no_alternates(tmp_path: Path) -> None:
         read_model(saved(structure, tmp_path / "y.pdb"))
 
 
-@pytest.mark.independent
-def test_files_of_others(shared_data: Path) -> None:
-    cases = shared_data / "cases" / "models"
-    plain = read_model(cases / "assess_free_ligand" / "base.pdb")
+def test_files_of_others(cases: Path) -> None:
+    models = cases / "models"
+    plain = read_model(models / "assess_free_ligand" / "base.pdb")
     for name in ("dup_sidechain/dup_sidechain.pdb", "altloc_blank_then_A/altloc_blank_then_A.pdb"):
-        model = read_model(cases / name)
+        model = read_model(models / name)
         assert model.residues == plain.residues
         np.testing.assert_allclose(model.positions, plain.positions, atol=2e-3)
         assert model.notes == (NOTE,)
-    real = read_model(cases / "dup_sidechain" / "1ake.pdb")
+    real = read_model(models / "dup_sidechain" / "1ake.pdb")
     assert NOTE in real.notes
     arginine = [
         name

@@ -204,12 +204,11 @@ def test_an_amino_acid_of_unknown_kind_is_a_chain(tmp_path: Path) -> None:
     assert read_model(tmp_path / "out.cif").residues == model.residues
 
 
-@pytest.mark.independent
-def test_files_of_others(shared_data: Path, tmp_path: Path) -> None:
-    cases = shared_data / "cases" / "models"
-    plain = read_model(cases / "assess_free_ligand" / "base.pdb")
+def test_files_of_others(cases: Path, tmp_path: Path) -> None:
+    models = cases / "models"
+    plain = read_model(models / "assess_free_ligand" / "base.pdb")
     for name in ("old_format_cols/old_format_cols.pdb", "latin1_header/latin1_title.pdb"):
-        shutil.copy(cases / name, tmp_path / "x.pdb")
+        shutil.copy(models / name, tmp_path / "x.pdb")
         model = read_model(tmp_path / "x.pdb")
         assert model.residues == plain.residues
         write_model(tmp_path / "out.cif", model)
@@ -218,7 +217,7 @@ def test_files_of_others(shared_data: Path, tmp_path: Path) -> None:
         ("two_copies_segid.pdb", {"PROA": 64, "PROB": 64}),
         ("haddock_protein-protein_1w.pdb", {"A", "B"}),
     ):
-        model = read_model(cases / "segid_blank_chain" / name)
+        model = read_model(models / "segid_blank_chain" / name)
         counted = Counter(key.chain for key in model.residues)
         assert counted == chains or set(counted) == chains
         write_model(tmp_path / "out.cif", model)

@@ -12,12 +12,30 @@ from cocofold.system.errors import InputError
 from cocofold.system.signals import Interrupted, SignalHandler
 from cocofold.system.workers import WorkerProcess
 
+LARGE = {"torch", "numpy", "scipy", "pandas", "gemmi", "matplotlib"}
+HELP = "from cocofold.__main__ import app; app(['finetune', '--help'], standalone_mode=False)"
+ASSESSMENT = "import " + ", ".join(
+    f"cocofold.assessment.{name}" for name in ("comparison", "matching", "tm_score", "backbone_geometry")
+)
 
-def test_the_command_line_does_not_import_torch() -> None:
-    """It is what ``--help`` waits for, and every worker before it knows that it is one."""
-    script = "import sys, cocofold.__main__; print(sorted({'torch', 'scipy', 'gemmi'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-    assert done.stdout.strip() == "[]"
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import cocofold", LARGE),
+        # What `--help` waits for, and every worker before it knows that it is one
+        ("import cocofold.__main__", LARGE),
+        (HELP, LARGE),
+        (ASSESSMENT, {"torch", "matplotlib"}),
+    ],
+    ids=["package", "command", "help", "assessment"],
+)
+def test_imports_stay_cheap(code: str, absent: set[str]) -> None:
+    program = f"{code}; import sys; print(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert "cocofold" in loaded
+    assert not absent & loaded
 
 
 def _open_files() -> int:

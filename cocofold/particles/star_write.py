@@ -11,8 +11,8 @@ import starfile
 
 from cocofold.particles.particle_set import IDENTITY_MAGNIFICATION, ParticleSet
 from cocofold.particles.poses import relion_from_matrices
-from cocofold.particles.star_read import HELD_OUT_LABEL, SCORED_RINGS_LABEL
-from cocofold.particles.star_tables import StarBlock, find_particle_and_optics_blocks, read_star_blocks
+from cocofold.particles.star_read import HELD_OUT_LABEL, SCORED_RINGS_LABEL, find_particle_and_optics_blocks
+from cocofold.particles.star_tables import StarBlock, read_star_blocks
 from cocofold.system.atomic_files import atomic_path
 from cocofold.system.errors import InputError
 

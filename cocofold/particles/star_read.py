@@ -78,7 +78,7 @@ def read_star(path: Path, particles_dir: Path | None = None) -> ParticleSet:
         "held_out": _held_out(particles),
         "scored_rings": _scored_rings(particles),
     }
-    groups, notes = join_pixel_sizes(groups, optics_index, path)
+    groups, scale, notes = join_pixel_sizes(groups, optics_index, path)
     stacks = find_stacks(names, path, particles_dir)
     whole = np.flatnonzero(["@" not in name for name in image_names])
     box = check_stacks(stacks, stack_index, slice_index, groups[0].box or None, path, whole)
@@ -87,7 +87,7 @@ def read_star(path: Path, particles_dir: Path | None = None) -> ParticleSet:
         optics=tuple(replace(group, box=box) for group in groups),
         optics_index=optics_index,
         rotations=rotations,
-        origins_angstrom=origins,
+        origins_angstrom=origins * scale[optics_index, None],
         half_set=half_set,
         stacks=stacks,
         stack_index=stack_index,

@@ -20,16 +20,15 @@ import numpy as np
 from cocofold.structure.labels import AMINO_ACIDS, COORDINATE_RECORDS, complete_labels, name_molecules, tag_molecules
 from cocofold.structure.model import Model, keep_first_conformations
 from cocofold.structure.modelcif import MOLECULE_CATEGORIES, PLACEMENT_CATEGORY, complete_atom_site
-from cocofold.system.errors import InputError
+from cocofold.system.errors import InputError, packing_program
 
-_GZIP = b"\x1f\x8b"
-# How packed files begin: what they are, and what unpacks them.
+# What packed files are called, and what unpacks them, by the program that packed them.
 _ARCHIVES = {
-    b"PK\x03\x04": ("a ZIP archive", "unzip"),
-    b"BZh": ("packed by bzip2", "bunzip2"),
-    b"\xfd7zXZ": ("packed by xz", "unxz"),
-    b"\x28\xb5\x2f\xfd": ("packed by Zstandard", "unzstd"),
-    b"7z\xbc\xaf": ("a 7-Zip archive", "7z x"),
+    "zip": ("a ZIP archive", "unzip"),
+    "bzip2": ("packed by bzip2", "bunzip2"),
+    "xz": ("packed by xz", "unxz"),
+    "zstd": ("packed by Zstandard", "unzstd"),
+    "7z": ("a 7-Zip archive", "7z x"),
 }
 # Bytes of an MRC header that hold MAP (word 53 of MRC2014), without the space that follows
 _MRC_MAP_STRING = slice(208, 211)
@@ -85,11 +84,12 @@ def _stem(path: Path) -> str:
 def _read_text(path: Path) -> str:
     """Text of a file: UTF-8, UTF-16 with its mark, or else Latin-1, as old programs write names of authors."""
     content = path.read_bytes()
-    if content.startswith(_GZIP):
+    if packing_program(content) == "gzip":
         content = gzip.decompress(content)
-    for start, (kind, command) in _ARCHIVES.items():
-        if content.startswith(start):
-            raise InputError(f"model {path}: is {kind}; unpack it ({command} {path.name}) and give the model in it")
+    program = packing_program(content)
+    if program in _ARCHIVES:
+        kind, command = _ARCHIVES[program]
+        raise InputError(f"model {path}: is {kind}; unpack it ({command} {path.name}) and give the model in it")
     if content[_MRC_MAP_STRING] == b"MAP":
         raise InputError(f"model {path}: is a map (MRC); give an mmCIF or PDB file with a protein model")
     is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))

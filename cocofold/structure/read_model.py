@@ -192,38 +192,55 @@ def _with_three_letters(line: str) -> str:
     return line[:20] + " " + line[21:] if is_longer and line[17:20] not in AMINO_ACIDS else line
 
 
+# Records that follow an atom with more about it
+_ABOUT_ATOMS = ("ANISOU", "SIGATM", "SIGUIJ")
+# Residues that a chain may leave out where its numbers turn from decimal to hexadecimal ones. These also are decimal
+# numbers, if not the chain's next ones; a larger gap would take the numbers of waters for such.
+_WIDEST_GAP = 100
+
+
 def _decode_numbers(lines: list[str]) -> None:
     """Write numbers of residues above 9,999 as gemmi reads them, of hexadecimal ones, five digits, or stars."""
-    last, before, seen = 0, "", set[str]()
+    fields = {line[22:27] for line in lines if line.startswith(COORDINATE_RECORDS)}
+    if all(field[:4].strip().isdigit() and not field[4].isdigit() for field in fields) and not any(
+        int(field[:4]) > _LARGEST_PLAIN_NUMBER - _WIDEST_GAP for field in fields
+    ):
+        return
+    last, before, seen, is_hexadecimal = 0, "", set[str](), False
     for row, line in enumerate(lines):
+        if line.startswith(_ABOUT_ATOMS):
+            continue
         if not line.startswith(COORDINATE_RECORDS):
-            last, before, seen = 0, "", set()
+            last, before, seen, is_hexadecimal = 0, "", set(), False
             continue
         text, residue = line[22:27], line[17:22] + line[22:27]
         is_next = residue != before or line[12:17] in seen
         before, seen = residue, {line[12:17]} | (set() if is_next else seen)
-        last = _number_of(text, last, is_next)
+        last, is_hexadecimal = _number_of(text, last, is_next, is_hexadecimal)
         if last > _LARGEST_PLAIN_NUMBER:
             lines[row] = line[:22] + _in_base_36(last) + " " + line[27:]
 
 
-def _number_of(text: str, last: int, is_next: bool) -> int:
-    """Number of a residue, or 0 if gemmi reads it as it stands; ``last`` is that of the atom before."""
-    due = (last, last + 1) if is_next else (last,)
+def _number_of(text: str, last: int, is_next: bool, is_hexadecimal: bool) -> tuple[int, bool]:
+    """Number of a residue, or 0 if gemmi reads it as it stands, and whether it is hexadecimal.
+
+    ``last`` and ``is_hexadecimal`` are those of the atom before.
+    """
     plain = text.strip()
     if "*" in plain:
-        return last + 1 if is_next else last
-    if last >= _LARGEST_PLAIN_NUMBER:
-        for base in (10, 16):
-            try:
-                number = int(plain, base)
-            except ValueError:
-                continue
-            if number in due:
-                return number
-    if re.fullmatch(r"\d[0-9a-fA-F]{3}", plain) and not plain.isdigit() and text[4] == " ":
-        return int(plain, 16)
-    return int(plain) if plain.isdigit() else 0
+        return (last + 1 if is_next else last), False
+    decimal = int(plain) if plain.isdigit() else 0
+    is_short = re.fullmatch(r"\d[0-9a-fA-F]{3}", plain) is not None and text[4] == " "
+    if not is_short:
+        return decimal, False
+    value = int(plain, 16)
+    if not plain.isdigit():
+        return value, True
+    # Of digits alone both are numbers: hexadecimal is what goes on from the one before, while decimal does not.
+    goes_on = last <= value <= last + _WIDEST_GAP and value > _LARGEST_PLAIN_NUMBER
+    if goes_on and decimal < last and (is_hexadecimal or last >= _LARGEST_PLAIN_NUMBER - _WIDEST_GAP):
+        return value, True
+    return decimal, False
 
 
 def _in_base_36(number: int) -> str:

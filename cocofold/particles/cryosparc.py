@@ -65,7 +65,7 @@ def read_cryosparc(path: Path, particles_dir: Path | None = None, passthrough: S
         raise InputError(f"{path}: has no particles; give a file with at least one")
     groups, optics_index = _optics_groups(columns, path)
     require_usable_optics(groups, path)
-    groups, notes = join_pixel_sizes(groups, optics_index, path)
+    groups, scale, notes = join_pixel_sizes(groups, optics_index, path)
     poses = _read_alignment(columns, str(alignment), path)
     ctf = _ctf_columns(columns, path)
     contrast = np.where(_numeric_column(columns, "blob/sign", path, 1.0) < 0, -1.0, 1.0)
@@ -79,7 +79,7 @@ def read_cryosparc(path: Path, particles_dir: Path | None = None, passthrough: S
         optics=groups,
         optics_index=optics_index,
         rotations=matrices_from_cryosparc(poses.rotation_vectors),
-        origins_angstrom=poses.shifts * poses.pixel_sizes[:, None],
+        origins_angstrom=poses.shifts * poses.pixel_sizes[:, None] * scale[optics_index, None],
         half_set=poses.half_set,
         stacks=stacks,
         stack_index=stack_index,

@@ -7,10 +7,12 @@ memory, and names what is damaged. Maps are read and written by ``mrcfile``.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shlex
 import threading
 import warnings
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ import mrcfile
 import numpy as np
 
 from cocofold.system.atomic_files import atomic_path
-from cocofold.system.errors import InputError
+from cocofold.system.errors import InputError, packing_program
 
 # Length of the fixed header (MRC2014); an extended header may follow
 HEADER_BYTES = 1024
@@ -34,9 +36,9 @@ MAX_BYTES_PER_READ = 1 << 24
 # Modes of pixels by their number: NumPy types of those that are read (MRC2014), and names of the others
 DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 UNSUPPORTED_MODES = {3: "complex int16", 4: "complex float32", 5: "int8 of an old kind", 7: "int32", 101: "4-bit"}
-GZIP_MAGIC = b"\x1f\x8b"
-COMPRESSION_OF_MAGIC = {GZIP_MAGIC: "gzip", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz"}
 PACKED_MAPS = ("gzip", "bzip2")  # read as they are
+# Programs whose archives hold several files, and what unpacks them
+_ARCHIVERS = {"zip": "unzip", "7z": "7z x"}
 COMPRESSED_ENDS = (".gz", ".bz2", ".zst", ".xz")
 IMOD_STAMP = 1146047817  # the letters IMOD; bit 0 of the flags then says that bytes are signed
 _BYTES_ARE_SIGNED = 1
@@ -70,9 +72,9 @@ def read_stack_header(path: Path) -> StackHeader:
         size = path.stat().st_size
     except OSError as error:
         raise InputError(f"{path}: cannot be opened ({error.strerror}); check the path and its permissions") from error
-    for magic, program in COMPRESSION_OF_MAGIC.items():
-        if raw.startswith(magic):
-            raise InputError(f"{path}: compressed with {program}; only plain stacks are read: {unpack_remedy(path)}")
+    program = packing_program(raw)
+    if program is not None:
+        raise InputError(f"{path}: compressed with {program}; only plain stacks are read: {unpack_remedy(path)}")
     if len(raw) < HEADER_BYTES:
         raise InputError(f"{path}: {len(raw)} bytes, less than the {HEADER_BYTES} of an MRC header; copy it again")
     order = _byte_order(path, raw)
@@ -239,21 +241,51 @@ class StackReader:
 # Standard deviations from the median beyond which a pixel is a fault of the file: hot pixels and gold are tens to
 # hundreds away. Smaller values refuse real images, larger ones let a pixel drown an image.
 _MOST_DEVIATIONS = 1e4
-# Pixels that give an image's median and spread, enough for a limit so far away; the spread is that of normal noise
-# with as many pixels within it, so that saturated rows and masked backgrounds do not move it.
-_SAMPLED_PIXELS, _SHARE_WITHIN, _DEVIATIONS_OF_SHARE = 1024, 0.9, 1.645
+# Pixels that give an image's median and spread, enough for a limit so far away. The spread is that of normal noise
+# with this share of pixels within so many of its deviations: so large a share that a molecule without noise around it
+# counts, and small enough that a saturated row or a few grains of gold do not.
+_SAMPLED_PIXELS, _SHARE_WITHIN, _DEVIATIONS_OF_SHARE = 512, 0.97, 2.170
 
 
-def refuse_overflowing_images(images: np.ndarray, stack: Path, slices: np.ndarray) -> None:
-    """Refuse finite images, (k, height, width), with pixels far from all others or whose power is no float32."""
+def require_usable_images(images: np.ndarray, stack: Path, slices: np.ndarray) -> np.ndarray:
+    """Refuse images, (k, height, width), that are not finite, have pixels far from all others, or are no float32.
+
+    Parameters
+    ----------
+    images : (k, height, width) float32
+    stack : Path
+        For messages.
+    slices : (k,) int
+        Numbers of the images in the stack, from 0, for messages.
+
+    Returns
+    -------
+    (k,) bool
+        Images whose pixels are all alike.
+
+    Raises
+    ------
+    InputError
+    """
     pixels = images.reshape(len(images), -1)
-    # An odd step visits all columns.
-    sample = pixels[:, :: pixels.shape[1] // _SAMPLED_PIXELS | 1].astype(float)
+    # These are no numbers, or infinite, where any pixel is.
+    low, high = pixels.min(1).astype(float), pixels.max(1).astype(float)
+    bad = np.flatnonzero(~(np.isfinite(low) & np.isfinite(high)))
+    if len(bad):
+        raise InputError(
+            f"{stack}: image {slices[bad[0]] + 1} (counted from 1) has pixels that are NaN or "
+            "infinite; remove the particle or extract it again"
+        )
+    step = max(1, pixels.shape[1] // _SAMPLED_PIXELS)
+    while math.gcd(step, images.shape[2]) > 1:  # so that all columns are visited
+        step += 1
+    sample = pixels[:, ::step].astype(float)
     middle = np.median(sample, axis=1)
     away = np.abs(sample - middle[:, None])
     spread = np.quantile(away, _SHARE_WITHIN, axis=1) / _DEVIATIONS_OF_SHARE
     spread = np.where(spread > 0, spread, np.sqrt((away**2).mean(1)))
-    low, high = pixels.min(1).astype(float), pixels.max(1).astype(float)
+    # Pixels that are alike but for rounding tell no spread.
+    spread = np.maximum(spread, np.finfo(np.float32).eps * np.abs(middle))
     too_far = (spread > 0) & (np.maximum(high - middle, middle - low) > _MOST_DEVIATIONS * spread)
     too_large = np.maximum(-low, high) * pixels.shape[1] > np.sqrt(np.finfo(np.float32).max)
     for bad in np.flatnonzero(too_far | too_large):
@@ -262,13 +294,15 @@ def refuse_overflowing_images(images: np.ndarray, stack: Path, slices: np.ndarra
             f"which is no signal (median {middle[bad]:.3g}, standard deviation {spread[bad]:.3g}; allowed are "
             f"{_MOST_DEVIATIONS:g} deviations, within float32); remove the particle or extract it again"
         )
+    return low == high
 
 
 def unpack_remedy(path: Path) -> str:
     """The command that unpacks a compressed stack."""
     with open(path, "rb") as file:
-        start = file.read(8)
-    program = next((name for magic, name in COMPRESSION_OF_MAGIC.items() if start.startswith(magic)), "gzip")
+        program = packing_program(file.read(8)) or "gzip"
+    if program in _ARCHIVERS:
+        return f"unpack it first: {_ARCHIVERS[program]} {shlex.quote(str(path))}"
     has_end = path.suffix in COMPRESSED_ENDS
     plain = path.with_suffix("") if has_end else path.with_name(f"{path.name}.unpacked")
     rename = "" if has_end else f" && mv {shlex.quote(str(plain))} {shlex.quote(str(path))}"
@@ -312,7 +346,7 @@ def open_map(path: Path, name: str) -> Iterator[mrcfile.mrcfile.MrcFile]:
     try:
         with path.open("rb") as start:
             head = start.read(HEADER_BYTES)
-        packed = next((program for magic, program in COMPRESSION_OF_MAGIC.items() if head.startswith(magic)), None)
+        packed = packing_program(head)
         if packed not in (None, *PACKED_MAPS):
             raise InputError(f"{name}: compressed with {packed}; {unpack_remedy(path)}")
         if packed is None and head[208:211] != b"MAP" and not _has_possible_header(path, head):
@@ -325,5 +359,5 @@ def open_map(path: Path, name: str) -> Iterator[mrcfile.mrcfile.MrcFile]:
             if file.data is None:
                 raise ValueError("the data are not there, or not as the header says")
             yield file
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(f"{name}: cannot be read as a map ({error}); it may be cut short: copy it again") from error

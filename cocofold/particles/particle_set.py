@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cocofold.particles.mrc import StackReader, refuse_overflowing_images
+from cocofold.particles.mrc import StackReader, require_usable_images
 from cocofold.particles.poses import mirrored_matrices
 from cocofold.system.errors import InputError
 
@@ -214,8 +214,8 @@ class ParticleSet:
             at = at[np.argsort(self.slice_index[rows[at]], kind="stable")]
             slices = self.slice_index[rows[at]]
             read = self.reader.read(self.stacks[stack], slices)
-            self._require_usable_images(read, self.stacks[stack], slices)
-            empty = read.min((1, 2)) == read.max((1, 2))
+            self._require_box(read, self.stacks[stack])
+            empty = require_usable_images(read, self.stacks[stack], slices)
             read[empty] = 0  # so that rounding does not become signal
             self.reader.empty.update((self.stacks[stack], int(row)) for row in slices[empty])
             images[at] = read * self.contrast[rows[at], None, None].astype(np.float32)
@@ -242,19 +242,12 @@ class ParticleSet:
             found.append((path, [path.name, path.stat().st_size, hashlib.sha256(pixels).hexdigest()]))
         return found
 
-    def _require_usable_images(self, images: np.ndarray, stack: Path, slices: np.ndarray) -> None:
+    def _require_box(self, images: np.ndarray, stack: Path) -> None:
         if images.shape[1:] != (self.box, self.box):
             raise InputError(
                 f"{stack}: images of {images.shape[2]} x {images.shape[1]} pixels, "
                 f"but the particles' metadata say {self.box} x {self.box}; give the stacks that belong to the file"
             )
-        bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2)))
-        if len(bad):
-            raise InputError(
-                f"{stack}: image {slices[bad[0]] + 1} (counted from 1) has pixels that are NaN or "
-                "infinite; remove the particle or extract it again"
-            )
-        refuse_overflowing_images(images, stack, slices)
 
     def _rows(self, indices: np.ndarray) -> np.ndarray:
         indices = np.asarray(indices)
@@ -357,8 +350,11 @@ def require_usable_optics(groups: Sequence[OpticsGroup], path: Path) -> None:
 
 def join_pixel_sizes(
     groups: Sequence[OpticsGroup], index: np.ndarray, path: Path
-) -> tuple[tuple[OpticsGroup, ...], tuple[str, ...]]:
+) -> tuple[tuple[OpticsGroup, ...], np.ndarray, tuple[str, ...]]:
     """Groups with one pixel size, the particles' mean where it differs a little, and a note of that.
+
+    A group's own size then stands in its magnification matrix, so that every Fourier pixel keeps its frequency:
+    ``k M / own size`` is ``k (M mean / own size) / mean``.
 
     Parameters
     ----------
@@ -368,16 +364,30 @@ def join_pixel_sizes(
         Each particle's group.
     path : Path
         The particles' file, for the note.
+
+    Returns
+    -------
+    groups : tuple of OpticsGroup
+    scale : (n_groups,) float
+        Å of the common pixel size for an Å of each group's own: factor of what is measured in its images.
+    notes : tuple of str
     """
     sizes = np.array([group.pixel_size_angstrom for group in groups])
     if np.ptp(sizes) <= PIXEL_SIZE_TOLERANCE * sizes[0]:
-        return tuple(groups), ()
+        return tuple(groups), np.ones(len(groups)), ()
     mean = float(f"{sizes[index].mean():.7g}")
     note = (
         f"{path}: pixel sizes differ by {np.ptp(sizes) / sizes.min():.2%} between optics groups ({sizes.min():g} to "
-        f"{sizes.max():g} Å); all particles are read with their mean, {mean:g} Å"
+        f"{sizes.max():g} Å); all particles are read with their mean, {mean:g} Å, and each group's own as its "
+        "magnification"
     )
-    return tuple(replace(group, pixel_size_angstrom=mean) for group in groups), (note,)
+    scale = mean / sizes
+    joined = []
+    for group, factor in zip(groups, scale.tolist()):
+        (xx, xy), (yx, yy) = group.magnification_matrix
+        matrix = ((xx * factor, xy * factor), (yx * factor, yy * factor))
+        joined.append(replace(group, pixel_size_angstrom=mean, magnification_matrix=matrix))
+    return tuple(joined), scale, (note,)
 
 
 def require_even_box(box: int, where: str) -> None:

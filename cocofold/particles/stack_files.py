@@ -12,10 +12,47 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from cocofold.particles.mrc import COMPRESSED_ENDS, HEADER_BYTES, StackReader, read_stack_header, unpack_remedy
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.system.errors import InputError
+
+# Numbers of images are signed 32-bit integers in MRC headers.
+_MAX_SLICE_NUMBER = 1 << 31
+_FORMAT_SUFFIXES = (":mrcs", ":mrc")  # appended by some programs to force the format
+
+
+def parse_image_names(names: Sequence[str], source: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Names of the stacks in the order of their first particle, and each particle's stack and slice from 0.
+
+    Parameters
+    ----------
+    names : sequence of str
+        ``rlnImageName`` of each particle.
+    source : Path
+        The particles' file, for messages.
+
+    Raises
+    ------
+    InputError
+        If a name is not of the form index@stack, or that of a file.
+    """
+    # A name without an index is that of a file of one image.
+    parts = [name.partition("@") if "@" in name else ("1", "@", name) for name in names]
+    slices = pd.to_numeric(pd.Series([number for number, _, _ in parts]), errors="coerce").to_numpy(dtype=float)
+    index, unique = pd.factorize(np.array([path for _, _, path in parts], dtype=object))
+    stacks = [str(path) for path in unique]
+    is_number = (slices >= 1) & (slices < _MAX_SLICE_NUMBER) & (slices == np.floor(slices))
+    wrong = np.flatnonzero(~is_number | (np.array(stacks) == "")[index])
+    if len(wrong):
+        raise InputError(
+            f"{source}: row {wrong[0] + 1} has rlnImageName = {names[wrong[0]]}; "
+            "the form index@stack is needed, with the index from 1, such as 000001@Extract/job010/stack.mrcs"
+        )
+    for suffix in _FORMAT_SUFFIXES:
+        stacks = [stack[: -len(suffix)] if stack.endswith(suffix) else stack for stack in stacks]
+    return stacks, index.astype(int), slices.astype(int) - 1
 
 
 def find_stacks(names: Sequence[str], source: Path, particles_dir: Path | None) -> tuple[Path, ...]:
@@ -50,11 +87,17 @@ def find_stacks(names: Sequence[str], source: Path, particles_dir: Path | None) 
     beside = [Path(os.path.abspath(source)), source.resolve()]
     given = [] if particles_dir is None else [os.path.abspath(particles_dir)]
     places = list(dict.fromkeys([*given, *(str(folder) for file in beside for folder in file.parents)]))
+    folders: dict[str, bool] = {}
+
+    def find(name: str, end: str = "") -> str | None:
+        return _find_file(name, places, given, folders, end)
+
     # A name with the ending of a packed file is also that of the stack unpacked from it.
-    found = [_find_file(_without_packing(name), places, given) or _find_file(name, places, given) for name in names]
+    spellings = [dict.fromkeys((_without_packing(name), name)) for name in names]
+    found = [next(filter(None, map(find, spelling)), None) for spelling in spellings]
     missing = [name for name, path in zip(names, found) if path is None]
     if missing:
-        packed = next((path for end in COMPRESSED_ENDS if (path := _find_file(missing[0], places, given, end))), None)
+        packed = next((path for end in COMPRESSED_ENDS if (path := find(missing[0], end))), None)
         if packed is not None:
             raise InputError(f"{source}: the stack {missing[0]} is compressed; {unpack_remedy(Path(packed))}")
         tails = " and, by the last parts of its name, below " + given[0] if given else ""
@@ -67,21 +110,40 @@ def find_stacks(names: Sequence[str], source: Path, particles_dir: Path | None) 
     return tuple(Path(str(path)) for path in found)
 
 
-def _find_file(name: str, places: Sequence[str], given: Sequence[str], end: str = "") -> str | None:
-    """The file that a name stands for, with an ending added; None if it is nowhere."""
+def _find_file(
+    name: str, places: Sequence[str], given: Sequence[str], folders: dict[str, bool], end: str = ""
+) -> str | None:
+    """The file that a name stands for, with an ending added; None if it is nowhere.
+
+    ``folders`` remembers which folders exist, so that each is looked for once and not for each of its files.
+    """
     spellings = [name]
     with contextlib.suppress(UnicodeEncodeError):
         # Letters of Latin-1 are single bytes in the names of some file systems.
         spellings.append(os.fsdecode(name.encode("latin-1")))
-    whole = [(place, spelling) for spelling in dict.fromkeys(spellings) for place in places]
-    parts = [re.split(r"[/\\\\]+", spelling) for spelling in dict.fromkeys(spellings)]
-    tails = [(place, "/".join(one[k:])) for place in given for one in parts for k in range(1, len(one))]
-    for candidates in (whole, tails):
+    # Programs on Windows write backslashes.
+    spellings = list(dict.fromkeys([*spellings, *(spelling.replace("\\", "/") for spelling in spellings)]))
+
+    def candidates() -> Iterator[tuple[str, str]]:
         for swap in (False, True):
-            for place, tail in candidates:
-                path = os.path.abspath(os.path.join(place, _other_ending(tail) if swap else tail) + end)
-                if os.path.isfile(path):
-                    return path
+            for spelling in spellings:
+                for place in places:
+                    yield place, _other_ending(spelling) if swap else spelling
+        parts = [re.split(r"[/\\]+", spelling) for spelling in spellings]
+        for swap in (False, True):
+            for place in given:
+                for one in parts:
+                    for k in range(1, len(one)):
+                        tail = "/".join(one[k:])
+                        yield place, _other_ending(tail) if swap else tail
+
+    for place, spelling in candidates():
+        path = os.path.abspath(os.path.join(place, spelling) + end)
+        folder = os.path.dirname(path)
+        if folder not in folders:
+            folders[folder] = os.path.isdir(folder)
+        if folders[folder] and os.path.isfile(path):
+            return path
     return None
 
 
@@ -101,8 +163,13 @@ def _refuse_one_file_for_two_names(
     first: dict[str | None, str] = {}
     for name, path in zip(names, found):
         other = first.setdefault(path, name)
-        there = [any(os.path.abspath(os.path.join(place, one)) == path for place in places) for one in (name, other)]
-        if other != name and not all(there):
+        if other == name:
+            continue
+        there = [
+            any(os.path.abspath(os.path.join(place, one.replace("\\", "/"))) == path for place in places)
+            for one in (name, other)
+        ]
+        if not all(there):
             raise InputError(
                 f"{source}: for the stacks {other} and {name} only {path} is found; give the folder from which their "
                 "whole paths count (--particles-dir)"
@@ -110,7 +177,12 @@ def _refuse_one_file_for_two_names(
 
 
 def check_stacks(
-    stacks: Sequence[Path], stack_index: np.ndarray, slice_index: np.ndarray, box: int | None, source: Path
+    stacks: Sequence[Path],
+    stack_index: np.ndarray,
+    slice_index: np.ndarray,
+    box: int | None,
+    source: Path,
+    whole: np.ndarray | None = None,
 ) -> int:
     """Check every stack's header against the metadata and return the box.
 
@@ -123,19 +195,28 @@ def check_stacks(
         Pixels along a side that the metadata announce; if None, all stacks must have the first one's.
     source : Path
         The particles' file, for messages.
+    whole : (k,) int, optional
+        Rows of particles whose image is a whole file, named without an index.
 
     Raises
     ------
     InputError
-        If a stack cannot be read, its images are not square or of another box, or a particle is beyond its end.
+        If a stack cannot be read, its images are not square or of another box, a particle is beyond its end, or a file
+        named without an index has several images.
     """
     if (slice_index < 0).any():
         raise InputError(f"{source}: row {int((slice_index < 0).argmax()) + 1} names an image before the stack's first")
     last = np.full(len(stacks), -1)
     np.maximum.at(last, stack_index, slice_index)
     found_box = box
-    for path, highest in zip(stacks, last):
+    rows_of_files = {} if whole is None else dict(zip(stack_index[whole[::-1]].tolist(), whole[::-1].tolist()))
+    for number, (path, highest) in enumerate(zip(stacks, last)):
         header = read_stack_header(path)
+        if header.count > 1 and number in rows_of_files:
+            raise InputError(
+                f"{source}: row {rows_of_files[number] + 1} names {path} without an index, a file of {header.count} "
+                "images; the form index@stack is needed, with the index from 1, such as 000001@Extract/stack.mrcs"
+            )
         if header.width != header.height:
             raise InputError(
                 f"{path}: images of {header.width} x {header.height} pixels; square ones are needed, extract again"

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cocofold.particles.mrc import read_stack_header
 from cocofold.particles.particle_set import (
     OpticsGroup,
     ParticleSet,
@@ -19,11 +18,9 @@ from cocofold.particles.particle_set import (
     require_usable_optics,
 )
 from cocofold.particles.poses import matrices_from_relion
-from cocofold.particles.stack_files import check_stacks, find_stacks
+from cocofold.particles.stack_files import check_stacks, find_stacks, parse_image_names
 from cocofold.particles.star_tables import (
     StarBlock,
-    find_particle_and_optics_blocks,
-    parse_number_list,
     read_star_blocks,
     require_half_sets,
 )
@@ -33,9 +30,6 @@ EULER_ANGLE_LABELS = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 DEFOCUS_LABELS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
 UNMIRRORED_VALUES = ("0", "0.0", "false")
 HELD_OUT_LABEL, SCORED_RINGS_LABEL = "cocofoldHeldOut", "cocofoldScoredRings"
-# Numbers of images are signed 32-bit integers in MRC headers.
-MAX_SLICE_NUMBER = 1 << 31
-FORMAT_SUFFIXES = (":mrcs", ":mrc")  # appended by some programs to force the format
 
 
 def read_star(path: Path, particles_dir: Path | None = None) -> ParticleSet:
@@ -69,7 +63,8 @@ def read_star(path: Path, particles_dir: Path | None = None) -> ParticleSet:
     if "rlnRandomSubset" in particles:
         subsets = pd.to_numeric(particles.table["rlnRandomSubset"], errors="coerce")
         half_set = require_half_sets(subsets.to_numpy(dtype=float, na_value=np.nan), "rlnRandomSubset", path)
-    names, stack_index, slice_index = _parse_image_names(particles)
+    image_names = _image_names(particles)
+    names, stack_index, slice_index = parse_image_names(image_names, path)
     pixel_size = np.array([group.pixel_size_angstrom for group in groups])[optics_index]
     origins = np.stack([_origins(particles, axis, pixel_size) for axis in "XY"], axis=1)
     values: dict[str, Any] = {
@@ -83,16 +78,16 @@ def read_star(path: Path, particles_dir: Path | None = None) -> ParticleSet:
         "held_out": _held_out(particles),
         "scored_rings": _scored_rings(particles),
     }
-    groups, notes = join_pixel_sizes(groups, optics_index, path)
+    groups, scale, notes = join_pixel_sizes(groups, optics_index, path)
     stacks = find_stacks(names, path, particles_dir)
-    _require_single_images(particles, stacks, stack_index)
-    box = check_stacks(stacks, stack_index, slice_index, groups[0].box or None, path)
+    whole = np.flatnonzero(["@" not in name for name in image_names])
+    box = check_stacks(stacks, stack_index, slice_index, groups[0].box or None, path, whole)
     require_even_box(box, str(stacks[0]))
     return ParticleSet(
         optics=tuple(replace(group, box=box) for group in groups),
         optics_index=optics_index,
         rotations=rotations,
-        origins_angstrom=origins,
+        origins_angstrom=origins * scale[optics_index, None],
         half_set=half_set,
         stacks=stacks,
         stack_index=stack_index,
@@ -100,6 +95,28 @@ def read_star(path: Path, particles_dir: Path | None = None) -> ParticleSet:
         notes=notes,
         **values,
     )
+
+
+def find_particle_and_optics_blocks(path: Path, blocks: dict[str, StarBlock]) -> tuple[StarBlock, StarBlock | None]:
+    """The block of the particles and that of optics groups, which RELION 3.0 does not have.
+
+    Raises
+    ------
+    InputError
+        If no block lists images.
+    """
+    with_images = [block for block in blocks.values() if "rlnImageName" in block]
+    if "particles" in blocks:
+        particles = blocks["particles"]
+    elif with_images:
+        particles = next((block for block in with_images if len(block)), with_images[0])
+    else:
+        found = ", ".join(f"data_{name}" for name in blocks)
+        raise InputError(
+            f"{path}: no block has rlnImageName (blocks found: {found}); give the STAR of a particle set, "
+            "such as run_data.star of a 3D refinement"
+        )
+    return particles, blocks.get("optics")
 
 
 def _refuse_tomography_and_mirrored(
@@ -131,7 +148,9 @@ def _refuse_tomography_and_mirrored(
 
 
 def _image_names(particles: StarBlock) -> list[str]:
-    return [str(name) for name in particles.table["rlnImageName"]] if "rlnImageName" in particles else []
+    # As a list at once: pandas' own iteration over text takes ten times as long.
+    column = particles.table["rlnImageName"].to_numpy(dtype=object).tolist() if "rlnImageName" in particles else []
+    return [str(name) for name in column]
 
 
 def _require_labels(particles: StarBlock, optics: StarBlock | None) -> None:
@@ -209,40 +228,6 @@ def _scored_rings(particles: StarBlock) -> tuple[int, ...]:
     if not all(ring > 1 and ring == int(ring) for ring in rings):
         raise InputError(f"{particles.path}: {SCORED_RINGS_LABEL} must be whole numbers from 2 on, such as [4,8,12]")
     return tuple(sorted(int(ring) for ring in rings))
-
-
-def _parse_image_names(particles: StarBlock) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Names of the stacks in the order of their first particle, and each particle's stack and slice from 0."""
-    names = _image_names(particles)
-    # A name without an index is that of a file of one image.
-    numbers, _, paths = zip(*((name if "@" in name else f"1@{name}").partition("@") for name in names))
-    slices = pd.to_numeric(pd.Series(numbers), errors="coerce").to_numpy(dtype=float)
-    wrong = np.flatnonzero(
-        ~((slices >= 1) & (slices < MAX_SLICE_NUMBER) & (slices == np.floor(slices))) | (np.array(paths) == "")
-    )
-    if len(wrong):
-        raise InputError(
-            f"{particles.path}: row {wrong[0] + 1} has rlnImageName = {names[wrong[0]]}; "
-            "the form index@stack is needed, with the index from 1, such as 000001@Extract/job010/stack.mrcs"
-        )
-    index, unique = pd.factorize(np.array(paths, dtype=object))
-    stacks = [str(path) for path in unique]
-    for suffix in FORMAT_SUFFIXES:
-        stacks = [stack[: -len(suffix)] if stack.endswith(suffix) else stack for stack in stacks]
-    return stacks, index.astype(int), slices.astype(int) - 1
-
-
-def _require_single_images(particles: StarBlock, stacks: tuple[Path, ...], stack_index: np.ndarray) -> None:
-    """Refuse names without an index of files with several images."""
-    without = np.flatnonzero(["@" not in name for name in _image_names(particles)])
-    for stack in np.unique(stack_index[without]):
-        count = read_stack_header(stacks[stack]).count
-        if count > 1:
-            row = without[stack_index[without] == stack][0]
-            raise InputError(
-                f"{particles.path}: row {row + 1} has rlnImageName = {_image_names(particles)[row]}, a file of {count} "
-                "images; the form index@stack is needed, with the index from 1, such as 000001@Extract/stack.mrcs"
-            )
 
 
 MAGNIFICATION_LABELS = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11")
@@ -377,6 +362,22 @@ def _groups_from_table(table: StarBlock) -> tuple[OpticsGroup, ...]:
         )
         for i in range(n)
     )
+
+
+def parse_number_list(block: StarBlock, label: str, text: object) -> tuple[float, ...]:
+    """``[0.1,0,-2]`` as numbers."""
+    stripped = str(text).strip()
+    try:
+        if not (stripped.startswith("[") and stripped.endswith("]")):
+            raise ValueError
+        values = tuple(float(part) for part in stripped[1:-1].split(",") if part.strip())
+        if not np.isfinite(values).all():
+            raise ValueError
+    except ValueError:
+        raise InputError(
+            f"{block.path}: {label} is {stripped}; a list of finite numbers such as [0.1,0,-2] is needed"
+        ) from None
+    return values
 
 
 def _parse_cryosparc_aberrations(block: StarBlock, label: str, text: str) -> tuple[tuple[str, tuple[float, ...]], ...]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
-import itertools
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,15 @@ TEXT_LABELS = [
 # Spellings of a number that is not there: of C and Python programs, and of pandas.
 MISSING_NUMBERS = ["nan", "NaN", "<NA>"]
 # Quotes and the sign of a comment mean something only at the start of a value, as in RELION: grid#2 is a name.
-_SPECIAL_START = re.compile(r"(?:^|[ \t])[\"'#]")
-_VALUE = re.compile(r"\"(?P<double>.*?)\"(?=[ \t]|$)|'(?P<single>.*?)'(?=[ \t]|$)|(?P<comment>#.*)|(?P<plain>[^ \t]+)")
+_SPECIAL = re.compile(
+    rb"\"(?<![^ \t\n]\")(?P<double>.*?)\"(?=[ \t\n]|\Z)|'(?<![^ \t\n]')(?P<single>.*?)'(?=[ \t\n]|\Z)"
+    rb"|#(?<![^ \t\n]#).*"
+)
 # Stand for blanks within a quoted value and for an empty one while a row is split at blanks.
 _BLANK, _TAB, _EMPTY = "\x1f", "\x1e", "\x1d"
-# Ends every row while it is split, so that a value which is missing differs from one that is not a number.
-_END_OF_ROW = " 0"
+_STAND_INS = bytes.maketrans(b" \t", (_BLANK + _TAB).encode())
+# Rows are read in parts of this size, by so many threads: enough for each of them, and little beside the file itself.
+_BYTES_AT_ONCE, _MOST_THREADS = 1 << 23, 4
 
 
 @dataclass(frozen=True)
@@ -105,10 +109,11 @@ def read_star_blocks(path: Path, as_text: bool = False) -> dict[str, StarBlock]:
         If the file is missing, not text, not STAR, lists particles or optics groups in several blocks, or has rows
         that do not fit its labels.
     """
-    split = _split_blocks(path, _read_lines(path))
+    content, encoding = _read_content(path)
+    split = _split_blocks(path, content, encoding)
     if not split:
         raise InputError(f"{path}: not a STAR file (no line starts with data_)")
-    found = [_read_block(path, name, lines, as_text) for name, lines in split if lines]
+    found = [_read_block(path, content, encoding, text, as_text) for text in split if text.lines]
     if not found:
         raise InputError(f"{path}: not readable as STAR (no block has labels); give the file as its program wrote it")
     _refuse_joined_files(path, found)
@@ -117,28 +122,6 @@ def read_star_blocks(path: Path, as_text: bool = False) -> dict[str, StarBlock]:
         if block.name not in blocks or len(block):
             blocks[block.name] = block
     return blocks
-
-
-def find_particle_and_optics_blocks(path: Path, blocks: dict[str, StarBlock]) -> tuple[StarBlock, StarBlock | None]:
-    """The block of the particles and that of optics groups, which RELION 3.0 does not have.
-
-    Raises
-    ------
-    InputError
-        If no block lists images.
-    """
-    with_images = [block for block in blocks.values() if "rlnImageName" in block]
-    if "particles" in blocks:
-        particles = blocks["particles"]
-    elif with_images:
-        particles = next((block for block in with_images if len(block)), with_images[0])
-    else:
-        found = ", ".join(f"data_{name}" for name in blocks)
-        raise InputError(
-            f"{path}: no block has rlnImageName (blocks found: {found}); give the STAR of a particle set, "
-            "such as run_data.star of a 3D refinement"
-        )
-    return particles, blocks.get("optics")
 
 
 def require_finite(values: np.ndarray, label: str, path: Path, shown: Sequence[object] | None = None) -> np.ndarray:
@@ -195,119 +178,166 @@ def require_half_sets(values: np.ndarray, label: str, path: Path) -> np.ndarray 
     return values.astype(int) if values.any() else None
 
 
-def parse_number_list(block: StarBlock, label: str, text: object) -> tuple[float, ...]:
-    """``[0.1,0,-2]`` as numbers."""
-    stripped = str(text).strip()
-    try:
-        if not (stripped.startswith("[") and stripped.endswith("]")):
-            raise ValueError
-        values = tuple(float(part) for part in stripped[1:-1].split(",") if part.strip())
-        if not np.isfinite(values).all():
-            raise ValueError
-    except ValueError:
-        raise InputError(
-            f"{block.path}: {label} is {stripped}; a list of finite numbers such as [0.1,0,-2] is needed"
-        ) from None
-    return values
-
-
-def _read_lines(path: Path) -> list[str]:
+def _read_content(path: Path) -> tuple[bytes, str]:
+    """A file with newlines as its only ends of lines, and its encoding."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be opened ({error.strerror}); check the path and its permissions") from error
     if b"\x00" in content:
         raise InputError(f"{path}: not a STAR file (it holds binary zeros)")
+    if content.startswith(codecs.BOM_UTF8):
+        content = content[len(codecs.BOM_UTF8) :]
+    if b"\r" in content:
+        content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     try:
-        text = content.decode("utf-8-sig")
+        content.isascii() or content.decode()
     except UnicodeDecodeError:
-        text = content.decode("latin-1")
-    # Only these ends of lines: str.splitlines also splits at letters of Latin-1.
-    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        return content, "latin-1"
+    return content, "utf-8"
 
 
-def _split_blocks(path: Path, lines: list[str]) -> list[tuple[str, list[str]]]:
-    """Name of each block, and its lines after the first, stripped: from its loop or first label on, without
-    those that are empty or comments."""
-    blocks: list[tuple[str, list[str]]] = []
-    for line in lines:
-        stripped = line.strip(" \t")
-        if stripped.startswith("data_"):
-            name, *rest = re.split(r"[ \t]+", stripped, maxsplit=1)
-            if rest and not rest[0].startswith("#"):
-                raise InputError(
-                    f"{path}: a row starts with {name}, and STAR keeps data_ for the start of a block; "
-                    "put another column first"
-                )
-            blocks.append((name.removeprefix("data_").split("#")[0], []))
-        elif blocks and (blocks[-1][1] or stripped.startswith(("loop_", "_"))) and stripped[:1] not in ("", "#"):
-            blocks[-1][1].append(stripped)
+@dataclass(frozen=True)
+class _BlockText:
+    """A block before its values are read.
+
+    Attributes
+    ----------
+    name : str
+    lines : list of str
+        From its loop or first label to the last label, stripped, without those that are empty or comments.
+    rows : slice
+        Where in the file its rows are.
+    """
+
+    name: str
+    lines: list[str]
+    rows: slice
+
+
+def _split_blocks(path: Path, content: bytes, encoding: str) -> list[_BlockText]:
+    starts = _lines_that_start_with(b"data_", content)
+    blocks = []
+    for start, end in zip(starts, [*starts[1:], len(content)]):
+        head, place = _next_line(content, start)
+        name, *rest = re.split(r"[ \t]+", head.decode(encoding), maxsplit=1)
+        if rest and not rest[0].startswith("#"):
+            raise InputError(
+                f"{path}: a row starts with {name}, and STAR keeps data_ for the start of a block; "
+                "put another column first"
+            )
+        lines: list[str] = []
+        while place < end:
+            line, after = _next_line(content, place)
+            if lines and lines[0].startswith("loop_") and line[:1] not in (b"", b"#", b"_"):
+                break
+            if (lines or line.startswith((b"loop_", b"_"))) and line[:1] not in (b"", b"#"):
+                lines.append(line.decode(encoding))
+            place = after
+        blocks.append(_BlockText(name.removeprefix("data_").split("#")[0], lines, slice(min(place, end), end)))
     return blocks
 
 
-def _read_block(path: Path, name: str, lines: list[str], as_text: bool) -> StarBlock:
-    """A block from its lines, of which the first is the loop's or that of a label."""
+def _lines_that_start_with(word: bytes, content: bytes) -> list[int]:
+    """Where lines begin whose first letters but blanks are these."""
+    found, place = [], content.find(word)
+    while place >= 0:
+        line = content.rfind(b"\n", 0, place) + 1
+        if not content[line:place].strip(b" \t"):
+            found.append(line)
+        place = content.find(word, place + 1)
+    return found
+
+
+def _next_line(content: bytes, start: int) -> tuple[bytes, int]:
+    """The line that begins somewhere, without blanks around it, and where the next one begins."""
+    end = content.find(b"\n", start)
+    end = len(content) if end < 0 else end
+    return content[start:end].strip(b" \t"), end + 1
+
+
+def _read_block(path: Path, content: bytes, encoding: str, text: _BlockText, as_text: bool) -> StarBlock:
+    """The values of a block that has labels."""
+    name, lines = text.name, text.lines
     has_rows = lines[0].startswith("loop_")
     if has_rows:
-        after = next((n for n, line in enumerate(lines[1:], start=1) if not line.startswith("_")), len(lines))
-        heads, rows = lines[1:after], lines[after:]
+        heads, parts = lines[1:], list(_parts_of(content, text.rows))
     else:
-        pairs = [_values_of(line) for line in itertools.takewhile(lambda line: not line.startswith("loop_"), lines)]
+        if any(line.startswith("loop_") for line in lines):
+            raise InputError(
+                f"{path}: not readable as STAR (data_{name} has values beside labels, and a loop); "
+                "put the loop into a block of its own"
+            )
+        pairs = [_values_of(line) for line in lines]
         wrong = next((pair for pair in pairs if len(pair) != 2), None)
         if wrong is not None:
             raise InputError(
                 f"{path}: not readable as STAR (data_{name} has {len(wrong) - 1} values for {wrong[0]}); every label "
                 "outside of a loop needs one value"
             )
-        heads, rows = [pair[0] for pair in pairs], [" ".join(pair[1] for pair in pairs)]
+        heads, parts = [pair[0] for pair in pairs], [" ".join(pair[1] for pair in pairs).encode(encoding)]
     labels = [re.split(r"[ \t]", line, maxsplit=1)[0].removeprefix("_") for line in heads]
-    table = _table_of_rows(path, name, labels, rows, as_text)
+    table = _table_of_rows(path, name, labels, parts, encoding, as_text)
     repeated = tuple(label for label, count in Counter(labels).items() if count > 1)
     return StarBlock(path, name, table.loc[:, ~table.columns.duplicated()], repeated, has_rows)
 
 
 def _values_of(row: str) -> list[str]:
     """Values of a row, without quotes and comment; stand-ins keep them in one piece."""
-    values = []
-    for match in _VALUE.finditer(row):
-        if match["comment"] is None:
-            value = next(match[kind] for kind in ("plain", "double", "single") if match[kind] is not None)
-            values.append(value.replace(" ", _BLANK).replace("\t", _TAB) or _EMPTY)
-    return values
+    return re.findall(r"[^ \t]+", _unquoted(row.encode()).decode())
 
 
-def _table_of_rows(path: Path, name: str, labels: list[str], rows: list[str], as_text: bool) -> pd.DataFrame:
+def _unquoted(rows: bytes) -> bytes:
+    """Rows without quotes and comments; stand-ins keep what was quoted in one piece."""
+
+    def plain(match: re.Match[bytes]) -> bytes:
+        value = next((match[kind] for kind in ("double", "single") if match[kind] is not None), None)
+        return b"" if value is None else value.translate(_STAND_INS) or _EMPTY.encode()
+
     # The letters are looked for first, which is quicker.
-    quoted = any(letter in row for letter in "\"'#" for row in rows) and any(map(_SPECIAL_START.search, rows))
-    if quoted:
-        rows = [" ".join(_values_of(row)) if _SPECIAL_START.search(row) else row for row in rows]
-    if not rows:
+    return _SPECIAL.sub(plain, rows) if any(sign in rows for sign in (b'"', b"'", b"#")) else rows
+
+
+def _table_of_rows(
+    path: Path, name: str, labels: list[str], parts: list[bytes], encoding: str, as_text: bool
+) -> pd.DataFrame:
+    if not parts:
         return pd.DataFrame(np.zeros((0, len(labels))), columns=labels)
     text = {number for number, label in enumerate(labels) if label in TEXT_LABELS}
-    numbers = [number for number in range(len(labels) + 1) if number not in text]
     kinds: dict[str, Any] = {"dtype": str, "na_filter": False}
     if not as_text:
+        numbers = [number for number in range(len(labels)) if number not in text]
         kinds = {"dtype": dict.fromkeys(text, str), "na_values": dict.fromkeys(numbers, MISSING_NUMBERS)}
-    try:
-        table = pd.read_csv(
-            io.StringIO("".join(f"{row}{_END_OF_ROW}\n" for row in rows)),
+
+    def read(part: bytes) -> pd.DataFrame:
+        return pd.read_csv(
+            io.BytesIO(part),
+            encoding=encoding,
             sep=r"\s+",
             header=None,
             quoting=csv.QUOTE_NONE,
             keep_default_na=False,
-            **kinds,
             low_memory=False,
             engine="c",
+            **kinds,
         )
+
+    try:
+        # The parser is C, and lets other threads run meanwhile.
+        with ThreadPoolExecutor(min(len(parts), _MOST_THREADS)) as threads:
+            tables = list(threads.map(read, parts))
     except ValueError as error:  # among them the parser's own, of rows that are too long
-        _refuse_uneven_rows(path, name, labels, rows)
+        _refuse_uneven_rows(path, name, labels, parts, encoding)
         raise InputError(f"{path}: data_{name} is not readable as STAR ({error}); repair the file") from error
-    last = table.iloc[:, -1]
-    if table.shape[1] != len(labels) + 1 or (last.isna() | (last.astype(str) == "")).any():
-        _refuse_uneven_rows(path, name, labels, rows)
-    table = table.iloc[:, : len(labels)]
+    # A row that is cut short has no last value, which may also be a number that is not there.
+    if any(
+        table.shape[1] != len(labels) or (table.iloc[:, -1].isna() | (table.iloc[:, -1] == "")).any()
+        for table in tables
+    ):
+        _refuse_uneven_rows(path, name, labels, parts, encoding)
+    table = pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0]
     table.columns = pd.Index(labels)
-    if quoted:
+    if any(stand_in.encode() in part for part in parts for stand_in in (_BLANK, _TAB, _EMPTY)):
         meant = str.maketrans({_BLANK: " ", _TAB: "\t", _EMPTY: ""})
         is_text = [not pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes]
         for number in np.flatnonzero(is_text):
@@ -318,9 +348,22 @@ def _table_of_rows(path: Path, name: str, labels: list[str], rows: list[str], as
     return table
 
 
-def _refuse_uneven_rows(path: Path, name: str, labels: list[str], rows: list[str]) -> None:
+def _parts_of(content: bytes, rows: slice) -> Iterator[bytes]:
+    """Whole rows, some megabytes at a time, without quotes and comments; no part is empty."""
+    start = rows.start
+    while start < rows.stop:
+        end = content.find(b"\n", start + _BYTES_AT_ONCE, rows.stop)
+        end = rows.stop if end < 0 else end + 1
+        part = _unquoted(content[start:end])
+        if not part.isspace():
+            yield part
+        start = end
+
+
+def _refuse_uneven_rows(path: Path, name: str, labels: list[str], parts: Sequence[bytes], encoding: str) -> None:
     """Refuse rows that have not one value for each label."""
-    counts = np.array([len(re.findall(r"[^ \t]+", row)) for row in rows])
+    rows = (row for part in parts for row in part.decode(encoding).split("\n"))
+    counts = np.array([count for row in rows if (count := len(re.findall(r"[^ \t]+", row)))])
     short = np.flatnonzero(counts < len(labels))
     if len(short):
         raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,13 @@ import starfile
 
 from cocofold.particles.particle_set import IDENTITY_MAGNIFICATION, ParticleSet
 from cocofold.particles.poses import relion_from_matrices
-from cocofold.particles.star_read import HELD_OUT_LABEL, SCORED_RINGS_LABEL
-from cocofold.particles.star_tables import StarBlock, find_particle_and_optics_blocks, read_star_blocks
+from cocofold.particles.star_read import HELD_OUT_LABEL, SCORED_RINGS_LABEL, find_particle_and_optics_blocks
+from cocofold.particles.star_tables import StarBlock, read_star_blocks
 from cocofold.system.atomic_files import atomic_path
 from cocofold.system.errors import InputError
+
+# Where rows and values of tables are split: a tab, and all that Python takes for the end of a line
+_ENDS_OF_VALUES = re.compile("[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")
 
 
 def write_star(path: str | os.PathLike[str], particles: ParticleSet) -> None:
@@ -42,7 +46,22 @@ def write_star(path: str | os.PathLike[str], particles: ParticleSet) -> None:
 
 
 def write_star_blocks(path: Path, blocks: dict) -> None:
-    """Write the blocks of a STAR file, which appears whole or not at all."""
+    """Write the blocks of a STAR file, which appears whole or not at all.
+
+    Raises
+    ------
+    InputError
+        If a value holds letters that end rows or values, of which STAR files consist.
+    """
+    for name, block in blocks.items():
+        table = block if isinstance(block, pd.DataFrame) else pd.DataFrame([block])
+        for label in table.columns[[not pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes]]:
+            wrong = list(filter(_ENDS_OF_VALUES.search, map(str, table[label].to_numpy(dtype=object))))
+            if wrong:
+                raise InputError(
+                    f"{path}: {label} of data_{name} is {wrong[0]!r}, and values of a STAR file hold no tabs or "
+                    "ends of lines; rename the file or folder"
+                )
     with atomic_path(path) as partial:
         starfile.write(blocks, partial)
 

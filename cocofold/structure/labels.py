@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import string
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Dict, List
@@ -263,10 +264,15 @@ def tag_molecules(lines: list[str]) -> list[str]:
     copies: dict[tuple[str, str], list[dict[str, set[str]]]] = {}
     owner = []
     apart: set[tuple[str, str, int]] = set()
+    to_come = Counter((run.chain, run.segment, run.residue) for run in runs)
     for before, run, after in zip([None, *runs], runs, [*runs[1:], None]):
         of_key = copies.setdefault((run.chain, run.segment), [{}])
         place = len(of_key) - 1
-        if run.is_in(of_key[-1]):
+        lacking = [row for row, one in enumerate(of_key) if not run.is_in(one)] if run.is_het else []
+        if lacking and to_come[run.chain, run.segment, run.residue] >= len(lacking):
+            # One for each copy that has none yet: they come in the order of the copies.
+            place = lacking[0]
+        elif run.is_in(of_key[-1]):
             place = next((row for row, one in enumerate(of_key) if not run.is_in(one)), -1) if run.is_het else -1
             # A single residue that comes again has another conformation; a molecule goes on.
             goes_on = (
@@ -280,6 +286,7 @@ def tag_molecules(lines: list[str]) -> list[str]:
                     # A chain that comes again after another is a block of its own, and keeps its name.
                     apart.add((run.chain, run.segment, len(of_key) - 1))
             place = place if place >= 0 else len(of_key) - 1
+        to_come[run.chain, run.segment, run.residue] -= 1
         of_key[place].setdefault(run.residue, set()).update(run.atoms)
         owner.append((run.chain, run.segment, place))
     names = {**_names_of_molecules(copies), **{key: key[0] for key in apart}}

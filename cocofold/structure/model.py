@@ -63,24 +63,24 @@ class Model:
     @classmethod
     def of(cls, structure: gemmi.Structure) -> Model:
         """The first model of a structure, every atom of it."""
-        positions, numbers, names, owner = [], [], [], []
-        residues: list[ResidueKey] = []
+        keys, members = [], []
         for chain in structure[0]:
             for residue in chain:
-                for atom in residue:
-                    positions.append(atom.pos.tolist())
-                    numbers.append(atomic_number(atom, residue))
-                    names.append(atom.name)
-                    owner.append(len(residues))
-                code = residue.seqid.icode.strip()
-                residues.append(ResidueKey(chain.name, residue.seqid.num or 0, code, residue.name))
+                number = residue.seqid
+                keys.append(ResidueKey(chain.name, number.num or 0, number.icode.strip(), residue.name))
+                members.append(residue)
+        atoms = [atom for residue in members for atom in residue]
+        owner = np.repeat(np.arange(len(members)), [len(residue) for residue in members])
+        numbers = np.array([atom.element.atomic_number for atom in atoms])
+        for row in np.flatnonzero(numbers == 0).tolist():
+            numbers[row] = atomic_number(atoms[row], members[owner[row]])
         return cls(
             structure,
-            np.array(positions, dtype=float),
-            np.array(numbers),
-            np.array(names),
-            np.array(owner),
-            tuple(residues),
+            np.array([atom.pos.tolist() for atom in atoms], dtype=float),
+            numbers,
+            np.array([atom.name for atom in atoms]),
+            owner,
+            tuple(keys),
         )
 
     @property
@@ -184,6 +184,8 @@ def keep_first_conformations(structure: gemmi.Structure) -> int:
     """
     changed = 0
     for chain in structure[0]:
+        if _has_one_conformation(chain):
+            continue
         alike = _residues_that_are_copied(chain)
         positions = set()
         for row in range(len(chain) - 1, -1, -1):
@@ -195,6 +197,18 @@ def keep_first_conformations(structure: gemmi.Structure) -> int:
                 positions.add((residue.subchain, str(residue.seqid)))
         changed += len(positions)
     return changed
+
+
+def _has_one_conformation(chain: gemmi.Chain) -> bool:
+    """Whether no atom of a chain has a letter or shares its name, and no two neighbours their number: most chains."""
+    numbers = [str(residue.seqid) for residue in chain]
+    if any(one == other for one, other in zip(numbers, numbers[1:])):
+        return False
+    for residue in chain:
+        names = {_site(atom) for atom in residue if atom.altloc == "\0"}
+        if len(names) < len(residue):
+            return False
+    return True
 
 
 def _residues_that_are_copied(chain: gemmi.Chain) -> bool:
@@ -274,17 +288,16 @@ def add_table(block: gemmi.cif.Block, category: str, items: str, rows: Iterable[
 
     None stands for what is unknown, an empty string for what does not apply.
     """
-    values = [[_text(value) for value in row] for row in rows]
-    if not values:
-        return
-    loop = block.init_mmcif_loop(category, items.split())
-    for row in values:
-        loop.add_row(row)
+    columns = [list(map(_text, values)) for values in zip(*rows)]
+    if columns:
+        block.init_mmcif_loop(category, items.split()).set_all_values(columns)
 
 
 def _text(value: object) -> str:
     if value is None:
         return "?"
+    if isinstance(value, int):
+        return str(value)
     return gemmi.cif.quote(str(value)) if str(value) else "."
 
 

@@ -81,9 +81,11 @@ def write_model(
     if plddt is not None:
         _write_confidence(block, structure, plddt)
     if amplitudes is not None and widths_angstrom is not None:
-        gaussians = enumerate(zip(amplitudes, widths_angstrom), start=1)
-        rows = [[serial, f"{amplitude:.4f}", f"{width:.4f}"] for serial, (amplitude, width) in gaussians]
-        add_table(block, "_cocofold_gaussian.", "atom_site_id amplitude width_angstrom", rows)
+        loop = block.init_mmcif_loop("_cocofold_gaussian.", ["atom_site_id", "amplitude", "width_angstrom"])
+        numbers = [
+            [f"{value:.4f}" for value in np.asarray(values).tolist()] for values in (amplitudes, widths_angstrom)
+        ]
+        loop.set_all_values([list(map(str, range(1, len(model) + 1))), *numbers])
     for name, value in (placed_as or {}).items():
         block.set_pair(PLACEMENT_CATEGORY + name, gemmi.cif.quote(value))
     with atomic_path(path) as partial:
@@ -100,15 +102,18 @@ def _mmcif_output_groups() -> gemmi.MmcifOutputGroups:
 
 def _moved_structure(model: Model, plddt: np.ndarray | None) -> gemmi.Structure:
     structure = model.structure.clone()
-    row = 0
-    for number, residue in enumerate(residues_of(structure)):
-        for atom in residue:
-            atom.pos = gemmi.Position(*model.positions[row])
-            atom.aniso = gemmi.SMat33f(0, 0, 0, 0, 0, 0)
-            row += 1
-            atom.serial = row
-            if plddt is not None and np.isfinite(plddt[number]):
-                atom.b_iso = float(plddt[number])
+    residues = list(residues_of(structure))
+    atoms = [atom for residue in residues for atom in residue]
+    none = gemmi.SMat33f(0, 0, 0, 0, 0, 0)
+    for serial, (atom, (x, y, z)) in enumerate(zip(atoms, model.positions.tolist()), start=1):
+        atom.pos = gemmi.Position(x, y, z)
+        atom.aniso = none
+        atom.serial = serial
+    if plddt is not None:
+        for residue, value in zip(residues, plddt.tolist()):
+            if np.isfinite(value):
+                for atom in residue:
+                    atom.b_iso = value
     return structure
 
 
@@ -133,16 +138,8 @@ def _write_protocol(block: gemmi.cif.Block, structure: gemmi.Structure, details:
     software = [[_SOFTWARE_ID, "cocofold", __version__, "package", "refinement", purpose]]
     add_table(block, "_software.", "pdbx_ordinal name version type classification description", software)
     add_table(block, "_ma_software_group.", "ordinal_id group_id software_id", [[1, 1, _SOFTWARE_ID]])
-    step = [
-        1,
-        _PROTOCOL_ID,
-        1,
-        "model refinement" if details else "other",
-        details,
-        1,
-        _INPUT_GROUP_ID,
-        _OUTPUT_GROUP_ID,
-    ]
+    method = "model refinement" if details else "other"
+    step = [1, _PROTOCOL_ID, 1, method, details, 1, _INPUT_GROUP_ID, _OUTPUT_GROUP_ID]
     items = "ordinal_id protocol_id step_id method_type details software_group_id"
     add_table(block, "_ma_protocol_step.", f"{items} input_data_group_id output_data_group_id", [step])
 
@@ -346,11 +343,11 @@ def _naming_columns(block: gemmi.cif.Block) -> list[str]:
 
 def _number_residues(block: gemmi.cif.Block) -> None:
     """Give residues without an author's number that in the sequence, and those without either the next ones."""
+    if all(map(gemmi.cif.as_string, set(block.find_loop("_atom_site.auth_seq_id")))):
+        return
     place = "label_seq_id" if block.find_loop("_atom_site.label_seq_id") else "auth_seq_id"
     table = block.find("_atom_site.", ["auth_seq_id", place, *_naming_columns(block)])
     numbers = [row[0] if gemmi.cif.as_string(row[0]) else row[1] for row in table]
-    if all(gemmi.cif.as_string(number) for number in numbers):
-        return
     last: dict[str, int] = {}
     for row, number in zip(table, numbers):
         if gemmi.cif.as_string(number):
@@ -370,6 +367,12 @@ def _number_residues(block: gemmi.cif.Block) -> None:
 def _name_chains(block: gemmi.cif.Block) -> list[str]:
     """Call chains without a name, and molecules that share one and their numbers, as their labels; says so."""
     items = ["auth_asym_id", "label_asym_id", "auth_seq_id", "?pdbx_PDB_ins_code", "?pdbx_PDB_model_num"]
+    columns = [block.find_loop(f"_atom_site.{item.lstrip('?')}") for item in items]
+    places = set(zip(*(column for column in columns if column)))
+    numbered = {(chain, *rest) for chain, _, *rest in places}
+    # Most files name every chain, and do not give one number to residues of two labels.
+    if columns[0] and all(gemmi.cif.as_string(chain) for chain, *_ in numbered) and len(numbered) == len(places):
+        return []
     table = block.find("_atom_site.", [*items, *_naming_columns(block)[:2], "label_alt_id"])
     owners: dict[tuple[str, ...], set[str]] = {}
     for row in table:

@@ -20,16 +20,15 @@ import numpy as np
 from cocofold.structure.labels import AMINO_ACIDS, COORDINATE_RECORDS, complete_labels, name_molecules, tag_molecules
 from cocofold.structure.model import Model, keep_first_conformations
 from cocofold.structure.modelcif import MOLECULE_CATEGORIES, PLACEMENT_CATEGORY, complete_atom_site
-from cocofold.system.errors import InputError
+from cocofold.system.errors import InputError, packing_program
 
-_GZIP = b"\x1f\x8b"
-# How packed files begin: what they are, and what unpacks them.
+# What packed files are called, and what unpacks them, by the program that packed them.
 _ARCHIVES = {
-    b"PK\x03\x04": ("a ZIP archive", "unzip"),
-    b"BZh": ("packed by bzip2", "bunzip2"),
-    b"\xfd7zXZ": ("packed by xz", "unxz"),
-    b"\x28\xb5\x2f\xfd": ("packed by Zstandard", "unzstd"),
-    b"7z\xbc\xaf": ("a 7-Zip archive", "7z x"),
+    "zip": ("a ZIP archive", "unzip"),
+    "bzip2": ("packed by bzip2", "bunzip2"),
+    "xz": ("packed by xz", "unxz"),
+    "zstd": ("packed by Zstandard", "unzstd"),
+    "7z": ("a 7-Zip archive", "7z x"),
 }
 # Bytes of an MRC header that hold MAP (word 53 of MRC2014), without the space that follows
 _MRC_MAP_STRING = slice(208, 211)
@@ -78,11 +77,12 @@ def _stem(path: Path) -> str:
 def _read_text(path: Path) -> str:
     """Text of a file: UTF-8, UTF-16 with its mark, or else Latin-1, as old programs write names of authors."""
     content = path.read_bytes()
-    if content.startswith(_GZIP):
+    if packing_program(content) == "gzip":
         content = gzip.decompress(content)
-    for start, (kind, command) in _ARCHIVES.items():
-        if content.startswith(start):
-            raise InputError(f"model {path}: is {kind}; unpack it ({command} {path.name}) and give the model in it")
+    program = packing_program(content)
+    if program in _ARCHIVES:
+        kind, command = _ARCHIVES[program]
+        raise InputError(f"model {path}: is {kind}; unpack it ({command} {path.name}) and give the model in it")
     if content[_MRC_MAP_STRING] == b"MAP":
         raise InputError(f"model {path}: is a map (MRC); give an mmCIF or PDB file with a protein model")
     is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -185,38 +185,55 @@ def _with_three_letters(line: str) -> str:
     return line[:20] + " " + line[21:] if is_longer and line[17:20] not in AMINO_ACIDS else line
 
 
+# Records that follow an atom with more about it
+_ABOUT_ATOMS = ("ANISOU", "SIGATM", "SIGUIJ")
+# Residues that a chain may leave out where its numbers turn from decimal to hexadecimal ones. These also are decimal
+# numbers, if not the chain's next ones; a larger gap would take the numbers of waters for such.
+_WIDEST_GAP = 100
+
+
 def _decode_numbers(lines: list[str]) -> None:
     """Write numbers of residues above 9,999 as gemmi reads them, of hexadecimal ones, five digits, or stars."""
-    last, before, seen = 0, "", set[str]()
+    fields = {line[22:27] for line in lines if line.startswith(COORDINATE_RECORDS)}
+    if all(field[:4].strip().isdigit() and not field[4].isdigit() for field in fields) and not any(
+        int(field[:4]) > _LARGEST_PLAIN_NUMBER - _WIDEST_GAP for field in fields
+    ):
+        return
+    last, before, seen, is_hexadecimal = 0, "", set[str](), False
     for row, line in enumerate(lines):
+        if line.startswith(_ABOUT_ATOMS):
+            continue
         if not line.startswith(COORDINATE_RECORDS):
-            last, before, seen = 0, "", set()
+            last, before, seen, is_hexadecimal = 0, "", set(), False
             continue
         text, residue = line[22:27], line[17:22] + line[22:27]
         is_next = residue != before or line[12:17] in seen
         before, seen = residue, {line[12:17]} | (set() if is_next else seen)
-        last = _number_of(text, last, is_next)
+        last, is_hexadecimal = _number_of(text, last, is_next, is_hexadecimal)
         if last > _LARGEST_PLAIN_NUMBER:
             lines[row] = line[:22] + _in_base_36(last) + " " + line[27:]
 
 
-def _number_of(text: str, last: int, is_next: bool) -> int:
-    """Number of a residue, or 0 if gemmi reads it as it stands; ``last`` is that of the atom before."""
-    due = (last, last + 1) if is_next else (last,)
+def _number_of(text: str, last: int, is_next: bool, is_hexadecimal: bool) -> tuple[int, bool]:
+    """Number of a residue, or 0 if gemmi reads it as it stands, and whether it is hexadecimal.
+
+    ``last`` and ``is_hexadecimal`` are those of the atom before.
+    """
     plain = text.strip()
     if "*" in plain:
-        return last + 1 if is_next else last
-    if last >= _LARGEST_PLAIN_NUMBER:
-        for base in (10, 16):
-            try:
-                number = int(plain, base)
-            except ValueError:
-                continue
-            if number in due:
-                return number
-    if re.fullmatch(r"\d[0-9a-fA-F]{3}", plain) and not plain.isdigit() and text[4] == " ":
-        return int(plain, 16)
-    return int(plain) if plain.isdigit() else 0
+        return (last + 1 if is_next else last), False
+    decimal = int(plain) if plain.isdigit() else 0
+    is_short = re.fullmatch(r"\d[0-9a-fA-F]{3}", plain) is not None and text[4] == " "
+    if not is_short:
+        return decimal, False
+    value = int(plain, 16)
+    if not plain.isdigit():
+        return value, True
+    # Of digits alone both are numbers: hexadecimal is what goes on from the one before, while decimal does not.
+    goes_on = last <= value <= last + _WIDEST_GAP and value > _LARGEST_PLAIN_NUMBER
+    if goes_on and decimal < last and (is_hexadecimal or last >= _LARGEST_PLAIN_NUMBER - _WIDEST_GAP):
+        return value, True
+    return decimal, False
 
 
 def _in_base_36(number: int) -> str:

@@ -1,18 +1,19 @@
-"""What holds a model together: rigid frames of residues and their links, covalent bonds, and side-chain torsions.
+"""What holds a model together: rigid frames of residues and their links, and covalent bonds.
 
-Everything is found from the positions of the model as given and from elements and names of its atoms, not from bonds
-that a file may list.
+Within residues bonds are found from distances and elements. Between residues chemistry must allow them too, or the file
+must list them, since atoms of two residues may also be near each other because they clash.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import gemmi
 import numpy as np
 from scipy.spatial import cKDTree
 
 from cocofold.structure.geometry import axes_from_directions
+from cocofold.structure.labels import AMINO_ACIDS
 from cocofold.structure.model import Model
 
 # A peptide bond has 1.33 Å. Models to be refined may have stretched ones, which restraints then mend; atoms that are
@@ -178,19 +179,179 @@ def covalent_bonds(model: Model) -> np.ndarray:
     """Pairs of bonded atoms, (n_bonds, 2) int.
 
     Two atoms up to neon are bonded below 1.75 Å, below 2.05 Å if one is heavier (C-S, P-O), below 2.3 Å if both
-    are (S-S), and a hydrogen below 1.35 Å. A metal is bonded to nitrogen, oxygen, sulfur, selenium and halogens below
-    2.8 Å, and to nothing else.
+    are (S-S), and a hydrogen below 1.35 Å. Atoms of different residues must besides be listed in the file as bonded
+    (_struct_conn, LINK, SSBOND, CONECT), or be able to form a bond: see ``_may_join_residues``. A metal is bonded to
+    nitrogen, oxygen, sulfur, selenium and halogens below 2.8 Å, and to nothing else.
     """
     pairs = cKDTree(model.positions).query_pairs(_MAX_BOND_ANGSTROM_BY_HEAVY_ATOMS[-1], output_type="ndarray")
     distance = np.linalg.norm(model.positions[pairs[:, 0]] - model.positions[pairs[:, 1]], axis=1)
     numbers = model.atomic_numbers[pairs]
     limit = np.array(_MAX_BOND_ANGSTROM_BY_HEAVY_ATOMS)[(numbers > _NEON).sum(1)]
     limit[(numbers == 1).any(1)] = _MAX_BOND_TO_HYDROGEN_ANGSTROM
-    bonds = pairs[distance < limit]
     metal = is_metal(model)
-    if not metal.any():
-        return bonds
-    return np.concatenate([bonds[~metal[bonds].any(1)], _metal_bonds(model, metal)])
+    bonds = pairs[(distance < limit) & ~metal[pairs].any(1)]
+    across = np.flatnonzero(np.diff(model.residue_of_atom[bonds], axis=1)[:, 0])
+    if len(across):
+        bonds = np.delete(bonds, across[~_may_join_residues(model, bonds, across)], axis=0)
+    return np.concatenate([bonds, _metal_bonds(model, metal)]) if metal.any() else bonds
+
+
+# Atoms of amino acids that bind other residues without being listed: sugars on Asn, Ser and Thr, cofactors on Lys, Cys,
+# His and Tyr, covalent inhibitors, and the carbonyl carbons of isopeptides.
+_BINDING_ATOMS = {
+    "ARG": ("NE", "NH1", "NH2"), "ASN": ("ND2", "CG"), "ASP": ("OD1", "OD2", "CG"), "CYS": ("SG",), "CYX": ("SG",),
+    "GLN": ("NE2", "CD"), "GLU": ("OE1", "OE2", "CD"), "HIS": ("ND1", "NE2"), "LYS": ("NZ",), "SER": ("OG",),
+    "THR": ("OG1",), "TYR": ("OH",),
+}  # fmt: skip
+_CARBONYLS = {("ASN", "CG"), ("ASP", "CG"), ("GLN", "CD"), ("GLU", "CD")}
+_BINDING_ATOMS_OF_NUCLEOTIDES = ("P", "O5'", "O3'", "O2'")
+# Atoms two bonds apart span 95 degrees and more at every atom that binds another residue (100 at sulfur, 109 and more
+# elsewhere); what this leaves is for models that are not refined. Of atoms that clash, a neighbour is often on the way.
+_LEAST_BOND_ANGLE_COSINE = np.cos(np.radians(80))
+# Shorter than this share of the sum of both atoms' covalent radii no bond is, however poor the model: 1.7 Å for S-S.
+_LEAST_BOND_LENGTH = 0.8
+_CARBON, _NITROGEN, _OXYGEN, _SULFUR = 6, 7, 8, 16
+
+
+def _may_join_residues(model: Model, bonds: np.ndarray, across: np.ndarray) -> np.ndarray:
+    """Whether pairs of near atoms of different residues are bonds, and not atoms that clash; (k,) bool.
+
+    They are if the file lists them, or if they are the C and N of a peptide: of residues that follow each other, or of
+    two ends of one chain, as in a ring. Of two amino acids other bonds are disulphides, SG-SG, and isopeptides, an
+    amine on a carboxyl. What binds anything else (sugars, cofactors, caps, nucleotides) are its own atoms and those of
+    an amino acid that do so in nature, one of them no carbon, and not two of nitrogen and oxygen. Waters and hydrogens
+    bind nothing. But for peptides, atoms must also be no nearer than bonded ones, and see each other past the
+    neighbours that each of them has.
+
+    Parameters
+    ----------
+    model : Model
+    bonds : (n, 2) int
+        Atoms near enough to be bonded.
+    across : (k,) int
+        Those of them that join two residues.
+    """
+    listed = _listed_links(model)
+    ends = _ChainEnds.of(model)
+    is_inside = np.ones(len(bonds), dtype=bool)
+    is_inside[across] = False
+    neighbours: dict[int, list[int]] = {}
+    for first, second in bonds[is_inside].tolist():
+        neighbours.setdefault(first, []).append(second)
+        neighbours.setdefault(second, []).append(first)
+
+    def is_open(one: int, other: int) -> bool:
+        """Whether an atom is not too near to the other for a bond, and no neighbour of it lies in the way."""
+        rays = model.positions[[*neighbours.get(one, []), other]] - model.positions[one]
+        lengths = np.linalg.norm(rays, axis=1)
+        radii = sum(gemmi.Element(int(model.atomic_numbers[atom])).covalent_r for atom in (one, other))
+        cosines = rays[:-1] @ rays[-1] / np.maximum(lengths[:-1] * lengths[-1], np.finfo(float).tiny)
+        return bool(lengths[-1] > _LEAST_BOND_LENGTH * radii and (cosines < _LEAST_BOND_ANGLE_COSINE).all())
+
+    def joins(one: int, other: int) -> bool:
+        if (one, other) in listed or ends.is_peptide(one, other):
+            return True
+        return ends.can_bind(one, other) and is_open(one, other) and is_open(other, one)
+
+    return np.array([joins(*sorted(pair)) for pair in bonds[across].tolist()], dtype=bool)
+
+
+def _listed_links(model: Model) -> set[tuple[int, int]]:
+    """Pairs of atoms of which the file says that they are bonded, the lower row first; without hydrogen bonds."""
+    structure = model.structure
+    pairs = []
+    if structure.conect_map:
+        serials = [atom.serial for chain in structure[0] for residue in chain for atom in residue]
+        row_of_serial = {serial: row for row, serial in enumerate(serials)}
+        # Where numbers come twice, it is not said which atom is meant.
+        if len(row_of_serial) == len(serials):
+            pairs = [
+                (row_of_serial.get(serial), row_of_serial.get(other))
+                for serial, others in structure.conect_map.items()
+                for other in others
+            ]
+    if len(structure.connections):
+        keys = [model.residues[row] for row in model.residue_of_atom]
+        row_of = {(*key, name): row for row, (key, name) in enumerate(zip(keys, model.atom_names.tolist()))}
+        pairs += [
+            (row_of.get(_address(link.partner1)), row_of.get(_address(link.partner2)))
+            for link in structure.connections
+            if link.type != gemmi.ConnectionType.Hydrog
+        ]
+    return {(min(one, other), max(one, other)) for one, other in pairs if one is not None and other is not None}
+
+
+def _address(atom: gemmi.AtomAddress) -> tuple[str, int, str, str, str]:
+    number = atom.res_id.seqid
+    return atom.chain_name, number.num or 0, number.icode.strip(), atom.res_id.name, atom.atom_name
+
+
+@dataclass(frozen=True)
+class _ChainEnds:
+    """Which C and N of a model are joined to the next residue and the one before, and what else can bind residues."""
+
+    model: Model
+    has_backbone: np.ndarray
+    joined_to_next: np.ndarray
+
+    @classmethod
+    def of(cls, model: Model) -> _ChainEnds:
+        residues, atoms = model.backbone()
+        has_backbone = np.isin(np.arange(len(model.residues)), residues)
+        joined = np.full(len(model.residues), -1)
+        before = np.flatnonzero(_are_linked_to_next(model, atoms, _number_chains(model, residues)))
+        joined[residues[before]] = residues[before + 1]
+        return cls(model, has_backbone, joined)
+
+    def is_peptide(self, one: int, other: int) -> bool:
+        """Whether two atoms are C and N of residues that follow each other, or of ends of one chain."""
+        for carbon, nitrogen in ((one, other), (other, one)):
+            if self.model.atom_names[carbon] == "C" and self.model.atom_names[nitrogen] == "N":
+                before, after = self.model.residue_of_atom[[carbon, nitrogen]]
+                if self.joined_to_next[before] == after:
+                    return True
+                same_chain = self.model.residues[before].chain == self.model.residues[after].chain
+                return same_chain and self._is_end(carbon) and self._is_end(nitrogen)
+        return False
+
+    def _is_end(self, atom: int) -> bool:
+        """Whether an atom is the N or C of a backbone, and no peptide bond joins it to a neighbour in the chain."""
+        residue, name = self.model.residue_of_atom[atom], self.model.atom_names[atom]
+        return (name == "C" and self.joined_to_next[residue] < 0) or (
+            name == "N" and residue not in self.joined_to_next
+        )
+
+    def can_bind(self, one: int, other: int) -> bool:
+        """Whether two near atoms can form a bond other than that of a peptide."""
+        numbers = sorted(self.model.atomic_numbers[[one, other]].tolist())
+        if numbers[0] == 1 or numbers[1] == _CARBON or (numbers[1] <= _OXYGEN and numbers[0] >= _NITROGEN):
+            return False
+        names = [self.model.residues[row].name for row in self.model.residue_of_atom[[one, other]]]
+        if not (self._binds(one) and self._binds(other)):
+            return False
+        if not all(name in AMINO_ACIDS for name in names):
+            return True
+        if numbers == [_SULFUR, _SULFUR]:
+            return True
+        carbon, amine = (one, other) if self.model.atomic_numbers[one] == _CARBON else (other, one)
+        is_carboxyl = (names[0 if carbon == one else 1], self.model.atom_names[carbon]) in _CARBONYLS
+        is_amine = self.model.atom_names[amine] == "NZ" or self._is_end(amine)
+        return numbers == [_CARBON, _NITROGEN] and (is_carboxyl or self._is_end(carbon)) and is_amine
+
+    def _binds(self, atom: int) -> bool:
+        """Whether an atom is one by which its residue binds others."""
+        row, name = self.model.residue_of_atom[atom], str(self.model.atom_names[atom])
+        residue = self.model.residues[row].name
+        kind = gemmi.find_tabulated_residue(residue)
+        if kind.is_water():
+            return False
+        if kind.is_nucleic_acid():
+            return name in _BINDING_ATOMS_OF_NUCLEOTIDES
+        if residue in AMINO_ACIDS:
+            return name in _BINDING_ATOMS.get(residue, ()) or self._is_end(atom)
+        if self.has_backbone[row]:
+            return self._is_end(atom) or (self.model.atomic_numbers[atom] != _CARBON and name not in ("N", "O", "OXT"))
+        return True
 
 
 def is_metal(model: Model) -> np.ndarray:
@@ -207,100 +368,3 @@ def _metal_bonds(model: Model, metal: np.ndarray) -> np.ndarray:
     )
     found = [(metals[row], others[column]) for row, columns in enumerate(near) for column in sorted(columns)]
     return np.array(found, dtype=int).reshape(-1, 2)
-
-
-_MAX_CHI = 4  # torsions along the longest side chains, those of lysine and arginine
-
-
-@dataclass(frozen=True)
-class SideChainTorsions:
-    """Side-chain torsions chi 1 ... chi 4, ordered so that a torsion comes after those nearer to the backbone.
-
-    Attributes
-    ----------
-    axes : (n_torsions, 2) int
-        Atoms of each rotatable bond, the one nearer to the backbone first.
-    turned_atoms : tuple of 4 pairs
-        For each depth the torsion and the atom, both (n_turned,) int, of every atom that a torsion of that depth turns.
-    """
-
-    axes: np.ndarray
-    turned_atoms: tuple[tuple[np.ndarray, np.ndarray], ...]
-
-    def __len__(self) -> int:
-        return len(self.axes)
-
-    @classmethod
-    def of(cls, model: Model, backbone: Backbone) -> SideChainTorsions:
-        """Torsions of every side chain that is bonded to its own backbone alone.
-
-        Rings, prolines, cystines and side chains bonded to another residue have none beyond what leaves these
-        bonds in place, and planar groups at the end of a chain of four torsions do not turn.
-        """
-        pairs = covalent_bonds(model)
-        owner = model.residue_of_atom
-        tied = set(np.unique(pairs[owner[pairs[:, 0]] != owner[pairs[:, 1]]]))
-        neighbours: dict[int, list[int]] = {}
-        for first, second in pairs[owner[pairs[:, 0]] == owner[pairs[:, 1]]]:
-            neighbours.setdefault(int(first), []).append(int(second))
-            neighbours.setdefault(int(second), []).append(int(first))
-        finder = _TorsionFinder(neighbours, tied, model.atomic_numbers)
-        beta = model.atoms_named("CB")[backbone.residues]
-        for (_, alpha, _), base in zip(backbone.atoms.tolist(), beta.tolist()):
-            if base >= 0:
-                finder.add_from(alpha, base)
-        return cls(
-            np.array(finder.axes, dtype=int).reshape(-1, 2),
-            tuple((np.array(torsion, dtype=int), np.array(atom, dtype=int)) for torsion, atom in finder.turned_atoms),
-        )
-
-
-@dataclass
-class _TorsionFinder:
-    """Follows side chains from the backbone outwards and gathers their torsions.
-
-    Attributes
-    ----------
-    neighbours : dict of int to list of int
-        Atoms bonded to each atom within its residue.
-    tied : set of int
-        Atoms with a bond to another residue, which no torsion may turn.
-    atomic_numbers : (n_atoms,) int
-    axes, turned_atoms
-        As in ``SideChainTorsions``, as lists.
-    """
-
-    neighbours: dict[int, list[int]]
-    tied: set[int]
-    atomic_numbers: np.ndarray
-    axes: list[tuple[int, int]] = field(default_factory=list)
-    turned_atoms: list[tuple[list[int], list[int]]] = field(default_factory=lambda: [([], []) for _ in range(_MAX_CHI)])
-
-    def add_from(self, near: int, far: int, depth: int = 0) -> None:
-        """Add the torsion about near-far, if the bond is rotatable, and those behind it."""
-        beyond = _atoms_beyond_bond(near, far, self.neighbours)
-        if beyond is None or depth == _MAX_CHI:
-            return
-        heavy = [atom for atom in beyond if self.atomic_numbers[atom] > 1]
-        if heavy and not self.tied.intersection([*beyond, far]):
-            torsions, atoms = self.turned_atoms[depth]
-            torsions.extend([len(self.axes)] * len(beyond))
-            atoms.extend(beyond)
-            self.axes.append((near, far))
-        for atom in sorted(self.neighbours[far]):
-            if atom != near and self.atomic_numbers[atom] > 1:
-                self.add_from(far, atom, depth + 1)
-
-
-def _atoms_beyond_bond(near: int, far: int, neighbours: dict[int, list[int]]) -> list[int] | None:
-    """Atoms on the side of ``far`` when the bond near-far is cut; None if the bond lies in a ring."""
-    seen, stack = {far}, [far]
-    while stack:
-        current = stack.pop()
-        for atom in neighbours[current]:
-            if atom == near and current != far:
-                return None
-            if atom != near and atom not in seen:
-                seen.add(atom)
-                stack.append(atom)
-    return sorted(seen - {far})

@@ -111,6 +111,11 @@ def test_files_that_are_no_maps(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cut short"):
         read_map(tmp_path / "cut.mrc")
     (tmp_path / "cut.mrc.gz").write_bytes(gzip.compress(whole)[:-200])
+    packed = bytearray(gzip.compress(whole))
+    packed[len(packed) // 2 : len(packed) // 2 + 50] = bytes(50)
+    (tmp_path / "damaged.mrc.gz").write_bytes(packed)
+    with pytest.raises(InputError, match="cannot be read as a map"):
+        read_map(tmp_path / "damaged.mrc.gz")
     with pytest.raises(InputError, match="cut short"):
         read_map(tmp_path / "cut.mrc.gz")
 

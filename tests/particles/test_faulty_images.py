@@ -13,7 +13,7 @@ from particle_project import Project
 
 from cocofold.likelihood.frc_loss import ContrastEstimate
 from cocofold.particles import read_particles
-from cocofold.particles.mrc import refuse_overflowing_images
+from cocofold.particles.mrc import require_usable_images
 from cocofold.system.errors import InputError
 
 SIDE = 64
@@ -24,7 +24,7 @@ def noise() -> np.ndarray:
 
 
 def refuse(images: np.ndarray) -> None:
-    refuse_overflowing_images(images, Path("stack.mrcs"), np.arange(10, 10 + len(images)))
+    require_usable_images(images, Path("stack.mrcs"), np.arange(10, 10 + len(images)))
 
 
 @pytest.mark.parametrize("value", [3e38, -3e38, 1e20, 1e6, -1e5])
@@ -64,6 +64,24 @@ def test_what_real_images_have_is_not_refused(scale: float) -> None:
     refuse(np.round(images).astype(np.float32))
     refuse(np.zeros_like(images))
     refuse(np.full_like(images, 7.0))
+
+
+def test_images_without_noise_are_not_refused() -> None:
+    """A small molecule on what the Fourier transforms of a simulation leave of zero, or of a constant."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    molecule = 20 * np.exp(-((y - 30) ** 2 + (x - 34) ** 2) / (2 * 5.0**2))
+    rounding = np.random.default_rng(0).normal(0, 2e-7, (SIDE, SIDE))
+    refuse(np.stack([molecule + rounding, molecule + rounding + 100, -molecule + rounding]).astype(np.float32))
+
+
+def test_the_sample_of_pixels_visits_all_columns() -> None:
+    """What the spread of an image is, if two of three columns are masked, shows in the others alone."""
+    image = np.zeros((1, 96, 96), np.float32)
+    image[:, :, 1::3] = np.random.default_rng(0).normal(size=(1, 96, 32))
+    refuse(image)
+    image[0, 5, 1] = 1e6
+    with pytest.raises(InputError, match="image 11"):
+        refuse(image)
 
 
 def test_reading_names_stack_and_image(tmp_path: Path) -> None:

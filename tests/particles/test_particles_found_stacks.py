@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,6 +17,7 @@ from particle_project import PARTICLES, Project, write_stack
 from test_particles_cryosparc import BLOB, CTF, POSES, write
 
 from cocofold.particles import read_particles
+from cocofold.particles.stack_files import find_stacks
 from cocofold.system.errors import InputError
 
 
@@ -145,3 +147,25 @@ def test_cases(cases: Path, name: str, given: str | None) -> None:
     (folder,) = (cases / "particles").glob(f"{name}_*")
     particles_dir = None if given is None else folder / given
     assert len(read_particles(folder / "particles.star", particles_dir)) == 60
+
+
+def test_paths_of_windows_that_lead_upwards(project: Project) -> None:
+    (project.folder / "job").mkdir()
+    path = star_with(project, "..\\stacks\\")
+    check(project, Path(shutil.move(path, project.folder / "job")))
+
+
+def test_folders_that_are_not_there_are_looked_for_once(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file has thousands of stacks, and a network disk takes its time for each question."""
+    asked: list[str] = []
+    is_file = os.path.isfile
+    monkeypatch.setattr("os.path.isfile", lambda path: asked.append(str(path)) or is_file(path))
+    names = [f"gone/{number}.mrcs" for number in range(20)]
+    assert "20 of 20 stacks not found" in refusal_of(names, project.folder / "x.star")
+    assert not [path for path in asked if "gone" in path]
+
+
+def refusal_of(names: list[str], source: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        find_stacks(names, source, None)
+    return str(caught.value)

@@ -16,6 +16,7 @@ from particle_project import OPTICS, PARTICLES, Project, loop, write_stack
 
 from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet
+from cocofold.particles.star_tables import read_star_blocks
 from cocofold.particles.star_write import write_star, write_star_subset
 from cocofold.system.errors import InputError
 
@@ -217,6 +218,31 @@ def test_letters_in_names_of_other_writers(project: Project, writer: str) -> Non
     assert_same(read_particles(path), plain)
 
 
+def test_values_beside_labels_and_a_loop_in_one_block_are_refused(project: Project) -> None:
+    path = project.star()
+    both = path.read_text().replace("data_particles\n", "data_particles\n_rlnOriginalSoftware relion\n")
+    assert "has values beside labels, and a loop" in refusal(project.write(both))
+
+
+def test_quoted_values_among_thousands_of_rows(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of a file are read apart from each other, quoted or not."""
+    monkeypatch.setattr("cocofold.particles.star_tables._BYTES_AT_ONCE", 300)
+    rows = 500
+    columns = {label: (values * rows)[:rows] for label, values in PARTICLES.items()}
+    columns["rlnAngleTilt"] = [f"{row / 7:.6f}" for row in range(rows)]
+    columns["rlnMicrographName"] = [f"'grid#{row} \"a\" b.mrc'" if row % 3 else f"grid#{row}" for row in range(rows)]
+    text = loop("optics", {label: [value] for label, value in OPTICS.items()}) + loop("particles", columns)
+    blocks = read_star_blocks(project.write(text.replace("\n000001@", "\n# a comment\n\n \t\n000001@")))
+    table = blocks["particles"].table
+    assert table["rlnMicrographName"].tolist() == [
+        f'grid#{row} "a" b.mrc' if row % 3 else f"grid#{row}" for row in range(rows)
+    ]
+    assert table["rlnAngleTilt"].tolist() == [float(f"{row / 7:.6f}") for row in range(rows)]
+    columns["rlnRandomSubset"][400] = ""
+    text = loop("optics", {label: [value] for label, value in OPTICS.items()}) + loop("particles", columns)
+    assert "row 401 of data_particles has no value for its last label" in refusal(project.write(text))
+
+
 def test_comments_after_rows_and_labels(project: Project) -> None:
     plain = read_particles(project.star())
     text = project.star().read_text().replace(" 0 1\n", " 0 1 # the last\n# and no more\n")
@@ -281,6 +307,24 @@ def test_sessions_of_nearly_one_pixel_size(
     (note,) = particles.notes
     assert "read with their mean" in note
     assert read_particles(project.star()).notes == ()
+
+
+def test_joined_sessions_show_atoms_where_each_has_them(project: Project) -> None:
+    """As where each session is read alone: the same pixels, at the same frequencies."""
+    sizes = (1.5, 1.507)
+    table = {label: [value] * 2 for label, value in OPTICS.items()}
+    table.update(rlnOpticsGroup=["1", "2"], rlnImagePixelSize=[str(size) for size in sizes])
+    columns = {**PARTICLES, "rlnOpticsGroup": ["1", "2", "1"]}
+    joined = read_particles(project.write(loop("optics", table) + loop("particles", columns)))
+    atom = np.array([2.0, -1.0, 3.0])
+    for row, group in enumerate(joined.optics_index):
+        alone = read_particles(project.star({"rlnImagePixelSize": str(sizes[group])}))
+        common, own = joined.pixel_size_angstrom, sizes[group]
+        matrix = np.array(joined.optics[group].magnification_matrix)
+        seen = matrix.T @ (joined.rotations[row] @ atom)[:2] - joined.origins_angstrom[row]
+        expected = (alone.rotations[row] @ atom)[:2] - alone.origins_angstrom[row]
+        np.testing.assert_allclose(seen / common, expected / own, rtol=1e-9)
+        np.testing.assert_allclose(matrix / common, np.eye(2) / own, rtol=1e-9)
 
 
 @pytest.mark.parametrize("form", ["{}", "1@{}", "000001@{}"])

@@ -139,3 +139,12 @@ def test_writing_that_is_refused(project: Project) -> None:
         write_star(project.folder / "none" / "written.star", particles)
     with pytest.raises(InputError, match="no particles to write"):
         write_star(project.folder / "written.star", particles.subset(np.array([])))
+
+
+@pytest.mark.parametrize("letter", ["\t", "\x85", "\u2028"])
+def test_names_that_a_star_file_cannot_hold_are_refused(project: Project, letter: str) -> None:
+    particles = read_particles(project.star())
+    strange = replace(particles, stacks=tuple(path.with_name(f"a{letter}{path.name}") for path in particles.stacks))
+    with pytest.raises(InputError, match="rename the file or folder"):
+        write_star(project.folder / "written.star", strange)
+    assert not (project.folder / "written.star").exists()

@@ -31,12 +31,12 @@ from structure_files import (
 )
 
 from cocofold.imaging.projection import render_density
-from cocofold.sources.deformation import DeformationSource
+from cocofold.sources.deformation import DeformationSource, SideChainTorsions
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
 from cocofold.structure.restraints import Restraints
-from cocofold.structure.topology import Backbone, SideChainTorsions, covalent_bonds
+from cocofold.structure.topology import Backbone, covalent_bonds
 
 PLAIN = 1656
 GLYCOSYLATED = 138

@@ -176,6 +176,47 @@ def test_numbers_above_9999(written: Callable[[int], str], first: int, tmp_path:
     assert [key.number for key in read_model(tmp_path / "x.pdb").residues] == list(range(first, first + 214))
 
 
+@pytest.mark.parametrize("gap", [0, 1, 30])
+@pytest.mark.parametrize("first", [9990, 9999, 10_000, 10_080])
+def test_hexadecimal_numbers_go_on_after_gaps_and_records_about_atoms(first: int, gap: int, tmp_path: Path) -> None:
+    """Of hexadecimal numbers with digits alone too, which are decimal numbers elsewhere."""
+    lines, expected = [], []
+    for line in atom_lines():
+        place = int(line[22:26]) - 1
+        # The second stretch begins 15 residues on.
+        number = first + place + (gap if place >= 15 else 0)
+        if place == 0 and first > 9999:
+            lines.append(f"{line[:22]}9999 {line[27:]}".replace(" MET ", " GLY "))
+        lines.append(f"{line[:22]}{number:4x} {line[27:]}" if number > 9999 else f"{line[:22]}{number:4} {line[27:]}")
+        lines.append(f"ANISOU{lines[-1][6:27]}    100    100    100      0      0      0{lines[-1][70:]}")
+        expected.append(number)
+    (tmp_path / "x.pdb").write_text("\n".join(lines) + "\n")
+    found = [key.number for key in read_model(tmp_path / "x.pdb").residues]
+    assert found[-214:] == list(dict.fromkeys(expected))
+
+
+def test_waters_that_count_anew_above_9999_are_decimal(tmp_path: Path) -> None:
+    """3000 as a hexadecimal number would be 12,288, far beyond the chain's end."""
+    lines = [f"{line[:22]}{int(line[22:26]) + 9785:4} {line[27:]}" for line in atom_lines()]
+    water = "HETATM 2000  O   HOH A{:4}    " + lines[-1][30:76] + " O"
+    (tmp_path / "x.pdb").write_text("\n".join([*lines, water.format(2500), water.format(3000)]) + "\n")
+    assert [key.number for key in read_model(tmp_path / "x.pdb").residues][-2:] == [2500, 3000]
+
+
+def test_ligands_of_copies_without_names_come_in_the_order_of_the_copies(tmp_path: Path) -> None:
+    lines = copies(("", ""), ("", ""), ("TER",))
+    ligand = "HETATM 4000  C1  LIG  {:4}    {:8.3f}  20.000  20.000  1.00  0.00           C"
+    spots = [(301, 11.0), (302, 12.0), (301, -71.0), (302, -72.0)]
+    (tmp_path / "x.pdb").write_text("\n".join([*lines, *(ligand.format(*spot) for spot in spots), "END", ""]))
+    model = read_model(tmp_path / "x.pdb")
+    found = [
+        (key.chain, key.number, model.positions[model.residue_of_atom == row][0, 0])
+        for row, key in enumerate(model.residues)
+        if key.name == "LIG"
+    ]
+    assert sorted(found) == [("A", 301, 11.0), ("A", 302, 12.0), ("B", 301, -71.0), ("B", 302, -72.0)]
+
+
 def test_ions_and_waters_of_molecular_dynamics(tmp_path: Path) -> None:
     names = {"SOD": "Na", "CLA": "Cl", "POT": "K", "CAL": "Ca", "CES": "Cs", "NA+": "Na", "CL-": "Cl", "Cl-": "Cl"}
     ions = [

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from cocofold.commands.demo import closed_state
+from cocofold.sources.deformation import SideChainTorsions
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
 from cocofold.structure.restraints import Restraints
-from cocofold.structure.topology import Backbone, SideChainTorsions, covalent_bonds, residue_frames
+from cocofold.structure.topology import Backbone, covalent_bonds, residue_frames
 from cocofold.system.errors import InputError
 
 CHI = {

@@ -7,9 +7,9 @@ from pyworkflow.object import String
 
 from .convert import ConversionError, boxSize
 from .estimates import estimateSentence
+from .models import chainLengths
 from .objects import CocofoldPrediction
 from .protocols import ProtCocofoldFinetune, ProtCocofoldFit
-from .residues import chainLengths
 
 POINT_GROUPS = [
     "C1",

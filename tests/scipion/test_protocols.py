@@ -15,7 +15,8 @@ pytest.importorskip("scipion", reason="scipion-app is not installed (extra 'scip
 
 from pwem.objects import AtomStruct, Volume
 from scipion_cocofold.convert import writeParticles
-from scipion_cocofold.frames import findShiftToBox, originOf, readPositions
+from scipion_cocofold.frames import findShiftToBox, originOf
+from scipion_cocofold.models import readPositions
 from scipion_cocofold.protocols import (
     ProtCocofoldAssess,
     ProtCocofoldCheck,

@@ -17,9 +17,9 @@ import pyworkflow
 from pwem.viewers import EmPlotter
 from pwem.viewers.viewer_chimera import ChimeraView
 from scipion_cocofold.estimates import estimateSentence
-from scipion_cocofold.frames import originOf, readPositions
+from scipion_cocofold.frames import originOf
+from scipion_cocofold.models import chainLengths, displacements, readPositions
 from scipion_cocofold.protocols import ProtCocofoldAssess, ProtCocofoldFinetune, ProtCocofoldFit
-from scipion_cocofold.residues import chainLengths, displacements
 from scipion_cocofold.viewers import CocofoldAssessViewer, CocofoldFinetuneViewer, CocofoldFitViewer
 from scipion_cocofold.viewers.chimerax import BY_CHAIN, BY_CHANGE, BY_CONFIDENCE
 from scipion_cocofold.wizards import CocofoldBodiesWizard, bodiesText

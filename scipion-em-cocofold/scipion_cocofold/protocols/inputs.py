@@ -9,10 +9,12 @@ from pyworkflow.exceptions import PyworkflowException
 from pyworkflow.protocol import params
 
 from ..convert import ConversionError, boxSize, requirePosesAndCtfs, writeParticles
-from ..frames import findShiftToBox, guessShiftToBox, originOf, writeMoved
+from ..engine import wholeFile
+from ..frames import findShiftToBox, guessShiftToBox, originOf
+from ..models import writeMoved
 
 PARTICLES = "particles.star"
-_FRAME = "frame.json"
+_MODEL, _FRAME = "start.cif", "frame.json"
 
 
 def addParticles(form):
@@ -67,7 +69,7 @@ def writeInputs(protocol, particles, structure, volume):
         writeParticles(particles, protocol._getExtraPath(PARTICLES))
         if structure is not None:
             _writeModelInBoxFrame(protocol, particles, structure, volume)
-    except (ConversionError, ValueError, KeyError) as error:
+    except ConversionError as error:
         raise PyworkflowException(str(error)) from None
 
 
@@ -78,7 +80,7 @@ def particleOptions(protocol):
 
 def modelInBoxFrame(protocol):
     """Return the path of the model in the frame of the box."""
-    return protocol._getExtraPath(_readFrame(protocol)["model"])
+    return protocol._getExtraPath(_MODEL)
 
 
 def outputShift(protocol, volume, particles):
@@ -124,10 +126,9 @@ def _writeModelInBoxFrame(protocol, particles, structure, volume):
         shift = guessShiftToBox(source, boxSize(particles), particles.getSamplingRate())
         place = "around 0 Å" if shift.any() else "in the box (voxel 0 at 0 Å)"
         line = f"There is no volume: the model is assumed to lie {place}."
-    name = "start" + os.path.splitext(source)[1].lower()
-    writeMoved(source, protocol._getExtraPath(name), shift)
-    with open(protocol._getExtraPath(_FRAME), "w", encoding="utf-8") as written:
-        json.dump({"model": name, "shift_angstrom": shift.tolist(), "line": line}, written)
+    writeMoved(source, modelInBoxFrame(protocol), shift)
+    with wholeFile(protocol._getExtraPath(_FRAME)) as written:
+        json.dump({"shift_angstrom": shift.tolist(), "line": line}, written)
 
 
 def _betweenCentres(volume, particles):

@@ -19,7 +19,8 @@ from ..constants import (
     RUN_FOLDER,
     VERDICT_JSON,
 )
-from ..frames import isPlaced, writeMoved
+from ..engine import wholeFile
+from ..models import isPlaced, writeMoved
 from ..objects import CocofoldPlacement, CocofoldPrediction
 from .base import ProtCocofoldBase
 from .finetune_form import PLACE_NO, PLACE_YES, PRESETS, defineFinetuneParams
@@ -298,10 +299,8 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         facts["placement"] = placement and {"hand": placement["hand"], **placement["whole"]}
         facts["assessment"] = after and {name: after[name] for _, name, _ in REFERENCE_FIGURES}
         facts["model"] = self._getExtraPath("model.cif")
-        partial = self._getExtraPath(VERDICT_JSON + ".part")
-        with open(partial, "w", encoding="utf-8") as verdict:
+        with wholeFile(self._getExtraPath(VERDICT_JSON)) as verdict:
             json.dump(facts, verdict, indent=1)
-        os.replace(partial, self._getExtraPath(VERDICT_JSON))
 
     # --------------------------- information
     def _validate(self):

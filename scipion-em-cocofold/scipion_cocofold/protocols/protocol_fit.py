@@ -7,7 +7,8 @@ from pyworkflow.constants import BETA
 from pyworkflow.protocol import params
 
 from ..constants import PLACED_FOLDER
-from ..frames import convertToMrc, originOf, writeMoved
+from ..frames import convertToMrc, originOf
+from ..models import writeMoved
 from ..objects import CocofoldPlacement, CocofoldPrediction
 from .base import EngineRange, ProtCocofoldBase
 from .inputs import missingFiles

@@ -6,7 +6,7 @@ from pyworkflow.object import Integer
 from pyworkflow.protocol import params
 
 from ..constants import RELAXED_JSON
-from ..frames import writeMoved
+from ..models import writeMoved
 from .base import ProtCocofoldBase
 from .inputs import (
     frameSentence,

@@ -11,10 +11,9 @@ from pyworkflow.protocol import params
 from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer, View
 
 from ..constants import COCOFOLD
-from ..frames import writeMoved
+from ..models import displacements, gaussianWidths, numberWithoutCode, writeMoved
 from ..protocols import ProtCocofoldFinetune
 from ..protocols.inputs import outputShift
-from ..residues import displacements, gaussianWidths, numberWithoutCode
 from .chimerax import BY_CHANGE, COLOURS, writeChimeraxScript
 
 

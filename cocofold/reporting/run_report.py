@@ -290,7 +290,8 @@ def _option_rows(run: FinishedRun) -> list[tuple[str, str]]:
 
 def _run_facts(run: FinishedRun, versions: dict[str, str]) -> list[tuple[str, str]]:
     ended = datetime.fromtimestamp((run.path / "metrics.json").stat().st_mtime, timezone.utc)
-    shown = {name: value for name, value in run.metrics.items() if name not in ("frc_curves", "versions")}
+    elsewhere = ("frc_curves", "versions", "verdict_headline", "verdict_explanation")
+    shown = {name: value for name, value in run.metrics.items() if name not in elsewhere}
     return [
         ("run", str(run.path.absolute())),
         ("ended", f"{ended:%Y-%m-%d %H:%M} UTC"),

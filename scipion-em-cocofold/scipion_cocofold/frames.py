@@ -13,6 +13,7 @@ import numpy as np
 from pwem.convert.headers import Ccp4Header
 from pwem.emlib.image import ImageHandler
 from pwem.objects import Volume
+from pyworkflow.utils import cleanPath
 
 from .models import readPositions
 
@@ -71,6 +72,17 @@ def convertToMrc(volume: Volume, folder: str) -> str:
     target = os.path.join(folder, os.path.splitext(os.path.basename(path))[0] + ".mrc")
     ImageHandler().convert(volume, target)
     Ccp4Header.fixFile(target, target, volume.getOrigin(force=True).getShifts(), volume.getSamplingRate())
+    return target
+
+
+def linkForViewers(volume: Volume, folder: str) -> str:
+    """Return the path of a volume as an MRC file with a plain name and its pixel size in the header, in a folder."""
+    source, target = convertToMrc(volume, folder), os.path.join(folder, "volume.mrc")
+    cleanPath(target)
+    if np.allclose(Ccp4Header(source, readHeader=True).getSampling(), volume.getSamplingRate(), rtol=1e-3):
+        os.symlink(os.path.abspath(source), target)
+    else:
+        Ccp4Header.fixFile(source, target, originOf(volume), volume.getSamplingRate())
     return target
 
 

@@ -301,7 +301,7 @@ def check_before_run(
     for line in report.lines:
         folder.log_and_print(f"check: {line}")
     if report.contradictions:
-        raise InputError(f"{options.particles}: {'; '.join(report.contradictions)}; or go on as it is with --no-check")
+        raise InputError(f"{options.particles}: {' '.join(report.contradictions)} To go on as it is, give --no-check.")
     write_atomically(report_file, json.dumps(report.as_dict(), indent=1) + "\n")
 
 

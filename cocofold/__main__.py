@@ -13,7 +13,7 @@ from cocofold.commands.assess import assess
 from cocofold.commands.check import check
 from cocofold.commands.demo import demo
 from cocofold.commands.finetune import finetune
-from cocofold.commands.fit import fit
+from cocofold.commands.fit import fit, move
 from cocofold.commands.predict import predict
 from cocofold.commands.relax import relax
 from cocofold.commands.report import report
@@ -56,6 +56,8 @@ app.command()(assess)
 app.command()(report)
 app.command()(simulate)
 app.command()(demo)
+# For programs that call this one; docs/architecture.md says what it is for.
+app.command(hidden=True)(move)
 
 
 def main() -> None:

@@ -53,7 +53,9 @@ run=$(ls -d "$SCIPION_HOME"/projects/demo/Runs/*_ProtCocofoldFinetune/extra 2> /
 relaxed=$(ls -d "$SCIPION_HOME"/projects/demo/Runs/*_ProtCocofoldRelax/extra 2> /dev/null || true)
 if [ ! -f "$relaxed/model.cif" ]; then
     echo "The demo did not end with a model; logs are in $SCIPION_HOME/projects/demo/Runs" >&2
-    exit "${status:-1}"
+    # Also where the protocols ended well but left no model
+    [ "$status" -ne 0 ] || status=1
+    exit "$status"
 fi
 
 echo

@@ -1,17 +1,19 @@
-"""``cocofold fit``: place a model in a map."""
+"""``cocofold fit``: place a model in a map. ``cocofold move``: a model moved by a vector, for other programs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Any, Optional, Tuple
 
 import typer
 
-from cocofold.system.atomic_files import check_new_folder
+from cocofold.system.atomic_files import check_new_folder, check_writable, refuse_unwritable, write_json
 from cocofold.system.errors import InputError
 
 if TYPE_CHECKING:
     from cocofold.structure.model import Model
+
+_CARBON = 6
 
 
 def fit(
@@ -77,3 +79,53 @@ def _read_start(model: Path | None, prediction: Path | None, bodies: str | None)
     known = Prediction.read(str(prediction))
     read, _ = model_from_prediction(known, predict_atoms(known))
     return read, bodies_from_pae(read, predict_aligned_error(known)) if bodies == AUTO else bodies
+
+
+def move(
+    model: Path = typer.Option(..., help="Model to read: mmCIF or PDB."),
+    shift: Tuple[float, float, float] = typer.Option((0.0, 0.0, 0.0), help="Vector in Å that is added to all atoms."),
+    out: Optional[Path] = typer.Option(None, help="mmCIF file for the moved model."),
+    json_file: Optional[Path] = typer.Option(
+        None, "--json", help="File for its atoms and residues, where they lie after the move."
+    ),
+) -> None:
+    """Read a model as every command does, move it by a vector, and say what its atoms and residues are.
+
+    For programs that show models in another frame, such as the Scipion plugin, which has no reader of its own.
+    """
+    for option, path in (("--out", out), ("--json", json_file)):
+        check_writable(option, path)
+    from cocofold.structure.read_model import read_model, write_moved_model
+
+    with refuse_unwritable(out or json_file):
+        if out is not None:
+            moved = write_moved_model(model, out, shift)
+        else:
+            read = read_model(model)
+            moved = read.moved_to(read.positions + shift)
+        if json_file is not None:
+            write_json(json_file, _facts_of_model(moved, model))
+    for note in moved.notes:
+        typer.echo(note)
+
+
+def _facts_of_model(model: Model, path: Path) -> dict[str, Any]:
+    """Content of ``--json`` of ``move``: positions and lengths in Å."""
+    from cocofold.structure.read_model import read_gaussian_widths
+
+    alphas = model.atoms_named("CA")
+    is_carbon = (alphas >= 0) & (model.atomic_numbers[alphas] == _CARBON)
+    return {
+        "positions": model.positions.round(4).tolist(),
+        "residues": [
+            {
+                "chain": key.chain,
+                "number": f"{key.number}{key.insertion_code}",
+                "name": key.name,
+                "alpha_carbon": model.positions[row].round(4).tolist() if has_alpha else None,
+            }
+            for key, row, has_alpha in zip(model.residues, alphas, is_carbon)
+        ],
+        "widths_angstrom": read_gaussian_widths(path),
+        "placed": model.placed_as,
+    }

@@ -298,5 +298,5 @@ def check_before_run(
     for line in report.lines:
         folder.log(f"check: {line}")
     if report.contradictions:
-        raise InputError(f"{options.particles}: {'; '.join(report.contradictions)}; or go on as it is with --no-check")
+        raise InputError(f"{options.particles}: {' '.join(report.contradictions)} To go on as it is, give --no-check.")
     write_json(report_file, report.as_dict())

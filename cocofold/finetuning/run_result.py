@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,55 @@ def answer_curves(passes: list[TrainingPass]) -> dict[str, list[float]]:
     return {**passes[0].curves, **fitted}
 
 
+@dataclass(frozen=True)
+class VerdictText:
+    """A verdict in whole sentences, as the log, ``metrics.json``, the report and Scipion have it."""
+
+    headline: str
+    explanation: str
+
+
+def verdict_text(
+    verdict: str, heldout_particles: int, frc_start: float | None, frc_best: float | None, best_cycle: int
+) -> VerdictText:
+    """A verdict of ``verdict_of_pass`` in words.
+
+    Parameters
+    ----------
+    verdict : str
+    heldout_particles : int
+    frc_start, frc_best : float or None
+        Mean ring correlation of the held-out particles at the start and with the answer; None if there are none.
+    best_cycle : int
+        The cycle that is the answer.
+    """
+    if not heldout_particles or frc_start is None or frc_best is None:
+        return VerdictText(
+            "Nothing checks this model: no particles were held out.",
+            f"The model is that of cycle {best_cycle}. Whether the particles support the change cannot be said. To "
+            "know, run again with held-out particles (the default from 20 particles on).",
+        )
+    if verdict == "supported":
+        return VerdictText(
+            "The particles support the new model.",
+            f"{heldout_particles} particles were held out of the fit, and they agree better with the new model than "
+            f"with the start: their mean Fourier ring correlation rose from {frc_start:.3f} to {frc_best:.3f}, by more "
+            "than three standard errors.",
+        )
+    if verdict == "undecided":
+        return VerdictText(
+            "The particles do not decide: the model is the start.",
+            f"A cycle agreed with the {heldout_particles} held-out particles a little better than the start did, by "
+            "one to three standard errors, which is a hint and no more. More particles, or better poses, may decide.",
+        )
+    return VerdictText(
+        "The particles do not support a change: the model is the start.",
+        f"No cycle agreed with the {heldout_particles} held-out particles better than the start did by more than one "
+        "standard error. A start that is right already ends like this, and so do particles that are too few, too noisy "
+        "or too badly aligned to tell.",
+    )
+
+
 def run_metrics(
     prepared: PreparedRun,
     passes: list[TrainingPass],
@@ -122,13 +172,18 @@ def run_metrics(
     start, judged, answer = prepared.start, passes[0], answer_pass(passes)
     best = answer.cycles[answer.best]
     last_cycles = [this.cycles[-1] for this in passes if this.cycles]
+    verdict, heldout_start = verdict_of_pass(judged), judged.cycles[0].frc_heldout
+    heldout = judged.cycles[min(best.number, len(judged.cycles) - 1)].frc_heldout
+    says = verdict_text(verdict, len(judged.heldout), heldout_start, heldout, best.number)
     return {
-        "verdict": verdict_of_pass(judged),
+        "verdict": verdict,
+        "verdict_headline": says.headline,
+        "verdict_explanation": says.explanation,
         "best_cycle": best.number,
         "frc_work": best.frc_work,
-        "frc_heldout": judged.cycles[min(best.number, len(judged.cycles) - 1)].frc_heldout,
+        "frc_heldout": heldout,
         "frc_work_start": answer.cycles[0].frc_work,
-        "frc_heldout_start": judged.cycles[0].frc_heldout,
+        "frc_heldout_start": heldout_start,
         "moved_angstrom": best.moved_angstrom,
         "worst_link_angstrom": best.worst_link_angstrom,
         "link_rms_angstrom": best.link_rms_angstrom,
@@ -175,8 +230,8 @@ def versions() -> dict[str, str]:
 
 def summary_line(metrics: dict[str, Any]) -> str:
     """The figures of a run in a line."""
-    text = f"verdict: {metrics['verdict']}; "
+    text = f"verdict: {metrics['verdict']}. {metrics['verdict_headline']} "
     if metrics["frc_heldout"] is not None:
-        text += f"held-out FRC {metrics['frc_heldout_start']:.4f} -> {metrics['frc_heldout']:.4f}, "
+        text += f"Held-out FRC {metrics['frc_heldout_start']:.4f} -> {metrics['frc_heldout']:.4f}, "
     text += f"moved {metrics['moved_angstrom']:.2f} Å, best cycle {metrics['best_cycle']}, "
     return text + f"{metrics['seconds']:.0f} s, {metrics['peak_memory_gb']:.2f} GB"

@@ -211,8 +211,8 @@ def _try_other_defoci(comparer: HypothesisComparer, accepted: Hypothesis, verdic
         verdict,
         verdict=WRONG,
         line=(
-            f"the defoci look wrong, {row.score:.2f} with about {middle:.1f} µm ({low:.1f} to {high:.1f}) against "
-            f"{given.whole.mean():.2f} with those of the file ({stated:.2f} µm)"
+            f"the defoci look wrong: the score is {given.whole.mean():.2f} with those of the file ({stated:.2f} µm), "
+            f"and {row.score:.2f} with about {middle:.1f} µm ({low:.1f} to {high:.1f})."
         ),
         advice="give the particles their defoci (rlnDefocusU, rlnDefocusV, in Å), or estimate the CTFs again",
         figures={"defocus_shown_angstrom": [round(1e4 * float(value)) for value in (low, middle, high)]},
@@ -224,7 +224,7 @@ def _note_small_shifts(verdict: CheckVerdict, comparer: HypothesisComparer) -> C
     spread = float(np.sqrt((comparer.scorer.particles.origins_angstrom**2).mean()))
     if spread >= SMALL_SHIFTS_ANGSTROM:
         return verdict
-    return replace(verdict, line=f"undecided, they are too small to tell ({spread:.1f} Å on average)")
+    return replace(verdict, line=f"undecided: they are too small to tell, {spread:.1f} Å on average.")
 
 
 MAP, MODEL_IN_MAP, MAP_HAND = "map", "model in map", "hand of map"
@@ -260,11 +260,11 @@ def _check_map_frame(particles: ParticleSet, density: DensityMap) -> CheckVerdic
     """Whether the map's rotation centre, and so the model's frame, is that of the particles."""
     size, pixel = particles.pixel_size_angstrom, density.pixel_size_angstrom
     sides = " x ".join(map(str, density.values.shape[::-1]))
-    line = f"{sides} voxels of {pixel:.4g} Å, particles {particles.box} pixels of {size:.4g} Å"
+    line = f"{sides} voxels of {pixel:.4g} Å, and images of {particles.box} pixels of {size:.4g} Å."
     centre = (particles.box // 2) * size
     away = np.abs(density.centre_angstrom - centre).max()
     if away < _SAME_PLACE_ANGSTROM:
-        return CheckVerdict(MAP, AGREES, f"has the particles' frame, {line}")
+        return CheckVerdict(MAP, AGREES, f"has the particles' frame: {line}")
     if abs(pixel / size - 1) > _SAME_SIZE:
         advice = "give the map that was reconstructed from these particles, or repair the pixel size that is wrong"
     else:
@@ -272,7 +272,7 @@ def _check_map_frame(particles: ParticleSet, density: DensityMap) -> CheckVerdic
             f"the map was cut or padded: a model placed in it lies {away:.1f} Å off in the particles' frame; place the "
             "model in a map of the particles' box"
         )
-    return CheckVerdict(MAP, WRONG, f"its rotation centre is not the particles', {line}", advice)
+    return CheckVerdict(MAP, WRONG, f"its rotation centre is not the particles': {line}", advice)
 
 
 def _check_place_in_map(atoms: RigidMolecule, target: TargetMap, seed: int) -> CheckVerdict:
@@ -296,16 +296,16 @@ def _check_place_in_map(atoms: RigidMolecule, target: TargetMap, seed: int) -> C
         Alternative("turned at random, best", by_chance, 0.0, by_chance, 0.0),
     )
     figures = {"density_at_atoms_sigma": round(density, 3), "compared_at_angstrom": round(resolution, 3)}
-    found = f"correlation {here:.2f} at {resolution:.1f} Å, density at atoms {density:.1f} sigma"
+    found = f"the correlation is {here:.2f} at {resolution:.1f} Å, and the density at its atoms {density:.1f} sigma"
     if difference_in_standard_errors(atoms, resolution, here, by_chance) >= TRUSTED_STANDARD_ERRORS:
-        return CheckVerdict(MODEL_IN_MAP, AGREES, f"it lies in the map, {found}", "", table, figures)
+        return CheckVerdict(MODEL_IN_MAP, AGREES, f"it lies in the map: {found}.", "", table, figures)
     gain = difference_in_standard_errors(atoms, resolution, less_origin, max(here, by_chance))
     if target.density.has_origin and gain >= TRUSTED_STANDARD_ERRORS:
         x, y, z = origin
-        line = f"it lies at the header's origin, correlation {less_origin:.2f} there against {here:.2f}"
+        line = f"it lies at the header's origin: the correlation is {less_origin:.2f} there, and {here:.2f} as given."
         advice = f"take ({x:g}, {y:g}, {z:g}) Å off its coordinates: particles' poses do without that origin"
         return CheckVerdict(MODEL_IN_MAP, WRONG, line, advice, table, figures)
-    line = f"undecided, {found}, {by_chance:.2f} turned at random"
+    line = f"undecided: {found}; turned at random the model correlates by up to {by_chance:.2f}."
     return CheckVerdict(MODEL_IN_MAP, UNDECIDED, line, f"if it is not placed yet, {_FIT_ADVICE}", table, figures)
 
 
@@ -328,18 +328,18 @@ def _check_hand_of_map(atoms: RigidMolecule, target: TargetMap) -> CheckVerdict:
         anywhere = [float(refine_at_full_resolution(atoms, one, motions).scores.max()) for one, motions in searched]
         as_is, mirrored = max(as_is, anywhere[0]), max(mirrored, anywhere[1])
         margin = difference_in_standard_errors(atoms, target.resolution_angstrom, as_is, mirrored)
-    against = f"correlation {as_is:.2f} against {mirrored:.2f} with its mirror image"
+    against = f"the correlation is {as_is:.2f}, and {mirrored:.2f} with its mirror image"
     table = (Alternative("as is", as_is, 0.0, as_is, 0.0), Alternative("mirrored", mirrored, 0.0, mirrored, -margin))
     if margin >= TRUSTED_STANDARD_ERRORS:
-        return CheckVerdict(MAP_HAND, AGREES, f"agrees with the model, {against}", "", table)
+        return CheckVerdict(MAP_HAND, AGREES, f"agrees with the model: {against}.", "", table)
     if margin <= -TRUSTED_STANDARD_ERRORS:
         advice = "run cocofold fit --map: it mirrors the map, and fine-tuning then transforms the poses"
-        return CheckVerdict(MAP_HAND, WRONG, f"the map looks mirrored, {against}", advice, table)
+        return CheckVerdict(MAP_HAND, WRONG, f"the map looks mirrored: {against}.", advice, table)
     why = (
-        f"{abs(margin):.1f} standard errors apart at {target.resolution_angstrom:.1f} Å, "
-        f"{TRUSTED_STANDARD_ERRORS:g} are trusted"
+        f"the difference is {abs(margin):.1f} standard errors at {target.resolution_angstrom:.1f} Å, and "
+        f"{TRUSTED_STANDARD_ERRORS:g} are needed"
     )
-    return CheckVerdict(MAP_HAND, UNDECIDED, f"undecided, {against}, {why}", "", table)
+    return CheckVerdict(MAP_HAND, UNDECIDED, f"undecided: {against}; {why}.", "", table)
 
 
 def _search_both_hands(atoms: RigidMolecule, target: TargetMap) -> list[RigidPoses]:

@@ -47,9 +47,9 @@ class CheckVerdict:
     verdict : str
         ``agrees``, ``wrong`` or ``undecided``.
     line : str
-        For people.
+        For people: a sentence of which the question is the subject, or whole ones.
     advice : str
-        What to do; empty where nothing is to be done.
+        What to do, without a full stop; empty where nothing is to be done.
     alternatives : tuple of Alternative
         As given first.
     figures : dict
@@ -64,7 +64,7 @@ class CheckVerdict:
     figures: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return f"{self.question}: {self.line}" + (f"; {self.advice}" if self.advice else "")
+        return f"{self.question}: {self.line}" + (f" What to do: {self.advice}." if self.advice else "")
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

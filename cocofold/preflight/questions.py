@@ -151,17 +151,31 @@ def agrees_or_undecided(
     """Agrees or undecided, where no alternative is clearly right."""
     given, *others = table
     closest = others[min(range(len(margins)), key=lambda row: margins[row].value)]
-    against = f"{given.score:.2f} against {closest.score:.2f} ({closest.name})"
     least = min(margin.z_score for margin in margins)
+    scores = score_sentence(given, closest)
     if least >= AGREES_STANDARD_ERRORS:
         verb = "agree" if name.endswith("s") else "agrees"
-        return CheckVerdict(name, AGREES, f"{verb} with the model, {against}", "", table)
+        return CheckVerdict(name, AGREES, f"{verb} with the model: {scores}.", "", table)
     apart = f"{abs(closest.margin):.1f} standard errors"
     if least > -AGREES_STANDARD_ERRORS:
-        why = f"only {apart} apart" + (f": {doubt}" if doubt else "")
+        why = f"which is too close to tell ({apart}, and {AGREES_STANDARD_ERRORS:g} are needed)"
+        why += f", since {doubt}" if doubt else ""
+    elif doubt:
+        why = f"which is better by {apart} but means little, since {doubt}"
     else:
-        why = f"{apart} the wrong way, but " + (doubt or "by too little, or not at all resolutions, to call it wrong")
-    return CheckVerdict(name, UNDECIDED, f"undecided, {against}, {why}", "", table)
+        why = f"which is better by {apart}, but {_TOO_LITTLE}"
+    return CheckVerdict(name, UNDECIDED, f"undecided: {scores}, {why}.", "", table)
+
+
+# Why an alternative that is better by many standard errors is not called right, where the model explains fine rings.
+_TOO_LITTLE = "by too little, or not at all resolutions, as happens with a model in another conformation"
+
+
+def score_sentence(given: Alternative, other: Alternative) -> str:
+    """The scores of what is given and of an alternative, with as many digits as tell them apart."""
+    digits = 2 if f"{given.score:.2f}" != f"{other.score:.2f}" else 3
+    was, is_other = f"{given.score:.{digits}f}", f"{other.score:.{digits}f}"
+    return f"the score is {was} as given, and {is_other} for the alternative '{other.name}'"
 
 
 def _wrong_answer(
@@ -172,8 +186,7 @@ def _wrong_answer(
     table: tuple[Alternative, ...],
     stated_contrast: str,
 ) -> CheckVerdict:
-    score = next(row.score for row in table if row.name == found)
-    figures = f"{score:.2f} against {table[0].score:.2f} as given"
+    figures = score_sentence(table[0], next(row for row in table if row.name == found))
     if question.name == CONTRAST:
         return _contrast_answer(stated_contrast, figures, table)
     if question.name == HAND:
@@ -183,19 +196,19 @@ def _wrong_answer(
         line, advice = _CTF_FINDINGS[kind], _CTF_ADVICE[kind]
     else:
         line, advice = _FINDINGS[found], _ADVICE[found]
-    return CheckVerdict(question.name, WRONG, f"{line}, {figures}", advice, table)
+    return CheckVerdict(question.name, WRONG, f"{line}: {figures}.", advice, table)
 
 
 def _contrast_answer(stated: str, figures: str, table: tuple[Alternative, ...]) -> CheckVerdict:
     """Protein has not the contrast as which the images were read; where nobody said what it is, either is fine."""
     if stated == "auto":
-        return CheckVerdict(CONTRAST, AGREES, f"protein is dark, {figures}", "", table)
+        return CheckVerdict(CONTRAST, AGREES, f"protein is dark: {figures}.", "", table)
     seen = _OTHER_CONTRAST[stated]
     advice = (
         f"invert the images, or say --contrast {seen}; if protein is {stated} after all, the CTF's sign is wrong, "
         "which looks the same"
     )
-    return CheckVerdict(CONTRAST, WRONG, f"protein looks {seen}, {figures}", advice, table)
+    return CheckVerdict(CONTRAST, WRONG, f"protein looks {seen}: {figures}.", advice, table)
 
 
 def _flipped_or_absent(comparer: HypothesisComparer, others: dict[str, Hypothesis], found: str) -> str:
@@ -347,10 +360,8 @@ def _refine_factor(comparer: HypothesisComparer, best: Hypothesis) -> Hypothesis
 
 def _wrong_pixel_size(size: float, found: _FoundSize, table: list[Alternative]) -> CheckVerdict:
     factor, best = found.factor, found.hypothesis
-    line = (
-        f"{size:.4g} Å looks wrong by {factor:.3g}, {found.row.score:.2f} with {size * factor:.4g} Å against "
-        f"{table[0].score:.2f} as given"
-    )
+    right = replace(found.row, name=f"{size * factor:.4g} Å")
+    line = f"{size:.4g} Å looks wrong by a factor of {factor:.3g}: {score_sentence(table[0], right)}."
     advice = f"set rlnImagePixelSize (blob/psize_A) to {size * factor:.4g} Å"
     if best.origins_factor != 1:
         advice += f" and multiply the origins in Å by {factor:.3g}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cocofold.finetuning.options import Options
+from cocofold.finetuning.run_result import verdict_text
 from cocofold.reporting.run_contents import FinishedRun, ModelChanges
 
 
@@ -21,45 +22,20 @@ class RunVerdict:
 def describe_verdict(run: FinishedRun, changed: ModelChanges) -> RunVerdict:
     """The verdict of a run in plain words."""
     metrics = run.metrics
-    moved = f"CA atoms lie {changed.rms_in_place:.2f} Å (root mean square) from where they started"
-    lost = _rejected_cycles_sentence(metrics)
-    if not metrics["heldout_particles"]:
-        return RunVerdict(
-            "undecided",
-            "Nothing checks this model: no particles were held out.",
-            f"It is the model after cycle {metrics['best_cycle']}; {moved}.{lost} Whether the particles support "
-            "the change cannot be said. "
-            "To know, run again with held-out particles (the default from 20 particles on).",
-        )
-    before, after = metrics["frc_heldout_start"], metrics["frc_heldout"]
-    count = metrics["heldout_particles"]
-    if metrics["verdict"] == "supported":
-        better = (
-            f"mean Fourier ring correlation rose from {before:.3f} to {after:.3f}, by more than three standard errors"
-        )
-        kept_out = f"{count} particles were kept out of the fit, and the model"
-        explanation = (
-            f"In a first pass, {kept_out} came to predict them better than the start does: their {better}. This model "
-            f"comes from a second pass, which fitted all particles up to the same cycle. {moved}."
-            if run.second_pass
-            else f"{kept_out} predicts them better than the start does: their {better}. {moved}."
-        )
-        return RunVerdict("supported", "The particles support the new model.", explanation + lost)
-    if metrics["verdict"] == "undecided":
-        return RunVerdict(
-            "undecided",
-            "The particles do not decide: the model is the start.",
-            f"Some cycle predicted the {count} held-out particles a little better than the start, by one to three "
-            "standard errors, which is a hint and no more. model.cif is therefore the start, unchanged. More "
-            f"particles, or better poses, may decide.{lost}",
-        )
-    return RunVerdict(
-        "not-supported",
-        "The particles do not support a change: the model is the start.",
-        f"No cycle predicted the {count} held-out particles better than the start did by more than one standard error. "
-        "Either the start is right already, or the particles (number, poses, noise) do not tell. model.cif is the "
-        f"start, unchanged.{lost}",
+    says = verdict_text(
+        metrics["verdict"],
+        metrics["heldout_particles"],
+        metrics["frc_heldout_start"],
+        metrics["frc_heldout"],
+        metrics["best_cycle"],
     )
+    sentences = [says.explanation]
+    if run.second_pass:
+        sentences.append("The model comes from a second pass, which fitted all particles up to the same cycle.")
+    if metrics["best_cycle"] > 0:
+        sentences.append(f"CA atoms lie {changed.rms_in_place:.2f} Å (root mean square) from where they started.")
+    explanation = " ".join(sentences) + _rejected_cycles_sentence(metrics)
+    return RunVerdict(metrics["verdict"].replace(" ", "-"), says.headline, explanation)
 
 
 def _rejected_cycles_sentence(metrics: dict[str, Any]) -> str:

@@ -36,7 +36,14 @@ from cocofold.reporting.run_contents import (
     read_density,
     read_run,
 )
-from cocofold.reporting.viewer_files import ISOLDE_SCRIPT, isolde_script, viewer_density, viewer_model
+from cocofold.reporting.viewer_files import (
+    ISOLDE_SCRIPT,
+    ViewerFrame,
+    isolde_script,
+    viewer_density,
+    viewer_model,
+    write_isolde_models,
+)
 from cocofold.structure.geometry import root_mean_square
 from cocofold.structure.point_groups import point_group_rotations
 from cocofold.system.atomic_files import refuse_unwritable, write_atomically
@@ -53,7 +60,11 @@ class WrittenReport:
 
 
 def write_report(
-    path: Path, map_file: Path | None = None, particles: Path | None = None, particles_dir: Path | None = None
+    path: Path,
+    map_file: Path | None = None,
+    particles: Path | None = None,
+    particles_dir: Path | None = None,
+    frame: ViewerFrame | None = None,
 ) -> WrittenReport:
     """Write ``report.html`` and ``isolde/open_in_isolde.cxc`` into the folder of a finished run.
 
@@ -66,6 +77,8 @@ def write_report(
         model, if there is one.
     particles, particles_dir : Path, optional
         Where the particles and their stacks are now, if not where they were.
+    frame : ViewerFrame, optional
+        Frame in which ISOLDE shows map and models; the page shows them in the box's.
 
     Raises
     ------
@@ -73,14 +86,15 @@ def write_report(
         If the run is not finished or cannot be read, and for files that were given and cannot be used.
     """
     run = read_run(path)
-    map_file = map_file or find_run_map(run)
-    commands = isolde_script(run, map_file)
+    map_file, frame = map_file or find_run_map(run), frame or ViewerFrame()
+    commands = isolde_script(run, map_file, frame)
     changed = compare_with_start(run.start, run.answer)
     seen = collect_particle_views(run, particles, particles_dir)
-    text = render_page(run, changed, seen, map_file)
+    text = render_page(run, changed, seen, map_file, frame.map_in_box)
     page, script = path / "report.html", path / ISOLDE_SCRIPT
     with refuse_unwritable(page, "make room, or make the folder writable"):
         script.parent.mkdir(exist_ok=True)
+        write_isolde_models(run, frame)
         write_atomically(script, commands)
         write_atomically(page, text)
     return WrittenReport(page, script, seen.missing)
@@ -114,7 +128,13 @@ def collect_particle_views(run: FinishedRun, elsewhere: Path | None, folder: Pat
         return ParticleViews([], None, f"the particles could not be read: {error}")
 
 
-def render_page(run: FinishedRun, changed: ModelChanges, seen: ParticleViews, map_file: Path | None) -> str:
+def render_page(
+    run: FinishedRun,
+    changed: ModelChanges,
+    seen: ParticleViews,
+    map_file: Path | None,
+    first_voxel: np.ndarray | None = None,
+) -> str:
     """The HTML text of a report.
 
     Parameters
@@ -124,6 +144,8 @@ def render_page(run: FinishedRun, changed: ModelChanges, seen: ParticleViews, ma
     seen : ParticleViews
     map_file : Path, optional
         A map to contour in place of the density of the answer.
+    first_voxel : (3,) float, optional
+        Where that map's first voxel lies in the frame of the run, Å; by default at 0.
     """
     moved = displacement_plots(run, changed)
     symmetry = run.metrics.get("symmetry", "C1")
@@ -146,7 +168,7 @@ def render_page(run: FinishedRun, changed: ModelChanges, seen: ParticleViews, ma
         density_name=(map_file or run.density_file).name,
         chains=_chain_rows(run, changed, [name for name, _ in moved]),
         plots=_plots(run, seen, moved),
-        molecules=_viewer_data(run, changed, map_file),
+        molecules=_viewer_data(run, changed, map_file, first_voxel),
     )
 
 
@@ -268,7 +290,8 @@ def _option_rows(run: FinishedRun) -> list[tuple[str, str]]:
 
 def _run_facts(run: FinishedRun, versions: dict[str, str]) -> list[tuple[str, str]]:
     ended = datetime.fromtimestamp((run.path / "metrics.json").stat().st_mtime, timezone.utc)
-    shown = {name: value for name, value in run.metrics.items() if name not in ("frc_curves", "versions")}
+    elsewhere = ("frc_curves", "versions", "verdict_headline", "verdict_explanation")
+    shown = {name: value for name, value in run.metrics.items() if name not in elsewhere}
     return [
         ("run", str(run.path.absolute())),
         ("ended", f"{ended:%Y-%m-%d %H:%M} UTC"),
@@ -277,7 +300,9 @@ def _run_facts(run: FinishedRun, versions: dict[str, str]) -> list[tuple[str, st
     ]
 
 
-def _viewer_data(run: FinishedRun, changed: ModelChanges, map_file: Path | None) -> dict[str, Any]:
+def _viewer_data(
+    run: FinishedRun, changed: ModelChanges, map_file: Path | None, first_voxel: np.ndarray | None
+) -> dict[str, Any]:
     places = changed.gap_aware_numbers[changed.row_in_start]
     chains = list(dict.fromkeys(key.chain for key in run.answer.residues))
     known = changed.in_place[np.isfinite(changed.in_place)]
@@ -297,7 +322,7 @@ def _viewer_data(run: FinishedRun, changed: ModelChanges, map_file: Path | None)
         "chains": chains,
         "residues": residues,
         "most_moved": round(max(_LEAST_COLOUR_SCALE_ANGSTROM, float(np.quantile(known, _COLOUR_SCALE_QUANTILE))), 1),
-        "density": viewer_density(*read_density(map_file or run.density_file), run.answer),
+        "density": viewer_density(*read_density(map_file or run.density_file), run.answer, first_voxel),
     }
 
 

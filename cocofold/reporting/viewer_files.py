@@ -5,22 +5,66 @@ from __future__ import annotations
 import base64
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Tuple
 
 import gemmi
 import numpy as np
 
 from cocofold.reporting.run_contents import FinishedRun, read_density
 from cocofold.structure.model import Model
+from cocofold.structure.read_model import write_moved_model
 from cocofold.system.errors import InputError
 
 ISOLDE_SCRIPT = Path("isolde") / "open_in_isolde.cxc"
 # ChimeraX expands these in names of files, or ends the name there.
 _UNSAFE_IN_CHIMERAX = re.compile(r'["\\*?\[\]\x00-\x1f\x7f]')
+_Vector = Tuple[float, float, float]
 
 
-def isolde_script(run: FinishedRun, map_file: Path | None = None) -> str:
+@dataclass(frozen=True)
+class ViewerFrame:
+    """Frame in which map and models are shown in ISOLDE; by default the box's, with its first voxel at 0 Å.
+
+    Attributes
+    ----------
+    map_origin_angstrom : (3,) float
+        Where the map's first voxel lies.
+    model_shift_angstrom : (3,) float
+        What is added to the positions of the run's models.
+    """
+
+    map_origin_angstrom: _Vector = (0.0, 0.0, 0.0)
+    model_shift_angstrom: _Vector = (0.0, 0.0, 0.0)
+
+    @property
+    def moves_models(self) -> bool:
+        """Whether models lie elsewhere than in the run."""
+        return any(self.model_shift_angstrom)
+
+    @property
+    def map_in_box(self) -> np.ndarray:
+        """Where the map's first voxel lies in the frame of the run, (3,) Å."""
+        return np.subtract(self.map_origin_angstrom, self.model_shift_angstrom)
+
+
+def isolde_models(run: FinishedRun, frame: ViewerFrame) -> tuple[Path, Path]:
+    """Files of result and start that the script opens: the run's own, or copies beside the script that are moved."""
+    if not frame.moves_models:
+        return run.answer_file, run.start_file
+    folder = (run.path / ISOLDE_SCRIPT).parent
+    return folder / "result.cif", folder / "start.cif"
+
+
+def write_isolde_models(run: FinishedRun, frame: ViewerFrame) -> None:
+    """Write the moved copies of result and start, where the frame asks for them."""
+    if frame.moves_models:
+        for source, target in zip((run.answer_file, run.start_file), isolde_models(run, frame)):
+            write_moved_model(source, target, frame.model_shift_angstrom)
+
+
+def isolde_script(run: FinishedRun, map_file: Path | None = None, frame: ViewerFrame | None = None) -> str:
     """Commands of ``isolde/open_in_isolde.cxc`` in the folder of a run.
 
     Paths in it are relative: ChimeraX runs a script in the script's own folder. Commands are those of ISOLDE's
@@ -32,6 +76,7 @@ def isolde_script(run: FinishedRun, map_file: Path | None = None) -> str:
     map_file : Path, optional
         The reconstruction. Without it the density of the model itself is what ISOLDE pulls atoms into, which holds the
         model where it is and says nothing new.
+    frame : ViewerFrame, optional
 
     Raises
     ------
@@ -39,8 +84,9 @@ def isolde_script(run: FinishedRun, map_file: Path | None = None) -> str:
         If the map cannot be read, or its name cannot be given to ChimeraX.
     """
     folder = (run.path / ISOLDE_SCRIPT).parent
-    density = map_file or run.density_file
-    opened = [_quoted(path, folder) for path in (run.answer_file, density, run.start_file)]
+    density, frame = map_file or run.density_file, frame or ViewerFrame()
+    result, start = isolde_models(run, frame)
+    opened = [_quoted(path, folder) for path in (result, density, start)]
     values, voxel = read_density(density)
     level = contour_level(values, float(voxel.prod()), run.answer)
     note = (
@@ -54,8 +100,8 @@ def isolde_script(run: FinishedRun, map_file: Path | None = None) -> str:
         f"open {opened[0]} name result",
         f"# {note}",
         f"open {opened[1]} name density",
-        "# Models lie in the frame in which the map's first voxel is at 0 Å, whatever its header says.",
-        "volume #2 origin 0,0,0",
+        "# Models lie in the frame in which the map's first voxel is here, whatever its header says.",
+        f"volume #2 origin {','.join(f'{value:g}' for value in frame.map_origin_angstrom)}",
         f"volume #2 level {level:.6g} style surface color #6b8fb580",
         f"open {opened[2]} name start",
         "color #3 #8f959d",
@@ -141,19 +187,24 @@ def contour_level(values: np.ndarray, voxel_volume: float, model: Model) -> floa
     return float(np.partition(values.reshape(-1), values.size - count)[values.size - count])
 
 
-def viewer_density(values: np.ndarray, voxel: np.ndarray, model: Model) -> dict[str, Any]:
+def viewer_density(
+    values: np.ndarray, voxel: np.ndarray, model: Model, first_voxel: np.ndarray | None = None
+) -> dict[str, Any]:
     """The part of a map around a model as bytes from 0 to 255 with a level; coarser if it is large.
 
     Parameters
     ----------
     values : (nz, ny, nx) float
     voxel : (3,) float
-        Å, of x, y and z; voxel (0, 0, 0) lies at 0 Å.
+        Å, of x, y and z.
     model : Model
+    first_voxel : (3,) float, optional
+        Where voxel (0, 0, 0) lies in the model's frame, Å; by default at 0.
     """
     level = contour_level(values, float(np.prod(voxel)), model)
-    low = np.floor((model.positions.min(0) - _VIEW_MARGIN_ANGSTROM) / voxel).astype(int)
-    high = np.ceil((model.positions.max(0) + _VIEW_MARGIN_ANGSTROM) / voxel).astype(int) + 1
+    first = np.zeros(3) if first_voxel is None else first_voxel
+    low = np.floor((model.positions.min(0) - first - _VIEW_MARGIN_ANGSTROM) / voxel).astype(int)
+    high = np.ceil((model.positions.max(0) - first + _VIEW_MARGIN_ANGSTROM) / voxel).astype(int) + 1
     size = np.array(values.shape[::-1])
     low, high = np.clip(low, 0, size - 1), np.clip(high, 1, size)
     part = values[low[2] : high[2], low[1] : high[1], low[0] : high[0]]
@@ -168,7 +219,7 @@ def viewer_density(values: np.ndarray, voxel: np.ndarray, model: Model) -> dict[
             np.round((part.transpose(2, 1, 0) - least) * scale).astype(np.uint8).tobytes()
         ).decode("ascii"),
         "size": list(part.shape[::-1]),
-        "origin": [round(float(value), 3) for value in (low + (step - 1) / 2) * voxel],
+        "origin": [round(float(value), 3) for value in first + (low + (step - 1) / 2) * voxel],
         "voxel": [round(float(value), 5) for value in voxel * step],
         "level": round((level - least) * scale, 2),
     }

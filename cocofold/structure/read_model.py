@@ -1,4 +1,4 @@
-"""Models from mmCIF and PDB files."""
+"""Models from mmCIF and PDB files, and copies of such files with their atoms moved."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ import numpy as np
 
 from cocofold.structure.labels import AMINO_ACIDS, COORDINATE_RECORDS, complete_labels, name_molecules, tag_molecules
 from cocofold.structure.model import Model, keep_first_conformations
-from cocofold.structure.modelcif import MOLECULE_CATEGORIES, PLACEMENT_CATEGORY, complete_atom_site
+from cocofold.structure.modelcif import MOLECULE_CATEGORIES, PLACEMENT_CATEGORY, complete_atom_site, write_model
+from cocofold.system.atomic_files import atomic_path
 from cocofold.system.errors import InputError, packing_program
 
 # What packed files are called, and what unpacks them, by the program that packed them.
@@ -68,6 +69,67 @@ def read_model(path: str | os.PathLike[str]) -> Model:
     place = categories.pop(PLACEMENT_CATEGORY, {})
     placed_as = {name: str(values[0]) for name, values in place.items() if values}
     return replace(model, described=categories, placed_as=placed_as)
+
+
+def read_gaussian_widths(path: str | os.PathLike[str]) -> list[float]:
+    """Learned widths (Å) of the Gaussians of a model's atoms, in the file's order; none if the file has none."""
+    content = _read_text(Path(path))
+    if not _CIF_START.match(content):
+        return []
+    block = gemmi.cif.read_string(content)[0]
+    return [float(width) for width in block.find_values("_cocofold_gaussian.width_angstrom")]
+
+
+_CARTESIAN_AXES = ("Cartn_x", "Cartn_y", "Cartn_z")
+_FEWEST_DECIMALS = 3  # of coordinates that are written: those of PDB
+
+
+def write_moved_model(source: str | os.PathLike[str], out: str | os.PathLike[str], shift: Sequence[float]) -> Model:
+    """Write a copy of a model's file, as mmCIF, with all atoms moved by a vector.
+
+    Of mmCIF all else in the block that ``read_model`` reads is kept as it stands; PDB is written anew.
+
+    Parameters
+    ----------
+    source
+        Any file that ``read_model`` reads.
+    out
+        mmCIF file to write; it appears whole or not at all.
+    shift : (3,) float
+        Å.
+
+    Returns
+    -------
+    Model
+        At its new place.
+
+    Raises
+    ------
+    InputError
+        If the model cannot be read.
+    """
+    model = read_model(source)
+    moved = model.moved_to(model.positions + np.asarray(shift, dtype=float))
+    text = _read_text(Path(source))
+    if not _CIF_START.match(text):
+        write_model(out, moved)
+        return moved
+    block = next(one for one in gemmi.cif.read_string(text) if one.find_mmcif_category("_atom_site."))
+    for row in block.find("_atom_site.", list(_CARTESIAN_AXES)):
+        for axis, by in enumerate(shift):
+            row[axis] = _moved_coordinate(row[axis], by)
+    with atomic_path(out) as partial:
+        partial.write_text(block.as_string(), encoding="utf-8")
+    return moved
+
+
+def _moved_coordinate(text: str, by: float) -> str:
+    """Text of a moved coordinate with as many decimals as before, and at least three; "?" stays as it is."""
+    value = gemmi.cif.as_number(text)
+    if not np.isfinite(value):
+        return text
+    decimals = len(re.sub(r"\(\d+\)$", "", text).partition(".")[2])
+    return f"{value + by:.{max(_FEWEST_DECIMALS, decimals)}f}"
 
 
 def _stem(path: Path) -> str:

@@ -27,6 +27,21 @@ ENGINE_INSTALLED = "engine-installed.txt"
 # Importable where the engine can run: cocofold always comes with the plugin, torch only with the extra "engine"
 ENGINE_MODULES = ("cocofold", "torch")
 
+# Point group of a model that is the whole molecule
+NO_SYMMETRY = "C1"
+
+# Files that the engine writes: a model that is its answer; of a placement; of a run, of which the start is cycle 0
+ANSWER_CIF = "model.cif"
+PLACED_CIF, PLACEMENT_JSON, PLACEMENT_PNG, MIRRORED_MRC = (
+    "placed.cif",
+    "placement.json",
+    "placement.png",
+    "mirrored.mrc",
+)
+START_CIF, DENSITY_MRC, METRICS_JSON, METRICS_CSV = "models/cycle_00.cif", "density.mrc", "metrics.json", "metrics.csv"
+CONFIG_YAML, CYCLES_FOLDER, REPORT_HTML = "config.yaml", "models", "report.html"
+ISOLDE_SCRIPT = "isolde/open_in_isolde.cxc"
+
 # Files and folders in the extra folder of a protocol, which summaries, viewers and pipelines read
 RUN_FOLDER, PLACED_FOLDER = "run", "placed"
 CHECK_JSON, SELECTED_JSON, RELAXED_JSON = "check.json", "selected.json", "relaxed.json"

@@ -7,6 +7,7 @@ pixels of the set; A is RELION's rotation, which takes the map's axes to the ima
 import io
 import os
 import re
+import tempfile
 import warnings
 
 import emtable
@@ -14,6 +15,8 @@ import numpy as np
 from pyworkflow.object import Integer, String
 from pyworkflow.utils import cleanPath
 from scipy.spatial.transform import Rotation
+
+from .engine import wholeFile
 
 # Columns of an optics group beyond the acquisition. The engine corrects for them, so they must not be lost
 ABERRATIONS = (
@@ -89,25 +92,20 @@ def writeParticles(particles, path):
     """
     requirePosesAndCtfs(particles)
     groups, names = _OpticsGroups.ofSet(particles), _StackNames(path)
-    partial = path + ".part"
     written = 0
-    try:
-        # Optics are known only after all particles are read, and stand first in the file
-        with open(partial + ".rows", "w+", encoding="utf-8") as rows:
-            for batch in _inBatches(particles):
-                rows.writelines(" ".join(row) + "\n" for row in _particleRows(batch, groups, names))
-                written += len(batch)
-            if not written:
-                raise ConversionError("The set of particles is empty.")
-            rows.seek(0)
-            with open(partial, "w", encoding="utf-8") as star:
-                _writeHead(star, "optics", groups.labels)
-                star.writelines(" ".join(row) + "\n" for row in groups.rows)
-                _writeHead(star, "particles", (*_PARTICLES, *_carriedColumns(particles.getFirstItem())))
-                star.writelines(rows)
-        os.replace(partial, path)
-    finally:
-        cleanPath(partial, partial + ".rows")
+    # Optics are known only after all particles are read, and stand first in the file
+    with tempfile.TemporaryFile("w+", encoding="utf-8", dir=os.path.dirname(path) or ".") as rows:
+        for batch in _inBatches(particles):
+            rows.writelines(" ".join(row) + "\n" for row in _particleRows(batch, groups, names))
+            written += len(batch)
+        if not written:
+            raise ConversionError("The set of particles is empty.")
+        rows.seek(0)
+        with wholeFile(path) as star:
+            _writeHead(star, "optics", groups.labels)
+            star.writelines(" ".join(row) + "\n" for row in groups.rows)
+            _writeHead(star, "particles", (*_PARTICLES, *_carriedColumns(particles.getFirstItem())))
+            star.writelines(rows)
     return written
 
 

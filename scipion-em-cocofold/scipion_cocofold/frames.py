@@ -10,15 +10,14 @@ from __future__ import annotations
 import os
 
 import numpy as np
-from Bio.PDB.MMCIF2Dict import MMCIF2Dict
-from Bio.PDB.mmcifio import MMCIFIO
 from pwem.convert.headers import Ccp4Header
 from pwem.emlib.image import ImageHandler
 from pwem.objects import Volume
+from pyworkflow.utils import cleanPath
+
+from .models import readPositions
 
 MAP_ENDINGS = (".mrc", ".map", ".ccp4")
-_AXES = ("_atom_site.Cartn_x", "_atom_site.Cartn_y", "_atom_site.Cartn_z")
-_PLACEMENT_CATEGORY = "_cocofold_placement."
 
 
 def originOf(volume: Volume) -> np.ndarray:
@@ -29,65 +28,6 @@ def originOf(volume: Volume) -> np.ndarray:
 def centredOrigin(box: int, sampling: float) -> np.ndarray:
     """Return the origin (Å) that Scipion gives to volumes that have none, shape (3,)."""
     return np.full(3, -0.5 * box * sampling)
-
-
-def readPositions(path: str) -> np.ndarray:
-    """Return the positions (Å) of a model's atoms, shape (n, 3)."""
-    if isMmcif(path):
-        content = MMCIF2Dict(path)
-        return np.array([content[axis] for axis in _AXES], dtype=float).T
-    with open(path) as lines:
-        return np.array([_pdbPosition(line) for line in lines if line.startswith(("ATOM", "HETATM"))])
-
-
-def writeMoved(source: str, target: str, shift: np.ndarray) -> None:
-    """Write a model with all atoms moved by a vector; everything else in the file is kept.
-
-    Parameters
-    ----------
-    source : str
-        mmCIF or PDB.
-    target : str
-        File of the same format; it appears whole or not at all.
-    shift : (3,) float
-        In Å.
-
-    Raises
-    ------
-    ValueError
-        If a coordinate does not fit the PDB format's columns any more.
-    """
-    partial = target + ".part"
-    if isMmcif(source):
-        content = MMCIF2Dict(source)
-        for axis, move in zip(_AXES, shift):
-            content[axis] = [_movedCoordinate(value, move) for value in content[axis]]
-        # Biopython reads empty values but cannot write them
-        for name, values in content.items():
-            if isinstance(values, list):
-                content[name] = [value or "?" for value in values]
-        writer = MMCIFIO()
-        writer.set_dict(content)
-        writer.save(partial)
-    else:
-        with open(source) as lines:
-            moved = [_movedPdbLine(line, shift) for line in lines]
-        with open(partial, "w") as written:
-            written.writelines(moved)
-    os.replace(partial, target)
-
-
-def isMmcif(path: str) -> bool:
-    """Return whether a model's file name is that of an mmCIF."""
-    return os.path.splitext(path)[1].lower() in (".cif", ".mmcif")
-
-
-def isPlaced(path: str) -> bool:
-    """Return whether the engine wrote this model in its place in a map; False if the file is gone."""
-    if not isMmcif(path) or not os.path.isfile(path):
-        return False
-    with open(path) as lines:
-        return any(line.startswith(_PLACEMENT_CATEGORY) for line in lines)
 
 
 def findShiftToBox(path: str, volume: Volume) -> tuple[np.ndarray, tuple[float, float]]:
@@ -135,6 +75,17 @@ def convertToMrc(volume: Volume, folder: str) -> str:
     return target
 
 
+def linkForViewers(volume: Volume, folder: str) -> str:
+    """Return the path of a volume as an MRC file with a plain name and its pixel size in the header, in a folder."""
+    source, target = convertToMrc(volume, folder), os.path.join(folder, "volume.mrc")
+    cleanPath(target)
+    if np.allclose(Ccp4Header(source, readHeader=True).getSampling(), volume.getSamplingRate(), rtol=1e-3):
+        os.symlink(os.path.abspath(source), target)
+    else:
+        Ccp4Header.fixFile(source, target, originOf(volume), volume.getSamplingRate())
+    return target
+
+
 def _meanDensity(volume: Volume, positions: np.ndarray) -> float:
     """Return the mean density at positions in the box's frame, less the map's mean, in standard deviations."""
     values = np.squeeze(ImageHandler().read(volume).getData())
@@ -143,24 +94,3 @@ def _meanDensity(volume: Volume, positions: np.ndarray) -> float:
     inside = ((voxels >= 0) & (voxels < values.shape)).all(axis=1)
     found = np.where(inside, values[tuple(np.where(inside[:, None], voxels, 0).T)], values.mean())
     return float((found.mean() - values.mean()) / max(values.std(), 1e-12))
-
-
-def _movedCoordinate(value: str, move: float) -> str:
-    """Return the text of a moved coordinate, with as many decimals as before, and at least three."""
-    digits = max(3, len(value.partition(".")[2]))
-    return f"{float(value) + move:.{digits}f}"
-
-
-def _pdbPosition(line: str) -> list[float]:
-    return [float(line[start : start + 8]) for start in (30, 38, 46)]
-
-
-def _movedPdbLine(line: str, shift: np.ndarray) -> str:
-    if not line.startswith(("ATOM", "HETATM")):
-        return line
-    numbers = "".join(f"{value + move:8.3f}" for value, move in zip(_pdbPosition(line), shift))
-    if len(numbers) != 24:
-        raise ValueError(
-            f"Coordinates moved so far do not fit a PDB file ({numbers.strip()}); give the model as mmCIF."
-        )
-    return line[:30] + numbers + line[54:]

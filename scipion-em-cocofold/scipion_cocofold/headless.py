@@ -1,8 +1,9 @@
 """Run a project's protocols without a screen, one after the other: ``python -m scipion_cocofold.headless PROJECT``.
 
-Prints a line when a protocol starts, its summary when it ends, and the verdicts of fine-tuning. The exit status is 0
-if the data support the model, 3 if the verdict is "undecided" and 4 if it is "not supported", 1 if a protocol failed,
-and 2 if there is no such project. If the command is given again, it runs the protocols that have not finished.
+Prints a line when a protocol starts, its summary when it ends, and the verdicts of fine-tuning. The exit status is 1
+if a protocol failed, 2 if there is no such project, and else that of the verdict: 0 if the data support the model, 3 if
+they do not decide, and 4 if they do not support a change. If the command is given again, it runs the protocols that
+have not finished.
 """
 
 import argparse
@@ -17,7 +18,16 @@ from pyworkflow.protocol import MODE_RESUME
 
 from .constants import VERDICT_JSON
 
-STATUS_OF = {"supported": 0, "undecided": 3, "not supported": 4}
+# Statuses by verdict; of several verdicts the first in this order decides
+STATUS_OF = {
+    "does not belong": 8,
+    "mixed": 7,
+    "not supported": 4,
+    "undecided": 3,
+    "supported in part": 5,
+    "nothing to change": 6,
+    "supported": 0,
+}
 FAILED, NO_PROJECT = 1, 2
 # How often the project's database is read while a protocol runs in a queue
 _POLL_INTERVAL_S = 2.0
@@ -66,7 +76,12 @@ def runProject(name, tell=print):
     verdicts = list(_verdicts(project))
     for path, verdict in verdicts:
         tell(f"{verdict:9} {os.path.join(project.path, path)}")
-    return max([STATUS_OF[verdict] for _, verdict in verdicts], default=0)
+    return statusOf([verdict for _, verdict in verdicts])
+
+
+def statusOf(verdicts):
+    """Return the exit status of a project's verdicts: that of the one that asks most of the user, 0 without any."""
+    return next((status for verdict, status in STATUS_OF.items() if verdict in verdicts), 0)
 
 
 def _withoutMarkup(text):

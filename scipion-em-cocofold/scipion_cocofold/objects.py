@@ -5,6 +5,8 @@ import os
 from pwem.objects import EMFile
 from pyworkflow.object import Integer, String
 
+from .constants import ANSWER_CIF, NO_SYMMETRY
+
 
 class CocofoldPrediction(EMFile):
     """A prediction of AlphaFold-Multimer: representations, the network's weights, the model.
@@ -19,7 +21,7 @@ class CocofoldPrediction(EMFile):
 
     def getModelFileName(self):
         """Return the path of the predicted model."""
-        return os.path.join(self.getFileName(), "model.cif")
+        return os.path.join(self.getFileName(), ANSWER_CIF)
 
     def setChains(self, lengths):
         """Store the chains' names and numbers of residues, in order."""
@@ -45,7 +47,7 @@ class CocofoldPlacement(EMFile):
     def setFacts(self, hand, symmetry):
         """Store the map's hand ('as-is', 'mirrored' or 'undecided') and its point group or None."""
         self._hand.set(hand)
-        self._symmetry.set(symmetry or "C1")
+        self._symmetry.set(symmetry or NO_SYMMETRY)
 
     def __str__(self):
-        return f"{self.getClassName()} (hand {self._hand.get('?')}, {self._symmetry.get('C1')})"
+        return f"{self.getClassName()} (hand {self._hand.get('?')}, {self._symmetry.get(NO_SYMMETRY)})"

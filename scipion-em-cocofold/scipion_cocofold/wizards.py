@@ -5,14 +5,15 @@ from pyworkflow.gui import dialog
 from pyworkflow.gui.tree import ListTreeProviderString
 from pyworkflow.object import String
 
+from .constants import NO_SYMMETRY
 from .convert import ConversionError, boxSize
 from .estimates import estimateSentence
+from .models import chainLengths
 from .objects import CocofoldPrediction
 from .protocols import ProtCocofoldFinetune, ProtCocofoldFit
-from .residues import chainLengths
 
 POINT_GROUPS = [
-    "C1",
+    NO_SYMMETRY,
     "auto",
     *(f"C{order}" for order in range(2, 13)),
     *(f"D{order}" for order in range(2, 13)),

@@ -22,7 +22,7 @@ def test_a_contradiction_stops_the_run_before_it_starts(particles: Path, truth: 
     write_star(tmp_path / "negated.star", replace(given, origins_angstrom=-given.origins_angstrom))
     message = refused(command(tmp_path / "negated.star", truth, tmp_path / "run", "--check", *SHORTER))
     assert "shifts: the sign looks wrong" in message
-    assert "or go on as it is with --no-check" in message
+    assert "To go on as it is, give --no-check." in message
     assert not (tmp_path / "run").exists()
 
 

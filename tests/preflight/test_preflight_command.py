@@ -68,7 +68,7 @@ def test_all_agrees(command: Command, map_file: Path, tmp_path: Path, capsys: py
     given, transposed = found["questions"][1]["alternatives"]
     assert given["score"] > transposed["score"] + 4 * transposed["error"]
     assert transposed["margin_standard_errors"] < -4
-    assert f"{given['score']:.2f} against {transposed['score']:.2f}" in lines[1]
+    assert f"{given['score']:.2f} as given, and {transposed['score']:.2f} for the alternative" in lines[1]
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cocofold.preflight.check_report import Alternative
+from cocofold.preflight.check_report import Alternative, CheckVerdict
 from cocofold.preflight.judging import BandScores, MeanWithError, is_above_chance, is_clearly_better
-from cocofold.preflight.questions import agrees_or_undecided
+from cocofold.preflight.questions import agrees_or_undecided, score_sentence
 
 IMAGES = 100
 FLAT = np.zeros(IMAGES)
@@ -71,10 +71,10 @@ def test_a_mean_of_one_image_or_of_equals_says_nothing() -> None:
 @pytest.mark.parametrize(
     ("errors", "verdict", "words"),
     [
-        ([9.0, 4.5], "agrees", "poses agree with the model"),
-        ([9.0, 3.5], "undecided", "only 3.5 standard errors apart"),
-        ([9.0, -3.5], "undecided", "only 3.5 standard errors apart"),
-        ([9.0, -4.5], "undecided", "4.5 standard errors the wrong way"),
+        ([9.0, 4.5], "agrees", "poses: agree with the model: "),
+        ([9.0, 3.5], "undecided", ", which is too close to tell (3.5 standard errors, and 4 are needed)."),
+        ([9.0, -3.5], "undecided", ", which is too close to tell (3.5 standard errors, and 4 are needed)."),
+        ([9.0, -4.5], "undecided", ", which is better by 4.5 standard errors, but by too little"),
     ],
 )
 def test_an_answer_agrees_from_four_standard_errors_on(errors: list[float], verdict: str, words: str) -> None:
@@ -86,5 +86,18 @@ def test_an_answer_agrees_from_four_standard_errors_on(errors: list[float], verd
     margins = [MeanWithError(0.01 * number, 0.01) for number in errors]
     found = agrees_or_undecided("poses", table, margins, "")
     assert found.verdict == verdict
-    assert words in f"{found.question} {found.line}"
-    assert "(near)" in found.line
+    assert words in str(found)
+    assert "the score is 0.30 as given, and 0.28 for the alternative 'near'" in found.line
+
+
+def test_scores_have_the_digits_that_tell_them_apart() -> None:
+    given = Alternative("2.5 Å", 0.1604, 0.01, 0.2, 0.0)
+    assert score_sentence(given, Alternative("2.54 Å", 0.1631, 0.01, 0.2, 5.9)) == (
+        "the score is 0.160 as given, and 0.163 for the alternative '2.54 Å'"
+    )
+
+
+def test_what_to_do_is_a_sentence_of_its_own() -> None:
+    assert str(CheckVerdict("hand", "wrong", "the poses look mirrored.", "mirror the map")) == (
+        "hand: the poses look mirrored. What to do: mirror the map."
+    )

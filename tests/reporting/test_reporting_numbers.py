@@ -14,6 +14,7 @@ import mrcfile
 import numpy as np
 import pytest
 import torch
+from reports import Page
 from scipy.spatial.transform import Rotation
 
 from cocofold.commands.demo import open_state
@@ -255,6 +256,27 @@ def test_isolde_script_opens_what_is_there(copy_of: Callable[..., Path], command
     assert command("report", run, "--map", elsewhere / "post'process.mrc") == 0
     assert opened(script)[1] == elsewhere / "post'process.mrc"
     assert opened(script)[1].is_file()
+
+
+def test_isolde_shows_map_and_models_in_another_frame(
+    copy_of: Callable[..., Path], command: Callable[..., int]
+) -> None:
+    run, origin, shift = copy_of(), (-70.0, -75.0, 3.5), (-60.0, -75.0, 3.5)
+    shutil.copy(run / "density.mrc", run.parent / "map.mrc")
+    words = ["--map", run.parent / "map.mrc", "--map-origin", *origin, "--model-shift", *shift]
+    assert command("report", run, *words) == 0
+    script = run / "isolde" / "open_in_isolde.cxc"
+    result, density, start = opened(script)
+    assert density == run.parent / "map.mrc"
+    assert "volume #2 origin -70,-75,3.5" in commands(script)
+    for shown, own in ((result, run / "model.cif"), (start, run / "models" / "cycle_00.cif")):
+        assert np.abs(read_model(shown).positions - read_model(own).positions - shift).max() < 2e-3
+    # On the page the map lies where it does in the run's frame: 10 Å lower along x
+    here = Page(run / "report.html").data("molecules")["density"]["origin"]
+    assert command("report", run, "--map", run.parent / "map.mrc") == 0
+    there = Page(run / "report.html").data("molecules")["density"]["origin"]
+    assert (np.subtract(here, there) % 3.0)[0] == pytest.approx(2.0)
+    assert opened(script)[0] == run / "model.cif"
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ pytest.importorskip("pwem", reason="scipion-em is not installed (extra 'scipion'
 pytest.importorskip("scipion", reason="scipion-app is not installed (extra 'scipion')")
 
 from pwem.objects import AtomStruct
-from scipion_cocofold.frames import readPositions
+from scipion_cocofold.models import readPositions
 from scipion_cocofold.protocols import ProtCocofoldFinetune, protocol_finetune
 from scipion_cocofold.protocols.summaries import placementSummary, progressLines
 from scipion_project import make_particles, make_project
@@ -24,12 +24,13 @@ WAIT_S = 60
 
 
 def write_model(path: Path, x: float) -> None:
-    """One atom, whose position tells which model it is; the file appears whole."""
+    """One residue, whose position tells which model it is; the file appears whole."""
     residue = gemmi.Residue()
     residue.name, residue.seqid = "ALA", gemmi.SeqId("1")
-    atom = gemmi.Atom()
-    atom.name, atom.element, atom.pos = "CA", gemmi.Element("C"), gemmi.Position(x, 0, 0)
-    residue.add_atom(atom)
+    for place, name in enumerate(("N", "CA", "C")):
+        atom = gemmi.Atom()
+        atom.name, atom.element, atom.pos = name, gemmi.Element(name[0]), gemmi.Position(x, 1.5 * place, 0)
+        residue.add_atom(atom)
     chain, model, structure = gemmi.Chain("A"), gemmi.Model("1"), gemmi.Structure()
     chain.add_residue(residue)
     model.add_chain(chain)

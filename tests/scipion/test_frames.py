@@ -9,7 +9,9 @@ import pytest
 pytest.importorskip("pwem", reason="scipion-em is not installed (extra 'scipion')")
 
 from pwem.objects import Transform, Volume
-from scipion_cocofold.frames import convertToMrc, findShiftToBox, guessShiftToBox, isPlaced, readPositions, writeMoved
+from pyworkflow.exceptions import PyworkflowException
+from scipion_cocofold.frames import convertToMrc, findShiftToBox, guessShiftToBox
+from scipion_cocofold.models import chainLengths, isPlaced, readPositions, writeMoved
 
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
@@ -75,20 +77,32 @@ def test_a_model_with_empty_values_is_moved(tmp_path, closed):
     assert np.abs(readPositions(str(target)) - readPositions(str(source)) - (1.0, 0.0, 0.0)).max() < 2e-3
 
 
-def test_pdb_files_are_moved_too(tmp_path, closed):
-    structure = gemmi.read_structure(str(closed))
-    source, target = tmp_path / "model.pdb", tmp_path / "moved.pdb"
-    structure.write_pdb(str(source))
+@pytest.mark.parametrize("name", ["blank.pdb", "cif_named.pdb", "gz.cif.gz", "latin.pdb"])
+def test_what_the_engine_reads_is_moved(name, shared_data, tmp_path, closed):
+    source = shared_data / "cases" / "models" / "scipion_other_endings" / name
+    if not source.is_file():
+        pytest.skip(f"no case {source}")
+    target = tmp_path / "moved.cif"
     writeMoved(str(source), str(target), (0.5, -1.0, 2.0))
-    found = gemmi.read_structure(str(target))
-    first, moved = (
-        np.array([site.atom.pos.tolist() for site in one[0].all()])
-        for one in (gemmi.read_structure(str(source)), found)
-    )
-    assert np.abs(moved - first - (0.5, -1.0, 2.0)).max() < 2e-3
-    assert np.abs(readPositions(str(target)) - moved).max() < 1e-3
-    with pytest.raises(ValueError, match="mmCIF"):
-        writeMoved(str(source), str(target), (123456.0, 0, 0))
+    moved = readPositions(str(target))
+    assert len(moved) == 1656
+    assert np.abs(moved - readPositions(str(source)) - (0.5, -1.0, 2.0)).max() < 2e-3
+    assert chainLengths(str(source)) == {"A": 214}
+
+
+def test_what_the_engine_refuses_is_refused_with_its_message(tmp_path):
+    (tmp_path / "wrong.cif").write_text("data_nothing\n")
+    with pytest.raises(PyworkflowException, match="holds no atoms; give an mmCIF or PDB file"):
+        writeMoved(str(tmp_path / "wrong.cif"), str(tmp_path / "moved.cif"), (1.0, 0.0, 0.0))
+    assert not (tmp_path / "moved.cif").exists()
+
+
+def test_a_model_that_has_changed_is_read_again(tmp_path, closed):
+    path = str(tmp_path / "model.cif")
+    writeMoved(str(closed), path, (0.0, 0.0, 0.0))
+    before = readPositions(path)
+    writeMoved(str(closed), path, (1.0, 0.0, 0.0))
+    assert np.allclose(readPositions(path) - before, (1.0, 0.0, 0.0), atol=2e-3)
 
 
 def test_volumes_of_other_formats_are_converted(tmp_path, shared_data):

@@ -12,9 +12,9 @@ pytest.importorskip("pwem", reason="scipion-em is not installed (extra 'scipion'
 pytest.importorskip("scipion", reason="scipion-app is not installed (extra 'scipion')")
 
 from pwem.protocols import ProtImportSequence
+from scipion_cocofold.models import chainLengths
 from scipion_cocofold.protocols import ProtCocofoldFinetune, ProtCocofoldPredict
 from scipion_cocofold.protocols.protocol_predict import FROM_COLABFOLD, FROM_SEQUENCES
-from scipion_cocofold.residues import chainLengths
 from scipion_project import finished, run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "alphafold"))

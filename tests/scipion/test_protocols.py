@@ -15,7 +15,8 @@ pytest.importorskip("scipion", reason="scipion-app is not installed (extra 'scip
 
 from pwem.objects import AtomStruct, Volume
 from scipion_cocofold.convert import writeParticles
-from scipion_cocofold.frames import findShiftToBox, originOf, readPositions
+from scipion_cocofold.frames import findShiftToBox, originOf
+from scipion_cocofold.models import readPositions, writeMoved
 from scipion_cocofold.protocols import (
     ProtCocofoldAssess,
     ProtCocofoldCheck,
@@ -25,7 +26,7 @@ from scipion_cocofold.protocols import (
     ProtCocofoldSelect,
 )
 from scipion_cocofold.viewers import CocofoldAssessViewer
-from scipion_project import finished, import_particles, run
+from scipion_project import finished, import_model, import_particles, run
 
 pytestmark = pytest.mark.slow
 
@@ -85,7 +86,14 @@ def test_everything_by_itself(everything, adk):
     assert all(os.path.isfile(cycle.getFileName()) for cycle in everything.outputCycles)
     assert os.path.isfile(everything._getExtraPath("run", "report.html"))
     summary = " ".join(everything.summary())
-    for words in ("Supported", "held-out FRC", "CA RMSD: 7.13", "TM-score", "poses: agree", "Hand: as-is"):
+    for words in (
+        "*Supported*. The particles support the new model.",
+        "Held-out FRC",
+        "CA RMSD: 7.13",
+        "TM-score",
+        "poses: agree",
+        "Hand: as-is",
+    ):
         assert words in summary
     assert "300 raw particle images" in " ".join(everything.methods())
 
@@ -115,6 +123,23 @@ def test_assess(everything, adk):
     assert protocol.outputAtomStruct._cocofoldCaRmsd.get() == pytest.approx(known["ca_rmsd"], abs=2e-3)
     assert "CA RMSD: 7.13 Å -> " in " ".join(protocol.summary())
     assert os.path.isfile(protocol._getExtraPath("assessment.png"))
+
+
+def test_assess_in_one_frame(everything, adk, tmp_path):
+    """The result lies in Scipion's frame, the model from which it was made in the box's."""
+    inputs = {"inputStructure": everything.outputAtomStruct, "inputStart": adk.closed, "numberOfThreads": 1}
+    protocol = finished(run(adk.project, ProtCocofoldAssess, **inputs))
+    with open(protocol._getExtraPath("after.json")) as content:
+        after = json.load(content)
+    assert after["ca_rmsd_in_place"] == pytest.approx(after["ca_rmsd"], abs=3)
+    summary = " ".join(protocol.summary())
+    assert "Compared with the start, so these figures say what has changed" in summary
+    assert f"in place: {after['ca_rmsd_in_place']:.2f} Å" in summary
+    # A model that lies beside the map is compared in shape only
+    writeMoved(adk.closed.getFileName(), str(tmp_path / "beside.cif"), (500.0, 0.0, 0.0))
+    beside = import_model(adk.project, tmp_path / "beside.cif")
+    beside = finished(run(adk.project, ProtCocofoldAssess, **{**inputs, "inputStart": beside}))
+    assert "in place: not given" in " ".join(beside.summary())
 
 
 def test_assess_without_a_reference(placed, adk):
@@ -207,8 +232,6 @@ def test_selected_particles_keep_those_held_out(by, adk, tmp_path):
 
 
 def test_relax(adk, shared_data, tmp_path):
-    from scipion_project import import_model
-
     from cocofold.structure.modelcif import write_model
     from cocofold.structure.read_model import read_model
 

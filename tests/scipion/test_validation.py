@@ -113,6 +113,12 @@ def test_an_emptied_field_is_said_to_be_no_number(project, model, tmp_path):
     assert any("Effort" in error for error in protocol.validate())
 
 
+def test_an_emptied_number_of_particles_to_select_is_no_traceback(project, tmp_path):
+    protocol = project.newProtocol(ProtCocofoldSelect, inputParticles=make_particles(tmp_path))
+    protocol.count.set(None)
+    assert any("Particles to select" in error for error in protocol.validate())
+
+
 def test_symmetry_cannot_be_found_without_a_volume(project, model, tmp_path):
     given = {"inputParticles": make_particles(tmp_path), "inputModel": model}
     errors = project.newProtocol(ProtCocofoldFinetune, **given, symmetry="auto").validate()

@@ -17,9 +17,9 @@ import pyworkflow
 from pwem.viewers import EmPlotter
 from pwem.viewers.viewer_chimera import ChimeraView
 from scipion_cocofold.estimates import estimateSentence
-from scipion_cocofold.frames import originOf, readPositions
+from scipion_cocofold.frames import originOf
+from scipion_cocofold.models import chainLengths, displacements, readPositions
 from scipion_cocofold.protocols import ProtCocofoldAssess, ProtCocofoldFinetune, ProtCocofoldFit
-from scipion_cocofold.residues import chainLengths, displacements
 from scipion_cocofold.viewers import CocofoldAssessViewer, CocofoldFinetuneViewer, CocofoldFitViewer
 from scipion_cocofold.viewers.chimerax import BY_CHAIN, BY_CHANGE, BY_CONFIDENCE
 from scipion_cocofold.wizards import CocofoldBodiesWizard, bodiesText
@@ -97,10 +97,21 @@ def test_cycles_as_a_table(viewer):
     assert sum(row[0] == "*" for row in view.rows) == 1
 
 
-def test_report_and_isolde(viewer):
+def test_report_and_isolde(viewer, everything, adk):
     (page,) = viewer._getVisualizeDict()["showReport"]()
     assert os.path.getsize(page.path) > 1e6
-    assert any("isolde start" in line for line in script_of(viewer._getVisualizeDict()["showIsolde"]()))
+    (view,) = viewer._getVisualizeDict()["showIsolde"]()
+    script = Path(view._cmd.split('"')[1])
+    lines = script.read_text().splitlines()
+    assert "isolde start" in lines
+    # The user's own volume where Scipion has it, and the models as the output shows them
+    result, volume, start = (os.path.normpath(script.parent / path) for path in opened(lines))
+    assert os.path.realpath(volume) == os.path.realpath(adk.volume.getFileName())
+    (origin,) = (line.split("origin ")[1] for line in lines if " origin " in line)
+    assert np.allclose([float(value) for value in origin.split(",")], originOf(adk.volume))
+    known = readPositions(everything.outputAtomStruct.getFileName())
+    assert np.abs(readPositions(result) - known).max() < 2e-3
+    assert np.linalg.norm(readPositions(start).mean(0) - known.mean(0)) < 5
 
 
 def test_nothing_to_show_yet_is_said(adk):

@@ -9,10 +9,14 @@ from pyworkflow.exceptions import PyworkflowException
 from pyworkflow.protocol import params
 
 from ..convert import ConversionError, boxSize, requirePosesAndCtfs, writeParticles
-from ..frames import findShiftToBox, guessShiftToBox, originOf, writeMoved
+from ..engine import wholeFile
+from ..frames import findShiftToBox, guessShiftToBox, originOf
+from ..models import writeMoved
 
 PARTICLES = "particles.star"
-_FRAME = "frame.json"
+_MODEL, _FRAME = "start.cif", "frame.json"
+# A model in its density has a mean of 3 standard deviations of the map and more, one that lies elsewhere about 0
+_LEAST_DENSITY_SIGMA = 1.0
 
 
 def addParticles(form):
@@ -67,7 +71,7 @@ def writeInputs(protocol, particles, structure, volume):
         writeParticles(particles, protocol._getExtraPath(PARTICLES))
         if structure is not None:
             _writeModelInBoxFrame(protocol, particles, structure, volume)
-    except (ConversionError, ValueError, KeyError) as error:
+    except ConversionError as error:
         raise PyworkflowException(str(error)) from None
 
 
@@ -78,7 +82,7 @@ def particleOptions(protocol):
 
 def modelInBoxFrame(protocol):
     """Return the path of the model in the frame of the box."""
-    return protocol._getExtraPath(_readFrame(protocol)["model"])
+    return protocol._getExtraPath(_MODEL)
 
 
 def outputShift(protocol, volume, particles):
@@ -112,22 +116,51 @@ def _readFrame(protocol):
 
 def _writeModelInBoxFrame(protocol, particles, structure, volume):
     source = structure.getFileName()
+    shift, line, _ = _shiftToBox(source, volume, particles)
+    writeMoved(source, modelInBoxFrame(protocol), shift)
+    with wholeFile(protocol._getExtraPath(_FRAME)) as written:
+        json.dump({"shift_angstrom": shift.tolist(), "line": line}, written)
+
+
+def writeInBoxFrame(structure, target, volume, particles=None):
+    """Write a model that is compared with others in the frame of the box.
+
+    Parameters
+    ----------
+    structure : AtomStruct
+    target : str
+        mmCIF file.
+    volume : Volume
+        In whose density the model may lie, if it knows none itself; or None, and then it lies where it is.
+    particles : SetOfParticles, optional
+        Whose box it is; otherwise it is the volume's.
+
+    Returns
+    -------
+    bool
+        Whether the model's place is known.
+    """
+    shift, _, isKnown = _shiftToBox(structure.getFileName(), structure.getVolume() or volume, particles)
+    writeMoved(structure.getFileName(), target, shift)
+    return isKnown
+
+
+def _shiftToBox(source, volume, particles):
+    """Return the vector (Å) from a model's frame to the box's, a sentence about it, and whether it is known."""
     if volume is not None:
         shift, (density, other) = findShiftToBox(source, volume)
         frame = "the volume's origin" if shift.any() else "its box (voxel 0 at 0 Å)"
-        shift = shift + _betweenCentres(volume, particles)
         line = (
             f"The model lies in the frame of {frame}: the mean density at its atoms is {density:.1f} σ there, and "
             f"{other:.1f} σ in the other frame."
         )
-    else:
-        shift = guessShiftToBox(source, boxSize(particles), particles.getSamplingRate())
-        place = "around 0 Å" if shift.any() else "in the box (voxel 0 at 0 Å)"
-        line = f"There is no volume: the model is assumed to lie {place}."
-    name = "start" + os.path.splitext(source)[1].lower()
-    writeMoved(source, protocol._getExtraPath(name), shift)
-    with open(protocol._getExtraPath(_FRAME), "w", encoding="utf-8") as written:
-        json.dump({"model": name, "shift_angstrom": shift.tolist(), "line": line}, written)
+        offset = np.zeros(3) if particles is None else _betweenCentres(volume, particles)
+        return shift + offset, line, density >= _LEAST_DENSITY_SIGMA
+    if particles is None:
+        return np.zeros(3), "There is no volume: the model is taken to lie where it is.", False
+    shift = guessShiftToBox(source, boxSize(particles), particles.getSamplingRate())
+    place = "around 0 Å" if shift.any() else "in the box (voxel 0 at 0 Å)"
+    return shift, f"There is no volume: the model is assumed to lie {place}.", True
 
 
 def _betweenCentres(volume, particles):

@@ -1,5 +1,6 @@
 """Protocol that compares a model with a reference, with particles, or with both."""
 
+import json
 import os
 
 from pwem.objects import AtomStruct
@@ -9,9 +10,20 @@ from pyworkflow.protocol import params
 from pyworkflow.utils import cleanPath
 
 from ..constants import AFTER_JSON, ASSESSMENT_PNG, BEFORE_JSON, IMAGES_JSON, SUPPORT_PNG
+from ..engine import wholeFile
 from .base import ProtCocofoldBase
-from .inputs import missingFiles, modelInBoxFrame, particleOptions, validateParticles, writeInputs
+from .inputs import (
+    missingFiles,
+    modelInBoxFrame,
+    particleOptions,
+    validateParticles,
+    writeInBoxFrame,
+    writeInputs,
+)
 from .summaries import assessmentSummary, geometrySummary, supportSummary
+
+# Whether model and reference are known to lie in one frame
+_COMPARED_JSON = "compared.json"
 
 
 class ProtCocofoldAssess(ProtCocofoldBase):
@@ -45,8 +57,8 @@ class ProtCocofoldAssess(ProtCocofoldBase):
             allowsNull=True,
             label="Reference",
             important=True,
-            help="Structure of the same protein that is taken as true. Its chains may have other names. A reference or "
-            "particles are needed.",
+            help="Structure of the same protein that is taken as true. Its chains may have other names. A reference, a "
+            "start or particles are needed.",
         )
         form.addParam(
             "inputStart",
@@ -54,9 +66,10 @@ class ProtCocofoldAssess(ProtCocofoldBase):
             pointerClass="AtomStruct",
             allowsNull=True,
             label="Start",
-            help="Model before fine-tuning, to show which faults of the geometry are new.",
+            help="Model before fine-tuning. With a reference it is compared with that too; without one the model is "
+            "compared with the start, which shows what has changed. It also tells which faults of the geometry are "
+            "new.",
         )
-
         form.addParam(
             "inputParticles",
             params.PointerParam,
@@ -65,7 +78,7 @@ class ProtCocofoldAssess(ProtCocofoldBase):
             allowsNull=True,
             label="Particles",
             help="Their images are compared with the model: the mean Fourier ring correlation, and what each residue "
-            "contributes to it. The model must lie in its place. Particles or a reference are needed.",
+            "contributes to it. The model must lie in its place.",
         )
         self._addGpuParams(form)
         form.addParallelSection(threads=4, mpi=0)
@@ -77,29 +90,41 @@ class ProtCocofoldAssess(ProtCocofoldBase):
 
     def assessStep(self, key):
         # Files of an earlier run with other inputs
-        for name in (AFTER_JSON, BEFORE_JSON, IMAGES_JSON, ASSESSMENT_PNG, SUPPORT_PNG):
+        for name in (_COMPARED_JSON, AFTER_JSON, BEFORE_JSON, IMAGES_JSON, ASSESSMENT_PNG, SUPPORT_PNG):
             cleanPath(self._getExtraPath(name))
-        if self.inputReference.get() is not None:
+        if self._reference() is not None:
             self._compareWithReference()
         if self.inputParticles.get() is not None:
             self._compareWithImages()
 
-    def _startFile(self):
-        return self.inputStart.get() and self.inputStart.get().getFileName()
-
     def _compareWithReference(self):
-        """Assess the model, and the start if there is one, against the reference."""
-        reference = {"--reference": self.inputReference.get().getFileName()}
+        """Assess the model, and the start if it is not the reference itself, against the reference, in one frame."""
+        volume = self.inputStructure.get().getVolume()
+        given = {"model": self.inputStructure.get(), "reference": self._reference(), "start": self.inputStart.get()}
+        paths = {name: self._getExtraPath(f"{name}_in_box.cif") for name in given if given[name] is not None}
+        known = [writeInBoxFrame(given[name], path, volume) for name, path in paths.items()]
+        with wholeFile(self._getExtraPath(_COMPARED_JSON)) as written:
+            # Without a volume all lie as they came, in one frame as far as anyone knows
+            json.dump({"in_place": volume is None or all(known)}, written)
+        reference = {"--reference": paths["reference"]}
         options = {
-            "--model": self.inputStructure.get().getFileName(),
-            "--start": self._startFile(),
+            "--model": paths["model"],
+            "--start": paths.get("start"),
             "--json": self._getExtraPath(AFTER_JSON),
             "--plot": self._getExtraPath(ASSESSMENT_PNG),
         }
         self.runEngine("assess", {**reference, **options})
-        if self._startFile():
-            options = {"--model": self._startFile(), "--json": self._getExtraPath(BEFORE_JSON)}
+        if "start" in paths and not self._comparesWithStart():
+            options = {"--model": paths["start"], "--json": self._getExtraPath(BEFORE_JSON)}
             self.runEngine("assess", {**reference, **options})
+
+    def _reference(self):
+        """Return the structure with which the model is compared: the reference, or without one the start, or None."""
+        return self.inputReference.get() or self.inputStart.get()
+
+    def _comparesWithStart(self):
+        start, reference = self.inputStart.get(), self._reference()
+        return start is not None and reference.getFileName() == start.getFileName()
 
     def _compareWithImages(self):
         """Assess the model against the particles, in the frame of the particles' box."""
@@ -108,7 +133,7 @@ class ProtCocofoldAssess(ProtCocofoldBase):
         options = {
             **particleOptions(self),
             "--model": modelInBoxFrame(self),
-            "--start": self._startFile(),
+            "--start": self.inputStart.get() and self.inputStart.get().getFileName(),
             "--json": self._getExtraPath(IMAGES_JSON),
             "--plot": self._getExtraPath(SUPPORT_PNG),
             **self._deviceOptions(),
@@ -127,14 +152,14 @@ class ProtCocofoldAssess(ProtCocofoldBase):
         if images is not None:
             structure._cocofoldFrc = Float(images["frc"])
         self._defineOutputs(outputAtomStruct=structure)
-        for pointer in (self.inputStructure, self.inputReference, self.inputParticles):
+        for pointer in (self.inputStructure, self.inputReference, self.inputStart, self.inputParticles):
             if pointer.get() is not None:
                 self._defineSourceRelation(pointer, structure)
 
     def _validate(self):
         errors = validateParticles(self.inputParticles.get())
-        if self.inputReference.get() is None and self.inputParticles.get() is None:
-            errors.append("There is nothing to compare the model with: give a reference, particles, or both.")
+        if self._reference() is None and self.inputParticles.get() is None:
+            errors.append("There is nothing to compare the model with: give a reference, a start, or particles.")
         named = ((self.inputStructure, "model"), (self.inputReference, "reference"), (self.inputStart, "start"))
         return errors + missingFiles(*((pointer.get(), name) for pointer, name in named))
 
@@ -144,8 +169,12 @@ class ProtCocofoldAssess(ProtCocofoldBase):
             return ["Not assessed yet."]
         lines = []
         if after is not None:
-            reference = os.path.basename(after["reference"])
-            lines += [f"Compared with {reference}:", *assessmentSummary(self._readJson(BEFORE_JSON), after)]
+            if self._comparesWithStart():
+                lines.append("Compared with the start, so these figures say what has changed, not what is right:")
+            else:
+                lines.append(f"Compared with the reference, {os.path.basename(self._reference().getFileName())}:")
+            inPlace = self._readJson(_COMPARED_JSON)["in_place"]
+            lines += assessmentSummary(self._readJson(BEFORE_JSON), after, inPlace)
         if images is not None:
             lines += supportSummary(images)
         return lines + geometrySummary(after or images)

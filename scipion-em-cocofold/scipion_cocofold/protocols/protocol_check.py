@@ -91,7 +91,7 @@ class ProtCocofoldCheck(ProtCocofoldBase):
         self.runEngine("check", options, accepted=(0, STATUS_CONTRADICTION))
         wrong = self._readJson(CHECK_JSON)["contradictions"]
         if wrong and self.stopIfWrong:
-            raise PyworkflowException("; ".join(wrong))
+            raise PyworkflowException(" ".join(wrong))
 
     def createOutputStep(self, key):
         given = self.inputStructure.get()
@@ -99,7 +99,7 @@ class ProtCocofoldCheck(ProtCocofoldBase):
         volume = self._volume()
         if volume is not None:
             model.setVolume(volume)
-        model._cocofoldCheck = String("; ".join(self._readJson(CHECK_JSON)["contradictions"]) or "agrees")
+        model._cocofoldCheck = String(" ".join(self._readJson(CHECK_JSON)["contradictions"]) or "agrees")
         self._defineOutputs(outputAtomStruct=model)
         self._defineSourceRelation(self.inputParticles, model)
         self._defineSourceRelation(self.inputStructure, model)

@@ -12,14 +12,24 @@ from pyworkflow.object import Float, String
 
 from ..constants import (
     AFTER_JSON,
+    ANSWER_CIF,
     ASSESSMENT_PNG,
     BEFORE_JSON,
     CHECK_JSON,
+    CONFIG_YAML,
+    CYCLES_FOLDER,
+    DENSITY_MRC,
+    METRICS_CSV,
+    METRICS_JSON,
     PLACED_FOLDER,
+    PLACEMENT_JSON,
     RUN_FOLDER,
+    START_CIF,
     VERDICT_JSON,
 )
-from ..frames import isPlaced, writeMoved
+from ..engine import wholeFile
+from ..frames import linkForViewers, originOf
+from ..models import isPlaced, writeMoved
 from ..objects import CocofoldPlacement, CocofoldPrediction
 from .base import ProtCocofoldBase
 from .finetune_form import PLACE_NO, PLACE_YES, PRESETS, defineFinetuneParams
@@ -31,9 +41,10 @@ from .inputs import (
     particleOptions,
     validateParticles,
     volumeOfStructure,
+    writeInBoxFrame,
     writeInputs,
 )
-from .protocol_fit import fitOptions, modelOptions, placedOutputs, validateFit
+from .protocol_fit import fitOptions, mirroredVolume, modelOptions, placedOutputs, symmetryOption, validateFit
 from .summaries import (
     REFERENCE_FIGURES,
     assessmentSummary,
@@ -44,8 +55,6 @@ from .summaries import (
     progressLines,
 )
 
-# The engine's answer, and the model that the run started from, in the run's folder
-_ANSWER, _START = "model.cif", os.path.join("models", "cycle_00.cif")
 # Fewer particles hardly ever give a clear verdict
 _FEW_PARTICLES = 50
 # How often the run's folder is looked at; cycles take seconds at least
@@ -99,7 +108,7 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
 
     def finetuneStep(self, key):
         run = self._runFolder()
-        resumes = self._runFolderIsOf(key) and os.path.isfile(os.path.join(run, "config.yaml"))
+        resumes = self._runFolderIsOf(key) and os.path.isfile(os.path.join(run, CONFIG_YAML))
         if not resumes:
             shutil.rmtree(run, ignore_errors=True)
             with open(self._getExtraPath("run.key"), "w") as kept:
@@ -109,13 +118,12 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         self._runShowingBestModel({**self._finetuneOptions(), "--processes": processes, "--resume": resumes})
 
     def assessStep(self, key):
-        given = self.inputReference.get().getFileName()
-        reference = self._getExtraPath("reference" + os.path.splitext(given)[1])
-        shutil.copyfile(given, reference)
+        reference = self._getExtraPath("reference.cif")
+        writeInBoxFrame(self.inputReference.get(), reference, self._volumeOfResult(), self.inputParticles.get())
         start = {"--model": self._startModel(), "--json": self._getExtraPath(BEFORE_JSON)}
         self.runEngine("assess", {**start, "--reference": reference})
         result = {
-            "--model": os.path.join(self._runFolder(), _ANSWER),
+            "--model": os.path.join(self._runFolder(), ANSWER_CIF),
             "--start": self._startModel(),
             "--json": self._getExtraPath(AFTER_JSON),
             "--plot": self._getExtraPath(ASSESSMENT_PNG),
@@ -123,20 +131,27 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         self.runEngine("assess", {**result, "--reference": reference})
 
     def reportStep(self, key):
-        self.runEngine("report", {"--particles-dir": os.getcwd()}, arguments=[self._runFolder()])
+        volume = self._volumeOfResult()
+        shift = outputShift(self, volume, self.inputParticles.get())
+        # Without a volume ISOLDE shows the Gaussians, which lie where the models do
+        options = {"--particles-dir": os.getcwd(), "--map-origin": shift.tolist(), "--model-shift": shift.tolist()}
+        if volume is not None:
+            options["--map"] = linkForViewers(volume, self._getExtraPath())
+            options["--map-origin"] = originOf(volume).tolist()
+        self.runEngine("report", options, arguments=[self._runFolder()])
 
     def createOutputStep(self, key):
-        volume = self._volume()
+        volume = self._volumeOfResult()
         outputs = {}
         if self._fitsFirst():
-            placed = placedOutputs(self, self._getExtraPath(PLACED_FOLDER), volume)
+            placed = placedOutputs(self, self._getExtraPath(PLACED_FOLDER), self._volume())
             outputs["outputPlacement"] = placed["outputPlacement"]
             if "outputVolume" in placed:
-                outputs["outputMap"] = volume = placed["outputVolume"]
+                outputs["outputMap"] = volume
         gaussians = self._gaussianVolume(volume)
         outputs["outputVolume"] = gaussians
-        target = self._getExtraPath("model.cif")
-        outputs["outputAtomStruct"] = self._writeStructure(_ANSWER, target, volume or gaussians)
+        target = self._getExtraPath(ANSWER_CIF)
+        outputs["outputAtomStruct"] = self._writeStructure(ANSWER_CIF, target, volume or gaussians)
         if self.keepCycles:
             outputs["outputCycles"] = self._writeCycles(volume or gaussians)
         self._writeVerdict()
@@ -159,7 +174,25 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         return self.inputPlacement.get() is None and not self._fitsFirst()
 
     def _volume(self):
-        return volumeOfStructure(self.inputModel.get(), self.inputVolume.get())
+        given = self.inputModel.get()
+        # A model that was placed belongs to its volume, which may be the mirror image of the one that is given
+        if isinstance(given, AtomStruct) and given.hasVolume() and isPlaced(given.getFileName()):
+            return given.getVolume()
+        return volumeOfStructure(given, self.inputVolume.get())
+
+    def _volumeOfResult(self):
+        """Return the volume on which the result lies: the mirror image where the hand was wrong; None without one."""
+        volume, placement = self._volume(), self._placementFile()
+        if volume is None or placement is None:
+            return volume
+        return mirroredVolume(volume, os.path.dirname(placement)) or volume
+
+    def _placementFile(self):
+        """Return the path of the placement that is connected or was found here; None for a model in its place."""
+        if self._modelIsInPlace():
+            return None
+        given = self.inputPlacement.get()
+        return given.getFileName() if given else self._getExtraPath(PLACED_FOLDER, PLACEMENT_JSON)
 
     def _runFolder(self):
         return self._getExtraPath(RUN_FOLDER)
@@ -173,7 +206,7 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
 
     def _startModel(self):
         """Return the path of the model at cycle 0, which has the atoms and the place that the run began with."""
-        return os.path.join(self._runFolder(), _START)
+        return os.path.join(self._runFolder(), START_CIF)
 
     def _finetuneOptions(self):
         """Return the options of the verb ``finetune`` but those on processes and resuming."""
@@ -200,11 +233,8 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
     def _startOptions(self):
         """Return the options that name the model or prediction, its place and its symmetry."""
         if self._modelIsInPlace():
-            symmetry = self.symmetry.get("").strip()
-            return {"--model": modelInBoxFrame(self), "--symmetry": "" if symmetry.upper() == "C1" else symmetry}
-        placement = self.inputPlacement.get()
-        path = placement.getFileName() if placement else self._getExtraPath(PLACED_FOLDER, "placement.json")
-        return {**modelOptions(self.inputModel.get()), "--placement": path}
+            return {"--model": modelInBoxFrame(self), "--symmetry": symmetryOption(self)}
+        return {**modelOptions(self.inputModel.get()), "--placement": self._placementFile()}
 
     def _runShowingBestModel(self, options):
         """Run the engine; while it runs, its best model so far is an output."""
@@ -235,21 +265,21 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         The engine decides which cycle that is: the gain must be clear, and the geometry sound. Until a cycle is
         accepted the best model is the start.
         """
-        path = os.path.join(self._runFolder(), _ANSWER)
+        path = os.path.join(self._runFolder(), ANSWER_CIF)
         if len(self._readCycles()) < 2 or not os.path.isfile(path):
             return None
         return os.stat(path).st_mtime_ns
 
     def _readCycles(self):
         """Return the rows of ``metrics.csv``, one for each cycle; none before the run has started."""
-        path = os.path.join(self._runFolder(), "metrics.csv")
+        path = os.path.join(self._runFolder(), METRICS_CSV)
         if not os.path.isfile(path):
             return []
         with open(path, newline="") as table:
             return list(csv.DictReader(table))
 
     def _outputBestSoFar(self):
-        structure = self._writeStructure(_ANSWER, self._getExtraPath("model_so_far.cif"), self._volume())
+        structure = self._writeStructure(ANSWER_CIF, self._getExtraPath("model_so_far.cif"), self._volumeOfResult())
         self._defineOutputs(outputAtomStruct=structure)
         # The window shows what is stored, and steps store only at their ends
         self._store()
@@ -268,13 +298,13 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
 
     def _readMetrics(self):
         """Return the figures of the finished run, None before its end."""
-        return self._readJson(RUN_FOLDER, "metrics.json")
+        return self._readJson(RUN_FOLDER, METRICS_JSON)
 
     def _gaussianVolume(self, volume):
         """Return the density of the atoms' Gaussians as a volume in Scipion's frame."""
         particles = self.inputParticles.get()
         gaussians = Volume()
-        gaussians.setLocation(os.path.join(self._runFolder(), "density.mrc"))
+        gaussians.setLocation(os.path.join(self._runFolder(), DENSITY_MRC))
         gaussians.setSamplingRate(particles.getSamplingRate())
         gaussians.setObjLabel("Gaussians of the atoms")
         origin = (volume or gaussians).getOrigin(force=True).clone()
@@ -285,23 +315,21 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
     def _writeCycles(self, volume):
         """Write the models of all cycles in Scipion's frame; return them as a set."""
         cycles = SetOfAtomStructs.create(self._getPath())
-        for name in sorted(os.listdir(os.path.join(self._runFolder(), "models"))):
-            cycles.append(self._writeStructure(os.path.join("models", name), self._getExtraPath(name), volume))
+        for name in sorted(os.listdir(os.path.join(self._runFolder(), CYCLES_FOLDER))):
+            cycles.append(self._writeStructure(os.path.join(CYCLES_FOLDER, name), self._getExtraPath(name), volume))
         return cycles
 
     def _writeVerdict(self):
         """Write the verdict and the figures of all steps into one file, for pipelines."""
         metrics = self._readMetrics()
         facts = {name: metrics[name] for name in metrics if name not in ("frc_curves", "versions")}
-        placement = self._readJson(PLACED_FOLDER, "placement.json")
+        placement = self._readJson(PLACED_FOLDER, PLACEMENT_JSON)
         after = self._readJson(AFTER_JSON)
         facts["placement"] = placement and {"hand": placement["hand"], **placement["whole"]}
         facts["assessment"] = after and {name: after[name] for _, name, _ in REFERENCE_FIGURES}
-        facts["model"] = self._getExtraPath("model.cif")
-        partial = self._getExtraPath(VERDICT_JSON + ".part")
-        with open(partial, "w", encoding="utf-8") as verdict:
+        facts["model"] = self._getExtraPath(ANSWER_CIF)
+        with wholeFile(self._getExtraPath(VERDICT_JSON)) as verdict:
             json.dump(facts, verdict, indent=1)
-        os.replace(partial, self._getExtraPath(VERDICT_JSON))
 
     # --------------------------- information
     def _validate(self):
@@ -337,7 +365,7 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         lines += assessmentSummary(self._readJson(BEFORE_JSON), after) if after else []
         frame = frameSentence(self)
         lines += [frame] if frame and self._modelIsInPlace() else []
-        placement, check = self._readJson(PLACED_FOLDER, "placement.json"), self._readJson(RUN_FOLDER, CHECK_JSON)
+        placement, check = self._readJson(PLACED_FOLDER, PLACEMENT_JSON), self._readJson(RUN_FOLDER, CHECK_JSON)
         lines += placementSummary(placement) if placement else []
         return lines + (checkSummary(check) if check else [])
 

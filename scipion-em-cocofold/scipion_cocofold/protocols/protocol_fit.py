@@ -1,13 +1,15 @@
 """Protocol that places a model in a map."""
 
 import os
+import shutil
 
 from pwem.objects import AtomStruct, Volume
 from pyworkflow.constants import BETA
 from pyworkflow.protocol import params
 
-from ..constants import PLACED_FOLDER
-from ..frames import convertToMrc, originOf, writeMoved
+from ..constants import MIRRORED_MRC, NO_SYMMETRY, PLACED_CIF, PLACED_FOLDER, PLACEMENT_JSON
+from ..frames import convertToMrc, originOf
+from ..models import writeMoved
 from ..objects import CocofoldPlacement, CocofoldPrediction
 from .base import EngineRange, ProtCocofoldBase
 from .inputs import missingFiles
@@ -65,6 +67,8 @@ class ProtCocofoldFit(ProtCocofoldBase):
         self._insertFunctionStep(self.createOutputStep, key, needsGPU=False)
 
     def fitStep(self, key):
+        # The engine refuses a folder with files, such as those of an attempt with other settings
+        shutil.rmtree(self._placedFolder(), ignore_errors=True)
         volume, mask = self.inputVolume.get(), self.inputMask.get()
         options = {**modelOptions(self.inputModel.get()), **fitOptions(self, volume, self._getTmpPath())}
         options["--mask"] = mask and convertToMrc(mask, self._getTmpPath())
@@ -86,10 +90,10 @@ class ProtCocofoldFit(ProtCocofoldBase):
         return gone + validateFit(self.inputVolume.get())
 
     def _summary(self):
-        return placementSummary(self._readJson(PLACED_FOLDER, "placement.json"))
+        return placementSummary(self._readJson(PLACED_FOLDER, PLACEMENT_JSON))
 
     def _methods(self):
-        found = self._readJson(PLACED_FOLDER, "placement.json")
+        found = self._readJson(PLACED_FOLDER, PLACEMENT_JSON)
         if found is None:
             return []
         at, correlation = found["resolution_angstrom"], found["whole"]["correlation"]
@@ -99,13 +103,12 @@ class ProtCocofoldFit(ProtCocofoldBase):
         ]
 
 
-def addFitParams(form, condition="True"):
+def addFitParams(form):
     """Add the parameters of placing a model in a volume to a form."""
     form.addParam(
         "mapResolution",
         params.FloatParam,
         allowsNull=True,
-        condition=condition,
         label="Resolution of the volume (Å)",
         validators=[EngineRange("fit --resolution")],
         help="Finer detail is not compared. Empty: the resolution is computed from the half maps if the volume has "
@@ -115,7 +118,6 @@ def addFitParams(form, condition="True"):
         "bodies",
         params.StringParam,
         default="",
-        condition=condition,
         label="Bodies",
         help="Parts that are placed one after the other, after the whole model: chains, such as A,B;C, or residues, "
         "such as A:1-120;A:121-214. auto: each chain is a body, or the parts of a prediction whose aligned error to "
@@ -124,8 +126,7 @@ def addFitParams(form, condition="True"):
     form.addParam(
         "symmetry",
         params.StringParam,
-        default="C1",
-        condition=condition,
+        default=NO_SYMMETRY,
         label="Symmetry",
         help="Point group of the volume, if the model is one subunit of it: C3, D2, T, O, I, with axes as in RELION. "
         "auto: the point group is found from the volume. C1: the model is the whole molecule.",
@@ -136,7 +137,6 @@ def addFitParams(form, condition="True"):
         choices=HAND_CHOICES,
         default=0,
         expertLevel=params.LEVEL_ADVANCED,
-        condition=condition,
         label="Hand of the volume",
         help="auto: the model is placed in the volume and in its mirror image. If the mirror image fits clearly "
         "better, it becomes an output, and fine-tuning mirrors the particles' poses.",
@@ -148,39 +148,53 @@ def modelOptions(model):
     return {"--prediction" if isinstance(model, CocofoldPrediction) else "--model": model.getFileName()}
 
 
+def symmetryOption(protocol):
+    """Return the point group for the engine, empty where the model is the whole molecule."""
+    symmetry = protocol.symmetry.get("").strip()
+    return "" if symmetry.upper() == NO_SYMMETRY else symmetry
+
+
 def fitOptions(protocol, volume, folder):
     """Return the options that name a volume, converted into a folder if necessary, and that control the placement."""
     halves = [name for name in volume.getHalfMaps().split(",") if name] if volume.hasHalfMaps() else []
     options = {"--map": convertToMrc(volume, folder), "--pixel-size": volume.getSamplingRate()}
     if protocol.mapResolution.get() is None and len(halves) == 2:
         options.update({"--half1": halves[0], "--half2": halves[1]})
-    symmetry = protocol.symmetry.get("").strip()
     return {
         **options,
         "--resolution": protocol.mapResolution.get(),
         "--bodies": protocol.bodies.get("").strip(),
-        "--symmetry": "" if symmetry.upper() == "C1" else symmetry,
+        "--symmetry": symmetryOption(protocol),
         "--hand": HAND_CHOICES[protocol.hand.get()],
     }
 
 
 def placedOutputs(protocol, folder, volume):
     """Return the outputs of a placement by name: the model on its volume, the placement, a mirrored volume."""
-    found = protocol._readJson(os.path.basename(folder), "placement.json")
+    found = protocol._readJson(os.path.basename(folder), PLACEMENT_JSON)
     outputs = {}
-    if found["hand"] == "mirrored":
-        mirrored = Volume()
-        mirrored.copyInfo(volume)
-        mirrored.setLocation(os.path.join(folder, "mirrored.mrc"))
-        mirrored.setOrigin(volume.getOrigin(force=True))
+    mirrored = mirroredVolume(volume, folder)
+    if mirrored is not None:
         outputs["outputVolume"] = volume = mirrored
-    placed = protocol._getExtraPath("placed.cif")
-    writeMoved(os.path.join(folder, "placed.cif"), placed, originOf(volume))
+    placed = protocol._getExtraPath(PLACED_CIF)
+    writeMoved(os.path.join(folder, PLACED_CIF), placed, originOf(volume))
     model = AtomStruct(filename=placed)
     model.setVolume(volume)
-    placement = CocofoldPlacement(filename=os.path.join(folder, "placement.json"))
+    placement = CocofoldPlacement(filename=os.path.join(folder, PLACEMENT_JSON))
     placement.setFacts(found["hand"], found["symmetry"])
     return {"outputAtomStruct": model, "outputPlacement": placement, **outputs}
+
+
+def mirroredVolume(volume, folder):
+    """Return the mirror image of a volume that a placement's folder holds, or None where the hand was right."""
+    path = os.path.join(folder, MIRRORED_MRC)
+    if not os.path.isfile(path):
+        return None
+    mirrored = Volume()
+    mirrored.copyInfo(volume)
+    mirrored.setLocation(path)
+    mirrored.setOrigin(volume.getOrigin(force=True))
+    return mirrored
 
 
 def validateFit(volume):

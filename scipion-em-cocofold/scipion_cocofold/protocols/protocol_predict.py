@@ -9,8 +9,8 @@ from pyworkflow.protocol import params
 
 from scipion_cocofold import Plugin
 
+from ..models import chainLengths
 from ..objects import CocofoldPrediction
-from ..residues import chainLengths
 from .base import EngineRange, ProtCocofoldBase, addSeed
 
 FROM_COLABFOLD, FROM_OPENFOLD, FROM_SEQUENCES = range(3)

@@ -5,8 +5,8 @@ from pyworkflow.constants import BETA
 from pyworkflow.object import Integer
 from pyworkflow.protocol import params
 
-from ..constants import RELAXED_JSON
-from ..frames import writeMoved
+from ..constants import ANSWER_CIF, RELAXED_JSON
+from ..models import writeMoved
 from .base import ProtCocofoldBase
 from .inputs import (
     frameSentence,
@@ -90,7 +90,7 @@ class ProtCocofoldRelax(ProtCocofoldBase):
     def createOutputStep(self, key):
         given, relaxed = self.inputStructure.get(), self._getExtraPath("relaxed.cif")
         if self.inputParticles.get() is not None:
-            shown = self._getExtraPath("model.cif")
+            shown = self._getExtraPath(ANSWER_CIF)
             writeMoved(relaxed, shown, outputShift(self, self._volume(), self.inputParticles.get()))
             relaxed = shown
         structure = AtomStruct(filename=relaxed)

@@ -114,7 +114,8 @@ class ProtCocofoldSelect(ProtCocofoldBase):
     def _validate(self):
         particles = self.inputParticles.get()
         errors = validateParticles(particles)
-        if particles is not None and self.count.get() > particles.getSize():
+        # An emptied field is said to be no number by its own validator
+        if None not in (particles, self.count.get()) and self.count.get() > particles.getSize():
             errors.append(f"{self.count.get()} particles cannot be selected of {particles.getSize()}; give fewer.")
         if self.by.get() == BY_FRC:
             errors += missingFiles((self.inputStructure.get(), "model"), (self.inputVolume.get(), "volume"))

@@ -1,9 +1,10 @@
 """Texts about results: lines for the summaries of protocols, sentences for a paper's methods."""
 
+_IN_PLACE = "ca_rmsd_in_place"
 # Figures of an assessment against a reference: label, key of the engine's JSON file, format
 REFERENCE_FIGURES = (
     ("CA RMSD", "ca_rmsd", "{:.2f} Å"),
-    ("in place", "ca_rmsd_in_place", "{:.2f} Å"),
+    ("in place", _IN_PLACE, "{:.2f} Å"),
     ("coverage", "coverage", "{:.3f}"),
     ("RMSD (MM-align)", "rmsd", "{:.2f} Å"),
     ("TM-score", "tm_score", "{:.3f}"),
@@ -39,10 +40,21 @@ def checkSummary(found):
     return [question["line"] for question in found["questions"]]
 
 
-def assessmentSummary(before, after):
-    """Return the figures of a model against its reference, one a line, with those of the start if there are any."""
+def assessmentSummary(before, after, inPlace=True):
+    """Return the figures of a model against its reference, one a line, with those of the start if there are any.
+
+    Parameters
+    ----------
+    before, after : dict
+        The engine's figures of the start, or None, and of the model.
+    inPlace : bool
+        Whether model and reference lie in one frame, so that a distance in place means something.
+    """
     lines = []
     for label, name, text in REFERENCE_FIGURES:
+        if name == _IN_PLACE and not inPlace:
+            lines.append("in place: not given, since it is not known where the reference lies in the map.")
+            continue
         was = "" if before is None else text.format(before[name]) + " -> "
         lines.append(f"{label}: {was}{text.format(after[name])}")
     return lines
@@ -86,16 +98,20 @@ def progressLines(cycles):
 
 
 def finetuneSummary(metrics):
-    """Return lines on the result of a run."""
-    verdict, moved = metrics["verdict"].capitalize(), f"atoms moved by {metrics['moved_angstrom']:.2f} Å"
+    """Return lines on the result of a run; the verdict's words are the engine's."""
+    moved = f"atoms moved by {metrics['moved_angstrom']:.2f} Å"
     if metrics["frc_heldout"] is None:
-        lines = [f"*{verdict}*: no particles were held out; {moved}."]
+        moved = f"{moved}.".capitalize()
     else:
-        lines = [f"*{verdict}*: held-out FRC {_heldOut(metrics)}, {moved}."]
-    if metrics["verdict"] != "supported":
-        lines.append("The output model is the start: held-out particles do not support a change.")
+        moved = f"Held-out FRC {_heldOut(metrics)}, {moved}."
     minutes, memory = metrics["seconds"] / 60, metrics["peak_memory_gb"]
-    return [*lines, f"{metrics['particles']} particles, {minutes:.1f} min, {memory:.1f} GB on {metrics['device']}."]
+    # Runs of earlier versions have the verdict alone
+    says = " ".join(metrics.get(name, "") for name in ("verdict_headline", "verdict_explanation")).strip()
+    return [
+        f"*{metrics['verdict'].capitalize()}*. {says}",
+        moved,
+        f"{metrics['particles']} particles, {minutes:.1f} min, {memory:.1f} GB on {metrics['device']}.",
+    ]
 
 
 def finetuneMethods(metrics, network):
@@ -110,8 +126,9 @@ def finetuneMethods(metrics, network):
     if metrics["frc_heldout"] is None:
         return sentence
     return (
-        f"{sentence} {metrics['heldout_particles']} particles that were held out correlate with the model by "
-        f"{_heldOut(metrics)}; the change is {metrics['verdict']}."
+        f"{sentence} {metrics['heldout_particles']} particles were held out; their mean Fourier ring correlation with "
+        f"the model changed from {metrics['frc_heldout_start']:.3f} to {metrics['frc_heldout']:.3f} (verdict: "
+        f"{metrics['verdict']})."
     )
 
 

@@ -10,11 +10,10 @@ from pwem.viewers.views import TableView
 from pyworkflow.protocol import params
 from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer, View
 
-from ..constants import COCOFOLD
-from ..frames import writeMoved
+from ..constants import ANSWER_CIF, COCOFOLD, ISOLDE_SCRIPT, REPORT_HTML
+from ..models import displacements, gaussianWidths, numberWithoutCode, writeMoved
 from ..protocols import ProtCocofoldFinetune
 from ..protocols.inputs import outputShift
-from ..residues import displacements, gaussianWidths, numberWithoutCode
 from .chimerax import BY_CHANGE, COLOURS, writeChimeraxScript
 
 
@@ -45,7 +44,7 @@ class CocofoldFinetuneViewer(ProtocolViewer):
             (
                 "showIsolde",
                 "Result, ready for ISOLDE",
-                "In ChimeraX with the ISOLDE bundle: hydrogens, map, restraints.",
+                "In ChimeraX with the ISOLDE bundle: the result on your volume, with hydrogens and restraints.",
             ),
             ("showReport", "Report", "One page in the web browser; it needs no network."),
             ("showCycles", "Cycles", "A table of the figures at the end of each cycle."),
@@ -75,7 +74,7 @@ class CocofoldFinetuneViewer(ProtocolViewer):
         if structure is None:
             return self._nothingYet()
         start = protocol._getExtraPath("start_shown.cif")
-        shift = outputShift(protocol, protocol._volume(), protocol.inputParticles.get())
+        shift = outputShift(protocol, protocol._volumeOfResult(), protocol.inputParticles.get())
         writeMoved(protocol._startModel(), start, shift)
         script = protocol._getExtraPath("show_models.cxc")
         result = structure.getFileName()
@@ -86,11 +85,11 @@ class CocofoldFinetuneViewer(ProtocolViewer):
         return [ChimeraView(script)]
 
     def _showIsolde(self, param=None):
-        script = os.path.join(self.protocol._runFolder(), "isolde", "open_in_isolde.cxc")
+        script = os.path.join(self.protocol._runFolder(), ISOLDE_SCRIPT)
         return [ChimeraView(script)] if os.path.isfile(script) else self._noReport("script")
 
     def _showReport(self, param=None):
-        page = os.path.join(self.protocol._runFolder(), "report.html")
+        page = os.path.join(self.protocol._runFolder(), REPORT_HTML)
         return [PageView(page)] if os.path.isfile(page) else self._noReport("report")
 
     def _showCycles(self, param=None):
@@ -125,7 +124,7 @@ class CocofoldFinetuneViewer(ProtocolViewer):
         return [plotter]
 
     def _plotResidues(self, param=None):
-        final = os.path.join(self.protocol._runFolder(), "model.cif")
+        final = os.path.join(self.protocol._runFolder(), ANSWER_CIF)
         if not os.path.isfile(final):
             return self._nothingYet()
         moved = displacements(self.protocol._startModel(), final)
@@ -139,7 +138,7 @@ class CocofoldFinetuneViewer(ProtocolViewer):
         return [plotter]
 
     def _plotWidths(self, param=None):
-        final = os.path.join(self.protocol._runFolder(), "model.cif")
+        final = os.path.join(self.protocol._runFolder(), ANSWER_CIF)
         found = gaussianWidths(final) if os.path.isfile(final) else np.zeros(0)
         if not len(found):
             return self._nothingYet()

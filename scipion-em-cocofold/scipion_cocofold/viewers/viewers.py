@@ -8,7 +8,7 @@ from pwem.viewers import EmPlotter
 from pwem.viewers.viewer_chimera import ChimeraView
 from pyworkflow.viewer import DESKTOP_TKINTER, Viewer
 
-from ..constants import AFTER_JSON, ASSESSMENT_PNG, CHECK_PNG, PLACED_FOLDER, SUPPORT_PNG
+from ..constants import AFTER_JSON, ASSESSMENT_PNG, CHECK_PNG, PLACED_FOLDER, PLACEMENT_PNG, SUPPORT_PNG
 from ..protocols import ProtCocofoldAssess, ProtCocofoldCheck, ProtCocofoldFit
 from .chimerax import writeChimeraxScript
 
@@ -24,7 +24,7 @@ class CocofoldFitViewer(Viewer):
         structure = self.protocol.outputAtomStruct
         script = self.protocol._getExtraPath("show_placed.cxc")
         writeChimeraxScript(script, [(structure.getFileName(), "placed")], structure.getVolume())
-        picture = self.protocol._getExtraPath(PLACED_FOLDER, "placement.png")
+        picture = self.protocol._getExtraPath(PLACED_FOLDER, PLACEMENT_PNG)
         return [_showPicture(picture, "Placement"), ChimeraView(script)]
 
 

@@ -16,9 +16,11 @@ from cocofold.alphafold.residue_constants import ATOM14_NAMES
 from cocofold.alphafold.weights import load_structure_module
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.run_folder import RunFolder
-from cocofold.mapfit.bodies import apply_placement, body_of_each_atom, clash_fraction, molecule_of
-from cocofold.mapfit.fit_model import AUTO, symmetric_copies_of
+from cocofold.mapfit.bodies import apply_placement, body_of_each_atom, molecule_of
+from cocofold.mapfit.fit_model import AUTO
 from cocofold.mapfit.placement_file import AS_IS, MIRRORED, Placement
+from cocofold.mapfit.rigid_refinement import clash_fraction
+from cocofold.mapfit.search_pipeline import symmetric_copies_of
 from cocofold.mapfit.workflow import PLACEMENT_FILE, SUBUNIT_FILE, MapFiles, MapOptionNames, place_and_write
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.sources.base import AtomSource

@@ -9,9 +9,7 @@ import numpy as np
 import torch
 
 from cocofold.mapfit.bodies import (
-    MAX_CLASH_FRACTION,
     apply_placement,
-    clash_fraction,
     molecule_of,
     parse_bodies,
     place_bodies,
@@ -20,20 +18,21 @@ from cocofold.mapfit.bodies import (
 )
 from cocofold.mapfit.density_map import DensityMap
 from cocofold.mapfit.placement_file import AS_IS, MIRRORED, PlacedBody, Placement
-from cocofold.mapfit.rigid_refinement import RigidMolecule, RigidPoses
+from cocofold.mapfit.rigid_refinement import RigidMolecule, RigidPoses, clash_fraction
 from cocofold.mapfit.search_pipeline import (
     TRUSTED_STANDARD_ERRORS,
     RankedPlacements,
-    Rescore,
     difference_in_standard_errors,
     find_placements,
+    rank_without_clashes_first,
+    rescore_by_assembly,
+    symmetric_copies_of,
     uncovered_share,
 )
-from cocofold.mapfit.target_map import TargetMap, compute_model_density, correlation_of, detect_symmetry
+from cocofold.mapfit.target_map import TargetMap, detect_symmetry
 from cocofold.structure.model import Model
 from cocofold.structure.point_groups import (
     build_assembly,
-    copy_positions,
     normalise_point_group,
     point_group_rotations,
 )
@@ -335,63 +334,3 @@ def _facts(whole: _PlacedWhole, density: DensityMap, resolution_angstrom: float,
             "frame": "voxel (0, 0, 0) at 0 Å; the header's origin is not used",
         },
     }
-
-
-def symmetric_copies_of(atoms: RigidMolecule, rotations: np.ndarray, centre: np.ndarray) -> list[RigidMolecule]:
-    """A placed molecule and its copies about a centre (Å)."""
-    positions = copy_positions(atoms.positions, rotations, centre).reshape(len(rotations), -1, 3)
-    ca_positions = copy_positions(atoms.ca_positions, rotations, centre).reshape(len(rotations), -1, 3)
-    return [RigidMolecule(one, atoms.atomic_numbers, other) for one, other in zip(positions, ca_positions)]
-
-
-def rescore_by_assembly(atoms: RigidMolecule, rotations: np.ndarray) -> Rescore:
-    """Scores for placements of a subunit: the whole map's correlation with all of its copies.
-
-    At the points of one subunit a symmetric map says too little, as it is full of density on all sides; the copies
-    together must explain all of it. Of a placement and its copies one is taken.
-    """
-
-    def rescore(target: TargetMap, resolution_angstrom: float, poses: RigidPoses) -> RigidPoses:
-        centre = target.density.centre_angstrom
-        grid = target.grid(resolution_angstrom)
-        folded = poses.moved_to_asymmetric_unit(rotations, centre)
-        scores = [
-            correlation_of(
-                compute_model_density(_assembly_at(atoms, folded[row : row + 1], rotations, centre), grid), grid.values
-            )
-            for row in range(len(folded))
-        ]
-        return RigidPoses(folded.rotations, folded.centres, np.array(scores))
-
-    return rescore
-
-
-def rank_without_clashes_first(
-    atoms: RigidMolecule, target: TargetMap, poses: RigidPoses, rotations: np.ndarray
-) -> RigidPoses:
-    """Placements in the order given, those first whose copies do not run into each other."""
-    centre = target.density.centre_angstrom
-    clear = np.array(
-        [
-            clash_fraction(copies[0], copies[1:]) <= MAX_CLASH_FRACTION
-            for copies in (
-                symmetric_copies_of(_subunit_at(atoms, poses[row : row + 1]), rotations, centre)
-                for row in range(len(poses))
-            )
-        ]
-    )
-    return RigidPoses.concatenated([poses[clear], poses[~clear]])
-
-
-def _assembly_at(atoms: RigidMolecule, pose: RigidPoses, rotations: np.ndarray, centre: np.ndarray) -> RigidMolecule:
-    placed = _subunit_at(atoms, pose)
-    numbers = np.tile(atoms.atomic_numbers, len(rotations))
-    return RigidMolecule(
-        copy_positions(placed.positions, rotations, centre),
-        numbers,
-        copy_positions(placed.ca_positions, rotations, centre),
-    )
-
-
-def _subunit_at(atoms: RigidMolecule, poses: RigidPoses) -> RigidMolecule:
-    return atoms.moved(poses.rotations[0], poses.centres[0])

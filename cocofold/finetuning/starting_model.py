@@ -16,11 +16,9 @@ from cocofold.alphafold.residue_constants import ATOM14_NAMES
 from cocofold.alphafold.weights import load_structure_module
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.run_folder import RunFolder
-from cocofold.mapfit.bodies import apply_placement, body_of_each_atom, molecule_of
-from cocofold.mapfit.fit_model import AUTO
+from cocofold.mapfit.bodies import apply_placement, body_of_each_atom
+from cocofold.mapfit.fit_model import AUTO, refuse_overlapping_copies
 from cocofold.mapfit.placement_file import AS_IS, MIRRORED, Placement
-from cocofold.mapfit.rigid_refinement import clash_fraction
-from cocofold.mapfit.search_pipeline import symmetric_copies_of
 from cocofold.mapfit.workflow import PLACEMENT_FILE, SUBUNIT_FILE, MapFiles, MapOptionNames, place_and_write
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.sources.base import AtomSource
@@ -274,9 +272,6 @@ def superpose_chains(model: Model, placed: Model, name: str) -> AtomTransforms:
 
 # Centres of map and particles that differ by less are taken as the same: headers round pixel sizes.
 _SAME_CENTRE_PIXELS = 0.05
-# Largest share of a subunit's CA atoms within 3 Å of a copy's. Smaller, it refuses subunits whose interfaces still
-# clash; larger, it lets pass what lies on an axis or is an assembly itself.
-_MOST_OVERLAPPING = 0.2
 
 
 @dataclass(frozen=True)
@@ -388,14 +383,3 @@ def _shift_to_particle_box(placement: Placement, particles: ParticleSet, folder:
 def symmetry_axes(symmetry: str, particles: ParticleSet) -> tuple[np.ndarray, np.ndarray]:
     """Rotations (n, 3, 3) of a point group, and the centre (3,) Å about which they turn: that of the particles' box."""
     return point_group_rotations(symmetry), np.full(3, particles.box // 2 * particles.pixel_size_angstrom)
-
-
-def refuse_overlapping_copies(model: Model, symmetry: str, rotations: np.ndarray, centre: np.ndarray) -> None:
-    """Refuse a subunit whose copies lie on each other."""
-    first, *others = symmetric_copies_of(molecule_of(model), rotations, centre)
-    share = clash_fraction(first, others)
-    if share > _MOST_OVERLAPPING:
-        raise InputError(
-            f"--symmetry {symmetry}: {share:.0%} of the subunit's CA atoms lie within 3 Å of a copy's; give one "
-            f"subunit in its place (the axes meet at {centre[0]:g} Å on each axis), or --map to place it"
-        )

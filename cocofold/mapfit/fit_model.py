@@ -334,3 +334,19 @@ def _facts(whole: _PlacedWhole, density: DensityMap, resolution_angstrom: float,
             "frame": "voxel (0, 0, 0) at 0 Å; the header's origin is not used",
         },
     }
+
+
+# Largest share of a subunit's CA atoms within 3 Å of a copy's. Smaller, it refuses subunits whose interfaces still
+# clash; larger, it lets pass what lies on an axis or is an assembly itself.
+_MOST_OVERLAPPING = 0.2
+
+
+def refuse_overlapping_copies(model: Model, symmetry: str, rotations: np.ndarray, centre: np.ndarray) -> None:
+    """Refuse a subunit whose copies lie on each other."""
+    first, *others = symmetric_copies_of(molecule_of(model), rotations, centre)
+    share = clash_fraction(first, others)
+    if share > _MOST_OVERLAPPING:
+        raise InputError(
+            f"--symmetry {symmetry}: {share:.0%} of the subunit's CA atoms lie within 3 Å of a copy's; give one "
+            f"subunit in its place (the axes meet at {centre[0]:g} Å on each axis), or --map to place it"
+        )

@@ -16,8 +16,8 @@ from cocofold.alphafold.residue_constants import ATOM14_NAMES
 from cocofold.alphafold.weights import load_structure_module
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.run_folder import RunFolder
-from cocofold.mapfit.bodies import apply_placement, body_of_each_atom
-from cocofold.mapfit.fit_model import AUTO, refuse_overlapping_copies
+from cocofold.mapfit.bodies import apply_placement, body_of_each_atom, refuse_overlapping_copies
+from cocofold.mapfit.fit_model import AUTO
 from cocofold.mapfit.placement_file import AS_IS, MIRRORED, Placement
 from cocofold.mapfit.workflow import PLACEMENT_FILE, SUBUNIT_FILE, MapFiles, MapOptionNames, place_and_write
 from cocofold.particles.particle_set import ParticleSet

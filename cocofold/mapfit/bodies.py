@@ -22,6 +22,7 @@ from cocofold.mapfit.search_pipeline import (
     find_placements,
     find_placements_near,
     refine_at_full_resolution,
+    symmetric_copies_of,
 )
 from cocofold.mapfit.target_map import TargetMap
 from cocofold.structure.confidence import ordered_residues
@@ -327,3 +328,19 @@ def _without_clashes(body: RigidMolecule, poses: RigidPoses, placed: list[RigidM
     """Which poses put the body where no other is, (n,) bool."""
     moved = [body.moved(turn, centre) for turn, centre in zip(poses.rotations, poses.centres)]
     return np.array([clash_fraction(one, placed) <= MAX_CLASH_FRACTION for one in moved], dtype=bool)
+
+
+# Largest share of a subunit's CA atoms within 3 Å of a copy's. Smaller, it refuses subunits whose interfaces still
+# clash; larger, it lets pass what lies on an axis or is an assembly itself.
+_MOST_OVERLAPPING = 0.2
+
+
+def refuse_overlapping_copies(model: Model, symmetry: str, rotations: np.ndarray, centre: np.ndarray) -> None:
+    """Refuse a subunit whose copies lie on each other."""
+    first, *others = symmetric_copies_of(molecule_of(model), rotations, centre)
+    share = clash_fraction(first, others)
+    if share > _MOST_OVERLAPPING:
+        raise InputError(
+            f"--symmetry {symmetry}: {share:.0%} of the subunit's CA atoms lie within 3 Å of a copy's; give one "
+            f"subunit in its place (the axes meet at {centre[0]:g} Å on each axis), or --map to place it"
+        )

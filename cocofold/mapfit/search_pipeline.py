@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from cocofold.mapfit.fft_search import SearchPlan, even_rotations, search_candidates
+from cocofold.mapfit.fft_search import SearchPlan, compact_part, even_rotations, search_candidates
 from cocofold.mapfit.rigid_refinement import (
     MAX_CLASH_FRACTION,
     RigidMolecule,
@@ -42,10 +42,10 @@ _MAX_RESOLUTION_RATIO = 1.5
 # Steps of gradient ascent and sample points of the molecule at each level, and at the last one, whose scores are told.
 _STEPS, _LAST_STEPS = 20, 40
 _POINTS, _LAST_POINTS = 2000, 15_000
-# Refined placements nearer to each other than both are one; so are candidates of a search within these shares of its
-# steps.
+# Refined placements nearer to each other than both are one.
 _DUPLICATE_DEG, _DUPLICATE_ANGSTROM = 6.0, 2.0
-_DUPLICATE_PER_STEP, _DUPLICATE_PER_RESOLUTION = 0.8, 1 / 3
+# Molecules of which more is compact are not searched by their compact part: it would be the same search again.
+_MOST_COMPACT_FRACTION = 0.93
 # How far from its place in the whole model a body is sought: a domain's motion between conformations, as a rule.
 _LOCAL_DEG, _LOCAL_ANGSTROM = 40.0, 12.0
 
@@ -86,13 +86,42 @@ def find_placements(
     hands = search_candidates(atoms, targets, plan, rotations, (low, high), subtracted, progress)
     if rescore is not None:
         hands = [
-            rescore(one, plan.resolution_angstrom, poses.distinct(_RESCORED_CANDIDATES, *_duplicate_tolerances(plan)))
+            rescore(one, plan.resolution_angstrom, poses.distinct(_RESCORED_CANDIDATES, *plan.duplicate_tolerances))
             for one, poses in zip(targets, hands)
         ]
     return [
         refine_coarse_to_fine(atoms, one, poses, plan, subtracted, progress, rescore)
         for one, poses in zip(targets, hands)
     ]
+
+
+def find_by_compact_part(
+    atoms: RigidMolecule, targets: list[TargetMap], found: list[RigidPoses], progress: ProgressCallback
+) -> list[RigidPoses]:
+    """Placements that were found of a molecule, and those to which a search for its compact part leads, best first.
+
+    Tails make a molecule larger than what the map shows of it, and the search coarser than that allows.
+
+    Parameters
+    ----------
+    atoms : RigidMolecule
+    targets : list of TargetMap
+    found : list of RigidPoses
+        For each target; they are returned if nearly all of the molecule is compact.
+    progress
+        Called with what is being done, and what share of it is done, from 0 to 1.
+    """
+    part = compact_part(atoms)
+    if len(part.positions) > _MOST_COMPACT_FRACTION * len(atoms.positions):
+        return found
+    arm = atoms.centroid - part.centroid
+    merged = []
+    for target, known, poses in zip(targets, found, find_placements(part, targets, progress=progress)):
+        whole = RigidPoses.unscored(poses.rotations, poses.centres + poses.rotations @ arm)
+        settled = refine_at_full_resolution(atoms, target, whole)
+        best_first = RigidPoses.merged_best_first([known, settled])
+        merged.append(best_first.distinct(_FINAL_CANDIDATES, _DUPLICATE_DEG, _DUPLICATE_ANGSTROM))
+    return merged
 
 
 def find_placements_near(
@@ -119,11 +148,6 @@ def refine_at_full_resolution(
     return refine_poses(grid, template.thinned(_LAST_POINTS), poses, _LAST_STEPS)
 
 
-def _duplicate_tolerances(plan: SearchPlan) -> tuple[float, float]:
-    """Angle (degrees) and distance (Å) below which candidates of a search are the same."""
-    return _DUPLICATE_PER_STEP * math.degrees(plan.step_rad), plan.resolution_angstrom * _DUPLICATE_PER_RESOLUTION
-
-
 def refine_coarse_to_fine(
     atoms: RigidMolecule,
     target: TargetMap,
@@ -136,7 +160,7 @@ def refine_coarse_to_fine(
     """Candidates moved uphill from the search's resolution to the map's, fewer each time."""
     first, last = plan.resolution_angstrom, target.resolution_angstrom
     levels = max(1, math.ceil(math.log(first / last) / math.log(_MAX_RESOLUTION_RATIO)))
-    found = poses.distinct(_REFINED_CANDIDATES, *_duplicate_tolerances(plan))
+    found = poses.distinct(_REFINED_CANDIDATES, *plan.duplicate_tolerances)
     for level in range(levels + 1):
         at_last = level == levels
         resolution = first * (last / first) ** (level / levels)

@@ -33,6 +33,7 @@ from cocofold.sources.structure_module import (
     TrunkOutput,
 )
 from cocofold.sources.symmetric_copies import SymmetricCopies
+from cocofold.structure.confidence import ResidueOrder, read_order
 from cocofold.structure.geometry import find_superposition
 from cocofold.structure.model import Model
 from cocofold.structure.point_groups import build_assembly, normalise_point_group, point_group_rotations
@@ -56,6 +57,8 @@ class StartingModel:
         In the map's frame.
     plddt : (n_residues,) float, optional
         Of a prediction.
+    order : ResidueOrder, optional
+        Of the model, or of the subunit.
     source : callable
         What gives atoms, made anew for each pass.
     hand : str
@@ -79,6 +82,7 @@ class StartingModel:
     placing_seconds: float = 0.0
     teacher_seconds: float = 0.0
     teacher_memory_gb: float = 0.0
+    order: ResidueOrder | None = None
 
     def apply_hand(self, particles: ParticleSet) -> ParticleSet:
         """The particles with the poses that they have in this start's hand."""
@@ -117,12 +121,13 @@ def start_from_model(
     options: Options, particles: ParticleSet, folder: RunFolder, device: torch.device
 ) -> StartingModel:
     """The model, placed, under a field of motions."""
-    read = read_model(options.model or "")
+    read, order = read_order(read_model(options.model or ""), options.b_factors, name=str(options.model))
+    order.require_plddt(options.remove_below)
+    order.tell(folder.log_and_print)
     place = find_start_placement(read, options.model, options, particles, folder, device)
     model = place.move_into_place(read)
-    return StartingModel(model, None, lambda: DeformationSource(model, device, options.effort)).placed_at(
-        place, particles
-    )
+    start = StartingModel(model, None, lambda: DeformationSource(model, device, options.effort), order=order)
+    return start.placed_at(place, particles)
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,7 @@ class PredictedStart:
     model: Model
     plddt: np.ndarray
     place: StartPlacement
+    order: ResidueOrder
     _options: Options
     _particles: ParticleSet
     _device: torch.device
@@ -162,12 +168,14 @@ class PredictedStart:
         """
         prediction = Prediction.read(options.prediction or "")
         unplaced, plddt = model_from_prediction(prediction, predict_atoms(prediction))
+        unplaced, order = read_order(unplaced, options.b_factors, plddt)
+        order.tell(folder.log_and_print)
         place = find_start_placement(unplaced, options.model, options, particles, folder, device)
         transforms = place.atom_transforms(unplaced)
         if options.model is not None:
             transforms = superpose_chains(unplaced, read_model(options.model), options.model)
         model = unplaced.moved_to(transforms.apply(unplaced.positions))
-        return cls(model, plddt, place, options, particles, device, prediction, transforms)
+        return cls(model, plddt, place, order, options, particles, device, prediction, transforms)
 
     def with_teacher(self, teacher: Model | None) -> StartingModel:
         """The start of a run whose network first learns a teacher's model of the same atoms."""
@@ -176,7 +184,7 @@ class PredictedStart:
             backbone = torch.as_tensor(Backbone.of(self.model).atoms, device=device)
             positions = torch.as_tensor(teacher.positions, dtype=torch.float32, device=device)
             target = DistillationTarget(backbone, positions)
-        start = StartingModel(self.model, self.plddt, lambda: self._source(target, device))
+        start = StartingModel(self.model, self.plddt, lambda: self._source(target, device), order=self.order)
         return start.placed_at(self.place, self._particles)
 
     def _normalised_pair(self) -> PairRepresentation:
@@ -359,7 +367,14 @@ def _fit_in_map(model: Model, options: Options, folder: RunFolder, device: torch
             _, lines = place_and_write(model, files, out, options.bodies, options.hand, options.symmetry, device, tell)
         for line in lines:
             folder.log_and_print(line)
-    return Placement.read(out / PLACEMENT_FILE)
+    placement = Placement.read(out / PLACEMENT_FILE)
+    if placement.doubt is not None and not options.accept_placement:
+        raise InputError(
+            f"--map {options.map}: where the model lies is not certain: {placement.doubt}. Look at it with cocofold "
+            "fit, whose placement.json has both places; then give --placement with the right one, or "
+            "--accept-placement to go on from the first"
+        )
+    return placement
 
 
 def _shift_to_particle_box(placement: Placement, particles: ParticleSet, folder: RunFolder) -> Placement:

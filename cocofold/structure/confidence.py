@@ -7,7 +7,7 @@ experiment is not: what a file says of itself tells them apart, or else how they
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import gemmi
@@ -71,6 +71,25 @@ class ResidueOrder:
     known_from: str
     stretches: tuple[str, ...]
 
+    def require_plddt(self, least: float | None) -> None:
+        """Raise an ``InputError`` where residues below a pLDDT are to be left out and none is known."""
+        if least is not None and self.plddt is None:
+            raise InputError(
+                f"--remove-below {least:g}: the model has no pLDDT ({self.known_from}); leave the option out, or say "
+                "that its B factors are pLDDT: --b-factors plddt"
+            )
+
+    def describe(self) -> str:
+        """A sentence that follows what is said of a source of atoms; empty where all residues are ordered."""
+        if not self.stretches:
+            return ""
+        return f" Residues {', '.join(self.stretches)}, unlikely to be ordered, were carried along without weight."
+
+    def tell(self, report_line: Callable[[str], None]) -> None:
+        """Hand ``lines`` over one by one."""
+        for line in self.lines():
+            report_line(line)
+
     def lines(self) -> list[str]:
         """What to tell the user; nothing where all residues are ordered."""
         if not self.stretches:
@@ -111,7 +130,7 @@ def judge_order(
     alone = _touches_nothing(model)
     known_from = "pLDDT of the prediction"
     kind = PLDDT
-    if plddt is None:
+    if plddt is None or b_factors == EXPERIMENTAL:
         kind, plddt, known_from = _identify(model, b_factors, name)
     doubtful = None
     if kind == AUTO:
@@ -120,6 +139,14 @@ def judge_order(
     if doubtful is not None:
         _refuse_unless_alike(model, found, doubtful, name)
     return ResidueOrder(found, plddt, known_from, tuple(_format_stretches(model, found)))
+
+
+def read_order(
+    model: Model, b_factors: str = AUTO, plddt: np.ndarray | None = None, name: str = "model"
+) -> tuple[Model, ResidueOrder]:
+    """The model with its disordered residues marked, and what is known of them; parameters as ``judge_order`` has."""
+    order = judge_order(model, b_factors, plddt, name)
+    return with_order(model, order), order
 
 
 def with_order(model: Model, order: ResidueOrder) -> Model:

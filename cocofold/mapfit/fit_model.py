@@ -24,10 +24,10 @@ from cocofold.mapfit.search_pipeline import (
     TRUSTED_STANDARD_ERRORS,
     RankedPlacements,
     difference_in_standard_errors,
-    find_by_compact_part,
     find_placements,
     rank_without_clashes_first,
     rescore_by_assembly,
+    search_again,
     symmetric_copies_of,
     uncovered_share,
 )
@@ -283,7 +283,7 @@ def _place_whole(
     chosen, hand_scores = _choose_hand(molecule, resolution_angstrom, found)
     ranked = RankedPlacements.of(molecule, targets[chosen], found[chosen])
     if rotations is None and not ranked.significance.trusted:
-        again = find_by_compact_part(molecule, list(targets.values()), list(found.values()), progress)
+        again = search_again(molecule, list(targets.values()), list(found.values()), progress)
         found = dict(zip(targets, again))
         chosen, hand_scores = _choose_hand(molecule, resolution_angstrom, found)
         ranked = RankedPlacements.of(molecule, targets[chosen], found[chosen])

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
 
 from cocofold.mapfit.fft_search import SearchPlan, compact_part, even_rotations, search_candidates
 from cocofold.mapfit.rigid_refinement import (
@@ -44,8 +45,8 @@ _STEPS, _LAST_STEPS = 20, 40
 _POINTS, _LAST_POINTS = 2000, 15_000
 # Refined placements nearer to each other than both are one.
 _DUPLICATE_DEG, _DUPLICATE_ANGSTROM = 6.0, 2.0
-# Molecules of which more is compact are not searched by their compact part: it would be the same search again.
-_MOST_COMPACT_FRACTION = 0.93
+# A rotation about no axis of the others, so that those of a second search lie elsewhere; any such one would do.
+_BETWEEN_ROTATIONS = Rotation.from_rotvec([0.4, 0.7, -0.3]).as_matrix()
 # How far from its place in the whole model a body is sought: a domain's motion between conformations, as a rule.
 _LOCAL_DEG, _LOCAL_ANGSTROM = 40.0, 12.0
 
@@ -95,30 +96,32 @@ def find_placements(
     ]
 
 
-def find_by_compact_part(
+def search_again(
     atoms: RigidMolecule, targets: list[TargetMap], found: list[RigidPoses], progress: ProgressCallback
 ) -> list[RigidPoses]:
-    """Placements that were found of a molecule, and those to which a search for its compact part leads, best first.
+    """Placements that were found, and those to which another search leads, best first.
 
-    Tails make a molecule larger than what the map shows of it, and the search coarser than that allows.
+    Only the molecule's compact part is sought, from other rotations: tails make a molecule larger than what the map
+    shows of it, and the search coarser than that allows.
 
     Parameters
     ----------
     atoms : RigidMolecule
     targets : list of TargetMap
     found : list of RigidPoses
-        For each target; they are returned if nearly all of the molecule is compact.
+        For each target.
     progress
         Called with what is being done, and what share of it is done, from 0 to 1.
     """
     part = compact_part(atoms)
-    if len(part.positions) > _MOST_COMPACT_FRACTION * len(atoms.positions):
-        return found
     arm = atoms.centroid - part.centroid
     merged = []
-    for target, known, poses in zip(targets, found, find_placements(part, targets, progress=progress)):
-        whole = RigidPoses.unscored(poses.rotations, poses.centres + poses.rotations @ arm)
-        settled = refine_at_full_resolution(atoms, target, whole)
+    turned = part.moved(_BETWEEN_ROTATIONS, part.centroid)
+    for target, known, poses in zip(targets, found, find_placements(turned, targets, progress=progress)):
+        rotations = poses.rotations @ _BETWEEN_ROTATIONS
+        settled = refine_at_full_resolution(
+            atoms, target, RigidPoses.unscored(rotations, poses.centres + rotations @ arm)
+        )
         best_first = RigidPoses.merged_best_first([known, settled])
         merged.append(best_first.distinct(_FINAL_CANDIDATES, _DUPLICATE_DEG, _DUPLICATE_ANGSTROM))
     return merged

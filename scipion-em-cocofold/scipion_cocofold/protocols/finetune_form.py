@@ -177,7 +177,7 @@ def _addSettingsOfPredictions(form):
         expertLevel=params.LEVEL_ADVANCED,
         label="Remove residues of pLDDT below",
         validators=[EngineRange("finetune --remove-below")],
-        help="Residues whose pLDDT is lower (that of a prediction at the end, or that of the model's file) are left out "
+        help="Residues whose pLDDT is lower (a prediction's at the end, else that of the model's file) are left out "
         "of the output model. The paper uses 30. Empty: no residue is left out.",
     )
 

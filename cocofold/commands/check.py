@@ -26,6 +26,11 @@ def check(
     count: int = typer.Option(200, help="Particles that are looked at, drawn with the seed."),
     seed: int = typer.Option(0, help="Of the draw."),
     contrast: str = typer.Option("white", help="What protein is said to be in the images: white, dark, or auto."),
+    b_factors: str = typer.Option(
+        "auto",
+        help="What the model's B factors are: plddt, experimental, or auto to find out. Residues of a pLDDT below 50 "
+        "in stretches, or that touch nothing, are not compared.",
+    ),
     json_file: Optional[Path] = typer.Option(None, "--json", help="File for scores, margins and verdicts."),
     picture: Optional[Path] = typer.Option(None, help="PNG file: the scores of all alternatives."),
     device: str = typer.Option("auto", help="auto, cpu, cuda or cuda:N."),
@@ -46,6 +51,7 @@ def check(
     from cocofold.particles import read_particles
     from cocofold.preflight.check_inputs import CheckSettings
     from cocofold.preflight.check_inputs import check as look
+    from cocofold.structure.confidence import only_ordered, read_order
     from cocofold.structure.read_model import read_model
     from cocofold.system.hardware import prepare_short_work
 
@@ -59,7 +65,9 @@ def check(
     if start.in_mirror_image:
         typer.echo("the model was placed in the map's mirror image: poses are mirrored, as in fine-tuning")
         read = read.mirrored()
-    report = look(read, start, settings, density, chosen_device)
+    marked, order = read_order(start, b_factors, name=str(model))
+    order.tell(typer.echo)
+    report = look(read, only_ordered(marked), settings, density, chosen_device)
     _write(report, json_file, picture, {"particles_file": str(particles), "model": str(model)})
     for line in report.lines:
         typer.echo(line)

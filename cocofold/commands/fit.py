@@ -11,6 +11,8 @@ from cocofold.system.atomic_files import check_new_folder, check_writable, refus
 from cocofold.system.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from cocofold.structure.model import Model
 
 _CARBON = 6
@@ -41,6 +43,11 @@ def fit(
         help="Point group of the map, of which the model is one subunit: C3, D2, T, O, I, ... with axes as in RELION; "
         "auto to find it.",
     ),
+    b_factors: str = typer.Option(
+        "auto",
+        help="What the model's B factors are: plddt, experimental, or auto to find out. Residues of a pLDDT below 50 "
+        "in stretches, or that touch nothing, are carried along and not compared with the map.",
+    ),
     device: str = typer.Option("auto", help="auto, cpu, cuda or cuda:N."),
 ) -> None:
     """Place a model in a map.
@@ -53,32 +60,38 @@ def fit(
         raise InputError("give either --model, or --prediction with a folder of cocofold predict")
     check_new_folder("--out", out)
     from cocofold.mapfit.workflow import MapFiles, place_and_write
+    from cocofold.structure.confidence import read_order
     from cocofold.system.hardware import prepare_short_work
     from cocofold.system.progress import share_progress_bar
 
     files = MapFiles(map_file, mask, half1, half2, resolution, pixel_size)
     chosen_device = prepare_short_work(device)
-    read, bodies = _read_start(model, prediction, bodies)
+    read, bodies, plddt = _read_start(model, prediction, bodies)
+    marked, order = read_order(read, b_factors, plddt, str(model))
+    order.tell(typer.echo)
     with share_progress_bar() as progress:
-        _, lines = place_and_write(read, files, out, bodies, hand, symmetry, chosen_device, progress)
+        _, lines = place_and_write(marked, files, out, bodies, hand, symmetry, chosen_device, progress)
     for line in lines:
         typer.echo(line)
 
 
-def _read_start(model: Path | None, prediction: Path | None, bodies: str | None) -> tuple[Model, str | None]:
-    """The model to place, and its bodies: those of a prediction, unless they are named, are what it is sure of."""
+def _read_start(
+    model: Path | None, prediction: Path | None, bodies: str | None
+) -> tuple[Model, str | None, np.ndarray | None]:
+    """The model to place, its bodies and the pLDDT of a prediction, whose bodies are by default what it is sure of."""
     if model is not None:
         from cocofold.structure.read_model import read_model
 
-        return read_model(model), bodies
+        return read_model(model), bodies, None
     from cocofold.alphafold.prediction import Prediction
     from cocofold.alphafold.rebuild import model_from_prediction, predict_aligned_error, predict_atoms
     from cocofold.mapfit.bodies import bodies_from_pae
     from cocofold.mapfit.fit_model import AUTO
 
     known = Prediction.read(str(prediction))
-    read, _ = model_from_prediction(known, predict_atoms(known))
-    return read, bodies_from_pae(read, predict_aligned_error(known)) if bodies == AUTO else bodies
+    read, plddt = model_from_prediction(known, predict_atoms(known))
+    chosen = bodies_from_pae(read, predict_aligned_error(known)) if bodies == AUTO else bodies
+    return read, chosen, plddt
 
 
 def move(

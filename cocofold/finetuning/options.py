@@ -141,6 +141,12 @@ class ModelOptions:
         None, 'With --map: parts that are placed one by one after the whole: "A,B;C", "A:1-120;A:121-214".'
     )
     hand: str = _option("auto", "With --map: as-is, mirrored, or auto to find out the map's hand.", choices=HANDS)
+    accept_placement: bool = _option(False, "With --map: go on if the place is not trusted.", "--accept-placement")
+    b_factors: str = _option(
+        "auto",
+        "The model's B factors: plddt, experimental, or auto to find out. Disordered residues are only carried along.",
+        choices=("auto", "plddt", "experimental"),
+    )
     placement: str | None = _option(
         None,
         "placement.json of cocofold fit; the model or prediction is then the one that was given to it.",
@@ -233,18 +239,14 @@ class NetworkOptions:
     )
     remove_below: float | None = _option(
         None,
-        "With --prediction: leave residues out of the answer whose pLDDT ends below this; the paper's is 30.",
+        "Leave residues out of the answer whose pLDDT is below this (with --prediction at the end); the paper's is 30.",
         within=(0, 100),
     )
 
 
 # Groups by the name that --help gives them
-OPTION_GROUPS = {
-    "Particles": DataOptions,
-    "Model": ModelOptions,
-    "Training": TrainingOptions,
-    "Network": NetworkOptions,
-}
+_GROUPS = (DataOptions, ModelOptions, TrainingOptions, NetworkOptions)
+OPTION_GROUPS = dict(zip(("Particles", "Model", "Training", "Network"), _GROUPS))
 
 
 @dataclass(frozen=True)
@@ -269,6 +271,7 @@ class Options(NetworkOptions, TrainingOptions, ModelOptions, DataOptions):
                 ("--map-resolution", self.map_resolution),
                 ("--map-pixel-size", self.map_pixel_size),
                 ("--hand", None if self.hand == "auto" else self.hand),
+                ("--accept-placement", self.accept_placement or None),
                 ("--symmetry auto", self.symmetry if self.symmetry == "auto" else None),
             ):
                 if value is not None:
@@ -301,6 +304,7 @@ class Options(NetworkOptions, TrainingOptions, ModelOptions, DataOptions):
     def for_teacher(self, model: Path, symmetry: str | None) -> Options:
         """Options of the run that moves a prediction's model, placed, before its network learns the result."""
         place: dict[str, Any] = dict.fromkeys(("map", "map_resolution", "map_pixel_size", "bodies", "placement"))
+        place |= {"accept_placement": False, "remove_below": None}
         network: dict[str, Any] = {one.name: one.default for one in fields(self) if option_rules(one).network_only}
         return replace(self, model=str(model), prediction=None, symmetry=symmetry, hand="auto", **place, **network)
 

@@ -25,6 +25,7 @@ from cocofold.particles.stack_files import copied_to_scratch
 from cocofold.particles.star_write import write_star
 from cocofold.preflight.check_inputs import CheckSettings, check
 from cocofold.sources.base import AtomSource
+from cocofold.structure.confidence import only_ordered
 from cocofold.structure.model import Model
 from cocofold.structure.topology import Backbone
 from cocofold.system.atomic_files import write_json
@@ -83,7 +84,7 @@ class PreparedRun:
 
     def start_gaussians(self) -> AtomGaussians:
         """Gaussians of the atoms before anything is learned, made anew."""
-        return AtomGaussians.from_elements(self.model.atomic_numbers, self.device)
+        return AtomGaussians.of_model(self.model, self.device)
 
     def start_state(self) -> ModelState:
         """The start as a checkpoint has it."""
@@ -111,7 +112,8 @@ def prepare_run(
     """
     device, model = find_device(options.device), start.model
     particles = start.apply_hand(particles)
-    refuse_incompatible_input(model, particles, str(options.model or options.prediction), options.particles)
+    model_name = str(options.model or options.prediction)
+    refuse_incompatible_input(only_ordered(model), particles, model_name, options.particles)
     _write_hand_and_copies(start, particles, folder)
     source = start.source()
     folder.require_space(bytes_to_write(model, source, options.cycles, particles.box))
@@ -131,7 +133,7 @@ def prepare_run(
     _log_memory(memory, options.prediction is not None, device, process_count, folder)
     _log_notes(particles, model, options.model, folder)
     positions = torch.as_tensor(model.positions, dtype=torch.float32, device=device)
-    gaussians = AtomGaussians.from_elements(model.atomic_numbers, device)
+    gaussians = AtomGaussians.of_model(model, device)
     _log_contrast(settle_contrast(observations, positions, gaussians, options.contrast)[1], folder)
     return PreparedRun(
         start=start,
@@ -144,7 +146,7 @@ def prepare_run(
         start_positions=positions,
         resolutions_angstrom=[box * pixel / ring for ring in range(1, n_rings + 1)],
         process_count=process_count,
-        source_description=source.describe(),
+        source_description=source.describe() + (start.order.describe() if start.order else ""),
     )
 
 
@@ -219,10 +221,8 @@ def _log_notes(particles: ParticleSet, model: Model, model_file: str | None, fol
     if particles.scored_rings:
         scored = ", ".join(str(ring) for ring in particles.scored_rings)
         folder.log(f"rings {scored} are not fitted: by them the particles were chosen")
-    for note in particles.notes:
+    for note in (*particles.notes, *(f"{model_file}: {note}" for note in model.notes)):
         folder.log(note)
-    for note in model.notes:
-        folder.log(f"{model_file}: {note}")
 
 
 def _log_contrast(found: ContrastEstimate | None, folder: RunFolder) -> None:

@@ -36,6 +36,7 @@ from cocofold.likelihood.memory_plan import is_out_of_memory, memory_advice
 from cocofold.mapfit.workflow import SUBUNIT_FILE
 from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet
+from cocofold.structure.confidence import only_ordered, ordered_atoms
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
 from cocofold.structure.restraints import Restraints
@@ -140,7 +141,7 @@ def _find_start(
             # The teacher's own run checks particles and model.
             return _taught_start(predicted, options, folder, stop_with, processes)
         start = predicted.with_teacher(None)
-    check_before_run(options, start.apply_hand(particles), start.model, folder, device)
+    check_before_run(options, start.apply_hand(particles), only_ordered(start.model), folder, device)
     return start
 
 
@@ -213,7 +214,7 @@ class _Run:
             prepared.start.source(),
             Restraints(model, backbone, options.neighbour_weight, device),
             prepared.start_gaussians(),
-            torch.as_tensor(np.isin(model.residue_of_atom, backbone.residues), device=device),
+            torch.as_tensor(np.isin(model.residue_of_atom, backbone.residues) & ordered_atoms(model), device=device),
             prepared.observations,
             prepared.comparison,
             this.work,

@@ -385,15 +385,18 @@ class OutputModel:
             None if self.plddt is None else self.plddt[:n_residues],
         )
 
-    def without_low_plddt(self, least_plddt: float | None) -> tuple[OutputModel, int]:
-        """Without residues of a pLDDT below a limit, and how many these were."""
-        if self.plddt is None or least_plddt is None:
+    def without_low_plddt(
+        self, least_plddt: float | None, of_start: np.ndarray | None = None
+    ) -> tuple[OutputModel, int]:
+        """Without residues of a pLDDT below a limit, its own or else that of the start, and how many these were."""
+        plddt = of_start if self.plddt is None else self.plddt
+        if plddt is None or least_plddt is None:
             return self, 0
-        kept = self.plddt >= least_plddt
+        # Of an assembly the start's is that of its subunit.
+        kept = ~(np.resize(plddt, len(self.model.residues)) < least_plddt)
         if kept.all() or not kept.any():
             return self, 0
         atoms = kept[self.model.residue_of_atom]
         model = self.model.only(kept)
-        return OutputModel(model, self.amplitudes[atoms], self.widths_angstrom[atoms], self.plddt[kept]), int(
-            (~kept).sum()
-        )
+        own = None if self.plddt is None else self.plddt[kept]
+        return OutputModel(model, self.amplitudes[atoms], self.widths_angstrom[atoms], own), int((~kept).sum())

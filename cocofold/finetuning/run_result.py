@@ -38,10 +38,11 @@ def write_answer(prepared: PreparedRun, state: ModelState, folder: RunFolder, re
     """
     start, particles = prepared.start, prepared.particles
     whole = state.to_output(prepared.model)
-    written, removed = whole.without_low_plddt(remove_below)
+    of_start = None if start.order is None else start.order.plddt
+    written, removed = whole.without_low_plddt(remove_below, of_start)
     folder.write_model("model.cif", written, start.placed_as)
     if start.subunit is not None:
-        first, _ = whole.first_copy(start.subunit).without_low_plddt(remove_below)
+        first, _ = whole.first_copy(start.subunit).without_low_plddt(remove_below, of_start)
         folder.write_model(SUBUNIT_FILE, first, {"hand": start.hand})
     folder.write_density(written, particles.box, particles.pixel_size_angstrom)
     if removed:
@@ -189,6 +190,7 @@ def run_metrics(
         "link_rms_angstrom": best.link_rms_angstrom,
         "cycles_that_lost_the_fold": cycles_that_lost_the_fold,
         "residues_removed": residues_removed,
+        "disordered": list(start.order.stretches) if start.order else [],
         "hand": start.hand,
         "source": prepared.source_description,
         "symmetry": start.symmetry or "C1",

@@ -16,8 +16,8 @@ from cocofold.alphafold.residue_constants import ATOM14_NAMES
 from cocofold.alphafold.weights import load_structure_module
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.run_folder import RunFolder
-from cocofold.mapfit.bodies import apply_placement, body_of_each_atom, clash_fraction, molecule_of
-from cocofold.mapfit.fit_model import AUTO, symmetric_copies_of
+from cocofold.mapfit.bodies import apply_placement, body_of_each_atom, refuse_overlapping_copies
+from cocofold.mapfit.fit_model import AUTO
 from cocofold.mapfit.placement_file import AS_IS, MIRRORED, Placement
 from cocofold.mapfit.workflow import PLACEMENT_FILE, SUBUNIT_FILE, MapFiles, MapOptionNames, place_and_write
 from cocofold.particles.particle_set import ParticleSet
@@ -33,6 +33,7 @@ from cocofold.sources.structure_module import (
     TrunkOutput,
 )
 from cocofold.sources.symmetric_copies import SymmetricCopies
+from cocofold.structure.confidence import ResidueOrder, read_order
 from cocofold.structure.geometry import find_superposition
 from cocofold.structure.model import Model
 from cocofold.structure.point_groups import build_assembly, normalise_point_group, point_group_rotations
@@ -57,6 +58,8 @@ class StartingModel:
         In the map's frame.
     plddt : (n_residues,) float, optional
         Of a prediction.
+    order : ResidueOrder, optional
+        Of the model, or of the subunit.
     source : callable
         What gives atoms, made anew for each pass.
     hand : str
@@ -80,6 +83,7 @@ class StartingModel:
     placing_seconds: float = 0.0
     teacher_seconds: float = 0.0
     teacher_memory_gb: float = 0.0
+    order: ResidueOrder | None = None
 
     def apply_hand(self, particles: ParticleSet) -> ParticleSet:
         """The particles with the poses that they have in this start's hand."""
@@ -118,12 +122,13 @@ def start_from_model(
     options: Options, particles: ParticleSet, folder: RunFolder, device: torch.device
 ) -> StartingModel:
     """The model, placed, under a field of motions."""
-    read = read_model(options.model or "")
+    read, order = read_order(read_model(options.model or ""), options.b_factors, name=str(options.model))
+    order.require_plddt(options.remove_below)
+    order.tell(folder.log)
     place = find_start_placement(read, read, options, particles, folder)
     model = place.move_into_place(read)
-    return StartingModel(model, None, lambda: DeformationSource(model, device, options.effort)).placed_at(
-        place, particles
-    )
+    start = StartingModel(model, None, lambda: DeformationSource(model, device, options.effort), order=order)
+    return start.placed_at(place, particles)
 
 
 @dataclass(frozen=True)
@@ -145,6 +150,7 @@ class PredictedStart:
     model: Model
     plddt: np.ndarray
     place: StartPlacement
+    order: ResidueOrder
     _options: Options
     _particles: ParticleSet
     _device: torch.device
@@ -163,13 +169,15 @@ class PredictedStart:
         """
         prediction = Prediction.read(options.prediction or "")
         unplaced, plddt = model_from_prediction(prediction, predict_atoms(prediction))
+        unplaced, order = read_order(unplaced, options.b_factors, plddt)
+        order.tell(folder.log)
         shown = None if options.model is None else read_model(options.model)
         place = find_start_placement(unplaced, shown, options, particles, folder)
         transforms = place.atom_transforms(unplaced)
         if shown is not None:
             transforms = superpose_chains(unplaced, shown, str(options.model))
         model = unplaced.moved_to(transforms.apply(unplaced.positions))
-        return cls(model, plddt, place, options, particles, device, prediction, transforms)
+        return cls(model, plddt, place, order, options, particles, device, prediction, transforms)
 
     def with_teacher(self, teacher: Model | None) -> StartingModel:
         """The start of a run whose network first learns a teacher's model of the same atoms."""
@@ -178,7 +186,7 @@ class PredictedStart:
             backbone = torch.as_tensor(Backbone.of(self.model).atoms, device=device)
             positions = torch.as_tensor(teacher.positions, dtype=torch.float32, device=device)
             target = DistillationTarget(backbone, positions)
-        start = StartingModel(self.model, self.plddt, lambda: self._source(target, device))
+        start = StartingModel(self.model, self.plddt, lambda: self._source(target, device), order=self.order)
         return start.placed_at(self.place, self._particles)
 
     def _normalised_pair(self) -> PairRepresentation:
@@ -271,9 +279,6 @@ def superpose_chains(model: Model, placed: Model, name: str) -> AtomTransforms:
 
 # Centres of map and particles that differ by less are taken as the same: headers round pixel sizes.
 _SAME_CENTRE_PIXELS = 0.05
-# Largest share of a subunit's CA atoms within 3 Å of a copy's. Smaller, it refuses subunits whose interfaces still
-# clash; larger, it lets pass what lies on an axis or is an assembly itself.
-_MOST_OVERLAPPING = 0.2
 
 
 @dataclass(frozen=True)
@@ -363,7 +368,14 @@ def _fit_in_map(model: Model, options: Options, folder: RunFolder) -> Placement:
             _, lines = place_and_write(model, files, out, *chosen, tell)
         for line in lines:
             folder.log(line)
-    return Placement.read(out / PLACEMENT_FILE)
+    placement = Placement.read(out / PLACEMENT_FILE)
+    if placement.doubt is not None and not options.accept_placement:
+        raise InputError(
+            f"--map {options.map}: where the model lies is not certain: {placement.doubt}. Look at it with cocofold "
+            "fit, whose placement.json has both places; then give --placement with the right one, or "
+            "--accept-placement to go on from the first"
+        )
+    return placement
 
 
 def _shift_to_particle_box(placement: Placement, particles: ParticleSet, folder: RunFolder) -> Placement:
@@ -387,14 +399,3 @@ def _shift_to_particle_box(placement: Placement, particles: ParticleSet, folder:
 def symmetry_axes(symmetry: str, particles: ParticleSet) -> tuple[np.ndarray, np.ndarray]:
     """Rotations (n, 3, 3) of a point group, and the centre (3,) Å about which they turn: that of the particles' box."""
     return point_group_rotations(symmetry), np.full(3, particles.box // 2 * particles.pixel_size_angstrom)
-
-
-def refuse_overlapping_copies(model: Model, symmetry: str, rotations: np.ndarray, centre: np.ndarray) -> None:
-    """Refuse a subunit whose copies lie on each other."""
-    first, *others = symmetric_copies_of(molecule_of(model), rotations, centre)
-    share = clash_fraction(first, others)
-    if share > _MOST_OVERLAPPING:
-        raise InputError(
-            f"--symmetry {symmetry}: {share:.0%} of the subunit's CA atoms lie within 3 Å of a copy's; give one "
-            f"subunit in its place (the axes meet at {centre[0]:g} Å on each axis), or --map to place it"
-        )

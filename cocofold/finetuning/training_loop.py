@@ -159,7 +159,9 @@ class TrainingLoop:
         if stage.trains_gaussians:
             if self._settings.penalty:
                 surrogate = surrogate + self.gaussians.penalty(self._penalised_atoms)
-            surrogate = surrogate - weight * (self.gaussians.amplitudes * images.amplitudes).sum()
+            # Atoms of amplitude 0 are disordered, and keep it.
+            seen = images.amplitudes * (self.gaussians.amplitudes.detach() != 0)
+            surrogate = surrogate - weight * (self.gaussians.amplitudes * seen).sum()
             surrogate = surrogate - weight * (self.gaussians.widths_angstrom * images.widths).sum()
         with self._on_idle_cores():
             surrogate.backward()

@@ -13,6 +13,8 @@ import torch
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, project
 from cocofold.imaging.rings import RingPixels, ring_correlations, ring_count
 from cocofold.likelihood.observed_images import Observations
+from cocofold.structure.confidence import ordered_atoms
+from cocofold.structure.model import Model
 
 # Variances (Å²) and amplitudes of Gaussians within which the penalty is zero; paper eq. 4.
 LEAST_VARIANCE_A2, MOST_VARIANCE_A2 = 0.1, 0.8
@@ -34,6 +36,11 @@ class AtomGaussians:
         """Gaussians by the elements alone: atomic numbers, (n_atoms,) int, are amplitudes, and widths are alike."""
         amplitudes = torch.as_tensor(atomic_numbers, dtype=torch.float32, device=device)
         return cls(amplitudes, torch.full_like(amplitudes, REFERENCE_WIDTH_ANGSTROM))
+
+    @classmethod
+    def of_model(cls, model: Model, device: torch.device | str = "cpu") -> AtomGaussians:
+        """Gaussians by the elements of a model's atoms, of amplitude 0 where residues are disordered."""
+        return cls.from_elements(model.atomic_numbers * ordered_atoms(model), device)
 
     def detached(self) -> AtomGaussians:
         """Copies of the values, which no optimiser changes."""

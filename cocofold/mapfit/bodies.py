@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import squareform
 
 from cocofold.mapfit.placement_file import Placement
-from cocofold.mapfit.rigid_refinement import RigidMolecule, RigidPoses
+from cocofold.mapfit.rigid_refinement import MAX_CLASH_FRACTION, RigidMolecule, RigidPoses, clash_fraction
 from cocofold.mapfit.search_pipeline import (
     TRUSTED_STANDARD_ERRORS,
     RankedPlacements,
@@ -22,8 +22,10 @@ from cocofold.mapfit.search_pipeline import (
     find_placements,
     find_placements_near,
     refine_at_full_resolution,
+    symmetric_copies_of,
 )
 from cocofold.mapfit.target_map import TargetMap
+from cocofold.structure.confidence import ordered_residues
 from cocofold.structure.model import Model
 from cocofold.system.errors import InputError
 from cocofold.system.progress import ProgressCallback
@@ -207,8 +209,14 @@ def bodies_from_pae(model: Model, error_angstrom: np.ndarray) -> str:
 
 
 def molecule_of(model: Model, residues: np.ndarray | None = None) -> RigidMolecule:
-    """The atoms other than hydrogen of a model, or of some of its residues, (n_residues,) bool."""
+    """The atoms other than hydrogen of a model's ordered residues, or of some of them, (n_residues,) bool.
+
+    A body without any ordered residue is all of its atoms.
+    """
     wanted = np.ones(len(model.residues), dtype=bool) if residues is None else residues
+    is_ordered = ordered_residues(model)
+    if (wanted & is_ordered).any():
+        wanted = wanted & is_ordered
     heavy = wanted[model.residue_of_atom] & (model.atomic_numbers > 1)
     with_backbone, rows = model.backbone()
     ca_positions = model.positions[rows[wanted[with_backbone], 1]]
@@ -248,13 +256,6 @@ def body_of_each_atom(model: Model, placement: Placement) -> np.ndarray:
             "of this model: run cocofold fit with it"
         )
     return chosen.argmax(0)[model.residue_of_atom]
-
-
-# CA atoms of two bodies nearer to each other than this clash: even neighbours in a chain are 3.8 Å apart.
-_CLASH_ANGSTROM = 3.0
-# Share of a body's CA atoms that may clash where it is placed: a few at an interface that is not yet right. Smaller
-# values refuse right places of models with loose ends, larger ones let bodies lie in each other.
-MAX_CLASH_FRACTION = 0.03
 
 
 def place_bodies(
@@ -323,15 +324,23 @@ def _search_body(
     return RigidPoses.concatenated([far_free[:1] if gain > TRUSTED_STANDARD_ERRORS else near_free[:1], others])
 
 
-def clash_fraction(body: RigidMolecule, others: list[RigidMolecule]) -> float:
-    """Share of a body's CA atoms that lie within 3 Å of another body's."""
-    if not others:
-        return 0.0
-    tree = cKDTree(np.concatenate([other.ca_positions for other in others]))
-    return float((tree.query(body.ca_positions)[0] < _CLASH_ANGSTROM).mean())
-
-
 def _without_clashes(body: RigidMolecule, poses: RigidPoses, placed: list[RigidMolecule]) -> np.ndarray:
     """Which poses put the body where no other is, (n,) bool."""
     moved = [body.moved(turn, centre) for turn, centre in zip(poses.rotations, poses.centres)]
     return np.array([clash_fraction(one, placed) <= MAX_CLASH_FRACTION for one in moved], dtype=bool)
+
+
+# Largest share of a subunit's CA atoms within 3 Å of a copy's. Smaller, it refuses subunits whose interfaces still
+# clash; larger, it lets pass what lies on an axis or is an assembly itself.
+_MOST_OVERLAPPING = 0.2
+
+
+def refuse_overlapping_copies(model: Model, symmetry: str, rotations: np.ndarray, centre: np.ndarray) -> None:
+    """Refuse a subunit whose copies lie on each other."""
+    first, *others = symmetric_copies_of(molecule_of(model), rotations, centre)
+    share = clash_fraction(first, others)
+    if share > _MOST_OVERLAPPING:
+        raise InputError(
+            f"--symmetry {symmetry}: {share:.0%} of the subunit's CA atoms lie within 3 Å of a copy's; give one "
+            f"subunit in its place (the axes meet at {centre[0]:g} Å on each axis), or --map to place it"
+        )

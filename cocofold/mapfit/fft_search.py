@@ -4,13 +4,130 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from cocofold.mapfit.density_map import MapGrid, even_fast_length
-from cocofold.mapfit.rigid_refinement import RigidPoses, Template, spread_trilinear
+from cocofold.mapfit.rigid_refinement import (
+    RigidMolecule,
+    RigidPoses,
+    Template,
+    make_molecule_template,
+    spread_trilinear,
+)
+from cocofold.mapfit.target_map import TargetMap
+from cocofold.system.progress import ProgressCallback
+
+# The search runs at this many radii of gyration: coarse enough to take seconds, and fine enough that a molecule is more
+# than a blob. Larger values are faster and lose placements, smaller ones only take longer.
+_RESOLUTION_PER_RADIUS = 0.6
+# A step of the rotations moves atoms at the radius of gyration by the resolution over this.
+_STEPS_PER_RESOLUTION = 2.5
+# Coarsest steps, also for small or coarse models; refinement must still reach a placement from the nearest rotation.
+_LARGEST_STEP_RAD = math.radians(20)
+# Radius of gyration below which a molecule is searched as if it had this one (Å), so that no plan is without end.
+_MIN_RADIUS_ANGSTROM = 3.0
+# Scores (rotations times voxels) of a search at most; above, the resolution grows by this factor until it fits.
+_MAX_SCORES = 1.5e9
+_COARSENING = 1.1
+# Candidates nearer to each other than both of these shares of its step and its resolution are one.
+_DUPLICATE_PER_STEP, _DUPLICATE_PER_RESOLUTION = 0.8, 1 / 3
+# Voxels of the searched grid along a resolution. Fewer than the three of refinement, as peaks are refined afterwards.
+_SEARCH_VOXELS_PER_RESOLUTION = 2.5
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """How finely to search.
+
+    Attributes
+    ----------
+    resolution_angstrom : float
+        At which map and molecule are compared.
+    step_rad : float
+        Between neighbouring rotations.
+    """
+
+    resolution_angstrom: float
+    step_rad: float
+
+    @classmethod
+    def of(cls, atoms: RigidMolecule, target: TargetMap, extent: np.ndarray | None = None) -> SearchPlan:
+        """0.6 radii of gyration where the map allows it, and steps that move atoms at one radius by 0.4 of that.
+
+        In a map whose density has an ``extent``, (3,) Å, much larger than the molecule the search is coarser, so that
+        it takes no longer than it may.
+        """
+        radius = max(atoms.radius_of_gyration, _MIN_RADIUS_ANGSTROM)
+        resolution = max(target.resolution_angstrom, _RESOLUTION_PER_RADIUS * radius)
+        while True:
+            step = min(resolution / (_STEPS_PER_RESOLUTION * radius), _LARGEST_STEP_RAD)
+            if extent is None or step == _LARGEST_STEP_RAD:
+                break
+            voxels = np.prod(extent + 2 * radius) / (resolution / _SEARCH_VOXELS_PER_RESOLUTION) ** 3
+            if voxels * 8 * math.pi**2 / step**3 < _MAX_SCORES:
+                break
+            resolution *= _COARSENING
+        return cls(resolution, step)
+
+    @property
+    def duplicate_tolerances(self) -> tuple[float, float]:
+        """Angle (degrees) and distance (Å) below which candidates are the same."""
+        return _DUPLICATE_PER_STEP * math.degrees(self.step_rad), self.resolution_angstrom * _DUPLICATE_PER_RESOLUTION
+
+
+# How compactly atoms are packed is counted within this distance, some four residues; 95 to 98 % of the atoms of folded
+# proteins have at least this share of the median, and few of a tail's.
+_PACKING_ANGSTROM, _COMPACT_FRACTION = 15.0, 0.5
+
+
+def compact_part(atoms: RigidMolecule) -> RigidMolecule:
+    """A molecule without atoms that have less than half as many others within 15 Å as the median: tails, arms."""
+    tree = cKDTree(atoms.positions)
+    near, near_ca = (
+        tree.query_ball_point(places, _PACKING_ANGSTROM, return_length=True)
+        for places in (atoms.positions, atoms.ca_positions)
+    )
+    fewest = _COMPACT_FRACTION * np.median(near)
+    kept = near >= fewest
+    return RigidMolecule(atoms.positions[kept], atoms.atomic_numbers[kept], atoms.ca_positions[near_ca >= fewest])
+
+
+def search_candidates(
+    atoms: RigidMolecule,
+    targets: list[TargetMap],
+    plan: SearchPlan,
+    rotations: np.ndarray,
+    corners: tuple[torch.Tensor, torch.Tensor],
+    subtracted: RigidMolecule | None,
+    progress: ProgressCallback,
+) -> list[RigidPoses]:
+    """Candidates of a search by rotations (n, 3, 3) and corners (Å) as in ``search_exhaustively``, for each target."""
+    target, resolution = targets[0], plan.resolution_angstrom
+    grid = target.grid(resolution, subtracted, _SEARCH_VOXELS_PER_RESOLUTION)
+    low, high = target.dense_bounds(grid, atoms.volume_a3)
+    grid = grid.cut(low - resolution / 2, high + resolution / 2)
+    template = make_molecule_template(atoms, resolution, target.device)
+    found = search_exhaustively(
+        grid, template, rotations, corners, len(targets) == 2, lambda done: progress("searching", done / len(rotations))
+    )
+    # Without a second target there is no second hand.
+    return [found[0], *(_mirrored_from_inverted(found[1], mirror) for mirror in targets[1:])]
+
+
+def _mirrored_from_inverted(inverted: RigidPoses, mirror: TargetMap) -> RigidPoses:
+    """Placements in a map inverted through position 0 as placements in its mirror image along z.
+
+    Inverted through 0 and turned by 180° about z is mirrored along z at 0; the mirror lies at the box's centre.
+    """
+    half_turn = np.array([-1.0, -1.0, 1.0])
+    beyond = np.array([0.0, 0.0, 2 * mirror.density.centre_angstrom[2]])
+    return RigidPoses(half_turn[:, None] * inverted.rotations, half_turn * inverted.centres + beyond, inverted.scores)
+
 
 # Voxels of all rotations of a batch, for memory and the cache alone.
 _VOXELS_AT_ONCE = 300_000

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
 from cocofold.mapfit.bodies import (
-    MAX_CLASH_FRACTION,
     apply_placement,
-    clash_fraction,
     molecule_of,
     parse_bodies,
     place_bodies,
@@ -20,20 +19,28 @@ from cocofold.mapfit.bodies import (
 )
 from cocofold.mapfit.density_map import DensityMap
 from cocofold.mapfit.placement_file import AS_IS, MIRRORED, PlacedBody, Placement
-from cocofold.mapfit.rigid_refinement import RigidMolecule, RigidPoses
+from cocofold.mapfit.rigid_refinement import RigidMolecule, RigidPoses, angles_between, clash_fraction
 from cocofold.mapfit.search_pipeline import (
     TRUSTED_STANDARD_ERRORS,
     RankedPlacements,
-    Rescore,
     difference_in_standard_errors,
     find_placements,
+    rank_without_clashes_first,
+    rescore_by_assembly,
+    search_again,
+    symmetric_copies_of,
     uncovered_share,
 )
-from cocofold.mapfit.target_map import TargetMap, compute_model_density, correlation_of, detect_symmetry
+from cocofold.mapfit.target_map import (
+    ShellCorrelation,
+    TargetMap,
+    correlate_shells,
+    detect_symmetry,
+    refuse_unsuitable_sizes,
+)
 from cocofold.structure.model import Model
 from cocofold.structure.point_groups import (
     build_assembly,
-    copy_positions,
     normalise_point_group,
     point_group_rotations,
 )
@@ -44,6 +51,8 @@ AUTO, HAND_UNDECIDED = "auto", "undecided"
 HANDS = (AUTO, AS_IS, MIRRORED)
 # Share of the map's density outside the model from which a warning is given: a chain of four, for example.
 _WARN_UNCOVERED_FRACTION = 0.25
+# Standard errors by which the Fourier shells must prefer the rival for a placement not to be trusted for that alone.
+_SHELLS_OBJECT_STANDARD_ERRORS = 1.0
 # Share of CA atoms near another body's from which a warning is given: one atom in a hundred is a contact drawn a little
 # too close.
 _REPORTED_CLASH_FRACTION = 0.01
@@ -109,7 +118,7 @@ def fit_in_map(
     if symmetry not in (None, AUTO):
         symmetry = normalise_point_group(str(symmetry))
     molecule = molecule_of(model)
-    _check_sizes(molecule, density, resolution_angstrom)
+    refuse_unsuitable_sizes(molecule, density, resolution_angstrom)
     selections = None if bodies is None else parse_bodies(model, bodies)
     whole = _place_whole(molecule, density, resolution_angstrom, hand, symmetry, torch.device(device), progress)
     parts = _place_parts(model, selections, molecule, whole, progress)
@@ -128,7 +137,12 @@ def fit_in_map(
         *_clash_warnings(parts, copies),
         *_coverage_warnings(uncovered),
     ]
-    facts = {**_facts(whole, density, resolution_angstrom, uncovered), "warnings": warnings, **whole.symmetry_facts()}
+    facts = {
+        **_facts(whole, density, resolution_angstrom, uncovered),
+        "places": [part.facts() for part in parts],
+        "warnings": warnings,
+        **whole.symmetry_facts(),
+    }
     return FitResult(placement.with_facts(facts), placed, subunit, whole.target.density, tuple(warnings))
 
 
@@ -175,12 +189,64 @@ class _PlacedPart:
     name: str
     molecule: RigidMolecule
     found: RankedPlacements
+    target: TargetMap
+
+    @cached_property
+    def shells(self) -> tuple[ShellCorrelation | None, ShellCorrelation | None]:
+        """Fourier shell correlation with the map of the placed molecule, and of its rival if it has one."""
+        rows = (0, self.found.significance.runner_up)
+        poses = self.found.poses
+        one, other = (
+            None
+            if row is None
+            else correlate_shells(self.molecule.moved(poses.rotations[row], poses.centres[row]), self.target)
+            for row in rows
+        )
+        return one, other
+
+    @property
+    def shell_margin(self) -> float | None:
+        """Standard errors by which the shells prefer this place to the rival's; None where there are none."""
+        one, other = self.shells
+        return None if one is None or other is None else one.excess_over(other)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the correlation stands out, and the map's shells do not speak for the rival."""
+        margin = self.shell_margin
+        return self.found.significance.trusted and (margin is None or margin > -_SHELLS_OBJECT_STANDARD_ERRORS)
+
+    def facts(self) -> dict[str, Any]:
+        """What ``placement.json`` says of the place and its rival."""
+        poses, row = self.found.poses, self.found.significance.runner_up
+        one, other = self.shells
+        margin = self.found.significance.margin_standard_errors
+        known: dict[str, Any] = {"selection": self.selection, "trusted": self.trusted}
+        known["centre_angstrom"] = poses.centres[0].round(2).tolist()
+        known["correlation"] = round(self.found.correlation, 4)
+        known["shell_correlation"] = None if one is None else round(one.mean, 4)
+        if row is None:
+            return {**known, "rival": None}
+        (turn,) = angles_between(poses.rotations[:1], poses.rotations[row : row + 1])[0]
+        rival = {
+            "rotation": poses.rotations[row].tolist(),
+            "translation_angstrom": self._shift_of(row).tolist(),
+            "centre_angstrom": poses.centres[row].round(2).tolist(),
+            "turned_by_degrees": round(float(turn), 1),
+            "correlation": round(float(poses.scores[row]), 4),
+            "shell_correlation": None if other is None else round(other.mean, 4),
+            "margin_standard_errors": round(margin, 2),
+            "shell_margin_standard_errors": None if self.shell_margin is None else round(self.shell_margin, 2),
+        }
+        return {**known, "rival": rival}
+
+    def _shift_of(self, row: int) -> np.ndarray:
+        return self.found.poses.centres[row] - self.found.poses.rotations[row] @ self.molecule.centroid
 
     def placed_body(self) -> PlacedBody:
         """The body of ``placement.json``."""
-        rotation, centre = self.found.poses.rotations[0], self.found.poses.centres[0]
-        shift = centre - rotation @ self.molecule.centroid
         runner_up = None if self.found.runner_up is None else round(self.found.runner_up, 4)
+        rotation, shift = self.found.poses.rotations[0], self._shift_of(0)
         return PlacedBody(self.selection, rotation, shift, round(self.found.correlation, 4), runner_up)
 
     def placed_molecule(self) -> RigidMolecule:
@@ -216,6 +282,11 @@ def _place_whole(
         }
     chosen, hand_scores = _choose_hand(molecule, resolution_angstrom, found)
     ranked = RankedPlacements.of(molecule, targets[chosen], found[chosen])
+    if rotations is None and not ranked.significance.trusted:
+        again = search_again(molecule, list(targets.values()), list(found.values()), progress)
+        found = dict(zip(targets, again))
+        chosen, hand_scores = _choose_hand(molecule, resolution_angstrom, found)
+        ranked = RankedPlacements.of(molecule, targets[chosen], found[chosen])
     return _PlacedWhole(chosen, hand_scores, targets[chosen], ranked, group, rotations, symmetry_scores)
 
 
@@ -228,32 +299,14 @@ def _place_parts(
 ) -> list[_PlacedPart]:
     """The bodies that are asked for, placed after the whole model, or the whole model as one."""
     if selections is None:
-        return [_PlacedPart(selection_of_all(model), "the model", molecule, whole.found)]
+        return [_PlacedPart(selection_of_all(model), "the model", molecule, whole.found, whole.target)]
     # A model of bodies that have moved fits nowhere as a whole: what counts is how its bodies stand.
     molecules = [molecule_of(model, select_residues(model, selection)) for selection in selections]
     found = place_bodies(molecules, whole.target, whole.found.poses[:1], molecule.centroid, progress)
-    return [_PlacedPart(name, f"body {name}", part, one) for name, part, one in zip(selections, molecules, found)]
-
-
-def _check_sizes(molecule: RigidMolecule, density: DensityMap, resolution: float) -> None:
-    if len(molecule.positions) == 0:
-        raise InputError("the model has no atoms other than hydrogen; give one with its atoms")
-    # The longest extent in any direction, nearly: twice the largest distance from the centroid is at least as long.
-    axes = np.linalg.svd(molecule.positions - molecule.centroid, full_matrices=False)[2]
-    length = float(np.ptp((molecule.positions - molecule.centroid) @ axes[0]))
-    extent = density.extent_angstrom
-    diagonal = float(np.linalg.norm(extent))
-    if length > diagonal or float(molecule.volume_a3) > float(np.prod(extent)):
-        raise InputError(
-            f"the model is larger than the map: {length:.0f} Å long, in a box of "
-            f"{' x '.join(f'{side:.0f}' for side in extent)} Å; check the map's pixel size "
-            f"({density.pixel_size_angstrom:g} Å), or give the part of the model that is in the map"
-        )
-    if resolution < 2 * density.pixel_size_angstrom:
-        raise InputError(
-            f"resolution {resolution:g} Å: voxels of {density.pixel_size_angstrom:g} Å hold nothing finer than "
-            f"{2 * density.pixel_size_angstrom:g} Å; give a coarser resolution"
-        )
+    return [
+        _PlacedPart(name, f"body {name}", part, one, whole.target)
+        for name, part, one in zip(selections, molecules, found)
+    ]
 
 
 def _choose_hand(
@@ -282,12 +335,19 @@ def _hand_warnings(whole: _PlacedWhole, resolution: float) -> list[str]:
 
 
 def _ambiguity_warnings(parts: list[_PlacedPart]) -> list[str]:
-    return [
+    lines = [
         f"{part.name} fits nearly as well elsewhere: correlation {part.found.correlation:.3f} against "
         f"{part.found.runner_up:.3f} ({part.found.significance.margin_standard_errors:.1f} standard errors, "
         f"{TRUSTED_STANDARD_ERRORS:g} are trusted); look at the placement before it is used"
         for part in parts
         if part.found.runner_up is not None and not part.found.significance.trusted
+    ]
+    return lines + [
+        f"{part.name} fits nearly as well elsewhere: its correlation here is higher, {part.found.correlation:.3f} "
+        f"against {part.found.runner_up:.3f}, but the map's Fourier shells speak for the other place by "
+        f"{-(part.shell_margin or 0):.1f} standard errors; look at the placement before it is used"
+        for part in parts
+        if part.found.significance.trusted and not part.trusted
     ]
 
 
@@ -335,63 +395,3 @@ def _facts(whole: _PlacedWhole, density: DensityMap, resolution_angstrom: float,
             "frame": "voxel (0, 0, 0) at 0 Å; the header's origin is not used",
         },
     }
-
-
-def symmetric_copies_of(atoms: RigidMolecule, rotations: np.ndarray, centre: np.ndarray) -> list[RigidMolecule]:
-    """A placed molecule and its copies about a centre (Å)."""
-    positions = copy_positions(atoms.positions, rotations, centre).reshape(len(rotations), -1, 3)
-    ca_positions = copy_positions(atoms.ca_positions, rotations, centre).reshape(len(rotations), -1, 3)
-    return [RigidMolecule(one, atoms.atomic_numbers, other) for one, other in zip(positions, ca_positions)]
-
-
-def rescore_by_assembly(atoms: RigidMolecule, rotations: np.ndarray) -> Rescore:
-    """Scores for placements of a subunit: the whole map's correlation with all of its copies.
-
-    At the points of one subunit a symmetric map says too little, as it is full of density on all sides; the copies
-    together must explain all of it. Of a placement and its copies one is taken.
-    """
-
-    def rescore(target: TargetMap, resolution_angstrom: float, poses: RigidPoses) -> RigidPoses:
-        centre = target.density.centre_angstrom
-        grid = target.grid(resolution_angstrom)
-        folded = poses.moved_to_asymmetric_unit(rotations, centre)
-        scores = [
-            correlation_of(
-                compute_model_density(_assembly_at(atoms, folded[row : row + 1], rotations, centre), grid), grid.values
-            )
-            for row in range(len(folded))
-        ]
-        return RigidPoses(folded.rotations, folded.centres, np.array(scores))
-
-    return rescore
-
-
-def rank_without_clashes_first(
-    atoms: RigidMolecule, target: TargetMap, poses: RigidPoses, rotations: np.ndarray
-) -> RigidPoses:
-    """Placements in the order given, those first whose copies do not run into each other."""
-    centre = target.density.centre_angstrom
-    clear = np.array(
-        [
-            clash_fraction(copies[0], copies[1:]) <= MAX_CLASH_FRACTION
-            for copies in (
-                symmetric_copies_of(_subunit_at(atoms, poses[row : row + 1]), rotations, centre)
-                for row in range(len(poses))
-            )
-        ]
-    )
-    return RigidPoses.concatenated([poses[clear], poses[~clear]])
-
-
-def _assembly_at(atoms: RigidMolecule, pose: RigidPoses, rotations: np.ndarray, centre: np.ndarray) -> RigidMolecule:
-    placed = _subunit_at(atoms, pose)
-    numbers = np.tile(atoms.atomic_numbers, len(rotations))
-    return RigidMolecule(
-        copy_positions(placed.positions, rotations, centre),
-        numbers,
-        copy_positions(placed.ca_positions, rotations, centre),
-    )
-
-
-def _subunit_at(atoms: RigidMolecule, poses: RigidPoses) -> RigidMolecule:
-    return atoms.moved(poses.rotations[0], poses.centres[0])

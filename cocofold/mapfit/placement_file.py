@@ -75,6 +75,19 @@ class Placement:
         """The axis along which the map is mirrored, if it is."""
         return "z" if self.hand == MIRRORED else None
 
+    @property
+    def doubt(self) -> str | None:
+        """Both places of each part whose placement is not trusted, as a sentence; None if all are, or none is known."""
+        lines = []
+        for part in self.facts.get("places", ()):
+            rival = part.get("rival")
+            if rival and not part.get("trusted", True):
+                lines.append(
+                    f"{part['selection']} fits with its centre at {_describe_place(part)}, and nearly as well turned "
+                    f"by {rival['turned_by_degrees']:g}° with its centre at {_describe_place(rival)}"
+                )
+        return "; ".join(lines) or None
+
     def with_facts(self, facts: dict[str, Any]) -> Placement:
         """The same placement with other facts."""
         return replace(self, facts=facts)
@@ -136,6 +149,13 @@ class Placement:
             raise InputError(f"{name}: has no bodies; it must have one at least")
         read = tuple(_parse_body(body, f"{name}: body {n}") for n, body in enumerate(bodies, 1))
         return cls(hand, scores, read, content, symmetry)
+
+
+def _describe_place(place: dict[str, Any]) -> str:
+    x, y, z = place["centre_angstrom"]
+    shells = place["shell_correlation"]
+    by_shells = "" if shells is None else f", in Fourier shells {shells:.3f}"
+    return f"({x:g}, {y:g}, {z:g}) Å (correlation {place['correlation']:.3f}{by_shells})"
 
 
 def _parse_body(content: Any, name: str) -> PlacedBody:

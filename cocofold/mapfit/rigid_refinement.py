@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import roma
 import torch
+from scipy.spatial import cKDTree
 
 from cocofold.mapfit.density_map import VOXELS_PER_RESOLUTION, MapGrid, even_fast_length, low_pass_filter
 
@@ -63,6 +64,21 @@ class RigidMolecule:
     def volume_a3(self) -> float:
         """Volume of the molecule, by the number of its atoms."""
         return VOLUME_PER_ATOM_A3 * len(self.positions)
+
+
+# CA atoms of two bodies nearer to each other than this clash: even neighbours in a chain are 3.8 Å apart.
+_CLASH_ANGSTROM = 3.0
+# Share of a body's CA atoms that may clash where it is placed: a few at an interface that is not yet right. Smaller
+# values refuse right places of models with loose ends, larger ones let bodies lie in each other.
+MAX_CLASH_FRACTION = 0.03
+
+
+def clash_fraction(body: RigidMolecule, others: list[RigidMolecule]) -> float:
+    """Share of a body's CA atoms that lie within 3 Å of another body's."""
+    if not others:
+        return 0.0
+    tree = cKDTree(np.concatenate([other.ca_positions for other in others]))
+    return float((tree.query(body.ca_positions)[0] < _CLASH_ANGSTROM).mean())
 
 
 # Width of a Gaussian whose transform has fallen to 1/e at the resolution, in resolutions: 1 / (sqrt(2) pi).

@@ -10,36 +10,26 @@ import numpy as np
 import torch
 from scipy import ndimage
 from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
 
-from cocofold.mapfit.fft_search import even_rotations, search_exhaustively
+from cocofold.mapfit.fft_search import SearchPlan, compact_part, even_rotations, search_candidates
 from cocofold.mapfit.rigid_refinement import (
+    MAX_CLASH_FRACTION,
     RigidMolecule,
     RigidPoses,
     angles_between,
+    clash_fraction,
     make_molecule_template,
     refine_poses,
 )
-from cocofold.mapfit.target_map import TargetMap
+from cocofold.mapfit.target_map import TargetMap, compute_model_density, correlation_of
+from cocofold.structure.point_groups import copy_positions
 from cocofold.system.progress import ProgressCallback
 
 # Given a map, a resolution (Å) and placements, returns these with the scores to be followed by; alike ones may become
 # the same.
 Rescore = Callable[[TargetMap, float, RigidPoses], RigidPoses]
 
-# The search runs at this many radii of gyration: coarse enough to take seconds, and fine enough that a molecule is more
-# than a blob. Larger values are faster and lose placements, smaller ones only take longer.
-_RESOLUTION_PER_RADIUS = 0.6
-# A step of the rotations moves atoms at the radius of gyration by the resolution over this.
-_STEPS_PER_RESOLUTION = 2.5
-# Coarsest steps, also for small or coarse models; refinement must still reach a placement from the nearest rotation.
-_LARGEST_STEP_RAD = math.radians(20)
-# Radius of gyration below which a molecule is searched as if it had this one (Å), so that no plan is without end.
-_MIN_RADIUS_ANGSTROM = 3.0
-# Scores (rotations times voxels) of a search at most; above, the resolution grows by this factor until it fits.
-_MAX_SCORES = 1.5e9
-_COARSENING = 1.1
-# Voxels of the searched grid along a resolution. Fewer than the three of refinement, as peaks are refined afterwards.
-_SEARCH_VOXELS_PER_RESOLUTION = 2.5
 # Candidates that a symmetric map's assemblies score anew, that are refined first, that go on after the first and after
 # each further level, and that are left at the end. More only take longer; fewer may lose the right one, whose rank at
 # low resolution is not the first.
@@ -53,47 +43,12 @@ _MAX_RESOLUTION_RATIO = 1.5
 # Steps of gradient ascent and sample points of the molecule at each level, and at the last one, whose scores are told.
 _STEPS, _LAST_STEPS = 20, 40
 _POINTS, _LAST_POINTS = 2000, 15_000
-# Refined placements nearer to each other than both are one; so are candidates of a search within these shares of its
-# steps.
+# Refined placements nearer to each other than both are one.
 _DUPLICATE_DEG, _DUPLICATE_ANGSTROM = 6.0, 2.0
-_DUPLICATE_PER_STEP, _DUPLICATE_PER_RESOLUTION = 0.8, 1 / 3
+# A rotation about no axis of the others, so that those of a second search lie elsewhere; any such one would do.
+_BETWEEN_ROTATIONS = Rotation.from_rotvec([0.4, 0.7, -0.3]).as_matrix()
 # How far from its place in the whole model a body is sought: a domain's motion between conformations, as a rule.
 _LOCAL_DEG, _LOCAL_ANGSTROM = 40.0, 12.0
-
-
-@dataclass(frozen=True)
-class SearchPlan:
-    """How finely to search.
-
-    Attributes
-    ----------
-    resolution_angstrom : float
-        At which map and molecule are compared.
-    step_rad : float
-        Between neighbouring rotations.
-    """
-
-    resolution_angstrom: float
-    step_rad: float
-
-    @classmethod
-    def of(cls, atoms: RigidMolecule, target: TargetMap, extent: np.ndarray | None = None) -> SearchPlan:
-        """0.6 radii of gyration where the map allows it, and steps that move atoms at one radius by 0.4 of that.
-
-        In a map whose density has an ``extent``, (3,) Å, much larger than the molecule the search is coarser, so that
-        it takes no longer than it may.
-        """
-        radius = max(atoms.radius_of_gyration, _MIN_RADIUS_ANGSTROM)
-        resolution = max(target.resolution_angstrom, _RESOLUTION_PER_RADIUS * radius)
-        while True:
-            step = min(resolution / (_STEPS_PER_RESOLUTION * radius), _LARGEST_STEP_RAD)
-            if extent is None or step == _LARGEST_STEP_RAD:
-                break
-            voxels = np.prod(extent + 2 * radius) / (resolution / _SEARCH_VOXELS_PER_RESOLUTION) ** 3
-            if voxels * 8 * math.pi**2 / step**3 < _MAX_SCORES:
-                break
-            resolution *= _COARSENING
-        return cls(resolution, step)
 
 
 def find_placements(
@@ -129,16 +84,47 @@ def find_placements(
     low, high = target.dense_bounds(grid, atoms.volume_a3)
     plan = SearchPlan.of(atoms, target, (high - low).cpu().numpy())
     rotations = even_rotations(plan.step_rad)
-    hands = _search_candidates(atoms, targets, plan, rotations, (low, high), subtracted, progress)
+    hands = search_candidates(atoms, targets, plan, rotations, (low, high), subtracted, progress)
     if rescore is not None:
         hands = [
-            rescore(one, plan.resolution_angstrom, poses.distinct(_RESCORED_CANDIDATES, *_duplicate_tolerances(plan)))
+            rescore(one, plan.resolution_angstrom, poses.distinct(_RESCORED_CANDIDATES, *plan.duplicate_tolerances))
             for one, poses in zip(targets, hands)
         ]
     return [
         refine_coarse_to_fine(atoms, one, poses, plan, subtracted, progress, rescore)
         for one, poses in zip(targets, hands)
     ]
+
+
+def search_again(
+    atoms: RigidMolecule, targets: list[TargetMap], found: list[RigidPoses], progress: ProgressCallback
+) -> list[RigidPoses]:
+    """Placements that were found, and those to which another search leads, best first.
+
+    Only the molecule's compact part is sought, from other rotations: tails make a molecule larger than what the map
+    shows of it, and the search coarser than that allows.
+
+    Parameters
+    ----------
+    atoms : RigidMolecule
+    targets : list of TargetMap
+    found : list of RigidPoses
+        For each target.
+    progress
+        Called with what is being done, and what share of it is done, from 0 to 1.
+    """
+    part = compact_part(atoms)
+    arm = atoms.centroid - part.centroid
+    merged = []
+    turned = part.moved(_BETWEEN_ROTATIONS, part.centroid)
+    for target, known, poses in zip(targets, found, find_placements(turned, targets, progress=progress)):
+        rotations = poses.rotations @ _BETWEEN_ROTATIONS
+        settled = refine_at_full_resolution(
+            atoms, target, RigidPoses.unscored(rotations, poses.centres + rotations @ arm)
+        )
+        best_first = RigidPoses.merged_best_first([known, settled])
+        merged.append(best_first.distinct(_FINAL_CANDIDATES, _DUPLICATE_DEG, _DUPLICATE_ANGSTROM))
+    return merged
 
 
 def find_placements_near(
@@ -150,7 +136,7 @@ def find_placements_near(
     near = rotations[angles_between(rotations, np.eye(3)[None])[:, 0] < _LOCAL_DEG] @ start.rotations[0]
     centre = torch.as_tensor(start.centres[0], dtype=torch.float32, device=target.device)
     corners = (centre - _LOCAL_ANGSTROM, centre + _LOCAL_ANGSTROM)
-    found = _search_candidates(atoms, [target], plan, near, corners, subtracted, lambda what, done: None)[0]
+    found = search_candidates(atoms, [target], plan, near, corners, subtracted, lambda what, done: None)[0]
     # No correlation is above 1, and searches score by ranks below 0: the start is refined first.
     best_first = RigidPoses.merged_best_first([RigidPoses(start.rotations, start.centres, np.array([1.0])), found])
     return refine_coarse_to_fine(atoms, target, best_first, plan, subtracted, lambda what, done: None)
@@ -165,11 +151,6 @@ def refine_at_full_resolution(
     return refine_poses(grid, template.thinned(_LAST_POINTS), poses, _LAST_STEPS)
 
 
-def _duplicate_tolerances(plan: SearchPlan) -> tuple[float, float]:
-    """Angle (degrees) and distance (Å) below which candidates of a search are the same."""
-    return _DUPLICATE_PER_STEP * math.degrees(plan.step_rad), plan.resolution_angstrom * _DUPLICATE_PER_RESOLUTION
-
-
 def refine_coarse_to_fine(
     atoms: RigidMolecule,
     target: TargetMap,
@@ -182,7 +163,7 @@ def refine_coarse_to_fine(
     """Candidates moved uphill from the search's resolution to the map's, fewer each time."""
     first, last = plan.resolution_angstrom, target.resolution_angstrom
     levels = max(1, math.ceil(math.log(first / last) / math.log(_MAX_RESOLUTION_RATIO)))
-    found = poses.distinct(_REFINED_CANDIDATES, *_duplicate_tolerances(plan))
+    found = poses.distinct(_REFINED_CANDIDATES, *plan.duplicate_tolerances)
     for level in range(levels + 1):
         at_last = level == levels
         resolution = first * (last / first) ** (level / levels)
@@ -197,37 +178,6 @@ def refine_coarse_to_fine(
         found = found.distinct(fewer, _DUPLICATE_DEG, _DUPLICATE_ANGSTROM)
         progress("refining", (level + 1) / (levels + 1))
     return found
-
-
-def _search_candidates(
-    atoms: RigidMolecule,
-    targets: list[TargetMap],
-    plan: SearchPlan,
-    rotations: np.ndarray,
-    corners: tuple[torch.Tensor, torch.Tensor],
-    subtracted: RigidMolecule | None,
-    progress: ProgressCallback,
-) -> list[RigidPoses]:
-    target, resolution = targets[0], plan.resolution_angstrom
-    grid = target.grid(resolution, subtracted, _SEARCH_VOXELS_PER_RESOLUTION)
-    low, high = target.dense_bounds(grid, atoms.volume_a3)
-    grid = grid.cut(low - resolution / 2, high + resolution / 2)
-    template = make_molecule_template(atoms, resolution, target.device)
-    found = search_exhaustively(
-        grid, template, rotations, corners, len(targets) == 2, lambda done: progress("searching", done / len(rotations))
-    )
-    # Without a second target there is no second hand.
-    return [found[0], *(_mirrored_from_inverted(found[1], mirror) for mirror in targets[1:])]
-
-
-def _mirrored_from_inverted(inverted: RigidPoses, mirror: TargetMap) -> RigidPoses:
-    """Placements in a map inverted through position 0 as placements in its mirror image along z.
-
-    Inverted through 0 and turned by 180° about z is mirrored along z at 0; the mirror lies at the box's centre.
-    """
-    half_turn = np.array([-1.0, -1.0, 1.0])
-    beyond = np.array([0.0, 0.0, 2 * mirror.density.centre_angstrom[2]])
-    return RigidPoses(half_turn[:, None] * inverted.rotations, half_turn * inverted.centres + beyond, inverted.scores)
 
 
 # CA atoms of a placement that is another one lie farther than this (root mean square) from the best's: less is the
@@ -386,3 +336,63 @@ def uncovered_share(target: TargetMap, placed: RigidMolecule) -> float:
     distance, _ = cKDTree(placed.positions).query(dense[:, ::-1] * voxel, distance_upper_bound=reach)
     weight = values[tuple(dense.T)]
     return float(weight[~np.isfinite(distance)].sum() / weight.sum())
+
+
+def symmetric_copies_of(atoms: RigidMolecule, rotations: np.ndarray, centre: np.ndarray) -> list[RigidMolecule]:
+    """A placed molecule and its copies about a centre (Å)."""
+    positions = copy_positions(atoms.positions, rotations, centre).reshape(len(rotations), -1, 3)
+    ca_positions = copy_positions(atoms.ca_positions, rotations, centre).reshape(len(rotations), -1, 3)
+    return [RigidMolecule(one, atoms.atomic_numbers, other) for one, other in zip(positions, ca_positions)]
+
+
+def rescore_by_assembly(atoms: RigidMolecule, rotations: np.ndarray) -> Rescore:
+    """Scores for placements of a subunit: the whole map's correlation with all of its copies.
+
+    At the points of one subunit a symmetric map says too little, as it is full of density on all sides; the copies
+    together must explain all of it. Of a placement and its copies one is taken.
+    """
+
+    def rescore(target: TargetMap, resolution_angstrom: float, poses: RigidPoses) -> RigidPoses:
+        centre = target.density.centre_angstrom
+        grid = target.grid(resolution_angstrom)
+        folded = poses.moved_to_asymmetric_unit(rotations, centre)
+        scores = [
+            correlation_of(
+                compute_model_density(_assembly_at(atoms, folded[row : row + 1], rotations, centre), grid), grid.values
+            )
+            for row in range(len(folded))
+        ]
+        return RigidPoses(folded.rotations, folded.centres, np.array(scores))
+
+    return rescore
+
+
+def rank_without_clashes_first(
+    atoms: RigidMolecule, target: TargetMap, poses: RigidPoses, rotations: np.ndarray
+) -> RigidPoses:
+    """Placements in the order given, those first whose copies do not run into each other."""
+    centre = target.density.centre_angstrom
+    clear = np.array(
+        [
+            clash_fraction(copies[0], copies[1:]) <= MAX_CLASH_FRACTION
+            for copies in (
+                symmetric_copies_of(_subunit_at(atoms, poses[row : row + 1]), rotations, centre)
+                for row in range(len(poses))
+            )
+        ]
+    )
+    return RigidPoses.concatenated([poses[clear], poses[~clear]])
+
+
+def _assembly_at(atoms: RigidMolecule, pose: RigidPoses, rotations: np.ndarray, centre: np.ndarray) -> RigidMolecule:
+    placed = _subunit_at(atoms, pose)
+    numbers = np.tile(atoms.atomic_numbers, len(rotations))
+    return RigidMolecule(
+        copy_positions(placed.positions, rotations, centre),
+        numbers,
+        copy_positions(placed.ca_positions, rotations, centre),
+    )
+
+
+def _subunit_at(atoms: RigidMolecule, poses: RigidPoses) -> RigidMolecule:
+    return atoms.moved(poses.rotations[0], poses.centres[0])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from scipy import ndimage
@@ -15,6 +18,7 @@ from cocofold.mapfit.density_map import (
 )
 from cocofold.mapfit.rigid_refinement import BLUR_PER_RESOLUTION, RigidMolecule, spread_trilinear
 from cocofold.structure.point_groups import point_group_rotations
+from cocofold.system.errors import InputError
 
 # The density of placed atoms is scaled to the map where it is above this share of its maximum.
 _EXPLAINED_FRACTION = 0.02
@@ -77,6 +81,28 @@ class TargetMap:
             corners.append((rows[0], rows[-1]))
         low, high = (torch.stack(side) * grid.voxel_angstrom for side in zip(*corners))
         return low, high
+
+
+def refuse_unsuitable_sizes(molecule: RigidMolecule, density: DensityMap, resolution: float) -> None:
+    """Refuse a model without atoms or larger than the map, and a resolution (Å) that the voxels do not hold."""
+    if len(molecule.positions) == 0:
+        raise InputError("the model has no atoms other than hydrogen; give one with its atoms")
+    # The longest extent in any direction, nearly: twice the largest distance from the centroid is at least as long.
+    axes = np.linalg.svd(molecule.positions - molecule.centroid, full_matrices=False)[2]
+    length = float(np.ptp((molecule.positions - molecule.centroid) @ axes[0]))
+    extent = density.extent_angstrom
+    diagonal = float(np.linalg.norm(extent))
+    if length > diagonal or float(molecule.volume_a3) > float(np.prod(extent)):
+        raise InputError(
+            f"the model is larger than the map: {length:.0f} Å long, in a box of "
+            f"{' x '.join(f'{side:.0f}' for side in extent)} Å; check the map's pixel size "
+            f"({density.pixel_size_angstrom:g} Å), or give the part of the model that is in the map"
+        )
+    if resolution < 2 * density.pixel_size_angstrom:
+        raise InputError(
+            f"resolution {resolution:g} Å: voxels of {density.pixel_size_angstrom:g} Å hold nothing finer than "
+            f"{2 * density.pixel_size_angstrom:g} Å; give a coarser resolution"
+        )
 
 
 def compute_model_density(atoms: RigidMolecule, grid: MapGrid) -> torch.Tensor:
@@ -149,6 +175,46 @@ def correlation_of(one: torch.Tensor, other: torch.Tensor) -> float:
     return float(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1])
 
 
+# Coarser shells hold a molecule's outline, which fits in many places; they are not compared.
+_COARSEST_COMPARED_ANGSTROM = 20.0
+
+
+@dataclass(frozen=True)
+class ShellCorrelation:
+    """How placed atoms agree with a map, shell by shell.
+
+    Attributes
+    ----------
+    mean : float
+        Mean Fourier shell correlation from 20 Å to the map's resolution.
+    standard_error : float
+        With as many independent samples in a shell as the molecule's share of the box has Fourier pixels.
+    """
+
+    mean: float
+    standard_error: float
+
+    def excess_over(self, other: ShellCorrelation) -> float:
+        """Difference from another's mean in standard errors."""
+        return (self.mean - other.mean) / math.hypot(self.standard_error, other.standard_error)
+
+
+def correlate_shells(atoms: RigidMolecule, target: TargetMap) -> ShellCorrelation | None:
+    """Fourier shell correlation of placed atoms with a map; None where the map has no shells finer than 20 Å."""
+    grid = target.grid(target.resolution_angstrom)
+    sides = tuple(float(side) for side in grid.voxel_angstrom.flip(0))
+    shells = _FourierShells(tuple(grid.values.shape), sides)
+    compared = (shells.resolution <= _COARSEST_COMPARED_ANGSTROM) & (shells.resolution >= target.resolution_angstrom)
+    if not compared.any():
+        return None
+    one, other = (torch.fft.rfftn(part).cpu().numpy() for part in (compute_model_density(atoms, grid), grid.values))
+    cross, power = shells.sum((one * other.conj()).real), shells.sum(np.abs(one) ** 2) * shells.sum(np.abs(other) ** 2)
+    share = atoms.volume_a3 / (grid.values.numel() * math.prod(sides))
+    samples = np.maximum(shells.sum(np.ones(one.shape)) / 2 * share, 1.0)[compared]
+    correlation = (cross / np.sqrt(power + 1e-30))[compared]
+    return ShellCorrelation(float(correlation.mean()), math.sqrt(float((1 / samples).sum())) / len(samples))
+
+
 # Usual threshold for the resolution of two half maps (Rosenthal & Henderson 2003); a larger value tells a coarser one.
 _FSC_OF_HALF_MAPS = 0.143
 # Where half maps correlate by 0.143 the signal's power in the whole map is a third of the noise's.
@@ -191,7 +257,7 @@ def resolution_from_half_maps(half1: DensityMap, half2: DensityMap, region: np.n
         Å; at least 2.06 pixels, the finest that the grid holds.
     """
     one, other = (np.fft.rfftn((half.values - np.median(half.values)) * region) for half in (half1, half2))
-    shells = _FourierShells(half1)
+    shells = _FourierShells(half1.values.shape, (half1.pixel_size_angstrom,) * 3)
     cross = shells.sum((one * other.conj()).real)
     correlation = cross / np.sqrt(shells.sum(np.abs(one) ** 2) * shells.sum(np.abs(other) ** 2) + 1e-30)
     return shells.resolution_where(correlation < _FSC_OF_HALF_MAPS)
@@ -210,7 +276,7 @@ def resolution_from_noise(density: DensityMap) -> float | None:
     """
     region = soft_molecule_mask(density)
     flat = density.values - np.median(density.values)
-    shells = _FourierShells(density)
+    shells = _FourierShells(density.values.shape, (density.pixel_size_angstrom,) * 3)
     inside, outside = (
         shells.sum(np.abs(np.fft.rfftn(flat * mask)) ** 2) / max(float((mask**2).sum()), 1.0)
         for mask in (region, 1 - region)
@@ -226,13 +292,14 @@ def resolution_from_noise(density: DensityMap) -> float | None:
 class _FourierShells:
     """Shells of equal width in Fourier space, as many as half the shortest side has pixels."""
 
-    def __init__(self, density: DensityMap) -> None:
-        nz, ny, nx = density.values.shape
-        self._pixel_size = density.pixel_size_angstrom
-        step = 1 / (min(nz, ny, nx) * self._pixel_size)
+    def __init__(self, counts: tuple[int, ...], sides_angstrom: tuple[float, ...]) -> None:
+        """Of a grid of so many voxels of these sides along z, y and x."""
+        nz, ny, nx = counts
+        step = 1 / min(n * side for n, side in zip(counts, sides_angstrom))
+        self._voxel = max(sides_angstrom)
         self._count = min(nz, ny, nx) // 2
         axes = [np.fft.fftfreq(nz), np.fft.fftfreq(ny), np.fft.rfftfreq(nx)]
-        z, y, x = (axis / self._pixel_size / step for axis in axes)
+        z, y, x = (axis / side / step for axis, side in zip(axes, sides_angstrom))
         radius = np.sqrt(z[:, None, None] ** 2 + y[:, None] ** 2 + x**2)
         self._shell = np.minimum(np.rint(radius), self._count).astype(int).ravel()
         self._weight = np.broadcast_to(np.where(x > 0, 2.0, 1.0), radius.shape).ravel()
@@ -246,5 +313,5 @@ class _FourierShells:
         """Resolution of the first shell of two neighbours that are both lost."""
         lost = lost & (self.resolution < _COARSEST_ANGSTROM)
         both = np.flatnonzero(lost[:-1] & lost[1:])
-        finest = _FINEST_IN_PIXELS * self._pixel_size
+        finest = _FINEST_IN_PIXELS * self._voxel
         return max(finest, float(self.resolution[both[0]])) if len(both) else finest

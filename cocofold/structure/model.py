@@ -11,6 +11,8 @@ import numpy as np
 
 # Categories of a file: lists of values by category and item, where False stands for "." and None for "?".
 CifCategories = Dict[str, Dict[str, List]]
+# What an mmCIF that is read says of its residues' confidence: of its positions, and not written again.
+CONFIDENCE_CATEGORIES = ("_ma_qa_metric.", "_ma_qa_metric_local.")
 
 
 class ResidueKey(NamedTuple):
@@ -42,7 +44,8 @@ class Model:
         Lines for the user on what of the file was left out or read in a particular way.
     described : dict
         Categories of the input mmCIF that describe its molecules (``modelcif.MOLECULE_CATEGORIES``), whatever their
-        atoms' positions: lists of values by category and item. They are written again with the model.
+        atoms' positions: lists of values by category and item. They are written again with the model. Besides, what
+        it says of residues' confidence, which is not.
     placed_as : dict of str
         How the model was placed in the frame of a map (hand, symmetry), as its file says; empty if it says nothing.
     """
@@ -291,6 +294,26 @@ def add_table(block: gemmi.cif.Block, category: str, items: str, rows: Iterable[
     columns = [list(map(_text, values)) for values in zip(*rows)]
     if columns:
         block.init_mmcif_loop(category, items.split()).set_all_values(columns)
+
+
+def write_unoccupied_residues(block: gemmi.cif.Block, structure: gemmi.Structure) -> None:
+    """List residues of polymers whose atoms all have the occupancy 0 in the dictionary's category for them."""
+    rows = [
+        [
+            *("Y", 0, 1, chain.name, residue.name, residue.seqid.num, residue.seqid.icode.strip() or None),
+            *(residue.subchain, residue.name, residue.label_seq),
+        ]
+        for chain in structure[0]
+        for residue in chain
+        if residue.label_seq is not None and not any(atom.occ > 0 for atom in residue)
+    ]
+    items = "id polymer_flag occupancy_flag PDB_model_num auth_asym_id auth_comp_id auth_seq_id PDB_ins_code"
+    add_table(
+        block,
+        "_pdbx_unobs_or_zero_occ_residues.",
+        f"{items} label_asym_id label_comp_id label_seq_id",
+        [[row, *one] for row, one in enumerate(rows, start=1)],
+    )
 
 
 def _text(value: object) -> str:

@@ -16,7 +16,14 @@ import numpy as np
 
 from cocofold import __version__
 from cocofold.structure.labels import chain_names_note, free_labels
-from cocofold.structure.model import CifCategories, Model, add_table, element_from_atom_name, rows_by_item
+from cocofold.structure.model import (
+    CifCategories,
+    Model,
+    add_table,
+    element_from_atom_name,
+    rows_by_item,
+    write_unoccupied_residues,
+)
 from cocofold.system.atomic_files import atomic_path
 
 _DICTIONARY = ("mmcif_ma.dic", "1.4.9", "https://raw.githubusercontent.com/ihmwg/ModelCIF/master/dist/mmcif_ma.dic")
@@ -77,6 +84,7 @@ def write_model(
     if details:
         block.set_pair("_struct.pdbx_descriptor", gemmi.cif.quote(details))
     write_molecules(block, structure, model.described)
+    write_unoccupied_residues(block, structure)
     _write_protocol(block, structure, details)
     if plddt is not None:
         _write_confidence(block, structure, plddt)
@@ -178,7 +186,7 @@ MOLECULE_CATEGORIES = (
     "_struct_ref.",
     "_struct_ref_seq.",
 )
-# Of these, written as they came; the others are written anew, with what they say.
+# Of the molecules' categories, written as they came; the others are written anew, with what they say.
 _COPIED_CATEGORIES = tuple(name for name in MOLECULE_CATEGORIES if "branch" in name or "struct_ref" in name)
 _ENTITY_TYPE = {
     gemmi.EntityType.Polymer: "polymer",

@@ -18,7 +18,7 @@ import gemmi
 import numpy as np
 
 from cocofold.structure.labels import AMINO_ACIDS, COORDINATE_RECORDS, complete_labels, name_molecules, tag_molecules
-from cocofold.structure.model import Model, keep_first_conformations
+from cocofold.structure.model import CONFIDENCE_CATEGORIES, Model, keep_first_conformations
 from cocofold.structure.modelcif import MOLECULE_CATEGORIES, PLACEMENT_CATEGORY, complete_atom_site, write_model
 from cocofold.system.atomic_files import atomic_path
 from cocofold.system.errors import InputError, packing_program
@@ -172,7 +172,8 @@ def _parse(path: Path, text: str) -> tuple[gemmi.Structure, dict, list[str]]:
     if not blocks:
         _refuse_without_atoms(path, document)
     block = blocks[0]
-    found = {name: block.get_mmcif_category(name) for name in (*MOLECULE_CATEGORIES, PLACEMENT_CATEGORY)}
+    categories = (*MOLECULE_CATEGORIES, *CONFIDENCE_CATEGORIES, PLACEMENT_CATEGORY)
+    found = {name: block.get_mmcif_category(name) for name in categories}
     notes = complete_atom_site(block)
     return gemmi.make_structure_from_block(block), {name: items for name, items in found.items() if items}, notes
 

@@ -64,6 +64,15 @@ def _addInputs(form):
         "a volume.",
     )
     addFitParams(form)
+    form.addParam(
+        "acceptPlacement",
+        params.BooleanParam,
+        default=False,
+        expertLevel=params.LEVEL_ADVANCED,
+        label="Accept a doubtful placement?",
+        help="No: if the model fits nearly as well elsewhere in the volume (by less than 2 standard errors), the "
+        "protocol stops and names both places. Yes: it goes on from the better one.",
+    )
 
 
 def _addUsualSettings(form):
@@ -168,8 +177,8 @@ def _addSettingsOfPredictions(form):
         expertLevel=params.LEVEL_ADVANCED,
         label="Remove residues of pLDDT below",
         validators=[EngineRange("finetune --remove-below")],
-        help="Residues of a prediction whose pLDDT is lower at the end are left out of the output model. The paper "
-        "uses 30. Empty: no residue is left out.",
+        help="Residues whose pLDDT is lower (a prediction's at the end, else that of the model's file) are left out "
+        "of the output model. The paper uses 30. Empty: no residue is left out.",
     )
 
 

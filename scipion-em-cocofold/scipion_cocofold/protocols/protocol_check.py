@@ -10,6 +10,7 @@ from ..constants import CHECK_JSON, CHECK_PNG
 from ..frames import convertToMrc
 from .base import EngineRange, ProtCocofoldBase, addSeed
 from .inputs import addParticles, missingFiles, modelInBoxFrame, particleOptions, validateParticles, writeInputs
+from .protocol_fit import B_FACTOR_CHOICES, addBFactors
 from .summaries import checkSummary
 
 # Exit status of the engine where something is clearly wrong
@@ -63,6 +64,7 @@ class ProtCocofoldCheck(ProtCocofoldBase):
             help="Yes: the protocol fails, and the protocols that follow in a workflow do not start. No: the error is "
             "only reported.",
         )
+        addBFactors(form)
         addSeed(form)
         self._addGpuParams(form)
         form.addParallelSection(threads=4, mpi=0)
@@ -84,6 +86,7 @@ class ProtCocofoldCheck(ProtCocofoldBase):
             "--map": volume and convertToMrc(volume, self._getTmpPath()),
             "--count": self.count.get(),
             "--seed": self.seed.get(),
+            "--b-factors": B_FACTOR_CHOICES[self.bFactors.get()],
             "--json": self._getExtraPath(CHECK_JSON),
             "--picture": self._getExtraPath(CHECK_PNG),
             **self._deviceOptions(),

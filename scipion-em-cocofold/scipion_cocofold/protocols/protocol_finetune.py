@@ -8,6 +8,7 @@ import threading
 
 from pwem.objects import AtomStruct, SetOfAtomStructs, Volume
 from pyworkflow.constants import BETA
+from pyworkflow.exceptions import PyworkflowException
 from pyworkflow.object import Float, String
 
 from ..constants import (
@@ -44,13 +45,22 @@ from .inputs import (
     writeInBoxFrame,
     writeInputs,
 )
-from .protocol_fit import fitOptions, mirroredVolume, modelOptions, placedOutputs, symmetryOption, validateFit
+from .protocol_fit import (
+    B_FACTOR_CHOICES,
+    fitOptions,
+    mirroredVolume,
+    modelOptions,
+    placedOutputs,
+    symmetryOption,
+    validateFit,
+)
 from .summaries import (
     REFERENCE_FIGURES,
     assessmentSummary,
     checkSummary,
     finetuneMethods,
     finetuneSummary,
+    placementDoubts,
     placementSummary,
     progressLines,
 )
@@ -105,6 +115,12 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         shutil.rmtree(folder, ignore_errors=True)
         options = {**modelOptions(self.inputModel.get()), **fitOptions(self, self._volume(), self._getTmpPath())}
         self.runEngine("fit", {**options, "--out": folder, **self._deviceOptions()})
+        doubts = placementDoubts(self._readJson(PLACED_FOLDER, "placement.json"))
+        if doubts and not self.acceptPlacement:
+            raise PyworkflowException(
+                f"Where the model lies in the volume is not certain: {'; '.join(doubts)}. Look at placement.png in "
+                f"{folder}; then give a placement that is right, or go on from this one (Accept a doubtful placement)."
+            )
 
     def finetuneStep(self, key):
         run = self._runFolder()
@@ -221,12 +237,13 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
             "--resolution": self.resolution.get(),
             "--effort": self.effort.get(),
             "--seed": self.seed.get(),
+            "--b-factors": B_FACTOR_CHOICES[self.bFactors.get()],
+            "--remove-below": self.removeBelow.get(),
             "--no-check": not self.checkFirst.get(),
             **self._deviceOptions(),
         }
         if isinstance(self.inputModel.get(), CocofoldPrediction):
             options["--preset"] = PRESETS[self.preset.get()]
-            options["--remove-below"] = self.removeBelow.get()
             options["--deform"] = self.deform.get()
         return options
 

@@ -16,6 +16,7 @@ from .inputs import missingFiles
 from .summaries import placementSummary
 
 HAND_CHOICES = ["auto", "as-is", "mirrored"]
+B_FACTOR_CHOICES = ["auto", "plddt", "experimental"]
 
 
 class ProtCocofoldFit(ProtCocofoldBase):
@@ -141,6 +142,24 @@ def addFitParams(form):
         help="auto: the model is placed in the volume and in its mirror image. If the mirror image fits clearly "
         "better, it becomes an output, and fine-tuning mirrors the particles' poses.",
     )
+    addBFactors(form)
+
+
+def addBFactors(form, condition="True"):
+    """Add the parameter of what B factors of a model are."""
+    form.addParam(
+        "bFactors",
+        params.EnumParam,
+        choices=B_FACTOR_CHOICES,
+        default=0,
+        expertLevel=params.LEVEL_ADVANCED,
+        condition=condition,
+        label="B factors of the model",
+        help="plddt: confidence of a prediction, 0 to 1 or 0 to 100. experimental: displacements. auto: what the file "
+        "says of itself decides, or else whether they rise with the packing. Stretches of 10 and more residues whose "
+        "pLDDT is below 50, or that touch nothing and have no pLDDT of 70, are unlikely to be ordered: they are "
+        "carried along, have the occupancy 0 in outputs, and are not compared with volume and images.",
+    )
 
 
 def modelOptions(model):
@@ -166,6 +185,7 @@ def fitOptions(protocol, volume, folder):
         "--bodies": protocol.bodies.get("").strip(),
         "--symmetry": symmetryOption(protocol),
         "--hand": HAND_CHOICES[protocol.hand.get()],
+        "--b-factors": B_FACTOR_CHOICES[protocol.bFactors.get()],
     }
 
 

@@ -14,6 +14,21 @@ REFERENCE_FIGURES = (
 _MOST_BODIES_SHOWN = 9
 
 
+def placementDoubts(found):
+    """Return a line on each part of a model that fits nearly as well elsewhere, with the other place."""
+    lines = []
+    for part in found.get("places", []):
+        rival = part.get("rival")
+        if rival and not part["trusted"]:
+            x, y, z = rival["centre_angstrom"]
+            lines.append(
+                f"{part['selection']} has a correlation of {part['correlation']:.3f} here and of "
+                f"{rival['correlation']:.3f} turned by {rival['turned_by_degrees']:g}° with its centre at "
+                f"({x:g}, {y:g}, {z:g}) Å"
+            )
+    return lines
+
+
 def placementSummary(found):
     """Return lines on a placement: how well it fits, how far the next best place is, hand, bodies, warnings."""
     if found is None:

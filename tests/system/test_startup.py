@@ -9,8 +9,7 @@ import sys
 import pytest
 
 from cocofold.system.errors import InputError
-from cocofold.system.signals import Interrupted, SignalHandler
-from cocofold.system.workers import WorkerProcess
+from cocofold.system.processes import Interrupted, SignalHandler, WorkerProcess
 
 
 def test_the_command_line_does_not_import_torch() -> None:

@@ -21,7 +21,7 @@ from cocofold.commands.select import select
 from cocofold.commands.simulate import simulate
 from cocofold.system.errors import InputError
 from cocofold.system.hardware import keep_freed_memory
-from cocofold.system.signals import Interrupted, SignalHandler, ignore_signals, watch_process_of_environment
+from cocofold.system.processes import Interrupted, SignalHandler, ignore_signals, watch_process_of_environment
 
 app = typer.Typer(
     name="cocofold",

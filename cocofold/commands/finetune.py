@@ -15,7 +15,7 @@ from typing import Any, List, Optional, get_type_hints
 import typer
 
 from cocofold.finetuning.options import OPTION_GROUPS, PAPER_SETTINGS, Options, option_rules, options_with_preset
-from cocofold.system.workers import WorkerProcess
+from cocofold.system.processes import WorkerProcess
 
 _TYPES: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
 

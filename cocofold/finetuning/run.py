@@ -42,8 +42,8 @@ from cocofold.structure.read_model import read_model
 from cocofold.structure.restraints import Restraints
 from cocofold.system.errors import InputError
 from cocofold.system.hardware import find_device
+from cocofold.system.processes import Interrupted, SignalHandler
 from cocofold.system.progress import EtaEstimator, TrainingProgressBar
-from cocofold.system.signals import Interrupted, SignalHandler
 
 # Number of fitted particles that are scored at the end of a cycle, to show how the fit goes: more give a steadier mean
 # and take longer; nothing is decided by it.

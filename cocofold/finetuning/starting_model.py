@@ -21,7 +21,7 @@ from cocofold.mapfit.fit_model import AUTO
 from cocofold.mapfit.placement_file import AS_IS, MIRRORED, Placement
 from cocofold.mapfit.workflow import PLACEMENT_FILE, SUBUNIT_FILE, MapFiles, MapOptionNames, place_and_write
 from cocofold.particles.particle_set import ParticleSet
-from cocofold.sources.base import AtomSource
+from cocofold.sources.base import AtomSource, SymmetricCopies
 from cocofold.sources.deformation import DeformationSource
 from cocofold.sources.motion_field import FieldOnTopSource
 from cocofold.sources.structure_module import (
@@ -32,7 +32,6 @@ from cocofold.sources.structure_module import (
     TrainingRates,
     TrunkOutput,
 )
-from cocofold.sources.symmetric_copies import SymmetricCopies
 from cocofold.structure.confidence import ResidueOrder, read_order
 from cocofold.structure.geometry import find_superposition
 from cocofold.structure.model import Model

@@ -43,8 +43,7 @@ from cocofold.likelihood.worker_messages import (
 )
 from cocofold.system.errors import InputError
 from cocofold.system.hardware import find_device
-from cocofold.system.signals import ignore_signals
-from cocofold.system.workers import WorkerProcess
+from cocofold.system.processes import WorkerProcess, ignore_signals
 
 # Workers wait as long as the coordinator has no images to compare: while it places a model, or a network learns one.
 _PEER_TIMEOUT = timedelta(days=30)

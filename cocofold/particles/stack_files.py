@@ -251,7 +251,7 @@ def copied_to_scratch(
     """The same particles with their images, and no others, in one float32 stack in a folder of its own.
 
     It lies below ``folder`` and is removed at the end, also when an exception ends it (signals that end the process are
-    one within ``cocofold.system.signals``). Pixels are those that ``ParticleSet.images`` gives; an image that
+    one within ``cocofold.system.processes``). Pixels are those that ``ParticleSet.images`` gives; an image that
     rows share is copied once.
 
     Parameters

@@ -27,7 +27,7 @@ from cocofold.finetuning.run import finetune
 from cocofold.finetuning.run_folder import RunFolder
 from cocofold.system.atomic_files import write_atomically
 from cocofold.system.errors import InputError
-from cocofold.system.signals import Interrupted, SignalHandler
+from cocofold.system.processes import Interrupted, SignalHandler
 
 pytestmark = [pytest.mark.usefixtures("usual_signals")]
 

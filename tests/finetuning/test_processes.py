@@ -31,7 +31,7 @@ from cocofold.likelihood.observed_images import Observations
 from cocofold.likelihood.worker_messages import ComparisonRequest
 from cocofold.particles import read_particles
 from cocofold.structure.read_model import read_model
-from cocofold.system.workers import WorkerProcess
+from cocofold.system.processes import WorkerProcess
 
 SHORT = ("--effort", 0.03)
 # Processes that share one machine's cores; the first finds the port of the others by itself

@@ -104,7 +104,7 @@ WAITING = """
 import sys, time
 from pathlib import Path
 from cocofold.particles.stack_files import copied_to_scratch
-from cocofold.system.signals import SignalHandler
+from cocofold.system.processes import SignalHandler
 from cocofold.particles import read_particles
 with SignalHandler(), copied_to_scratch(read_particles(sys.argv[1]), Path(sys.argv[2])):
     print("copied", flush=True)

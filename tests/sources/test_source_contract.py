@@ -13,7 +13,7 @@ from cocofold.alphafold.residue_constants import ATOM14_NAMES, RESIDUE_NAMES
 from cocofold.alphafold.weight_layout import random_weights
 from cocofold.alphafold.weights import load_structure_module
 from cocofold.commands.demo import closed_state
-from cocofold.sources.base import AtomSource, ParameterGroup
+from cocofold.sources.base import AtomSource, ParameterGroup, SymmetricCopies
 from cocofold.sources.deformation import DeformationSource
 from cocofold.sources.motion_field import FieldOnTopSource
 from cocofold.sources.structure_module import (
@@ -24,7 +24,6 @@ from cocofold.sources.structure_module import (
     TrainingRates,
     TrunkOutput,
 )
-from cocofold.sources.symmetric_copies import SymmetricCopies
 from cocofold.structure.model import Model
 from cocofold.structure.point_groups import copy_positions, point_group_rotations
 from cocofold.structure.read_model import read_model

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from cocofold.commands.demo import open_state
+from cocofold.sources.base import SymmetricCopies
 from cocofold.sources.deformation import DeformationSource
-from cocofold.sources.symmetric_copies import SymmetricCopies
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.point_groups import build_assembly, copy_positions, point_group_rotations

@@ -9,8 +9,7 @@ import sys
 import pytest
 
 from cocofold.system.errors import InputError
-from cocofold.system.signals import Interrupted, SignalHandler
-from cocofold.system.workers import WorkerProcess
+from cocofold.system.processes import Interrupted, SignalHandler, WorkerProcess
 
 LARGE = {"torch", "numpy", "scipy", "pandas", "gemmi", "matplotlib"}
 HELP = "from cocofold.__main__ import app; app(['finetune', '--help'], standalone_mode=False)"

@@ -102,8 +102,11 @@ class TrainingPass:
     def _note_gain(self, cycle: Cycle, images: np.ndarray) -> float:
         """Gain of held-out images, (n,), over the start in standard errors; kept for the highest cycle."""
         gains = images - np.array(self.start_images)
+        known = np.isfinite(gains)
+        gains = gains[known]
         if self.heldout_images is not None:
-            gains = np.bincount(self.heldout_images, gains) / np.bincount(self.heldout_images)
+            numbers = np.unique(self.heldout_images[known], return_inverse=True)[1]
+            gains = np.bincount(numbers, gains) / np.bincount(numbers)
         gain = _in_standard_errors(gains)
         if (cycle.frc_heldout or 0.0) >= (self.cycles[self.highest].frc_heldout or 0.0):
             self.highest, self.gain_in_errors = cycle.number, gain
@@ -115,9 +118,9 @@ class TrainingPass:
         return gain_in_errors > _CLEAR_IN_ERRORS and (cycle.frc_heldout or 0.0) >= so_far
 
     def _keep_curves(self, when: str, work: torch.Tensor, heldout: torch.Tensor | None) -> None:
-        self.curves[f"work, {when}"] = work.mean(0).tolist()
+        self.curves[f"work, {when}"] = work.nanmean(0).tolist()
         if heldout is not None:
-            self.curves[f"held-out, {when}"] = heldout.mean(0).tolist()
+            self.curves[f"held-out, {when}"] = heldout.nanmean(0).tolist()
 
     @property
     def gave_answer(self) -> bool:
@@ -162,7 +165,24 @@ _KEPT_IN_CHECKPOINT = (
 )
 
 
+def spread_draw(rows: torch.Tensor, most: int, seed: int) -> torch.Tensor:
+    """So many of the rows, (n,) int, drawn with the seed from all over the file, in their order; or all of fewer."""
+    if len(rows) <= most:
+        return rows
+    # The second number keeps this draw apart from others with the same seed.
+    drawn = np.random.default_rng([seed, 3]).permutation(len(rows))[:most]
+    return rows[torch.as_tensor(np.sort(drawn))]
+
+
+def mean_of_finite(scores: torch.Tensor) -> float:
+    """Mean of the scores, (n, n_rings) or (n,), of images whose scores are all numbers; NaN if there are none."""
+    finite = torch.isfinite(scores).reshape(len(scores), -1).all(1)
+    return float(scores[finite].mean())
+
+
 def _in_standard_errors(gain: np.ndarray) -> float:
+    if len(gain) < FEWEST_HELD_OUT:
+        return 0.0
     error = gain.std(ddof=1) / np.sqrt(len(gain))
     return float(gain.mean() / error) if error > 0 else 0.0
 

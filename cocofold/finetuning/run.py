@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cocofold.finetuning.holdout import Cycle, TrainingPass, split_into_passes
+from cocofold.finetuning.holdout import Cycle, TrainingPass, mean_of_finite, split_into_passes, spread_draw
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.preparation import PreparedRun, apply_particle_options, check_before_run, prepare_run
 from cocofold.finetuning.run_folder import ModelState, RunFolder
@@ -299,7 +299,7 @@ class _Run:
     def _end_cycle(self, number: int, loop: TrainingLoop, stage: str) -> None:
         """Score the end of a cycle, keep the best, write files."""
         this = self.passes[number]
-        work = loop.score(this.work[:_MOST_FITTED_IMAGES_SCORED]).cpu()
+        work = loop.score(spread_draw(this.work, _MOST_FITTED_IMAGES_SCORED, self.options.seed)).cpu()
         heldout = loop.score(this.heldout).cpu() if len(this.heldout) else None
         with self.endings.deferred():
             self._keep(number, loop, self._cycle(this, loop, stage, work, heldout), work, heldout)
@@ -317,8 +317,8 @@ class _Run:
             images=loop.images,
             stage=stage,
             seconds=round(time.monotonic() - self.began, 1),
-            frc_work=float(work.mean()),
-            frc_heldout=None if heldout is None else float(heldout.mean()),
+            frc_work=mean_of_finite(work),
+            frc_heldout=None if heldout is None else mean_of_finite(heldout),
             moved_angstrom=float(((positions - self.prepared.start_positions)[alpha] ** 2).sum(1).mean().sqrt()),
             worst_link_angstrom=loop.restraints.worst_link(positions),
             link_rms_angstrom=loop.restraints.link_rms(positions),

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from cocofold.finetuning.holdout import mean_of_finite, spread_draw
 from cocofold.finetuning.options import TrainingOptions
 from cocofold.imaging.rings import RingPixels, ring_count
 from cocofold.likelihood.distributed import Comparison
@@ -188,11 +189,15 @@ class TrainingLoop:
         A rigid motion found at low resolution mends a model that is out of place, and displaces one whose place is
         right and whose shape is not. A stage that is kept goes on with a new optimiser, without its moments.
         """
-        judges = self._work[:_IMAGES_TO_JUDGE_STAGE]
-        reached, after = self.source.state(), float(self._observations.without_scored_rings(self.score(judges)).mean())
+        reached, after = self.source.state(), self._scores_of_judges()
         self.source.revert_stage()
-        if after > float(self._observations.without_scored_rings(self.score(judges)).mean()):
+        if mean_of_finite(after - self._scores_of_judges()) > 0:
             self._optimise(self.source.restore(stage, reached), self._stages[stage])
+
+    def _scores_of_judges(self) -> torch.Tensor:
+        """Mean correlation of each of some fitted images, from all over the file, on the rings that are fitted."""
+        judges = spread_draw(self._work, _IMAGES_TO_JUDGE_STAGE, self._settings.seed)
+        return self._observations.without_scored_rings(self.score(judges)).mean(1)
 
     def _rings(self, stage: Stage) -> RingPixels:
         box, pixel = self._observations.particles.box, self._observations.pixel_size_angstrom

@@ -361,5 +361,7 @@ def find_contrast(positions: torch.Tensor, gaussians: AtomGaussians, observation
     rings = observations.rings(min(wanted, observations.finest_rings))
     chunk = images_per_chunk(len(positions))
     of_images = correlate_in_chunks(positions, gaussians, observations, rows, rings, chunk).mean(1).double()
+    of_images = of_images[torch.isfinite(of_images)]
+    count = len(of_images)
     error = float(of_images.std(unbiased=True)) / count**0.5 if count > 1 else float("inf")
     return ContrastEstimate(float(of_images.mean()), error, count)

@@ -75,6 +75,7 @@ class CheckSettings:
     def __post_init__(self) -> None:
         """Refuse values that cannot work, in the words of the command line."""
         require_within("--count", self.count, 10, 100_000)
+        require_within("--seed", self.seed, 0, 2**63 - 1)
         require_within("resolution_angstrom", self.resolution_angstrom, 1, 30)
         if self.contrast not in ("white", "dark", "auto"):
             raise InputError(f"--contrast {self.contrast}: give white, dark or auto")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cocofold.finetuning import training_loop
 from cocofold.finetuning.options import TrainingOptions
 from cocofold.finetuning.training_loop import TrainingLoop
 from cocofold.imaging.rings import RingPixels
@@ -191,6 +192,33 @@ def test_a_stage_is_taken_back_unless_images_are_better_explained(
     before = source.shift
     loop.advance(6, lambda correlation: None)
     assert source.shift > before
+
+
+@pytest.mark.parametrize(("slope", "kept"), [(1.0, True), (-1.0, False)])
+def test_a_stage_is_judged_by_images_of_the_whole_file(
+    loop_of, slope: float, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawn with the seed; an image without a score decides nothing."""
+    monkeypatch.setattr(training_loop, "_IMAGES_TO_JUDGE_STAGE", 10)
+    drawn = []
+    for seed in (0, 0, 1):
+        loop, source, _, comparison = loop_of([Stage("first", 5, 20.0, revert_unless_better=True)], slope, seed=seed)
+        score = comparison.score
+
+        def with_a_gap(*given: object, score=score) -> torch.Tensor:
+            found = score(*given)
+            found[3] = float("nan")
+            return found
+
+        comparison.score = with_a_gap
+        loop.advance(5, lambda correlation: None)
+        assert (source.shift > 2 * RATE) is kept
+        (rows, _), (again, _) = comparison.scored
+        assert rows == again
+        assert len(rows) == 10
+        assert max(rows) > max(WORK) - len(WORK) // 2
+        drawn.append(rows)
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_contacts_are_searched_at_the_start_of_a_stage_and_every_25_steps(loop_of) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from cocofold.finetuning.holdout import Cycle, TrainingPass, split_into_passes
+from cocofold.finetuning.holdout import Cycle, TrainingPass, mean_of_finite, split_into_passes, spread_draw
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.preparation import apply_particle_options, prepare_run
 from cocofold.particles import read_particles
@@ -129,6 +129,33 @@ def test_a_copy_on_scratch_is_what_counts(expanded: ParticleSet, tmp_path: Path)
         patched.setattr(run, "prepare_run", lambda *args: (overwrite(), prepare_run(*args))[1])
         with pytest.raises(InputError, match="was overwritten"):
             run.finetune(options, tmp_path / "again")
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_image_without_a_score_decides_nothing(shared: bool) -> None:
+    numbers = np.repeat(np.arange(10), COPIES if shared else 1)
+    found = []
+    for gap in (False, True):
+        used = np.concatenate([numbers, numbers[-1:] + 1]) if gap else numbers
+        all_rows = torch.arange(len(used))
+        judged = TrainingPass(all_rows, all_rows, heldout_images=used if shared else None)
+        for number, rise in enumerate((0.0, 1.0)):
+            scores = torch.as_tensor(rise * np.random.default_rng(1).normal(0.2, 0.1, 10)[numbers])[:, None]
+            scores = torch.cat([scores, torch.full((1, 1), float("nan"))]) if gap else scores
+            is_answer = judged.add(Cycle(number, 0, 0, "", 0, 0, mean_of_finite(scores), 0, 0, 0), scores, scores)
+        found.append((is_answer, judged.gain_in_errors, mean_of_finite(scores), judged.curves["held-out, end"]))
+    assert found[0] == found[1]
+    assert found[0][0]
+
+
+def test_rows_that_are_drawn_are_from_all_over_the_file() -> None:
+    rows = torch.arange(1000) + 7
+    drawn = spread_draw(rows, 200, seed=3)
+    assert len(set(drawn.tolist())) == 200
+    assert drawn.tolist() == sorted(drawn.tolist()) == spread_draw(rows, 200, seed=3).tolist()
+    assert [150 < int((drawn < rows[end]).sum()) * 1000 / end < 250 for end in (250, 500, 750)] == [True] * 3
+    assert not torch.equal(drawn, spread_draw(rows, 200, seed=4))
+    assert torch.equal(spread_draw(rows[:200], 200, seed=3), rows[:200])
 
 
 def test_scratch_holds_each_image_once(expanded: ParticleSet, tmp_path: Path) -> None:

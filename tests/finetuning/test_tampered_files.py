@@ -8,7 +8,10 @@ import pytest
 
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.run import finetune
+from cocofold.likelihood.residue_support import ParticlesOfModel
 from cocofold.mapfit.placement_file import Placement
+from cocofold.preflight.check_inputs import CheckSettings
+from cocofold.relaxation.minimization import RelaxSettings
 from cocofold.reporting.run_contents import read_run
 from cocofold.system.errors import InputError
 
@@ -45,5 +48,14 @@ def test_damaged_metrics_of_a_finished_run_are_refused(content: str, tmp_path: P
 
 @pytest.mark.parametrize("seed", [-1, 10**20])
 def test_a_seed_out_of_range_is_refused(seed: int) -> None:
-    with pytest.raises(InputError, match="--seed"):
-        Options("p.star", model="m.cif", seed=seed)
+    for settings in (lambda: Options("p.star", model="m.cif", seed=seed), lambda: CheckSettings(seed=seed)):
+        with pytest.raises(InputError, match="--seed"):
+            settings()
+
+
+@pytest.mark.parametrize("count", [0, -1, 10**10])
+def test_a_number_of_particles_or_threads_out_of_range_is_refused(count: int) -> None:
+    with pytest.raises(InputError, match="--max-particles"):
+        ParticlesOfModel(Path("p.star"), most=count)
+    with pytest.raises(InputError, match="--threads"):
+        RelaxSettings(threads=count)

@@ -57,7 +57,7 @@ class Case:
     @property
     def grid(self) -> int:
         """Side of the grid on which atoms are drawn."""
-        return rendering_grid(self.box, self.box // 2 - 1)
+        return rendering_grid(self.box // 2 - 1)
 
     @property
     def rendered_width_pixels(self) -> float:

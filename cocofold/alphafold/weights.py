@@ -95,11 +95,6 @@ def official_weights(module: StructureModule) -> dict[str, torch.Tensor]:
     return {array.alphafold_key: array.from_torch(state[array.module_key]).float().clone() for array in MODULE_ARRAYS}
 
 
-def save_structure_module(module: StructureModule, path: str | os.PathLike[str]) -> None:
-    """Write the weights of a module as AlphaFold's file has them, without the adapter."""
-    save_weights(official_weights(module), path)
-
-
 def save_weights(weights: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> None:
     """Write arrays as AlphaFold's file has them; the file appears whole."""
     arrays = {name: tensor.detach().cpu().numpy() for name, tensor in weights.items()}

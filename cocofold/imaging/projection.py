@@ -52,7 +52,7 @@ class Poses:
         return Poses(self.rotations.to(device), self.origins_angstrom.to(device))
 
 
-def rendering_grid(box: int, n_rings: int) -> int:
+def rendering_grid(n_rings: int) -> int:
     """Side of the grid on which atoms are rendered for rings up to ``n_rings``.
 
     It covers the image's extent, so its Fourier pixels are the image's own; oversampling by 1.3 keeps what
@@ -88,7 +88,7 @@ def bytes_per_image(n_atoms: int, rings: RingPixels, pixel_size_angstrom: float,
     widest_angstrom : float
         Width of the widest atom.
     """
-    grid = rendering_grid(rings.box, rings.n_rings)
+    grid = rendering_grid(rings.n_rings)
     spacing = rings.box * pixel_size_angstrom / grid
     reach = atom_window_pixels(math.hypot(widest_angstrom, added_width_angstrom(spacing)) / spacing) // 2
     return n_atoms * _BYTES_PER_ATOM_WINDOW_PIXEL * tile_window_side(reach) + _BYTES_PER_GRID_PIXEL * grid**2
@@ -152,7 +152,7 @@ def project(
     (n, n_pixels, 2) float
         Real and imaginary parts, up to a factor common to each ring.
     """
-    box, grid = rings.box, rendering_grid(rings.box, rings.n_rings)
+    box, grid = rings.box, rendering_grid(rings.n_rings)
     spacing = box * pixel_size_angstrom / grid
     centre = (box // 2) * pixel_size_angstrom
     planar = torch.matmul(positions - centre, poses.rotations[:, :2].transpose(1, 2))

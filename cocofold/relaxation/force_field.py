@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 
 from cocofold.structure.geometry import torsion_radians
 from cocofold.structure.model import Model
-from cocofold.structure.topology import Backbone
+from cocofold.structure.topology import LONGEST_PEPTIDE_BOND_ANGSTROM, Backbone
 from cocofold.system.errors import InputError
 
 # Amber ff14SB with OBC II (Onufriev, Bashford & Case 2004), under OpenMM's names
@@ -45,6 +46,12 @@ STANDARD_AMINO_ACIDS = frozenset({
     "ALA", "ARG", "ASN", "ASP", "CYS", "GLN", "GLU", "GLY", "HIS", "ILE",
     "LEU", "LYS", "MET", "PHE", "PRO", "SER", "THR", "TRP", "TYR", "VAL",
 })  # fmt: skip
+
+# What molecular dynamics programs call amino acids by their protonation and bonds, which are found anew here
+_STANDARD_NAME = {
+    _SELENOMETHIONINE: "MET", "HID": "HIS", "HIE": "HIS", "HIP": "HIS", "HSD": "HIS", "HSE": "HIS", "HSP": "HIS",
+    "CYX": "CYS", "CYM": "CYS", "ASH": "ASP", "GLH": "GLU", "LYN": "LYS",
+}  # fmt: skip
 
 
 def load_force_field(solvent: bool = True) -> Any:
@@ -191,7 +198,10 @@ class ForceFieldProtein:
     model_residue : (n,) int
         Row in ``Model.residues`` of each atom.
     left_out : (n_residues,) bool
-        Residues of the model that are no part of it: ligands, nucleic acids, unknown and incomplete residues.
+        Residues of the model that are no part of it: ligands, nucleic acids, unknown and incomplete residues, and
+        those that are held.
+    held : (k,) int
+        Rows of residues that the force field knows, but not where they are: alone between gaps, or closing a ring.
     n_pieces, n_disulphides : int
     """
 
@@ -201,6 +211,7 @@ class ForceFieldProtein:
     model_row: np.ndarray
     model_residue: np.ndarray
     left_out: np.ndarray
+    held: np.ndarray
     n_pieces: int
     n_disulphides: int
 
@@ -225,11 +236,12 @@ def build_protein(model: Model, forcefield: Any, platform: Any) -> ForceFieldPro
     """
     from openmm import unit
 
-    known, pieces = _unbroken_pieces(model)
+    known, held, pieces = _unbroken_pieces(model)
     topology, rows, positions = _heavy_atom_topology(model, pieces)
     disulphides = sum(1 for bond in topology.bonds() if {bond[0].name, bond[1].name} == {"SG"})
-    modeller = _with_missing_atoms(topology, positions, forcefield, platform)
     residues = [number for piece in pieces for number in piece]
+    labels = [f"{key.name} {key.number}{key.insertion_code} of chain {key.chain}" for key in model.residues]
+    modeller = _with_missing_atoms(topology, positions, forcefield, platform, [labels[row] for row in residues])
     by_name = {
         (residue, str(model.atom_names[row])): row
         for residue, row in zip(model.residue_of_atom[rows[rows >= 0]].tolist(), rows[rows >= 0].tolist())
@@ -244,13 +256,17 @@ def build_protein(model: Model, forcefield: Any, platform: Any) -> ForceFieldPro
         model_row=np.array([by_name.get((number, name), -1) for number, name in zip(owner.tolist(), names)]),
         model_residue=owner,
         left_out=~known,
+        held=held,
         n_pieces=len(pieces),
         n_disulphides=disulphides,
     )
 
 
-def _with_missing_atoms(topology: Any, positions: np.ndarray, forcefield: Any, platform: Any) -> Any:
-    """An OpenMM modeller with the missing heavy atoms of residues and with hydrogens; ``positions`` (n, 3) Å."""
+def _with_missing_atoms(topology: Any, positions: np.ndarray, forcefield: Any, platform: Any, labels: list[str]) -> Any:
+    """An OpenMM modeller with the missing heavy atoms of residues and with hydrogens.
+
+    ``positions`` are (n, 3) Å, ``labels`` the names of the residues in messages.
+    """
     from openmm import app, unit
     from pdbfixer import PDBFixer
 
@@ -271,23 +287,27 @@ def _with_missing_atoms(topology: Any, positions: np.ndarray, forcefield: Any, p
         try:
             modeller.addHydrogens(forcefield, platform=platform)
         except ValueError as error:
+            # OpenMM counts residues from 0.
+            said = re.sub(r"residue (\d+) \(\w+\)", lambda found: labels[int(found[1])], str(error))
             raise InputError(
-                f"the force field does not know a residue ({error}); remove it or rename its atoms"
+                f"the force field does not know a residue ({said}); remove it or rename its atoms"
             ) from error
         finally:
             random.setstate(state)
     return modeller
 
 
-def _unbroken_pieces(model: Model) -> tuple[np.ndarray, list[list[int]]]:
-    """Residues that the force field knows, (n_residues,) bool, and runs of them that peptide bonds join."""
+def _unbroken_pieces(model: Model) -> tuple[np.ndarray, np.ndarray, list[list[int]]]:
+    """Residues that are relaxed, (n_residues,) bool, those that are held, (k,) int, and runs that peptide bonds join.
+
+    The force field has no residue that is an end of a chain on both sides. One that stands alone is held, and so are
+    the two that close a ring: they would be torn apart as ends.
+    """
     backbone = Backbone.of(model)
-    known = np.zeros(len(model.residues), bool)
     pieces: list[list[int]] = []
     joined = False
     for residue, linked in zip(backbone.residues.tolist(), backbone.linked.tolist()):
-        if model.residues[residue].name in (*STANDARD_AMINO_ACIDS, _SELENOMETHIONINE):
-            known[residue] = True
+        if model.residues[residue].name in STANDARD_AMINO_ACIDS or model.residues[residue].name in _STANDARD_NAME:
             if joined:
                 pieces[-1].append(residue)
             else:
@@ -295,9 +315,25 @@ def _unbroken_pieces(model: Model) -> tuple[np.ndarray, list[list[int]]]:
             joined = linked
         else:
             joined = False
+    standard = {residue for piece in pieces for residue in piece}
+    pieces = [piece[1:-1] if _is_ring(model, piece) else piece for piece in pieces]
+    pieces = [piece for piece in pieces if len(piece) > 1]
+    relaxed = {residue for piece in pieces for residue in piece}
     if not pieces:
-        raise InputError("the model has no standard amino acids with N, CA and C, so there is nothing to relax")
-    return known, pieces
+        raise InputError(
+            "the model has no two standard amino acids with N, CA and C that a peptide bond joins, so there is nothing "
+            "to relax"
+        )
+    known = np.isin(np.arange(len(model.residues)), list(relaxed))
+    return known, np.array(sorted(standard - relaxed), dtype=int), pieces
+
+
+def _is_ring(model: Model, piece: list[int]) -> bool:
+    """Whether a peptide bond joins the last residue of a piece to its first."""
+    carbon, nitrogen = model.atoms_named("C")[piece[-1]], model.atoms_named("N")[piece[0]]
+    length = np.linalg.norm(model.positions[carbon] - model.positions[nitrogen])
+    same_chain = model.residues[piece[0]].chain == model.residues[piece[-1]].chain
+    return len(piece) > 2 and same_chain and bool(length < LONGEST_PEPTIDE_BOND_ANGSTROM)
 
 
 def _heavy_atom_topology(model: Model, pieces: list[list[int]]) -> tuple[Any, np.ndarray, np.ndarray]:
@@ -315,7 +351,7 @@ def _heavy_atom_topology(model: Model, pieces: list[list[int]]) -> tuple[Any, np
         chain = topology.addChain(str(number))
         for place, residue in enumerate(piece, start=1):
             name = model.residues[residue].name
-            added = topology.addResidue("MET" if name == _SELENOMETHIONINE else name, chain, str(place))
+            added = topology.addResidue(_STANDARD_NAME.get(name, name), chain, str(place))
             for row in atoms_of_residue[residue]:
                 element = int(model.atomic_numbers[row])
                 if element == _HYDROGEN or (model.atom_names[row] == "OXT" and residue != piece[-1]):

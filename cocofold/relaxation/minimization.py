@@ -194,13 +194,12 @@ def relax(
     settings = settings or RelaxSettings()
     openmm = _import_openmm()
     platform, properties = _platform(openmm, settings)
-    field = load_force_field()
+    fields = {solvent: load_force_field(solvent) for solvent in (False, True)}
     tell("building missing atoms and hydrogens", 0.0)
-    parts = build_protein(model, field, platform)
+    parts = build_protein(model, fields[True], platform)
     others = model.positions[parts.left_out[model.residue_of_atom]]
     systems = {
-        solvent: build_system(parts, load_force_field(solvent), others, image_gradient is not None)
-        for solvent in (False, True)
+        solvent: build_system(parts, field, others, image_gradient is not None) for solvent, field in fields.items()
     }
     pull = None if image_gradient is None else _ImageForce.calibrated(parts, model, image_gradient)
 
@@ -375,7 +374,7 @@ def _relaxed_structure(
 
 
 def _notes(model: Model, parts: ForceFieldProtein) -> tuple[str, ...]:
-    names = [model.residues[row].name for row in np.flatnonzero(parts.left_out)]
+    names = [model.residues[row].name for row in np.setdiff1d(np.flatnonzero(parts.left_out), parts.held)]
     pieces = "1 piece" if parts.n_pieces == 1 else f"{parts.n_pieces} pieces"
     notes = [f"{pieces} of protein without gaps, {parts.n_disulphides} disulphides"]
     if names:
@@ -383,6 +382,13 @@ def _notes(model: Model, parts: ForceFieldProtein) -> tuple[str, ...]:
         notes.append(
             f"{len(names)} residues that the force field does not know stay where they are, and protein atoms within "
             f"{FROZEN_WITHIN_ANGSTROM:g} Å of them too: {kinds}"
+        )
+    if len(parts.held):
+        listed = ", ".join(_label(model.residues[row]) for row in parts.held[:_MOST_KINDS_NAMED])
+        more = f" and {len(parts.held) - _MOST_KINDS_NAMED} more" if len(parts.held) > _MOST_KINDS_NAMED else ""
+        notes.append(
+            "residues that stand alone between gaps, or close a ring, stay where they are, and "
+            f"protein atoms within {FROZEN_WITHIN_ANGSTROM:g} Å of them too: {listed}{more}"
         )
     selenium = sum(model.residues[row].name == "MSE" for row in np.flatnonzero(~parts.left_out))
     if selenium:

@@ -191,7 +191,7 @@ def _predicted_pictures(
     transfer = optics.transfer(torch.arange(len(particles)), rings)
     # Undo the width that rendering adds, to have the molecule's own fall-off.
     frequency = (rings.ring + 1) / (rings.box * pixel)
-    width = added_width_angstrom(rings.box * pixel / rendering_grid(rings.box, rings.n_rings))
+    width = added_width_angstrom(rings.box * pixel / rendering_grid(rings.n_rings))
     sharper = torch.exp(2 * (math.pi * width * frequency) ** 2)
     return _low_passed_images(torch.view_as_complex(transforms) * transfer * sharper, rings)
 

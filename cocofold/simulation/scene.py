@@ -18,6 +18,7 @@ from cocofold.imaging.ctf import Ctf, contrast_transfer
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, Poses, added_width_angstrom, project, rendering_grid
 from cocofold.imaging.rings import RingPixels, ring_count
 from cocofold.likelihood.particle_optics import ctf_of, poses_of
+from cocofold.mapfit.rigid_refinement import VOLUME_PER_ATOM_A3
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.particles.poses import matrices_from_relion
 from cocofold.simulation.simulation_settings import SimulationSettings
@@ -199,7 +200,7 @@ class ImageRenderer:
         # The same Fourier pixels, as those of an image of the same extent and finer pixels.
         self._fine_rings = replace(self._rings, box=_GRID_REFINEMENT * box, n_rings=_GRID_REFINEMENT * box // 2 - 1)
         self._fine_pixel_size = pixel_size_angstrom / _GRID_REFINEMENT
-        grid = rendering_grid(self._fine_rings.box, self._fine_rings.n_rings)
+        grid = rendering_grid(self._fine_rings.n_rings)
         spacing = box * pixel_size_angstrom / grid
         step = 1 / (box * pixel_size_angstrom)
         self._kx, self._ky = self._rings.kx * step, self._rings.ky * step
@@ -229,8 +230,7 @@ def _tensor(values: np.ndarray) -> torch.Tensor:
     return torch.as_tensor(values, dtype=torch.float32)
 
 
-# Per atom other than hydrogen in a protein of 1.35 g/cm^3, and per water molecule (an oxygen, Z = 8).
-_VOLUME_PER_ATOM_A3 = 16.9
+# Per water molecule (an oxygen, Z = 8).
 _WATER_VOLUME_A3 = 29.9
 _OXYGEN = 8.0
 
@@ -302,7 +302,7 @@ def _displaced_solvent(model: Model) -> GaussianCloud:
     """
     heavy = model.atomic_numbers > 1
     density = _integral(_OXYGEN, REFERENCE_WIDTH_ANGSTROM) / _WATER_VOLUME_A3
-    width = _VOLUME_PER_ATOM_A3 ** (1 / 3) / np.sqrt(2 * np.pi)
+    width = VOLUME_PER_ATOM_A3 ** (1 / 3) / np.sqrt(2 * np.pi)
     return _cloud_of_equal_width(model.positions[heavy], np.full(int(heavy.sum()), -density), width)
 
 
@@ -318,7 +318,7 @@ def _detergent_belt(model: Model, height: float) -> GaussianCloud:
     grid = grid[((grid[:, 1:] / half_widths) ** 2).sum(1) <= 1]
     positions = centre + grid @ axes
     positions = positions[cKDTree(model.positions).query(positions)[0] > _MIN_BELT_TO_PROTEIN_ANGSTROM]
-    protein = _integral(_MEAN_ATOMIC_NUMBER, REFERENCE_WIDTH_ANGSTROM) / _VOLUME_PER_ATOM_A3
+    protein = _integral(_MEAN_ATOMIC_NUMBER, REFERENCE_WIDTH_ANGSTROM) / VOLUME_PER_ATOM_A3
     water = _integral(_OXYGEN, REFERENCE_WIDTH_ANGSTROM) / _WATER_VOLUME_A3
     mass = _BELT_DENSITY_OF_PROTEIN * (protein - water) * _BELT_SPACING_ANGSTROM**3
     peak = mass / _integral(1.0, _BELT_WIDTH_ANGSTROM)

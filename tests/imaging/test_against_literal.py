@@ -54,7 +54,7 @@ def _literal(case: dict) -> torch.Tensor:
     ky, kx = (values.reshape(-1) for values in torch.meshgrid(frequency, frequency, indexing="ij"))
     ctf = contrast_transfer(_ctf(), kx, ky).view(BOX, BOX)
     view = literal.View(case["rotation"], case["origin"], ctf, case["image"])
-    grid = rendering_grid(BOX, BOX // 2 - 1)
+    grid = rendering_grid(BOX // 2 - 1)
     extra = added_width_angstrom(BOX * PIXEL / grid)
     atoms = case["positions"], case["amplitudes"], case["widths"]
     return literal.correlate(*atoms, view, PIXEL, extra, grid, atoms_at_once=23)

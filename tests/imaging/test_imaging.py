@@ -50,7 +50,7 @@ def test_projection_is_the_direct_sum(n_rings: int) -> None:
     rings = RingPixels.up_to(BOX, n_rings)
     ours = torch.view_as_complex(project(*atoms, poses, rings, PIXEL)).numpy()
     # Undo the width that all atoms are given for rendering, and the grid's scale.
-    spacing = BOX * PIXEL / rendering_grid(BOX, n_rings)
+    spacing = BOX * PIXEL / rendering_grid(n_rings)
     k2 = (rings.kx.numpy() ** 2 + rings.ky.numpy() ** 2) / (BOX * PIXEL) ** 2
     ours = ours * spacing**2 * np.exp(2 * np.pi**2 * added_width_angstrom(spacing) ** 2 * k2)
     theirs = _direct(atoms, poses, rings)

@@ -178,6 +178,46 @@ def test_what_the_force_field_does_not_know_stays_where_it_is(fragment: Fragment
     assert any("1 ZN" in note for note in found.notes)
 
 
+def test_a_residue_alone_between_gaps_stays_where_it_is(fragment: Fragment) -> None:
+    start = fragment(1, 12, without=(7, 9), noise=0.1)
+    found = relax(start, QUICK)
+    (row,) = (row for row, key in enumerate(start.residues) if key.number == 8)
+    alone = start.residue_of_atom == row
+    assert np.array_equal(found.model.positions[alone], start.positions[alone])
+    assert not np.allclose(found.model.positions[~alone], start.positions[~alone], atol=1e-2)
+    assert any("alone between gaps" in note and f"8 {start.residues[row].name}" in note for note in found.notes)
+
+
+def test_a_ring_stays_closed(shared_data: Path) -> None:
+    path = shared_data / "cases" / "models" / "relax_cyclic" / "1sfi.pdb"
+    if not path.is_file():
+        pytest.skip("the cases of other people's files are not beside the project")
+    start = read_model(path)
+    found = relax(start, QUICK)
+
+    def closing(model: Model) -> float:
+        ends = model.positions[[model.atoms_named("N")[0], model.atoms_named("C")[-1]]]
+        return float(np.linalg.norm(ends[0] - ends[1]))
+
+    assert closing(found.model) == pytest.approx(closing(start), abs=0.02)
+    assert any("close a ring" in note for note in found.notes)
+    assert np.linalg.norm(found.model.positions - start.positions, axis=1).max() > 0.05
+
+
+def test_names_of_molecular_dynamics_are_translated(fragment: Fragment) -> None:
+    start = fragment(118, 130)
+    names = {"HIS": "HID", "ASP": "ASH", "GLU": "GLH", "LYS": "LYN"}
+    structure = start.structure.clone()
+    for residue in structure[0][0]:
+        residue.name = names.get(residue.name, residue.name)
+    renamed = Model.of(structure)
+    assert sum(key.name in names.values() for key in renamed.residues) > 1
+    found = relax(renamed, QUICK)
+    assert found.model.residues == renamed.residues
+    assert np.array_equal(found.model.positions, relax(start, QUICK).model.positions)
+    assert len(found.notes) == 1
+
+
 def test_a_cis_peptide_stays_cis(fragment: Fragment) -> None:
     def omega(model: Model) -> float:
         rows = {key.number: row for row, key in enumerate(model.residues)}

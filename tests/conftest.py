@@ -16,10 +16,20 @@ from cocofold.__main__ import main
 TOGETHER = ("scipion", "reporting")
 APART = ("test_templates", "test_stopping")
 # Groups that take longest, in this order: they start first, so that no process has a long one left when others end.
-# Measured with `--durations=0`; an old order costs time and nothing else.
+# By their seconds of CPU, which `--durations=0` tells on an idle machine; an old order costs time and nothing else.
 LONGEST = (
     "scipion",
     "test_templates",
+    "test_processes",
+    "test_interruptions",
+    "test_prediction",
+    "test_simulation_demo",
+    "reporting",
+    "test_relaxation",
+    "test_stopping",
+    "test_python_api",
+    "test_memory_plan",
+    "test_layout",
 )
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

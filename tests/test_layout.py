@@ -216,7 +216,9 @@ def test_a_model_is_followed_through_few_files(simulated: Path, tmp_path: Path) 
 @pytest.mark.slow
 def test_options_are_followed_through_few_files(simulated: Path, tmp_path: Path) -> None:
     arguments = ["--particles", simulated / "particles.star", "--model", closed_state(), "--map", simulated / "map.mrc"]
-    finetune = command("finetune", *arguments, "--out", tmp_path / "run", "--effort", 0.01, "--no-check")
+    # Options do not reach the search in the map, which takes longest where it compares fine detail.
+    short = ["--map-resolution", 20, "--effort", 0.01, "--no-check"]
+    finetune = command("finetune", *arguments, "--out", tmp_path / "run", *short)
     files = files_that_are_handed(Options, finetune)
     assert "finetuning/run.py" in files
     assert len(files) <= MOST_FILES_THAT_FOLLOW, sorted(files)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cocofold.alphafold.chains import Chains, read_fasta
-from cocofold.alphafold.external_programs import advice_on_file, advice_on_pickle_keys
+from cocofold.alphafold.external_programs import advice_on_file, advice_on_pickle_keys, load_pickled_arrays
 from cocofold.alphafold.prediction import Provenance
 from cocofold.alphafold.rebuild import (
     CA_COLUMN,
@@ -22,7 +22,6 @@ from cocofold.alphafold.rebuild import (
 )
 from cocofold.alphafold.residue_constants import ATOM14_NAMES, ONE_LETTER_CODES
 from cocofold.alphafold.run_programs import OPENFOLD_OUTPUT_SUFFIX
-from cocofold.alphafold.safe_pickle import load_pickled_arrays
 from cocofold.alphafold.weight_layout import PAIR_WIDTH, SINGLE_WIDTH
 from cocofold.alphafold.weights import find_weights
 from cocofold.system.errors import InputError

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from cocofold.alphafold.safe_pickle import load_pickled_arrays
+from cocofold.alphafold.external_programs import load_pickled_arrays
 from cocofold.system.errors import InputError
 
 CONTENT = {

@@ -221,7 +221,7 @@ def opposed_stretches(
     """
     chains = np.array([key.chain for key in model.residues])
     share = max(correlation, 0.0) / len(residues)
-    found = []
+    opposed = np.zeros(len(residues), dtype=bool)
     for chain in dict.fromkeys(chains.tolist()):
         rows = np.flatnonzero(chains == chain)
         if len(rows) < _WINDOW_RESIDUES or not np.isfinite(errors[rows]).all():
@@ -229,9 +229,18 @@ def opposed_stretches(
         near, error = (
             uniform_filter1d(values[rows], _WINDOW_RESIDUES, mode="nearest") for values in (residues, errors)
         )
-        against = (near < -_LEAST_SHARE_OF_MEAN * share) & (near < -_SIGMAS * error)
+        opposed[rows] = (near < -_LEAST_SHARE_OF_MEAN * share) & (near < -_SIGMAS * error)
+    return stretches_of(model, opposed)
+
+
+def stretches_of(model: Model, chosen: np.ndarray) -> tuple[Stretch, ...]:
+    """Stretches of chosen residues, (n_residues,) bool; chain by chain, each from its beginning."""
+    chains = np.array([key.chain for key in model.residues])
+    found = []
+    for chain in dict.fromkeys(chains.tolist()):
+        rows = np.flatnonzero(chains == chain)
         # Where a stretch begins, and where it is over: changes between 0 and 1, with 0 beyond both ends of the chain.
-        ends = np.flatnonzero(np.diff(np.r_[0, against.astype(int), 0])).reshape(-1, 2)
+        ends = np.flatnonzero(np.diff(np.r_[0, chosen[rows].astype(int), 0])).reshape(-1, 2)
         for first, after in ends.tolist():
             numbers = (model.residues[rows[row]].number for row in (first, after - 1))
             found.append(Stretch(chain, *numbers))

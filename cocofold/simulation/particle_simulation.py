@@ -16,7 +16,8 @@ from rich.progress import track
 
 from cocofold import __version__
 from cocofold.imaging.ctf import Ctf, contrast_transfer
-from cocofold.likelihood.reconstruction import write_reconstruction
+from cocofold.likelihood.reconstruction import reconstruct
+from cocofold.particles.mrc import write_map
 from cocofold.particles.particle_set import OpticsGroup, ParticleSet
 from cocofold.particles.star_write import write_star
 from cocofold.simulation.scene import (
@@ -131,7 +132,7 @@ def simulate(settings: SimulationSettings, out: Path) -> SimulationOutput:
         write_star(written.true_star, truth)
         disturbed = _with_pose_errors(truth, settings, streams)
         if written.map is not None:
-            write_reconstruction(written.map, disturbed)
+            write_map(written.map, reconstruct(disturbed).map, disturbed.pixel_size_angstrom)
         write_star(written.star, disturbed)
         return written
 

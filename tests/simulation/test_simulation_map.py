@@ -58,9 +58,9 @@ def test_without_the_ctf_or_with_transposed_poses_it_is_not(simulated):
 
     particles = read_particles(simulated.star).subset(np.arange(50))
     known = expected(simulated.model)
-    right = shells(reconstruct(particles), known)[1:17].mean()
+    right = shells(reconstruct(particles).map, known)[1:17].mean()
     transposed = replace(particles, rotations=particles.rotations.transpose(0, 2, 1))
     displaced = replace(particles, origins_angstrom=-particles.origins_angstrom)
     defocused = replace(particles, defocus_u_angstrom=particles.defocus_u_angstrom * 2)
     for wrong in (transposed, displaced, defocused):
-        assert shells(reconstruct(wrong), known)[1:17].mean() < right - 0.1
+        assert shells(reconstruct(wrong).map, known)[1:17].mean() < right - 0.1

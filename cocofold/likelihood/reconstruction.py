@@ -136,7 +136,7 @@ def split_into_halves(particles: ParticleSet, seed: int) -> tuple[np.ndarray, np
     half = particles.half_set
     if half is not None and (half == 1).any() and (half == 2).any():
         return np.flatnonzero(half == 1), np.flatnonzero(half == 2)
-    numbers = particles.image_numbers()
+    numbers = particles.image_numbers
     order = np.random.default_rng(seed).permutation(numbers.max() + 1)
     in_first = order[numbers] % 2 == 0
     return np.flatnonzero(in_first), np.flatnonzero(~in_first)

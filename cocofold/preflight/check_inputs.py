@@ -24,6 +24,7 @@ from cocofold.preflight.judging import (
     CLEAR_STANDARD_ERRORS,
     HypothesisComparer,
     MeanWithError,
+    check_identity,
     find_best_hypotheses,
     is_above_chance,
     is_clearly_better,
@@ -39,7 +40,8 @@ from cocofold.preflight.questions import (
     make_alternative,
     questions_of,
 )
-from cocofold.preflight.scoring import GIVEN, Hypothesis, HypothesisScorer, radius_of_gyration
+from cocofold.preflight.scoring import GIVEN, Hypothesis, HypothesisScorer
+from cocofold.structure.geometry import radius_of_gyration
 from cocofold.structure.model import Model
 from cocofold.system.errors import InputError, require_within
 
@@ -115,7 +117,7 @@ def check(
     if len(particles) == 0:
         raise InputError("there are no particles; give a file that lists some")
     drawn = _draw_subset(particles, settings)
-    resolution = max(settings.resolution_angstrom, _RESOLUTION_PER_RADIUS * radius_of_gyration(model))
+    resolution = max(settings.resolution_angstrom, _RESOLUTION_PER_RADIUS * radius_of_gyration(model.positions))
     comparer_of = _ComparerFactory(resolution, device, settings.seed)
     comparer = comparer_of(drawn, model)
     best = find_best_hypotheses(comparer)
@@ -136,8 +138,11 @@ def check(
         "fine_below_angstrom": round(comparer.fine_angstrom, 3),
         "model_explains_fine_rings": not doubt,
     }
+    verdicts.append(pixel_size)
+    if all(verdict.verdict != WRONG for verdict in verdicts):
+        verdicts.insert(0, check_identity(comparer, best.accepted, device))
     of_map = [] if density is None else check_map(drawn, model, density, device, settings.seed)
-    return CheckReport((*verdicts, pixel_size, *of_map), facts)
+    return CheckReport((*verdicts, *of_map), facts)
 
 
 @dataclass(frozen=True)

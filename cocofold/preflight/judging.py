@@ -11,8 +11,12 @@ import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from scipy.spatial.transform import Rotation
 
+from cocofold.likelihood.explained_signal import ExplainedSignal
+from cocofold.likelihood.reconstruction import reconstruct
+from cocofold.preflight.check_report import AGREES, UNDECIDED, WRONG, CheckVerdict
 from cocofold.preflight.scoring import (
     GIVEN,
     MIRRORS,
@@ -20,8 +24,8 @@ from cocofold.preflight.scoring import (
     Hypothesis,
     HypothesisScorer,
     other_ctfs,
-    radius_of_gyration,
 )
+from cocofold.structure.geometry import radius_of_gyration
 
 # Standard errors over images by which one hypothesis is clearly better than another: many are compared, and to call
 # something wrong that is right stops a run. Larger values leave more undecided.
@@ -221,7 +225,7 @@ def looks_dark_at_low_resolution(
     here = MeanWithError.of(comparer.scores(hypothesis).coarse)
     if here.z_score > -clear_standard_errors:
         return False
-    radius = radius_of_gyration(comparer.scorer.model)
+    radius = radius_of_gyration(comparer.scorer.model.positions)
     for axis, sign, step in itertools.product(range(3), (1, -1), _STEPS_IN_RADII):
         move = sign * step * radius * np.eye(3)[axis]
         there = comparer.band_scores(comparer.scorer.correlations(hypothesis, move=move)).coarse.mean()
@@ -251,3 +255,41 @@ def scores_at_best_defoci(
         chosen.append(other[best, every])
         defoci.append(_DEFOCI_ANGSTROM[best])
     return comparer.band_scores((chosen[0] + chosen[1]) / 2), np.mean(defoci, 0)
+
+
+IDENTITY = "identity"
+# Finest resolution of the reconstruction that identity is asked of; finer shells of a few hundred images hold noise.
+_IDENTITY_RESOLUTION_ANGSTROM = 7.0
+
+
+def check_identity(comparer: HypothesisComparer, accepted: Hypothesis, device: torch.device | str) -> CheckVerdict:
+    """Whether it is this molecule at all: whether it fits the particles' reconstruction better than turned at random.
+
+    It makes sense where all else is right: with wrong poses no model fits.
+    """
+    particles, model = comparer.scorer.particles, comparer.scorer.model
+    seen = particles if accepted.contrast > 0 else replace(particles, contrast=-particles.contrast)
+    signal = ExplainedSignal(reconstruct(seen, device=device, resolution_angstrom=_IDENTITY_RESOLUTION_ANGSTROM))
+    images = f"a reconstruction of {len(particles)} images"
+    if not signal.can_judge(model):
+        return CheckVerdict(IDENTITY, UNDECIDED, f"undecided: {images} shows little but an outline.")
+    found = signal.placement(model)
+    figures = {
+        "correlation": round(found.correlation, 4),
+        "correlation_of_random_turns": round(found.rivals_mean, 4),
+        "z_score": round(found.z_score, 2),
+        "resolution_of_images_angstrom": round(signal.resolution_angstrom, 2),
+    }
+    scores = (
+        f"the model fits {images} to {found.correlation:.2f}, and turned at random to {found.rivals_mean:.2f} ± "
+        f"{found.rivals_spread:.2f}"
+    )
+    if not found.is_by_chance:
+        return CheckVerdict(IDENTITY, AGREES, f"belongs to these images: {scores}.", figures=figures)
+    return CheckVerdict(
+        IDENTITY,
+        WRONG,
+        f"does not belong to these images where it is: {scores}, which is no better than by chance.",
+        "give the model of the molecule that was imaged; if it is, its place is wrong, and cocofold fit --map finds it",
+        figures=figures,
+    )

@@ -185,11 +185,6 @@ class HypothesisScorer:
         return ParticleOptics(particles, self.rings).transfer(rows, self.rings)
 
 
-def radius_of_gyration(model: Model) -> float:
-    """Root mean square distance of the atoms from their mean, Å."""
-    return math.sqrt(((model.positions - model.positions.mean(0)) ** 2).sum(1).mean())
-
-
 def merge_nearby_atoms(
     positions: np.ndarray, masses: np.ndarray, cell_angstrom: float
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -157,3 +157,8 @@ def axes_from_directions(x: np.ndarray, toward: np.ndarray) -> np.ndarray:
     y = toward - (toward * x).sum(-1, keepdims=True) * x
     y = y / np.linalg.norm(y, axis=-1, keepdims=True)
     return np.stack([x, y, np.cross(x, y)], axis=-1)
+
+
+def radius_of_gyration(positions: np.ndarray) -> float:
+    """Root mean square distance of positions, (n, 3) Å, from their centroid."""
+    return float(np.sqrt(((positions - positions.mean(0)) ** 2).sum(1).mean()))

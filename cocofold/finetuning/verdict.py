@@ -1,0 +1,253 @@
+"""The verdict on a run in three questions: is the answer better than the start, are all its parts right, is it this
+protein at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from cocofold.likelihood.explained_signal import (
+    ExplainedShare,
+    ExplainedSignal,
+    PartOccupancy,
+    PlacementScore,
+    windows_of_chains,
+)
+from cocofold.likelihood.residue_support import stretches_of
+from cocofold.structure.model import Model
+
+SUPPORTED, IN_PART, UNDECIDED = "supported", "supported in part", "undecided"
+NOT_SUPPORTED, NOTHING_TO_CHANGE, MIXED, NOT_BELONGING = (
+    "not supported",
+    "nothing to change",
+    "mixed",
+    "does not belong",
+)
+
+# Residues of a part whose occupancy is asked for: as many as a resolution of 7 Å tells apart in most folds. Shorter
+# parts have larger errors, longer ones hide what is wrong within them. Large models have longer ones, for time.
+_PART_RESIDUES, _MOST_PARTS = 12, 200
+# Occupancy below which a part is not there, and bounds beyond which it is not right, each by three standard errors.
+# Right answers had 0.92 to 1.09; chains and tails that no image shows 0 to 0.37; parts in the density of a missing
+# domain 1.6; domains that are elsewhere in half of the particles 0.4 to 0.8.
+_UNSEEN_BELOW, _RIGHT_FROM, _RIGHT_TO = 0.5, 0.75, 1.35
+_ERRORS = 3.0
+# Share of the signal that no atom explains above which an answer is right in part only, beyond two standard errors.
+# Right answers leave -0.02 to 0.03.
+_MOST_UNEXPLAINED, _UNEXPLAINED_ERRORS = 0.10, 2.0
+# Share of the signal below which an answer says nothing of a start that fits no better than by chance
+_FOREIGN_BELOW_SHARE = 0.6
+# Images that prefer the start to the answer are another state where two groups, on either side of zero, describe the
+# gains so much better than one (difference of the Bayesian information criterion: "very strong" of Kass and Raftery,
+# J. Am. Stat. Assoc. 90, 773, 1995), and at least this share of images is in the smaller one.
+_LEAST_INFORMATION_GAIN, _LEAST_MINORITY = 10.0, 0.05
+_MIXTURE_STEPS = 200
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the particles' own reconstruction and single images say of start and answer.
+
+    Attributes
+    ----------
+    resolution_angstrom : float
+        To which the reconstruction shows signal.
+    placement : PlacementScore
+        Of the start.
+    start, answer : ExplainedShare
+        Of the parts that the images show.
+    parts : tuple of PartOccupancy
+        Of the answer.
+    share_preferring_start : float or None
+        Share of images that are explained by the start clearly better than by the answer; None if they are no group of
+        their own.
+    """
+
+    resolution_angstrom: float
+    placement: PlacementScore
+    start: ExplainedShare
+    answer: ExplainedShare
+    parts: tuple[PartOccupancy, ...]
+    share_preferring_start: float | None
+
+    @property
+    def belongs(self) -> bool:
+        """Whether it is this protein, in about this place."""
+        return not self.placement.is_by_chance or self.answer.share >= _FOREIGN_BELOW_SHARE
+
+    @property
+    def unexplained(self) -> float:
+        """Share of the signal that no atom explains."""
+        return 1 - self.answer.share
+
+    @property
+    def misses_much(self) -> bool:
+        """Whether clearly more is missing than positions explain."""
+        return self.unexplained - _UNEXPLAINED_ERRORS * self.answer.error > _MOST_UNEXPLAINED
+
+    def unseen(self) -> np.ndarray:
+        """Residues that no image shows, (n_residues,) bool."""
+        return self._residues(lambda part: part.occupancy + _ERRORS * part.error < _UNSEEN_BELOW)
+
+    def doubtful(self) -> np.ndarray:
+        """Residues at whose place there is clearly less or more than they would give, (n_residues,) bool."""
+        return self._residues(
+            lambda part: (
+                part.occupancy + _ERRORS * part.error >= _UNSEEN_BELOW
+                and not _RIGHT_FROM - _ERRORS * part.error < part.occupancy < _RIGHT_TO + _ERRORS * part.error
+            )
+        )
+
+    def _residues(self, chosen: Callable[[PartOccupancy], bool]) -> np.ndarray:
+        found = np.zeros(sum(len(part.residues) for part in self.parts), dtype=bool)
+        for part in self.parts:
+            found[part.residues] = chosen(part)
+        return found
+
+    def as_dict(self, model: Model) -> dict[str, Any]:
+        """Figures for ``metrics.json``."""
+        return {
+            "resolution_angstrom": round(self.resolution_angstrom, 2),
+            "placement_z_score": round(self.placement.z_score, 2),
+            "explained_start": round(self.start.share, 4),
+            "explained": round(self.answer.share, 4),
+            "explained_error": round(self.answer.error, 4),
+            "unexplained_percent": round(100 * self.unexplained, 1),
+            "share_preferring_start": self.share_preferring_start and round(self.share_preferring_start, 4),
+            "unseen": [str(stretch) for stretch in stretches_of(model, self.unseen())],
+            "doubtful": [str(stretch) for stretch in stretches_of(model, self.doubtful())],
+        }
+
+
+def gather_evidence(
+    signal: ExplainedSignal,
+    start: Model,
+    answer: Model,
+    gains: Callable[[], np.ndarray],
+) -> Evidence | None:
+    """Evidence on an answer; None where the reconstruction shows no more than an outline.
+
+    Parameters
+    ----------
+    signal : ExplainedSignal
+    start, answer : Model
+        The same atoms at both places.
+    gains : callable
+        Gives for single images, (n,), how much better the answer correlates with each than the start does.
+    """
+    if not signal.can_judge(start):
+        return None
+    parts = tuple(signal.occupancies(answer, windows_of_chains(answer, _PART_RESIDUES, _MOST_PARTS)))
+    found = Evidence(
+        signal.resolution_angstrom,
+        signal.placement(start),
+        signal.explained(start),
+        signal.explained(answer),
+        parts,
+        share_below_zero(gains()),
+    )
+    seen = ~found.unseen()
+    if seen.all() or not seen.any():
+        return found
+    return replace(found, start=signal.explained(start, seen), answer=signal.explained(answer, seen))
+
+
+def judge(better: str, evidence: Evidence | None, model: Model) -> tuple[str, list[str]]:
+    """The verdict and its reasons, in sentences.
+
+    Parameters
+    ----------
+    better : str
+        What held-out images say of the first question: "supported", "undecided" or "not supported".
+    evidence : Evidence or None
+    model : Model
+        For the names of residues.
+    """
+    if evidence is None:
+        return better, [
+            "The reconstruction of these particles shows no more than an outline: whether all parts are right, and "
+            "whether it is this protein, cannot be told."
+        ]
+    reasons = _reasons(evidence, model)
+    if not evidence.belongs:
+        return NOT_BELONGING, [
+            f"The model does not belong to these images: where it is it fits them no better than turned at random "
+            f"({evidence.placement.z_score:.1f} standard deviations above the mean, right models 10 and more), and "
+            f"{100 * evidence.answer.share:.0f} % of the signal is explained in the end.",
+            *reasons,
+        ]
+    if better == SUPPORTED and evidence.share_preferring_start is not None:
+        share = evidence.share_preferring_start
+        return MIXED, [
+            f"The images show more than one state: {100 * share:.0f} % of them are clearly better explained by the "
+            f"start, {100 * (1 - share):.0f} % by the new model. No single model is right.",
+            *reasons,
+        ]
+    complete = not reasons
+    if better == SUPPORTED:
+        return (SUPPORTED if complete else IN_PART), reasons
+    if complete:
+        return NOTHING_TO_CHANGE, [
+            f"The start explains {100 * evidence.start.share:.0f} % of the signal, and no candidate explains "
+            "held-out images better: there is nothing to change."
+        ]
+    return better, reasons
+
+
+def _reasons(evidence: Evidence, model: Model) -> list[str]:
+    """What keeps an answer from being right as a whole."""
+    found = []
+    if evidence.misses_much:
+        found.append(
+            f"{100 * evidence.unexplained:.0f} % (± {100 * evidence.answer.error:.0f}) of the signal in the images is "
+            "explained by no atom of the model: parts are missing, or elsewhere."
+        )
+    if evidence.unseen().any():
+        names = ", ".join(str(stretch) for stretch in stretches_of(model, evidence.unseen()))
+        found.append(f"No image shows {names}.")
+    if evidence.doubtful().any():
+        names = ", ".join(str(stretch) for stretch in stretches_of(model, evidence.doubtful()))
+        found.append(f"The density at {names} is clearly less or more than these residues give: do not trust them.")
+    return found
+
+
+def share_below_zero(gains: np.ndarray) -> float | None:
+    """Share of the group below zero, where values are two groups on either side of it; None where they are not.
+
+    One normal distribution is compared with a mixture of two, by expectation and maximisation.
+    """
+    gains = np.asarray(gains, dtype=float)
+    count, spread = len(gains), gains.std()
+    below = gains < 0
+    if count < 20 or spread == 0 or not 2 <= below.sum() <= count - 2:
+        return None
+    single = _log_normal(gains, gains.mean(), spread).sum()
+    chance = np.stack([below, ~below]).astype(float)
+    # No group is narrower than this share of all: single images that lie together by chance are none.
+    narrowest = 0.1 * spread
+    total = -np.inf
+    for _ in range(_MIXTURE_STEPS):
+        shares = chance.mean(1)
+        means = chance @ gains / chance.sum(1)
+        widths = np.sqrt((chance * (gains - means[:, None]) ** 2).sum(1) / chance.sum(1)).clip(narrowest)
+        each = np.log(shares)[:, None] + _log_normal(gains, means[:, None], widths[:, None])
+        together = np.logaddexp(*each)
+        chance = np.exp(each - together)
+        if together.sum() - total < 1e-6 * count:
+            break
+        total = together.sum()
+        if chance.sum(1).min() < 1:
+            return None
+    # Three parameters more
+    gained = 2 * (together.sum() - single) - 3 * np.log(count)
+    apart = means[0] < -widths[0] and means[1] > widths[1]
+    if gained < _LEAST_INFORMATION_GAIN or not apart or shares.min() < _LEAST_MINORITY:
+        return None
+    return float(shares[0])
+
+
+def _log_normal(values: np.ndarray, mean: Any, width: Any) -> np.ndarray:
+    return -0.5 * ((values - mean) / width) ** 2 - np.log(width) - 0.5 * np.log(2 * np.pi)

@@ -175,7 +175,8 @@ def relax(
 
     Restraints to the start fade in three stages. With the images' gradient there is a constant force along it, which is
     computed anew for each stage and several times in the last one, so that relaxation does not undo the fit. The same
-    model gives the same result on the CPU platform with the same number of threads.
+    model gives the same result on the CPU platform with one thread; with several, OpenMM's sums differ from run to run,
+    also where it is asked for deterministic forces.
 
     Parameters
     ----------
@@ -304,7 +305,9 @@ def _platform(openmm: Any, settings: RelaxSettings) -> tuple[Any, dict[str, str]
             if name != "CPU":
                 return platform, {"DeviceIndex": number} if number else {}
             threads = settings.threads or len(os.sched_getaffinity(0))
-            for key, value in (("Threads", str(threads)), ("DeterministicForces", "true")):
+            # Atoms are added in contexts that take no properties. With several threads the forces that place hydrogens
+            # differ from run to run, and so would the start.
+            for key, value in (("Threads", "1"), ("DeterministicForces", "true")):
                 platform.setPropertyDefaultValue(key, value)
             return platform, {"Threads": str(threads), "DeterministicForces": "true"}
     raise InputError(f"--device {settings.device}: OpenMM has {', '.join(sorted(there))} here; give cpu")

@@ -147,6 +147,7 @@ class ModelOptions:
         "The model's B factors: plddt, experimental, or auto to find out. Disordered residues are only carried along.",
         choices=("auto", "plddt", "experimental"),
     )
+    remove_unseen: bool = _option(False, "Leave parts out of the answer that no image shows.", "--remove-unseen")
     placement: str | None = _option(
         None,
         "placement.json of cocofold fit; the model or prediction is then the one that was given to it.",
@@ -304,7 +305,7 @@ class Options(NetworkOptions, TrainingOptions, ModelOptions, DataOptions):
     def for_teacher(self, model: Path, symmetry: str | None) -> Options:
         """Options of the run that moves a prediction's model, placed, before its network learns the result."""
         place: dict[str, Any] = dict.fromkeys(("map", "map_resolution", "map_pixel_size", "bodies", "placement"))
-        place |= {"accept_placement": False, "remove_below": None}
+        place |= {"accept_placement": False, "remove_below": None, "remove_unseen": False}
         network: dict[str, Any] = {one.name: one.default for one in fields(self) if option_rules(one).network_only}
         return replace(self, model=str(model), prediction=None, symmetry=symmetry, hand="auto", **place, **network)
 

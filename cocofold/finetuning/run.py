@@ -12,12 +12,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from cocofold.finetuning.holdout import Cycle, TrainingPass, mean_of_finite, split_into_passes, spread_draw
+from cocofold.finetuning.holdout import (
+    Cycle,
+    TrainingPass,
+    mean_of_finite,
+    split_into_passes,
+    spread_draw,
+    verdict_of_pass,
+)
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.preparation import PreparedRun, apply_particle_options, check_before_run, prepare_run
 from cocofold.finetuning.run_folder import ModelState, RunFolder
 from cocofold.finetuning.run_result import (
     answer_curves,
+    answer_pass,
+    examine_answer,
     lost_folds,
     plot_curves,
     run_metrics,
@@ -31,6 +40,7 @@ from cocofold.finetuning.training_loop import (
     refuse_bad_checkpoint,
     save_checkpoint,
 )
+from cocofold.finetuning.verdict import MOVES_THE_MODEL, judge
 from cocofold.likelihood.distributed import WorkerGroup
 from cocofold.likelihood.memory_plan import is_out_of_memory, memory_advice
 from cocofold.mapfit.workflow import SUBUNIT_FILE
@@ -355,7 +365,14 @@ class _Run:
     def _finish(self) -> dict[str, Any]:
         """Write the answer and what is known of it."""
         prepared, folder = self.prepared, self.folder
-        removed = write_answer(prepared, self.best, folder, self.options.remove_below)
+        evidence = examine_answer(prepared, self.best, self.options.seed)
+        verdict, reasons = judge(verdict_of_pass(self.passes[0]), evidence, only_ordered(prepared.model))
+        if verdict not in MOVES_THE_MODEL and answer_pass(self.passes).best > 0:
+            folder.write_model("candidate.cif", self.best.to_output(prepared.model), prepared.start.placed_as)
+            self.best, evidence_of_parts = prepared.start_state(), None
+        else:
+            evidence_of_parts = evidence if verdict in MOVES_THE_MODEL else None
+        removed = write_answer(prepared, self.best, folder, self.options, evidence_of_parts)
         lost, note = lost_folds(self.passes)
         if note:
             folder.log(note)
@@ -363,6 +380,9 @@ class _Run:
         metrics = run_metrics(
             prepared,
             self.passes,
+            verdict=verdict,
+            reasons=reasons,
+            evidence=evidence,
             cycles_that_lost_the_fold=lost,
             residues_removed=removed,
             seconds=time.monotonic() - self.began,

@@ -385,18 +385,16 @@ class OutputModel:
             None if self.plddt is None else self.plddt[:n_residues],
         )
 
-    def without_low_plddt(
-        self, least_plddt: float | None, of_start: np.ndarray | None = None
-    ) -> tuple[OutputModel, int]:
-        """Without residues of a pLDDT below a limit, its own or else that of the start, and how many these were."""
+    def only(self, kept: np.ndarray) -> OutputModel:
+        """Of some of its residues, (n_residues,) bool."""
+        atoms = kept[self.model.residue_of_atom]
+        plddt = None if self.plddt is None else self.plddt[kept]
+        return OutputModel(self.model.only(kept), self.amplitudes[atoms], self.widths_angstrom[atoms], plddt)
+
+    def above_plddt(self, least_plddt: float | None, of_start: np.ndarray | None) -> np.ndarray:
+        """Residues, (n_residues,) bool, of a pLDDT not below a limit: their own, or else that of the start."""
         plddt = of_start if self.plddt is None else self.plddt
         if plddt is None or least_plddt is None:
-            return self, 0
+            return np.ones(len(self.model.residues), dtype=bool)
         # Of an assembly the start's is that of its subunit.
-        kept = ~(np.resize(plddt, len(self.model.residues)) < least_plddt)
-        if kept.all() or not kept.any():
-            return self, 0
-        atoms = kept[self.model.residue_of_atom]
-        model = self.model.only(kept)
-        own = None if self.plddt is None else self.plddt[kept]
-        return OutputModel(model, self.amplitudes[atoms], self.widths_angstrom[atoms], own), int((~kept).sum())
+        return ~(np.resize(plddt, len(self.model.residues)) < least_plddt)

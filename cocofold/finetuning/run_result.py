@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,62 @@ import numpy as np
 import torch
 
 from cocofold import __version__
-from cocofold.finetuning.holdout import MOST_ADDED_LINK_RMS_ANGSTROM, TrainingPass, verdict_of_pass
+from cocofold.finetuning.holdout import MOST_ADDED_LINK_RMS_ANGSTROM, TrainingPass, spread_draw
+from cocofold.finetuning.options import Options
 from cocofold.finetuning.preparation import PreparedRun
 from cocofold.finetuning.run_folder import ModelState, RunFolder
+from cocofold.finetuning.verdict import MOVES_THE_MODEL, Evidence, gather_evidence, verdict_text
+from cocofold.likelihood.explained_signal import ExplainedSignal
+from cocofold.likelihood.reconstruction import reconstruct
 from cocofold.mapfit.workflow import SUBUNIT_FILE
+from cocofold.structure.confidence import only_ordered, ordered_residues, runs_of
+from cocofold.structure.geometry import find_superposition
+from cocofold.structure.model import Model
+from cocofold.structure.modelcif import residues_of
 from cocofold.system.atomic_files import atomic_path
 from cocofold.system.hardware import peak_resident_bytes
 
+# Images that are looked at for the evidence: of more, its errors are small beside what models leave unexplained. Fewer
+# than the least show nothing.
+_MOST_IMAGES_EXAMINED, _FEWEST_IMAGES_EXAMINED = 2000, 20
+# Finer shells of a reconstruction hold noise, or tell positions where the evidence is about parts.
+_EXAMINED_RESOLUTION_ANGSTROM = 5.0
+# Residues beside an unseen end of a chain, and nearest to an unseen chain, with which it is put back
+_ANCHORS, _CHAIN_ANCHORS = 10, 30
 
-def write_answer(prepared: PreparedRun, state: ModelState, folder: RunFolder, remove_below: float | None) -> int:
+
+def examine_answer(prepared: PreparedRun, state: ModelState, seed: int) -> Evidence | None:
+    """What the particles' own reconstruction and single images say of an answer; None where they say too little."""
+    particles, device = prepared.particles, prepared.device
+    rows = spread_draw(torch.arange(len(particles)), _MOST_IMAGES_EXAMINED, seed)
+    if len(rows) < _FEWEST_IMAGES_EXAMINED:
+        return None
+    drawn = particles.subset(rows.numpy())
+    if prepared.observations.contrast_sign < 0:
+        drawn = replace(drawn, contrast=-drawn.contrast)
+    signal = ExplainedSignal(reconstruct(drawn, None, seed, device, None, _EXAMINED_RESOLUTION_ANGSTROM))
+    rings = prepared.observations.rings(prepared.observations.finest_rings)
+
+    def gains() -> np.ndarray:
+        start, answer = (
+            prepared.comparison.score(
+                positions, prepared.start_gaussians(), rows, rings, prepared.memory.images_at_once
+            ).mean(1)
+            for positions in (prepared.start_positions, state.positions)
+        )
+        found = (answer - start).cpu().double().numpy()
+        return found[np.isfinite(found)]
+
+    start, answer = (
+        only_ordered(model)
+        for model in (prepared.model, prepared.model.moved_to(state.positions.cpu().double().numpy()))
+    )
+    return gather_evidence(signal, start, answer, gains)
+
+
+def write_answer(
+    prepared: PreparedRun, state: ModelState, folder: RunFolder, options: Options, evidence: Evidence | None
+) -> int:
     """Write ``model.cif``, the first subunit of an assembly, and ``density.mrc``.
 
     Parameters
@@ -28,8 +75,11 @@ def write_answer(prepared: PreparedRun, state: ModelState, folder: RunFolder, re
     state : ModelState
         Atoms of the answer.
     folder : RunFolder
-    remove_below : float, optional
-        Residues of a lower pLDDT are left out.
+    options : Options
+        Which residues are left out.
+    evidence : Evidence, optional
+        Parts that no image shows are put back to where they were beside the parts that moved, with the occupancy that
+        was found.
 
     Returns
     -------
@@ -38,16 +88,72 @@ def write_answer(prepared: PreparedRun, state: ModelState, folder: RunFolder, re
     """
     start, particles = prepared.start, prepared.particles
     whole = state.to_output(prepared.model)
-    of_start = None if start.order is None else start.order.plddt
-    written, removed = whole.without_low_plddt(remove_below, of_start)
+    kept = whole.above_plddt(options.remove_below, None if start.order is None else start.order.plddt)
+    if evidence is not None and evidence.unseen().any():
+        occupancies = np.ones(len(kept))
+        occupancies[ordered_residues(prepared.model)] = evidence.occupancies()
+        occupancies[~ordered_residues(prepared.model)] = 0
+        unseen = (occupancies < 1) & ordered_residues(prepared.model)
+        whole = replace(whole, model=put_back(prepared.model, whole.model, unseen, occupancies))
+        if options.remove_unseen:
+            kept &= ~unseen
+    if kept.all() or not kept.any():
+        kept[:] = True
+    written = whole.only(kept) if not kept.all() else whole
     folder.write_model("model.cif", written, start.placed_as)
     if start.subunit is not None:
-        first, _ = whole.first_copy(start.subunit).without_low_plddt(remove_below, of_start)
-        folder.write_model(SUBUNIT_FILE, first, {"hand": start.hand})
+        first = whole.first_copy(start.subunit)
+        own = kept[: len(start.subunit.residues)]
+        folder.write_model(SUBUNIT_FILE, first if own.all() else first.only(own), {"hand": start.hand})
     folder.write_density(written, particles.box, particles.pixel_size_angstrom)
+    removed = int((~kept).sum())
     if removed:
-        folder.log(f"{removed} residues of a pLDDT below {remove_below:g} are left out")
+        folder.log(f"{removed} residues are left out, as asked")
     return removed
+
+
+def put_back(start: Model, answer: Model, unseen: np.ndarray, occupancies: np.ndarray) -> Model:
+    """An answer whose unseen chains and ends of chains lie as they did in the start beside what moved.
+
+    Within a chain, unseen stretches stay where both of their ends have led them.
+
+    Parameters
+    ----------
+    start, answer : Model
+        The same atoms at both places.
+    unseen : (n_residues,) bool
+    occupancies : (n_residues,) float
+        Of the atoms of unseen residues, as they are written.
+    """
+    positions, centres = answer.positions.copy(), start.atoms_named("CA")
+    anchors = np.flatnonzero(~unseen & (centres >= 0))
+    chains = np.array([key.chain for key in start.residues])
+    for chain in dict.fromkeys(chains[unseen].tolist()):
+        rows = np.flatnonzero(chains == chain)
+        for first, after in runs_of(unseen[rows]):
+            if first > 0 and after < len(rows):
+                continue
+            gone = rows[first:after]
+            beside = anchors
+            if after - first < len(rows):
+                near = rows[after : after + _ANCHORS] if first == 0 else rows[max(0, first - _ANCHORS) : first]
+                beside = near[centres[near] >= 0]
+            else:
+                middle = start.positions[np.isin(start.residue_of_atom, gone)].mean(0)
+                distance = np.linalg.norm(start.positions[centres[anchors]] - middle, axis=1)
+                beside = anchors[np.argsort(distance, kind="stable")[:_CHAIN_ANCHORS]]
+            if len(beside) < 3:
+                continue
+            rotation, translation = find_superposition(
+                start.positions[centres[beside]], answer.positions[centres[beside]]
+            )
+            atoms = np.isin(start.residue_of_atom, gone)
+            positions[atoms] = start.positions[atoms] @ rotation.T + translation
+    structure = answer.structure.clone()
+    for residue, occupancy, gone in zip(residues_of(structure), occupancies.tolist(), unseen.tolist()):
+        for atom in residue if gone else ():
+            atom.occ = round(occupancy, 2)
+    return replace(answer, structure=structure, positions=positions)
 
 
 def plot_curves(path: Path, resolutions: list[float], curves: dict[str, list[float]]) -> None:
@@ -103,59 +209,13 @@ def answer_curves(passes: list[TrainingPass]) -> dict[str, list[float]]:
     return {**passes[0].curves, **fitted}
 
 
-@dataclass(frozen=True)
-class VerdictText:
-    """A verdict in whole sentences, as the log, ``metrics.json``, the report and Scipion have it."""
-
-    headline: str
-    explanation: str
-
-
-def verdict_text(
-    verdict: str, heldout_particles: int, frc_start: float | None, frc_best: float | None, best_cycle: int
-) -> VerdictText:
-    """A verdict of ``verdict_of_pass`` in words.
-
-    Parameters
-    ----------
-    verdict : str
-    heldout_particles : int
-    frc_start, frc_best : float or None
-        Mean ring correlation of the held-out particles at the start and with the answer; None if there are none.
-    best_cycle : int
-        The cycle that is the answer.
-    """
-    if not heldout_particles or frc_start is None or frc_best is None:
-        return VerdictText(
-            "Nothing checks this model: no particles were held out.",
-            f"The model is that of cycle {best_cycle}. Whether the particles support the change cannot be said. To "
-            "know, run again with held-out particles (the default from 20 particles on).",
-        )
-    if verdict == "supported":
-        return VerdictText(
-            "The particles support the new model.",
-            f"{heldout_particles} particles were held out of the fit, and they agree better with the new model than "
-            f"with the start: their mean Fourier ring correlation rose from {frc_start:.3f} to {frc_best:.3f}, by more "
-            "than three standard errors.",
-        )
-    if verdict == "undecided":
-        return VerdictText(
-            "The particles do not decide: the model is the start.",
-            f"A cycle agreed with the {heldout_particles} held-out particles a little better than the start did, by "
-            "one to three standard errors, which is a hint and no more. More particles, or better poses, may decide.",
-        )
-    return VerdictText(
-        "The particles do not support a change: the model is the start.",
-        f"No cycle agreed with the {heldout_particles} held-out particles better than the start did by more than one "
-        "standard error. A start that is right already ends like this, and so do particles that are too few, too noisy "
-        "or too badly aligned to tell.",
-    )
-
-
 def run_metrics(
     prepared: PreparedRun,
     passes: list[TrainingPass],
     *,
+    verdict: str,
+    reasons: list[str],
+    evidence: Evidence | None,
     cycles_that_lost_the_fold: int,
     residues_removed: int,
     seconds: float,
@@ -166,20 +226,25 @@ def run_metrics(
     ----------
     prepared : PreparedRun
     passes : list of TrainingPass
+    verdict, reasons
+        See ``judge``.
+    evidence : Evidence, optional
     cycles_that_lost_the_fold, residues_removed : int
     seconds : float
         Time of the run without the fit into a map and the teacher's run.
     """
     start, judged, answer = prepared.start, passes[0], answer_pass(passes)
-    best = answer.cycles[answer.best]
+    candidate = answer.cycles[answer.best]
+    best = candidate if verdict in MOVES_THE_MODEL else answer.cycles[0]
     last_cycles = [this.cycles[-1] for this in passes if this.cycles]
-    verdict, heldout_start = verdict_of_pass(judged), judged.cycles[0].frc_heldout
+    heldout_start = judged.cycles[0].frc_heldout
     heldout = judged.cycles[min(best.number, len(judged.cycles) - 1)].frc_heldout
     says = verdict_text(verdict, len(judged.heldout), heldout_start, heldout, best.number)
     return {
         "verdict": verdict,
         "verdict_headline": says.headline,
-        "verdict_explanation": says.explanation,
+        "verdict_explanation": " ".join([says.explanation, *reasons]),
+        "evidence": None if evidence is None else evidence.as_dict(only_ordered(prepared.model)),
         "best_cycle": best.number,
         "frc_work": best.frc_work,
         "frc_heldout": heldout,

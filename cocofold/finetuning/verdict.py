@@ -26,6 +26,8 @@ NOT_SUPPORTED, NOTHING_TO_CHANGE, MIXED, NOT_BELONGING = (
     "mixed",
     "does not belong",
 )
+# Verdicts with which model.cif is another model than the start
+MOVES_THE_MODEL = (SUPPORTED, IN_PART)
 
 # Residues of a part whose occupancy is asked for: as many as a resolution of 7 Å tells apart in most folds. Shorter
 # parts have larger errors, longer ones hide what is wrong within them. Large models have longer ones, for time.
@@ -106,6 +108,13 @@ class Evidence:
         for part in self.parts:
             found[part.residues] = chosen(part)
         return found
+
+    def occupancies(self) -> np.ndarray:
+        """Occupancy of each residue, (n_residues,): that of its part where no image shows it, else 1."""
+        found = np.ones(sum(len(part.residues) for part in self.parts))
+        for part in self.parts:
+            found[part.residues] = max(0.0, part.occupancy)
+        return np.where(self.unseen(), found, 1.0)
 
     def as_dict(self, model: Model) -> dict[str, Any]:
         """Figures for ``metrics.json``."""
@@ -212,6 +221,75 @@ def _reasons(evidence: Evidence, model: Model) -> list[str]:
         names = ", ".join(str(stretch) for stretch in stretches_of(model, evidence.doubtful()))
         found.append(f"The density at {names} is clearly less or more than these residues give: do not trust them.")
     return found
+
+
+_HEADLINES = {
+    NOTHING_TO_CHANGE: (
+        "There is nothing to change: the model is the start.",
+        "The start explains the images, and no cycle agreed with the held-out particles better.",
+    ),
+    MIXED: (
+        "The images show more than one state: the model is the start.",
+        "What the fit gave is candidate.cif; it is between the states, or one of them.",
+    ),
+    NOT_BELONGING: (
+        "The model does not belong to these images: it is the start.",
+        "What the fit gave is candidate.cif: a model that was bent into the density of another molecule.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class VerdictText:
+    """A verdict in whole sentences, as the log, ``metrics.json``, the report and Scipion have it."""
+
+    headline: str
+    explanation: str
+
+
+def verdict_text(
+    verdict: str, heldout_particles: int, frc_start: float | None, frc_best: float | None, best_cycle: int
+) -> VerdictText:
+    """A verdict in words.
+
+    Parameters
+    ----------
+    verdict : str
+    heldout_particles : int
+    frc_start, frc_best : float or None
+        Mean ring correlation of the held-out particles at the start and with the answer; None if there are none.
+    best_cycle : int
+        The cycle that is the answer.
+    """
+    if verdict in _HEADLINES:
+        return VerdictText(*_HEADLINES[verdict])
+    if not heldout_particles or frc_start is None or frc_best is None:
+        return VerdictText(
+            "Nothing checks this model: no particles were held out.",
+            f"The model is that of cycle {best_cycle}. Whether the particles support the change cannot be said. To "
+            "know, run again with held-out particles (the default from 20 particles on).",
+        )
+    if verdict in (SUPPORTED, IN_PART):
+        return VerdictText(
+            "The particles support the new model."
+            if verdict == SUPPORTED
+            else "The particles support the new model in part.",
+            f"{heldout_particles} particles were held out of the fit, and they agree better with the new model than "
+            f"with the start: their mean Fourier ring correlation rose from {frc_start:.3f} to {frc_best:.3f}, by more "
+            "than three standard errors.",
+        )
+    if verdict == UNDECIDED:
+        return VerdictText(
+            "The particles do not decide: the model is the start.",
+            f"A cycle agreed with the {heldout_particles} held-out particles a little better than the start did, by "
+            "one to three standard errors, which is a hint and no more. More particles, or better poses, may decide.",
+        )
+    return VerdictText(
+        "The particles do not support a change: the model is the start.",
+        f"No cycle agreed with the {heldout_particles} held-out particles better than the start did by more than one "
+        "standard error. A start that is right already ends like this, and so do particles that are too few, too noisy "
+        "or too badly aligned to tell.",
+    )
 
 
 def share_below_zero(gains: np.ndarray) -> float | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cocofold.finetuning.options import Options
-from cocofold.finetuning.run_result import verdict_text
+from cocofold.finetuning.verdict import VerdictText, verdict_text
 from cocofold.reporting.run_contents import FinishedRun, ModelChanges
 
 
@@ -22,13 +22,12 @@ class RunVerdict:
 def describe_verdict(run: FinishedRun, changed: ModelChanges) -> RunVerdict:
     """The verdict of a run in plain words."""
     metrics = run.metrics
-    says = verdict_text(
-        metrics["verdict"],
-        metrics["heldout_particles"],
-        metrics["frc_heldout_start"],
-        metrics["frc_heldout"],
-        metrics["best_cycle"],
-    )
+    if "verdict_headline" in metrics:
+        says = VerdictText(metrics["verdict_headline"], metrics["verdict_explanation"])
+    else:
+        # Runs of 0.1.0
+        figures = [metrics[name] for name in ("heldout_particles", "frc_heldout_start", "frc_heldout", "best_cycle")]
+        says = verdict_text(metrics["verdict"], *figures)
     sentences = [says.explanation]
     if run.second_pass:
         sentences.append("The model comes from a second pass, which fitted all particles up to the same cycle.")

@@ -371,18 +371,18 @@ def _find_disordered(model: Model, alone: np.ndarray, plddt: np.ndarray | None, 
 def _long_stretches(doubtful: np.ndarray) -> np.ndarray:
     """Stretches of doubtful residues of a chain, short ordered pieces in and beside them included."""
     joined = doubtful.copy()
-    for first, last in _runs(~doubtful):
+    for first, last in runs_of(~doubtful):
         is_beside = first > 0 or last < len(doubtful)
         if last - first < _SHORTEST_ORDERED and is_beside:
             joined[first:last] = True
     kept = np.zeros_like(doubtful)
-    for first, last in _runs(joined):
+    for first, last in runs_of(joined):
         if doubtful[first:last].sum() >= _SHORTEST_STRETCH:
             kept[first:last] = True
     return kept
 
 
-def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
+def runs_of(flags: np.ndarray) -> list[tuple[int, int]]:
     """First and one past the last of each run of true values."""
     ends = np.flatnonzero(np.diff(np.r_[0, flags.astype(int), 0])).reshape(-1, 2)
     return [(int(first), int(last)) for first, last in ends]
@@ -390,6 +390,6 @@ def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
 
 def _format_stretches(model: Model, chosen: np.ndarray) -> Iterator[str]:
     for rows in _chains_of_backbone(model):
-        for first, last in _runs(chosen[rows]):
+        for first, last in runs_of(chosen[rows]):
             one, other = (model.residues[rows[row]] for row in (first, last - 1))
             yield f"{one.chain} {one.number}-{other.number}"

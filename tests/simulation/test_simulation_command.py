@@ -175,7 +175,7 @@ def test_refuses_a_folder_in_use(simulate, tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     simulate(name="full", status=2)
-    assert "not empty" in capsys.readouterr().err
+    assert "the folder holds notes.txt; give another one" in capsys.readouterr().err
     assert [entry.name for entry in (tmp_path / "full").iterdir()] == ["notes.txt"]
     (tmp_path / "file").write_text("mine")
     simulate(name="file", status=2)

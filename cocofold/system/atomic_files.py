@@ -134,7 +134,7 @@ def check_new_folder(option: str, path: Path, may_hold: Collection[str] = ()) ->
         )
     place = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        raise InputError(f"{option} {path}: {place} may not be written to; give another folder")
+        raise InputError(f"{option} {path}: cannot be written in {place}; give another folder")
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ def test_a_folder_is_free_or_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file; give a folder"):
         check_new_folder("--out", tmp_path / "file")
-    with pytest.raises(InputError, match="may not be written to"):
+    with pytest.raises(InputError, match="cannot be written in"):
         check_new_folder("--out", tmp_path / "file" / "beneath")
 
 

@@ -170,6 +170,49 @@ def test_modules_in_documents_exist(document: str) -> None:
             assert not member or re.search(rf"\b{member}\b", MODULES[name].read_text(encoding="utf-8")), member
 
 
+def names_defined_in(path: Path) -> set[str]:
+    """Names of a module's functions, classes and constants, and of what classes have, as in ``Class.member``."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.Assign, ast.AnnAssign)):
+            found |= {one.id for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)}
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            inside = list(ast.walk(node))
+            members = {one.name for one in inside if isinstance(one, ast.FunctionDef)}
+            members |= {one.id for one in inside if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)}
+            members |= {one.attr for one in inside if isinstance(one, ast.Attribute) and isinstance(one.ctx, ast.Store)}
+            found |= {f"{node.name}.{member}" for member in members}
+    return found
+
+
+@pytest.mark.parametrize(
+    "document", [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+)
+def test_names_that_documents_place_in_a_module_are_there(document: Path) -> None:
+    """As in `cocofold/selection.py` `select_particles`, and in `project` in `cocofold/imaging/projection.py`."""
+    text = document.read_text(encoding="utf-8")
+    after = re.findall(r"`((?:cocofold|benchmarks)/[\w/]+\.py)` `([A-Za-z_][\w.]*)`", text)
+    before = re.findall(r"`([A-Za-z_][\w.]*)` in `((?:cocofold|benchmarks)/[\w/]+\.py)`", text)
+    for path, name in [*after, *((path, name) for name, path in before)]:
+        assert name in names_defined_in(ROOT / path), f"{path} has no {name}"
+
+
+def test_names_of_the_paper_s_page_exist() -> None:
+    """Those that stand without a module too: all their parts are in one file."""
+    words = [
+        set(re.findall(r"\w+", path.read_text(encoding="utf-8")))
+        for folder in ("cocofold", "benchmarks", "tests")
+        for path in (ROOT / folder).rglob("*.py")
+        if path != Path(__file__)
+    ]
+    text = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
+    named = {name for name in re.findall(r"`([A-Za-z_][\w.]*)`", text) if "." not in name or name[0].isupper()}
+    assert len(named) > 50
+    assert {name for name in named if not any(set(name.split(".")) <= one for one in words)} == set()
+
+
 def files_that_are_handed(kind: type, run: Callable[[], None]) -> set[str]:
     """Files of the engine with a function that is given an object of a kind, or makes one, while something runs."""
     found: set[str] = set()

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import shlex
 import stat
 import subprocess
@@ -97,6 +98,19 @@ def test_engine_package_gives_the_same_class(domain, monkeypatch):
     instance = PluginInfo(pipName="scipion-em-cocofold", remote=False).getPluginClass()
     assert type(instance) is Plugin
     assert instance.getPath() == str(MODULE_FOLDER)
+
+
+def test_all_that_is_cited_has_an_entry(domain):
+    """What Cite shows and what the Methods name: without an author Scipion cannot show an entry."""
+    folder = Path(scipion_cocofold.__file__).parent / "protocols"
+    texts = " ".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
+    cited = set(re.findall(r"\b[a-z]+20\d\d\b", texts))
+    assert {"cocofold2026", "jumper2021", "evans2021", "mirdita2022", "ahdritz2024", "eastman2017"} <= cited
+    for key in cited:
+        reference = scipion_cocofold._bibtex[key]
+        assert {"author", "title", "journal", "year", "doi"} <= set(reference), key
+    assert set(scipion_cocofold._bibtex) == cited
+    assert scipion_cocofold._bibtex["cocofold2026"]["doi"] == "10.1038/s42004-026-01899-7"
 
 
 def test_references_and_logo(domain):

@@ -148,7 +148,7 @@ class ProtCocofoldBase(EMProtocol):
             return json.load(content)
 
     def _citations(self):
-        return ["cocofold2026"]
+        return ["cocofold2026", "delarosatrevin2016"]
 
 
 class EngineRange(params.Conditional):

@@ -391,3 +391,8 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         if metrics is None:
             return []
         return [finetuneMethods(metrics, isinstance(self.inputModel.get(), CocofoldPrediction))]
+
+    def _citations(self):
+        network = ["jumper2021", "evans2021"] if isinstance(self.inputModel.get(), CocofoldPrediction) else []
+        # The viewer leads on to ISOLDE
+        return [*super()._citations(), *network, "croll2018"]

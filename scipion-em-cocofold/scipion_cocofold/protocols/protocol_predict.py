@@ -184,4 +184,11 @@ class ProtCocofoldPredict(ProtCocofoldBase):
         return [f"{int(self.outputPrediction.getResidues())} residues; chains {self.outputPrediction._chains.get()}."]
 
     def _citations(self):
-        return ["cocofold2026", "evans2021", "mirdita2022"]
+        program = "ahdritz2024" if self.source.get() == FROM_OPENFOLD else "mirdita2022"
+        return [*super()._citations(), "jumper2021", "evans2021", program]
+
+    def _methods(self):
+        if not hasattr(self, "outputPrediction"):
+            return []
+        program = "OpenFold [ahdritz2024]" if self.source.get() == FROM_OPENFOLD else "ColabFold [mirdita2022]"
+        return [f"The complex was predicted by AlphaFold-Multimer [evans2021] with {program}."]

@@ -116,7 +116,10 @@ class ProtCocofoldRelax(ProtCocofoldBase):
         if found is None:
             return []
         return [
-            "The model was relaxed in implicit solvent with Amber14 by OpenMM, with restraints to its positions that "
-            "were reduced in stages, in CoCoFold [cocofold2026]; "
+            "The model was relaxed in implicit solvent with Amber14 by OpenMM [eastman2017], with restraints to its "
+            "positions that were reduced in stages, in CoCoFold [cocofold2026]; "
             f"CA atoms moved by {found['moved_angstrom']:.2f} Å (rms)."
         ]
+
+    def _citations(self):
+        return [*super()._citations(), "eastman2017"]

@@ -132,7 +132,9 @@ def finetuneSummary(metrics):
 def finetuneMethods(metrics, network):
     """Return a sentence or two for a paper's methods; ``network`` says whether a prediction's network was trained."""
     subject = (
-        "structure module of AlphaFold-Multimer" if network else "model, under a multi-scale field of rigid motions,"
+        "structure module of AlphaFold-Multimer [evans2021]"
+        if network
+        else "model, under a multi-scale field of rigid motions,"
     )
     sentence = (
         f"The {subject} was fine-tuned against {metrics['particles']} raw particle images by Fourier ring correlation "

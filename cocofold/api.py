@@ -37,6 +37,7 @@ from cocofold.relaxation.minimization import relax as minimise
 from cocofold.simulation.particle_simulation import SimulationOutput
 from cocofold.simulation.particle_simulation import simulate as simulate_particles
 from cocofold.simulation.simulation_settings import SimulationSettings
+from cocofold.structure.confidence import only_ordered, read_order
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_map_placement
@@ -166,7 +167,7 @@ def check(
     settings = CheckSettings(count=count, seed=seed, contrast=contrast)
     some = read_particles(particles) if isinstance(particles, (str, os.PathLike)) else particles
     density = read_map(map) if isinstance(map, (str, os.PathLike)) else map
-    return check_together(some, _as_model(model), settings, density, find_device(device))
+    return check_together(some, only_ordered(_in_order(model)), settings, density, find_device(device))
 
 
 @_speaks_of_arguments
@@ -222,7 +223,7 @@ def fit_in_map(
         raise InputError(f"out {out}: exists already; give another folder")
     files = MapFiles(Path(map), _path(mask), _path(half1), _path(half2), resolution, pixel_size)
     found, lines = place_and_write(
-        _as_model(model), files, _path(out), bodies, hand, symmetry, find_device(device), _log_progress
+        _in_order(model), files, _path(out), bodies, hand, symmetry, find_device(device), _log_progress
     )
     for line in lines:
         _LOG.info(line)
@@ -374,6 +375,11 @@ def _path(path: AnyPath | None) -> Path | None:
 
 def _as_model(model: AnyModel) -> Model:
     return read_model(model) if isinstance(model, (str, os.PathLike)) else model
+
+
+def _in_order(model: AnyModel) -> Model:
+    """A model with its disordered residues marked; for one that is no file ``read_order`` may have been told more."""
+    return read_order(_as_model(model))[0] if isinstance(model, (str, os.PathLike)) else model
 
 
 def _plain(value: Any) -> Any:

@@ -378,7 +378,6 @@ def _as_model(model: AnyModel) -> Model:
 
 
 def _in_order(model: AnyModel) -> Model:
-    """A model with its disordered residues marked; for one that is no file ``read_order`` may have been told more."""
     return read_order(_as_model(model))[0] if isinstance(model, (str, os.PathLike)) else model
 
 
@@ -392,8 +391,7 @@ def _plain(value: Any) -> Any:
 def _known(given: dict[str, Any], settings: type) -> dict[str, Any]:
     """Refuse names that a dataclass of settings does not have."""
     known = [field.name for field in fields(settings)]
-    unknown = sorted(set(given) - set(known))
-    if unknown:
+    if unknown := sorted(set(given) - set(known)):
         raise TypeError(f"unknown argument {', '.join(unknown)}; known are {', '.join(known)}")
     return given
 

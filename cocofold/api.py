@@ -35,6 +35,7 @@ from cocofold.relaxation.minimization import RelaxedModel, RelaxSettings, relax_
 from cocofold.simulation.particle_simulation import SimulationOutput
 from cocofold.simulation.particle_simulation import simulate as simulate_particles
 from cocofold.simulation.simulation_settings import SimulationSettings
+from cocofold.structure.confidence import only_ordered, read_order
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model as read_model_file
 from cocofold.system.atomic_files import check_new_folder, check_writable
@@ -178,10 +179,10 @@ def check(
     settings = CheckSettings(count=count, seed=seed, contrast=contrast)
     some = read_particles(particles) if isinstance(particles, (str, os.PathLike)) else particles
     density = read_map(map) if isinstance(map, (str, os.PathLike)) else map
-    looked_at = _as_model(model)
+    looked_at = _in_order(model)
     if looked_at.in_mirror_image:
         some = some.mirrored()
-    return check_together(some, looked_at, settings, density, find_device(device))
+    return check_together(some, only_ordered(looked_at), settings, density, find_device(device))
 
 
 @_speaks_of_arguments
@@ -237,7 +238,7 @@ def fit_in_map(
         check_new_folder("--out", Path(out))
     files = MapFiles(Path(map), _path(mask), _path(half1), _path(half2), resolution, pixel_size)
     found, lines = place_and_write(
-        _as_model(model), files, _path(out), bodies, hand, symmetry, find_device(device), _log_progress
+        _in_order(model), files, _path(out), bodies, hand, symmetry, find_device(device), _log_progress
     )
     for line in lines:
         _LOG.info(line)
@@ -380,6 +381,10 @@ def _as_model(model: AnyModel) -> Model:
     return read_model(model) if isinstance(model, (str, os.PathLike)) else model
 
 
+def _in_order(model: AnyModel) -> Model:
+    return read_order(_as_model(model))[0] if isinstance(model, (str, os.PathLike)) else model
+
+
 def _plain(value: Any) -> Any:
     """A path as the text that settings hold; other values as they are."""
     if isinstance(value, (list, tuple)):
@@ -390,8 +395,7 @@ def _plain(value: Any) -> Any:
 def _known(given: dict[str, Any], settings: type) -> dict[str, Any]:
     """Refuse names that a dataclass of settings does not have."""
     known = [field.name for field in fields(settings)]
-    unknown = sorted(set(given) - set(known))
-    if unknown:
+    if unknown := sorted(set(given) - set(known)):
         raise TypeError(f"unknown argument {', '.join(unknown)}; known are {', '.join(known)}")
     return given
 

@@ -23,6 +23,20 @@ def with_tail(core: Model, length: int, end: str, seed: int = 0) -> Model:
     return _model_of([*residues, *_residues(path, residues[-1].seqid.num + 1)])
 
 
+def with_helix(core: Model, length: int) -> Model:
+    """A model with a straight helix that leads away from its first residue."""
+    alpha = core.positions[core.backbone()[1][:, 1]]
+    ahead = (alpha[0] - alpha.mean(0)) / np.linalg.norm(alpha[0] - alpha.mean(0))
+    across = np.cross(ahead, [0.3, 0.5, 0.8])
+    across /= np.linalg.norm(across)
+    numbers = np.arange(1, length + 1)[:, None]
+    angle = np.radians(100) * numbers
+    path = alpha[0] + 1.5 * numbers * ahead
+    path += 2.3 * (np.cos(angle) * across + np.sin(angle) * np.cross(ahead, across))
+    residues = [residue.clone() for residue in core.structure[0][0]]
+    return _model_of([*_residues(path[::-1], residues[0].seqid.num - length), *residues])
+
+
 def with_loop(core: Model, length: int, after: int) -> Model:
     """A model with a wide loop after one of its residues, a row of the first chain."""
     alpha = core.positions[core.backbone()[1][:, 1]]

@@ -245,7 +245,7 @@ def _local_metrics(model: Model) -> np.ndarray | None:
     """pLDDT by residue of ModelCIF's local metrics, 0 to 100, of the first model; None if there is none."""
     metrics = model.described.get("_ma_qa_metric.", {})
     kinds = {
-        str(number): str(kind)
+        str(number)
         for number, kind, mode in zip(metrics.get("id", ()), metrics.get("type", ()), metrics.get("mode", ()))
         if str(kind).lower().startswith("plddt") and str(mode).startswith("local")
     }
@@ -256,7 +256,7 @@ def _local_metrics(model: Model) -> np.ndarray | None:
     columns = [rows.get(name, [None] * len(rows["metric_id"])) for name in names]
     first = columns[4][0] if columns[4] else None
     given = {
-        (str(chain), str(place)): float(value) * (100 if "[0,1]" in kinds[str(metric)] else 1)
+        (str(chain), str(place)): float(value)
         for chain, place, metric, value, number in zip(*columns)
         if str(metric) in kinds and number == first and _is_number(value)
     }

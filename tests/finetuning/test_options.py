@@ -27,6 +27,8 @@ FLAGS = {
     "--map-pixel-size": None,
     "--bodies": None,
     "--hand": "auto",
+    "--accept-placement": False,
+    "--b-factors": "auto",
     "--placement": None,
     "--symmetry": None,
     "--out": None,
@@ -80,6 +82,7 @@ def given_on_the_command_line(*line: str, monkeypatch: pytest.MonkeyPatch) -> tu
 def test_every_flag_sets_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     line = (
         "--particles ./P.cs --prediction b//P --map V.mrc --map-resolution 7.5 --bodies A;B --hand mirrored "
+        "--accept-placement --b-factors plddt "
         "--symmetry C3 --out R --particles-dir D --passthrough one.cs --passthrough two.cs --no-check --contrast dark "
         "--scratch /fast --max-particles 900 --first 1000 --heldout 0.1 --cycles 12 --batch-size 8 --resolution 4 "
         "--effort 0.5 --no-teacher --no-adapter --no-additions --no-penalty --deform --pair-precision bfloat16 "
@@ -93,6 +96,8 @@ def test_every_flag_sets_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
         map_resolution=7.5,
         bodies="A;B",
         hand="mirrored",
+        accept_placement=True,
+        b_factors="plddt",
         symmetry="C3",
         particles_dir="D",
         passthrough=["one.cs", "two.cs"],

@@ -31,7 +31,7 @@ _ANYWHERE = Rotation.from_rotvec([1.0, -2, 0.5]).as_matrix()
 
 def _options(**given: object) -> dict:
     names = ("bodies", "mask", "half1", "half2", "resolution", "pixel_size", "symmetry")
-    return {**dict.fromkeys(names), "hand": "auto", "device": "cpu", **given}
+    return {**dict.fromkeys(names), "hand": "auto", "b_factors": "auto", "device": "cpu", **given}
 
 
 def run(model: Path, density: Path, out: Path, **options: object) -> None:
@@ -171,6 +171,7 @@ def test_input_that_cannot_be_used(kinase: Model, kinase_map: DensityMap, tmp_pa
         "no chain Z": _options(bodies="A;Z", resolution=9.0),
         "one half map alone": _options(half1=files[1]),
         "--hand left": _options(hand="left"),
+        "--b-factors isotropic": _options(b_factors="isotropic"),
         "must have the map's grid": _options(mask=tmp_path / "other.mrc", resolution=9.0),
         "a mask goes from 0 to 1": _options(mask=files[1], resolution=9.0),
         "--half2 .*: no such file": _options(half1=files[1], half2=tmp_path / "none.mrc"),

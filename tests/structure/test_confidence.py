@@ -7,7 +7,7 @@ from pathlib import Path
 import gemmi
 import numpy as np
 import pytest
-from disordered_models import burial, with_b_factors, with_loop, with_tail
+from disordered_models import burial, with_b_factors, with_helix, with_loop, with_tail
 
 from cocofold.commands.demo import closed_state, open_state
 from cocofold.finetuning.options import Options
@@ -167,6 +167,10 @@ def test_a_loop_that_touches_nothing(core: Model, after: int) -> None:
 def test_folded_proteins_are_ordered(core: Model) -> None:
     for model in (core, read_model(closed_state())):
         assert not judge_order(with_b_factors(model, np.full(len(model.residues), 50.0))).stretches
+
+
+def test_a_helix_by_itself_is_ordered(core: Model) -> None:
+    assert not judge_order(with_helix(core, 40)).stretches
 
 
 def test_what_holds_a_tail_orders_it(tailed: Model) -> None:

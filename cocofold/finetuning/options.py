@@ -238,6 +238,11 @@ class NetworkOptions:
         choices=PAIR_PRECISIONS,
         network_only=True,
     )
+    set_aside: str = _option(
+        "auto",
+        "Density that no atom explains: on sets it aside as atoms move; auto fits again with it where there is much.",
+        choices=("auto", "on", "off"),
+    )
     remove_below: float | None = _option(
         None,
         "Leave residues out of the answer whose pLDDT is below this (with --prediction at the end); the paper's is 30.",
@@ -308,6 +313,10 @@ class Options(NetworkOptions, TrainingOptions, ModelOptions, DataOptions):
         place |= {"accept_placement": False, "remove_below": None, "remove_unseen": False}
         network: dict[str, Any] = {one.name: one.default for one in fields(self) if option_rules(one).network_only}
         return replace(self, model=str(model), prediction=None, symmetry=symmetry, hand="auto", **place, **network)
+
+    def for_second_fit(self, start: Path) -> Options:
+        """Options of a run from the placed start that sets aside density that no atom explains."""
+        return replace(self.for_teacher(start, None), set_aside="on", check=False)
 
     def write(self, path: Path) -> None:
         """Write as YAML, with the version."""

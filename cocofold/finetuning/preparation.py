@@ -18,6 +18,7 @@ from cocofold.likelihood.distributed import Comparison, LocalComparison, WorkerG
 from cocofold.likelihood.frc_loss import AtomGaussians, ContrastEstimate, settle_contrast
 from cocofold.likelihood.memory_plan import MemoryPlan, RunWorkload, memory_advice
 from cocofold.likelihood.observed_images import Observations, refuse_incompatible_input
+from cocofold.likelihood.set_aside import MOST_POINTS
 from cocofold.likelihood.worker_messages import MessageShape
 from cocofold.mapfit.placement_file import MIRRORED
 from cocofold.particles.particle_set import ParticleSet
@@ -135,12 +136,13 @@ def prepare_run(
     positions = torch.as_tensor(model.positions, dtype=torch.float32, device=device)
     gaussians = AtomGaussians.of_model(model, device)
     _log_contrast(settle_contrast(observations, positions, gaussians, options.contrast)[1], folder)
+    room = len(model) + (MOST_POINTS if options.set_aside == "on" else 0)
     return PreparedRun(
         start=start,
         particles=particles,
         device=device,
         observations=observations,
-        comparison=_share_comparison(observations, processes, options.batch_size, len(model), folder),
+        comparison=_share_comparison(observations, processes, options.batch_size, room, folder),
         memory=memory,
         backbone=backbone,
         start_positions=positions,

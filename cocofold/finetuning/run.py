@@ -30,6 +30,7 @@ from cocofold.finetuning.run_result import (
     lost_folds,
     plot_curves,
     run_metrics,
+    signal_of,
     summary_line,
     write_answer,
 )
@@ -40,13 +41,14 @@ from cocofold.finetuning.training_loop import (
     refuse_bad_checkpoint,
     save_checkpoint,
 )
-from cocofold.finetuning.verdict import MOVES_THE_MODEL, judge
-from cocofold.likelihood.distributed import WorkerGroup
+from cocofold.finetuning.verdict import MOVES_THE_MODEL, Evidence, judge
+from cocofold.likelihood.distributed import Comparison, WorkerGroup
 from cocofold.likelihood.memory_plan import is_out_of_memory, memory_advice
+from cocofold.likelihood.set_aside import SetAsideComparison
 from cocofold.mapfit.workflow import SUBUNIT_FILE
 from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet
-from cocofold.structure.confidence import only_ordered, ordered_atoms
+from cocofold.structure.confidence import only_ordered, ordered_atoms, ordered_residues
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
 from cocofold.structure.restraints import Restraints
@@ -108,7 +110,7 @@ def finetune(
             start = _find_start(options, particles, folder, stop_with, processes)
             began = time.monotonic()
             prepared = prepare_run(options, particles, start, folder, at_end, processes)
-            return _Run(prepared, options, folder, endings, began).execute(particles)
+            return _Run(prepared, options, folder, endings, began, processes).execute(particles)
 
 
 @contextlib.contextmanager
@@ -196,16 +198,24 @@ class _Run:
     endings : SignalHandler
     began : float
         Time at which the run began, on the monotonic clock.
+    processes : WorkerGroup, optional
     """
 
     def __init__(
-        self, prepared: PreparedRun, options: Options, folder: RunFolder, endings: SignalHandler, began: float
+        self,
+        prepared: PreparedRun,
+        options: Options,
+        folder: RunFolder,
+        endings: SignalHandler,
+        began: float,
+        processes: WorkerGroup | None,
     ) -> None:
         self.prepared = prepared
         self.options = options
         self.folder = folder
         self.endings = endings
         self.began = began
+        self.processes = processes
         self.eta = EtaEstimator(0, 0, 1)
         self.passes = split_into_passes(
             len(prepared.particles),
@@ -226,11 +236,20 @@ class _Run:
             prepared.start_gaussians(),
             torch.as_tensor(np.isin(model.residue_of_atom, backbone.residues) & ordered_atoms(model), device=device),
             prepared.observations,
-            prepared.comparison,
+            self._comparison(this),
             this.work,
             options,
             prepared.memory.images_at_once,
         )
+
+    def _comparison(self, this: TrainingPass) -> Comparison:
+        """Comparison with the images, which may set density aside that no atom explains."""
+        prepared = self.prepared
+        if self.options.set_aside != "on":
+            return prepared.comparison
+        signal = signal_of(prepared, this.work, self.options.seed)
+        drawn = ordered_residues(prepared.model)
+        return SetAsideComparison(prepared.comparison, signal, prepared.model, drawn, prepared.device)
 
     def execute(self, given: ParticleSet) -> dict[str, Any]:
         """All passes, from the last checkpoint if there is one; ``given`` are the particles as they were read."""
@@ -365,14 +384,15 @@ class _Run:
     def _finish(self) -> dict[str, Any]:
         """Write the answer and what is known of it."""
         prepared, folder = self.prepared, self.folder
-        evidence = examine_answer(prepared, self.best, self.options.seed)
+        evidence = self._fit_again(examine_answer(prepared, self.best, self.options.seed))
         verdict, reasons = judge(verdict_of_pass(self.passes[0]), evidence, only_ordered(prepared.model))
-        if verdict not in MOVES_THE_MODEL and answer_pass(self.passes).best > 0:
-            folder.write_model("candidate.cif", self.best.to_output(prepared.model), prepared.start.placed_as)
-            self.best, evidence_of_parts = prepared.start_state(), None
-        else:
-            evidence_of_parts = evidence if verdict in MOVES_THE_MODEL else None
-        removed = write_answer(prepared, self.best, folder, self.options, evidence_of_parts)
+        parts = evidence
+        if verdict not in MOVES_THE_MODEL:
+            parts = None
+            if answer_pass(self.passes).best > 0:
+                folder.write_model("candidate.cif", self.best.to_output(prepared.model), prepared.start.placed_as)
+                self.best = prepared.start_state()
+        removed = write_answer(prepared, self.best, folder, self.options, parts)
         lost, note = lost_folds(self.passes)
         if note:
             folder.log(note)
@@ -390,6 +410,32 @@ class _Run:
         folder.write_metrics(metrics)
         folder.log(summary_line(metrics))
         return metrics
+
+    def _fit_again(self, evidence: Evidence | None) -> Evidence | None:
+        """Fit once more where much of the signal is explained by no atom, with that density set aside.
+
+        The answer is that of the second fit where it explains held-out images at least as well.
+        """
+        prepared, folder = self.prepared, self.folder
+        if self.options.set_aside != "auto" or evidence is None or not evidence.asks_for_second_fit:
+            return evidence
+        if self.options.prediction is not None or prepared.start.symmetry is not None:
+            return evidence
+        run = folder.path / "set_aside"
+        folder.log(
+            f"{100 * evidence.unexplained:.0f} % of the signal is explained by no atom: the model is fitted again from "
+            f"the start with that density set aside; see {run}"
+        )
+        begun = (run / "config.yaml").is_file()
+        again = finetune(
+            self.options.for_second_fit(folder.path / "models" / "cycle_00.cif"), run, begun, None, self.processes
+        )
+        first = answer_pass(self.passes)
+        if (again["frc_heldout"] or 0) < (first.cycles[first.best].frc_heldout or 0):
+            return evidence
+        tensors, _ = load_checkpoint(run / "checkpoints" / "latest.safetensors")
+        self.best = ModelState.pop_from_checkpoint(tensors, prepared.device)
+        return examine_answer(prepared, self.best, self.options.seed)
 
 
 def _has_stopped_gaining(this: TrainingPass) -> bool:

@@ -35,16 +35,20 @@ _EXAMINED_RESOLUTION_ANGSTROM = 5.0
 _ANCHORS, _CHAIN_ANCHORS = 10, 30
 
 
-def examine_answer(prepared: PreparedRun, state: ModelState, seed: int) -> Evidence | None:
-    """What the particles' own reconstruction and single images say of an answer; None where they say too little."""
-    particles, device = prepared.particles, prepared.device
-    rows = spread_draw(torch.arange(len(particles)), _MOST_IMAGES_EXAMINED, seed)
-    if len(rows) < _FEWEST_IMAGES_EXAMINED:
-        return None
-    drawn = particles.subset(rows.numpy())
+def signal_of(prepared: PreparedRun, rows: torch.Tensor, seed: int) -> ExplainedSignal:
+    """Signal in the reconstruction of the run's particles in these rows, (n,) int, or of some of them."""
+    drawn = prepared.particles.subset(spread_draw(rows, _MOST_IMAGES_EXAMINED, seed).numpy())
     if prepared.observations.contrast_sign < 0:
         drawn = replace(drawn, contrast=-drawn.contrast)
-    signal = ExplainedSignal(reconstruct(drawn, None, seed, device, None, _EXAMINED_RESOLUTION_ANGSTROM))
+    return ExplainedSignal(reconstruct(drawn, None, seed, prepared.device, None, _EXAMINED_RESOLUTION_ANGSTROM))
+
+
+def examine_answer(prepared: PreparedRun, state: ModelState, seed: int) -> Evidence | None:
+    """What the particles' own reconstruction and single images say of an answer; None where they say too little."""
+    rows = spread_draw(torch.arange(len(prepared.particles)), _MOST_IMAGES_EXAMINED, seed)
+    if len(rows) < _FEWEST_IMAGES_EXAMINED:
+        return None
+    signal = signal_of(prepared, rows, seed)
     rings = prepared.observations.rings(prepared.observations.finest_rings)
 
     def gains() -> np.ndarray:

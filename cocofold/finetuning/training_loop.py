@@ -119,6 +119,8 @@ class TrainingLoop:
         return self._stages[self._stage_of(max(0, self.step - 1))[0]].name
 
     def _begin(self, stage: int) -> None:
+        extent = self._observations.particles.box * self._observations.pixel_size_angstrom
+        self._comparison.begin_stage(self.positions, extent / self._rings(self._stages[stage]).n_rings)
         self._optimise(self.source.begin_stage(stage), self._stages[stage])
 
     def _optimise(self, groups: list[ParameterGroup], stage: Stage) -> None:
@@ -266,6 +268,7 @@ class TrainingLoop:
         """All that ``restore`` needs to go on exactly from here."""
         state = {f"source.{name}": values for name, values in self.source.state().items()}
         state.update({f"restraints.{name}": values for name, values in self.restraints.state().items()})
+        state.update({f"comparison.{name}": values for name, values in self._comparison.state().items()})
         state["step"] = torch.tensor(self.step)
         state["gaussians.amplitudes"] = self.gaussians.amplitudes.detach()
         state["gaussians.widths"] = self.gaussians.widths_angstrom.detach()
@@ -279,6 +282,7 @@ class TrainingLoop:
         self.step = int(state["step"])
         self.gaussians = AtomGaussians(state["gaussians.amplitudes"].to(device), state["gaussians.widths"].to(device))
         self.restraints.restore(_part(state, "restraints."))
+        self._comparison.restore(_part(state, "comparison."))
         stage, _ = self._stage_of(max(0, self.step - 1))
         self._optimise(self.source.restore(stage, _part(state, "source.")), self._stages[stage])
         if self._optimiser is not None:

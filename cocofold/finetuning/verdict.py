@@ -14,7 +14,7 @@ from cocofold.likelihood.explained_signal import (
     ExplainedSignal,
     PartOccupancy,
     PlacementScore,
-    windows_of_chains,
+    parts_of,
 )
 from cocofold.likelihood.residue_support import stretches_of
 from cocofold.structure.model import Model
@@ -29,9 +29,6 @@ NOT_SUPPORTED, NOTHING_TO_CHANGE, MIXED, NOT_BELONGING = (
 # Verdicts with which model.cif is another model than the start
 MOVES_THE_MODEL = (SUPPORTED, IN_PART)
 
-# Residues of a part whose occupancy is asked for: as many as a resolution of 7 Å tells apart in most folds. Shorter
-# parts have larger errors, longer ones hide what is wrong within them. Large models have longer ones, for time.
-_PART_RESIDUES, _MOST_PARTS = 12, 200
 # Occupancy below which a part is not there, and bounds beyond which it is not right, each by three standard errors.
 # Right answers had 0.92 to 1.09; chains and tails that no image shows 0 to 0.37; parts in the density of a missing
 # domain 1.6; domains that are elsewhere in half of the particles 0.4 to 0.8.
@@ -89,6 +86,11 @@ class Evidence:
     def misses_much(self) -> bool:
         """Whether clearly more is missing than positions explain."""
         return self.unexplained - _UNEXPLAINED_ERRORS * self.answer.error > _MOST_UNEXPLAINED
+
+    @property
+    def asks_for_second_fit(self) -> bool:
+        """Whether atoms may have been drawn into density that no atom of the model explains."""
+        return self.misses_much and self.belongs and self.share_preferring_start is None
 
     def unseen(self) -> np.ndarray:
         """Residues that no image shows, (n_residues,) bool."""
@@ -149,7 +151,7 @@ def gather_evidence(
     """
     if not signal.can_judge(start):
         return None
-    parts = tuple(signal.occupancies(answer, windows_of_chains(answer, _PART_RESIDUES, _MOST_PARTS)))
+    parts = tuple(signal.occupancies(answer, parts_of(answer)))
     found = Evidence(
         signal.resolution_angstrom,
         signal.placement(start),

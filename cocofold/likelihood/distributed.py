@@ -79,6 +79,16 @@ class Comparison(ABC):
     def prefetch(self, rows: torch.Tensor, chunk: int) -> None:
         """Begin to read images for the gradient after the next."""
 
+    def begin_stage(self, positions: Callable[[], torch.Tensor], finest_angstrom: float) -> None:  # noqa: B027
+        """Take note of the beginning of a stage that compares to a resolution; ``positions`` gives (n_atoms, 3) Å."""
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What ``restore`` needs; of most comparisons nothing."""
+        return {}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:  # noqa: B027
+        """Go back to a state."""
+
     @abstractmethod
     def on_idle_cores(self) -> contextlib.AbstractContextManager[None]:
         """Within this, the coordinator works by itself, also on the cores of workers that wait."""

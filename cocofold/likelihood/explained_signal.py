@@ -26,6 +26,11 @@ _OVERSAMPLING = 1.25
 # Shells coarser than this many radii of gyration show the outline of the molecule, which any other of its size has
 # too, and the contrast of the solvent, which atoms do not.
 _OUTLINE_RADII = 2.0
+# Residues of a part whose occupancy is asked for: as many as a resolution of 7 Å tells apart in most folds. Shorter
+# parts have larger errors, longer ones hide what is wrong within them. Large models have longer ones, for time.
+_PART_RESIDUES, _MOST_PARTS = 12, 200
+# Unexplained density counts above so many standard deviations of its noise; Gaussians that stand for two voxels a side
+_CLEAR_OF_NOISE, _POINT_WIDTH_IN_PIXELS = 3.0, 0.9
 # Random rotations that a placement is compared with, whose spread is then known to 10 %.
 _TURNS = 50
 # How far the model may be turned (degrees) and shifted (Å) to fit better: starts are up to 12° and 3.5 Å off.
@@ -195,29 +200,77 @@ class ExplainedSignal:
         parts : sequence of (n,) int
             Rows of residues; together the whole model.
         """
+        level, values, errors = self._solve_parts(model, parts, None)
+        return [
+            PartOccupancy(rows, float(value / level), float(error / level))
+            for rows, value, error in zip(parts, values, errors)
+        ]
+
+    def _solve_parts(
+        self, model: Model, parts: Sequence[np.ndarray], scale: np.ndarray | None
+    ) -> tuple[float, np.ndarray, np.ndarray]:
+        """Level of parts that are well seen, and the factor of each part with its error.
+
+        ``scale`` is that of each shell, by default of the whole model.
+        """
         atoms, amplitudes = _heavy(model)
         positions, owner = model.positions[atoms], model.residue_of_atom[atoms]
         transforms = []
         for rows in parts:
             mine = np.isin(owner, rows)
             transforms.append(self._transform(positions[mine], amplitudes[mine]).astype(np.complex64))
-        whole = np.sum(transforms, axis=0)
-        power = self._sums(self._weight * abs(whole) ** 2)
-        scale = np.where(power > 0, self._cross(whole) / np.maximum(power, np.finfo(float).tiny), 0.0)
+        if scale is None:
+            whole = np.sum(transforms, axis=0)
+            power = self._sums(self._weight * abs(whole) ** 2)
+            scale = np.where(power > 0, self._cross(whole) / np.maximum(power, np.finfo(float).tiny), 0.0)
         noise = np.maximum(self._noise, np.finfo(float).tiny)
         root = np.sqrt(self._count * self._weight / noise[self._shell])
         root *= self._shell >= self.first_shell(model)
         columns = np.stack([_as_reals(each * (scale[self._shell] * root)) for each in transforms], axis=1)
-        normal = columns.T @ columns
         # Parts that the images cannot tell apart, or without any atom that is drawn, get no weight of their own.
-        inverse = np.linalg.pinv(normal, rcond=1e-6, hermitian=True)
+        inverse = np.linalg.pinv(columns.T @ columns, rcond=1e-6, hermitian=True)
         values = inverse @ (columns.T @ _as_reals(self._signal * root))
         errors = np.sqrt(np.maximum(np.diag(inverse), 0))
-        level = _usual_level(values, np.array([len(rows) for rows in parts]))
-        return [
-            PartOccupancy(rows, float(value / level), float(error / level))
-            for rows, value, error in zip(parts, values, errors)
-        ]
+        return _usual_level(values, np.array([len(rows) for rows in parts])), values, errors
+
+    def unexplained_points(self, model: Model, finest_angstrom: float) -> tuple[np.ndarray, np.ndarray, float]:
+        """Density that a model's atoms do not explain, as points.
+
+        The model's scale is that of its parts that are well seen, so that missing parts and those that are elsewhere
+        do not lower it.
+
+        Parameters
+        ----------
+        model : Model
+        finest_angstrom : float
+            Resolution of the density.
+
+        Returns
+        -------
+        positions : (n, 3) float64
+            Å.
+        amplitudes : (n,) float64
+        width : float
+            Å, of the Gaussians that stand for the density, on the scale of the model's atoms.
+        """
+        atoms, amplitudes = _heavy(model)
+        whole = self._transform(model.positions[atoms], amplitudes)
+        tiny = np.finfo(float).tiny
+        power = self._sums(self._weight * abs(whole) ** 2)
+        # The signal's own spectrum: where much is misplaced, that of what both share falls with the resolution.
+        spectrum = np.sqrt(self._power / np.maximum(power, tiny))
+        level, _, _ = self._solve_parts(model, parts_of(model), spectrum)
+        scale = np.maximum(spectrum * level, tiny)[self._shell]
+        blur = np.exp(-0.5 * (self._shell * finest_angstrom / self._extent) ** 2) / scale
+
+        def density(transform: np.ndarray) -> np.ndarray:
+            spread = np.zeros(self._coarse.shape, complex)
+            spread[self._coarse] = transform * blur
+            return np.fft.irfftn(spread, s=(self._side,) * 3, axes=(0, 1, 2))
+
+        rest = density(self._signal - scale * whole)
+        noise = density((self._halves[0] - self._halves[1]) / 2).std()
+        return _as_points(np.where(rest > _CLEAR_OF_NOISE * noise, rest, 0.0), self._grid_pixel)
 
     def placement(self, model: Model, seed: int = 0) -> PlacementScore:
         """Compare a model where it is with random rotations of it, each at its best place; residues are one mass."""
@@ -273,15 +326,28 @@ class ExplainedSignal:
         return np.bincount(self._shell, values * self._count, self.last_shell + 1)
 
 
-def windows_of_chains(model: Model, length: int, most: int) -> list[np.ndarray]:
-    """Stretches of about ``length`` residues, chain by chain, at most about ``most`` of them; rows of residues."""
-    length = max(length, -(-len(model.residues) // most))
+def parts_of(model: Model) -> list[np.ndarray]:
+    """Stretches of about twelve residues of each chain, longer in large models; rows of residues."""
+    length = max(_PART_RESIDUES, -(-len(model.residues) // _MOST_PARTS))
     chains = np.array([key.chain for key in model.residues])
     found: list[np.ndarray] = []
     for chain in dict.fromkeys(chains.tolist()):
         rows = np.flatnonzero(chains == chain)
         found += np.array_split(rows, max(1, round(len(rows) / length)))
     return found
+
+
+def _as_points(density: np.ndarray, pixel_angstrom: float) -> tuple[np.ndarray, np.ndarray, float]:
+    """Density, (side, side, side) on the scale of drawn atoms, as one Gaussian for each cell of two voxels a side."""
+    z, y, x = np.nonzero(density)
+    values, places = density[z, y, x], np.stack([x, y, z], axis=1)
+    cells, owner = np.unique(places // 2, axis=0, return_inverse=True)
+    mass = np.bincount(owner.reshape(-1), values, len(cells))
+    centres = [np.bincount(owner.reshape(-1), values * axis, len(cells)) / mass for axis in places.T]
+    width = _POINT_WIDTH_IN_PIXELS * pixel_angstrom
+    # A drawn Gaussian of amplitude 1 sums to (2 π width² / pixel²)^1.5.
+    amplitudes = mass / (2 * np.pi * (width / pixel_angstrom) ** 2) ** 1.5
+    return np.stack(centres, axis=1) * pixel_angstrom, amplitudes, width
 
 
 def _usual_level(values: np.ndarray, sizes: np.ndarray) -> float:

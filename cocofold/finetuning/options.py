@@ -16,8 +16,7 @@ from cocofold import __version__
 from cocofold.system.atomic_files import write_atomically
 from cocofold.system.errors import InputError, require_within
 
-# Each writes a model: more are more than anybody looks at, and the optimiser does not need them.
-MOST_CYCLES = 30
+MOST_CYCLES = 30  # each writes a model: more are more than anybody looks at
 CONTRASTS = ("auto", "white", "dark")
 HANDS = ("auto", "as-is", "mirrored")
 PRESETS = ("default", "paper")
@@ -49,6 +48,7 @@ class OptionRules:
     within: tuple[float, float] | None = None  # least and largest value allowed
     choices: tuple[str, ...] = ()  # values allowed; empty: any
     network_only: bool = False  # concerns the network of a prediction only
+    map_only: bool = False  # concerns the fit in a map only
     free_on_resume: bool = False  # a run may be resumed with another value
 
 
@@ -65,6 +65,11 @@ def _rules(help: str, flag: str | None = "", **rules: Any) -> dict[str, OptionRu
 def _option(default: Any, help: str, flag: str | None = "", **rules: Any) -> Any:
     """Field with rules; its flag is by default that of its name."""
     return field(default=default, metadata=_rules(help, flag, **rules))
+
+
+def _map_option(default: Any, help: str, flag: str | None = "", **rules: Any) -> Any:
+    """Field that concerns the fit in a map only."""
+    return _option(default, f"With --map: {help}", flag, map_only=True, **rules)
 
 
 def _off_switch(default: Any, help: str, flag: str, **rules: Any) -> Any:
@@ -135,13 +140,11 @@ class ModelOptions:
     map: str | None = _option(
         None, "Map of the particles: the model is placed in it first, from anywhere (see cocofold fit).", is_path=True
     )
-    map_resolution: float | None = _option(None, "With --map: its resolution (Å); else estimated.", within=(0.5, 100))
-    map_pixel_size: float | None = _option(None, "With --map: its pixel size (Å), not its header's.", within=(0.1, 100))
-    bodies: str | None = _option(
-        None, 'With --map: parts that are placed one by one after the whole: "A,B;C", "A:1-120;A:121-214".'
-    )
-    hand: str = _option("auto", "With --map: as-is, mirrored, or auto to find out the map's hand.", choices=HANDS)
-    accept_placement: bool = _option(False, "With --map: go on if the place is not trusted.", "--accept-placement")
+    map_resolution: float | None = _map_option(None, "its resolution (Å); else estimated.", within=(0.5, 100))
+    map_pixel_size: float | None = _map_option(None, "its pixel size (Å), not its header's.", within=(0.1, 100))
+    bodies: str | None = _map_option(None, 'parts placed one by one after the whole: "A,B;C", "A:1-120;A:121-214".')
+    hand: str = _map_option("auto", "as-is, mirrored, or auto to find out the map's hand.", choices=HANDS)
+    accept_placement: bool = _map_option(False, "go on if the place is not trusted.", "--accept-placement")
     b_factors: str = _option(
         "auto",
         "The model's B factors: plddt, experimental, or auto to find out. Disordered residues are only carried along.",
@@ -271,17 +274,10 @@ class Options(NetworkOptions, TrainingOptions, ModelOptions, DataOptions):
         """Refuse options of the start's place that do not go together."""
         if self.map is not None and self.placement is not None:
             raise InputError("--map and --placement: one of them places the model; leave the other out")
-        if self.map is None:
-            for option, value in (
-                ("--bodies", self.bodies),
-                ("--map-resolution", self.map_resolution),
-                ("--map-pixel-size", self.map_pixel_size),
-                ("--hand", None if self.hand == "auto" else self.hand),
-                ("--accept-placement", self.accept_placement or None),
-                ("--symmetry auto", self.symmetry if self.symmetry == "auto" else None),
-            ):
-                if value is not None:
-                    raise InputError(f"{option}: is about a map; add --map FILE, or leave it out")
+        about_map = [option_rules(one).flag for one in self._set_by("map_only")]
+        about_map += ["--symmetry auto"] if self.symmetry == "auto" else []
+        if self.map is None and about_map:
+            raise InputError(f"{about_map[0]}: is about a map; add --map FILE, or leave it out")
         if self.model is not None and self.prediction is not None:
             placed_by = "--map" if self.map is not None else "--placement" if self.placement is not None else None
             if placed_by:
@@ -289,11 +285,10 @@ class Options(NetworkOptions, TrainingOptions, ModelOptions, DataOptions):
 
     def _check_network(self) -> None:
         """Refuse options of a network that do not go together."""
-        for one in fields(self):
+        for one in self._set_by("network_only") if self.prediction is None else ():
             rules, value = option_rules(one), getattr(self, one.name)
-            if rules.network_only and self.prediction is None and value != one.default:
-                name = f"{rules.flag} {value}" if rules.choices else rules.flag
-                raise InputError(f"{name}: is for predictions; add --prediction FOLDER, or leave it out")
+            name = f"{rules.flag} {value}" if rules.choices else rules.flag
+            raise InputError(f"{name}: is for predictions; add --prediction FOLDER, or leave it out")
         if not any((self.weights_rate, self.adapter_rate, self.single_rate, self.pair_rate)):
             raise InputError("--no-weights, --no-adapter and --no-additions: nothing is left to learn; leave one out")
         if self.preset == "paper":
@@ -307,15 +302,19 @@ class Options(NetworkOptions, TrainingOptions, ModelOptions, DataOptions):
         if self.prediction is not None and self.teacher and not (self.single_rate or self.pair_rate):
             raise InputError("--no-additions: only they learn a teacher's model; add --no-teacher, or leave it out")
 
+    def _set_by(self, kind: str) -> list[Field]:
+        """Fields of a kind, an attribute of their rules, that do not have their default."""
+        chosen = [one for one in fields(self) if getattr(one.metadata["rules"], kind)]
+        return [one for one in chosen if getattr(self, one.name) != one.default]
+
     def for_teacher(self, model: Path, symmetry: str | None) -> Options:
         """Options of the run that moves a prediction's model, placed, before its network learns the result."""
-        place: dict[str, Any] = dict.fromkeys(("map", "map_resolution", "map_pixel_size", "bodies", "placement"))
-        place |= {"accept_placement": False, "remove_below": None, "remove_unseen": False}
-        network: dict[str, Any] = {one.name: one.default for one in fields(self) if option_rules(one).network_only}
-        return replace(self, model=str(model), prediction=None, symmetry=symmetry, hand="auto", **place, **network)
+        own: dict[str, Any] = {"map": None, "placement": None, "remove_below": None, "remove_unseen": False}
+        own |= {one.name: one.default for kind in ("map_only", "network_only") for one in self._set_by(kind)}
+        return replace(self, model=str(model), prediction=None, symmetry=symmetry, **own)
 
     def for_second_fit(self, start: Path) -> Options:
-        """Options of a run from the placed start that sets aside density that no atom explains."""
+        """Options of a run from a placed start that sets density aside."""
         return replace(self.for_teacher(start, None), set_aside="on", check=False)
 
     def write(self, path: Path) -> None:
@@ -328,19 +327,9 @@ class Options(NetworkOptions, TrainingOptions, ModelOptions, DataOptions):
         return cls(**_read_values(path))
 
     def refuse_other_settings(self, path: Path, by_content: bool = False) -> None:
-        """Refuse to resume a run that was started with other options.
+        """Refuse to resume a run whose ``config.yaml`` has other options, which are named.
 
-        Parameters
-        ----------
-        path : Path
-            ``config.yaml`` of the run.
-        by_content : bool
-            What files hold is compared elsewhere; here whether they are given.
-
-        Raises
-        ------
-        InputError
-            Names the options that differ; also for the reasons of ``read``.
+        ``by_content``: what files hold is compared elsewhere, here whether they are given.
         """
         # Values are compared as they stand: what an older version allowed may be refused by this one.
         stored = _read_values(path)
@@ -391,8 +380,7 @@ def _check_value(one: Field, value: Any) -> None:
 def _read_values(path: Path) -> dict[str, Any]:
     """Value of each field of ``Options`` in a ``config.yaml``.
 
-    An option that the file lacks is newer than the run, and gets its default: the default of a new option must be what
-    was done before there was the option.
+    An option that the file lacks is newer than the run, and gets its default.
     """
     try:
         stored = yaml.safe_load(path.read_text(encoding="utf-8"))

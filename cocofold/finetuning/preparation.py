@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ import torch
 from cocofold.finetuning.holdout import FEWEST_HELD_OUT
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.run_folder import ModelState, RunFolder
-from cocofold.finetuning.starting_model import StartingModel
+from cocofold.finetuning.starting_model import PredictedStart, StartingModel, start_from_model
 from cocofold.imaging.rings import RingPixels, ring_count
 from cocofold.likelihood.distributed import Comparison, LocalComparison, WorkerGroup
 from cocofold.likelihood.frc_loss import AtomGaussians, ContrastEstimate, settle_contrast
@@ -21,6 +23,7 @@ from cocofold.likelihood.observed_images import Observations, refuse_incompatibl
 from cocofold.likelihood.set_aside import MOST_POINTS
 from cocofold.likelihood.worker_messages import MessageShape
 from cocofold.mapfit.placement_file import MIRRORED
+from cocofold.mapfit.workflow import SUBUNIT_FILE
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.particles.stack_files import copied_to_scratch
 from cocofold.particles.star_write import write_star
@@ -28,6 +31,8 @@ from cocofold.preflight.check_inputs import CheckSettings, check
 from cocofold.sources.base import AtomSource
 from cocofold.structure.confidence import only_ordered
 from cocofold.structure.model import Model
+from cocofold.structure.modelcif import write_model
+from cocofold.structure.read_model import read_model
 from cocofold.structure.topology import Backbone
 from cocofold.system.atomic_files import write_json
 from cocofold.system.errors import InputError
@@ -91,6 +96,48 @@ class PreparedRun:
         """The start as a checkpoint has it."""
         plddt = None if self.start.plddt is None else torch.as_tensor(self.start.plddt, dtype=torch.float32)
         return ModelState(self.start_positions, self.start_gaussians(), plddt)
+
+
+def find_start(
+    options: Options,
+    particles: ParticleSet,
+    folder: RunFolder,
+    run_inside: Callable[[Options, Path], dict[str, Any]],
+) -> StartingModel:
+    """Model that is moved; or the prediction whose network is trained, and the model that it is to learn first.
+
+    ``run_inside`` is for the teacher's run: it fine-tunes in a folder and gives the content of ``metrics.json``.
+    """
+    device = find_device(options.device)
+    if options.prediction is None:
+        start = start_from_model(options, particles, folder, device)
+    else:
+        predicted = PredictedStart.read(options, particles, folder, device)
+        if options.teacher:
+            # The teacher's own run checks particles and model.
+            return _taught_start(predicted, options, folder, run_inside)
+        start = predicted.with_teacher(None)
+    check_before_run(options, start.apply_hand(particles), only_ordered(start.model), folder, device)
+    return start
+
+
+def _taught_start(
+    predicted: PredictedStart,
+    options: Options,
+    folder: RunFolder,
+    run_inside: Callable[[Options, Path], dict[str, Any]],
+) -> StartingModel:
+    """Start of a network that learns its model as a run of its own, in ``teacher``, has moved it."""
+    placed, run = folder.path / "placed.cif", folder.path / "teacher"
+    if not placed.is_file():
+        marks, details = {"hand": predicted.place.hand}, "prediction, placed in the map"
+        write_model(placed, predicted.model, details=details, plddt=predicted.plddt, placed_as=marks)
+    folder.log(f"the prediction's model is moved first; see {run}")
+    symmetry = predicted.place.symmetry
+    teaching = run_inside(options.for_teacher(placed, symmetry), run)
+    folder.log("now the network learns the result, then goes on with the images")
+    start = predicted.with_teacher(read_model(run / ("model.cif" if symmetry is None else SUBUNIT_FILE)))
+    return replace(start, teacher_seconds=teaching["seconds"], teacher_memory_gb=teaching["peak_memory_gb"])
 
 
 def prepare_run(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from cocofold.finetuning.holdout import (
     verdict_of_pass,
 )
 from cocofold.finetuning.options import Options
-from cocofold.finetuning.preparation import PreparedRun, apply_particle_options, check_before_run, prepare_run
+from cocofold.finetuning.preparation import PreparedRun, apply_particle_options, find_start, prepare_run
 from cocofold.finetuning.run_folder import ModelState, RunFolder
 from cocofold.finetuning.run_result import (
     answer_curves,
@@ -34,7 +35,6 @@ from cocofold.finetuning.run_result import (
     summary_line,
     write_answer,
 )
-from cocofold.finetuning.starting_model import PredictedStart, StartingModel, start_from_model
 from cocofold.finetuning.training_loop import (
     TrainingLoop,
     load_checkpoint,
@@ -45,12 +45,9 @@ from cocofold.finetuning.verdict import MOVES_THE_MODEL, Evidence, judge
 from cocofold.likelihood.distributed import Comparison, WorkerGroup
 from cocofold.likelihood.memory_plan import is_out_of_memory, memory_advice
 from cocofold.likelihood.set_aside import SetAsideComparison
-from cocofold.mapfit.workflow import SUBUNIT_FILE
 from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.structure.confidence import only_ordered, ordered_atoms, ordered_residues
-from cocofold.structure.modelcif import write_model
-from cocofold.structure.read_model import read_model
 from cocofold.structure.restraints import Restraints
 from cocofold.system.errors import InputError
 from cocofold.system.hardware import find_device
@@ -107,10 +104,16 @@ def finetune(
             every = read_particles(options.particles, options.particles_dir, options.passthrough)
             particles = apply_particle_options(every, options)
             folder.settle_inputs(particles)
-            start = _find_start(options, particles, folder, stop_with, processes)
+            inside = functools.partial(_run_inside, stop_with=stop_with, processes=processes)
+            start = find_start(options, particles, folder, inside)
             began = time.monotonic()
             prepared = prepare_run(options, particles, start, folder, at_end, processes)
             return _Run(prepared, options, folder, endings, began, processes).execute(particles)
+
+
+def _run_inside(options: Options, run: Path, stop_with: int | None, processes: WorkerGroup | None) -> dict[str, Any]:
+    """A run of its own in another's folder, begun or gone on with; the content of its ``metrics.json``."""
+    return finetune(options, run, (run / "config.yaml").is_file(), stop_with, processes)
 
 
 @contextlib.contextmanager
@@ -134,48 +137,6 @@ def _errors_explained(folder: RunFolder, options: Options, processes: WorkerGrou
         message = f"out of memory; what lowers it: {ways}; {again}"
         folder.log_to_file(f"{message}: {error}")
         raise InputError(message) from error
-
-
-def _find_start(
-    options: Options,
-    particles: ParticleSet,
-    folder: RunFolder,
-    stop_with: int | None,
-    processes: WorkerGroup | None,
-) -> StartingModel:
-    """Model that is moved; or the prediction whose network is trained, and the model that it is to learn first."""
-    device = find_device(options.device)
-    if options.prediction is None:
-        start = start_from_model(options, particles, folder, device)
-    else:
-        predicted = PredictedStart.read(options, particles, folder, device)
-        if options.teacher:
-            # The teacher's own run checks particles and model.
-            return _taught_start(predicted, options, folder, stop_with, processes)
-        start = predicted.with_teacher(None)
-    check_before_run(options, start.apply_hand(particles), only_ordered(start.model), folder, device)
-    return start
-
-
-def _taught_start(
-    predicted: PredictedStart,
-    options: Options,
-    folder: RunFolder,
-    stop_with: int | None,
-    processes: WorkerGroup | None,
-) -> StartingModel:
-    """Start of a network that learns its model as a run of its own, in ``teacher``, has moved it."""
-    placed, run = folder.path / "placed.cif", folder.path / "teacher"
-    if not placed.is_file():
-        marks, details = {"hand": predicted.place.hand}, "prediction, placed in the map"
-        write_model(placed, predicted.model, details=details, plddt=predicted.plddt, placed_as=marks)
-    folder.log(f"the prediction's model is moved first; see {run}")
-    symmetry = predicted.place.symmetry
-    begun = (run / "config.yaml").is_file()
-    teaching = finetune(options.for_teacher(placed, symmetry), run, begun, stop_with, processes)
-    folder.log("now the network learns the result, then goes on with the images")
-    start = predicted.with_teacher(read_model(run / ("model.cif" if symmetry is None else SUBUNIT_FILE)))
-    return replace(start, teacher_seconds=teaching["seconds"], teacher_memory_gb=teaching["peak_memory_gb"])
 
 
 @dataclass(frozen=True)
@@ -294,7 +255,7 @@ class _Run:
         if state is not None:
             with refuse_bad_checkpoint(self.folder.checkpoint):
                 loop.restore(state)
-        ends = _cycle_ends(loop, self.options.cycles)[: this.last_cycle]
+        ends = loop.cycle_ends(self.options.cycles)[: this.last_cycle]
         if len(self.passes) > 1:
             which = f"{len(this.heldout)} particles held out" if len(this.heldout) else "all particles"
             self.folder.log(f"pass {number + 1} of 2: {which}")
@@ -426,10 +387,8 @@ class _Run:
             f"{100 * evidence.unexplained:.0f} % of the signal is explained by no atom: the model is fitted again from "
             f"the start with that density set aside; see {run}"
         )
-        begun = (run / "config.yaml").is_file()
-        again = finetune(
-            self.options.for_second_fit(folder.path / "models" / "cycle_00.cif"), run, begun, None, self.processes
-        )
+        start = folder.path / "models" / "cycle_00.cif"
+        again = _run_inside(self.options.for_second_fit(start), run, processes=self.processes)
         first = answer_pass(self.passes)
         if (again["frc_heldout"] or 0) < (first.cycles[first.best].frc_heldout or 0):
             return evidence
@@ -440,10 +399,3 @@ class _Run:
 
 def _has_stopped_gaining(this: TrainingPass) -> bool:
     return len(this.heldout) > 0 and this.cycles[-1].number - this.highest >= _MOST_CYCLES_WITHOUT_GAIN
-
-
-def _cycle_ends(loop: TrainingLoop, cycles: int | None) -> list[int]:
-    """Steps at which cycles end: with the stages, or evenly spaced."""
-    if cycles is None:
-        return loop.stage_ends()
-    return [round(loop.total_steps * (number + 1) / cycles) for number in range(cycles)]

@@ -110,9 +110,11 @@ class TrainingLoop:
         stage = max(row for row, start in enumerate(self._starts) if start <= step)
         return stage, step - self._starts[stage]
 
-    def stage_ends(self) -> list[int]:
-        """Step at which each stage ends."""
-        return [start + stage.steps for start, stage in zip(self._starts, self._stages)]
+    def cycle_ends(self, cycles: int | None) -> list[int]:
+        """Steps at which cycles end: evenly spaced, or by default with the stages."""
+        if cycles is None:
+            return [start + stage.steps for start, stage in zip(self._starts, self._stages)]
+        return [round(self.total_steps * (number + 1) / cycles) for number in range(cycles)]
 
     def stage_name(self) -> str:
         """Name of the stage of the last step taken."""

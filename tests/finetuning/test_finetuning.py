@@ -176,7 +176,7 @@ def test_every_particle_comes_once_before_any_comes_again(particles: Path, start
     assert loop.images == 360
     # A stage may take several batches a step, or none.
     loop._stages = [replace(stage, batches=number % 3) for number, stage in enumerate(source.stages())]
-    ends = loop.stage_ends()
+    ends = loop.cycle_ends(None)
     assert [len(loop._batch(step)) for step in (0, ends[0], ends[1], ends[2])] == [0, 10, 20, 0]
     some = torch.cat([loop._batch(step) for step in range(ends[1] + 5)])
     assert len(some) == 10 * (ends[1] - ends[0]) + 20 * 5

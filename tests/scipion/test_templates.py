@@ -71,7 +71,7 @@ def test_each_template_names_protocols_and_parameters_that_exist(path):
     template.content = template.getContent().split("~") if isinstance(template.getContent(), str) else template.content
     template.parseContent()
     for field in template.params.values():
-        field.setValue(field.getValue() or "x")
+        field.setValue(field.getValue() or "1")
     template._replaceFields()
     flow = json.loads("".join(template.getContent()))
     protocols = pyworkflow.Config.getDomain().getProtocols()

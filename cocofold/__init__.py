@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cocofold.api import read_map as read_map
     from cocofold.api import read_model as read_model
     from cocofold.api import read_particles as read_particles
+    from cocofold.api import reconstruct as reconstruct
     from cocofold.api import relax as relax
     from cocofold.api import simulate as simulate
     from cocofold.system.errors import InputError as InputError
@@ -71,6 +72,7 @@ API = (
     "read_map",
     "read_model",
     "read_particles",
+    "reconstruct",
     "relax",
     "simulate",
 )

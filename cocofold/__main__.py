@@ -15,6 +15,7 @@ from cocofold.commands.demo import demo
 from cocofold.commands.finetune import finetune
 from cocofold.commands.fit import fit, move
 from cocofold.commands.predict import predict
+from cocofold.commands.reconstruct import reconstruct
 from cocofold.commands.relax import relax
 from cocofold.commands.report import report
 from cocofold.commands.select import select
@@ -50,6 +51,7 @@ app.command()(check)
 app.command()(predict)
 app.command()(fit)
 app.command()(select)
+app.command()(reconstruct)
 app.command()(finetune)
 app.command()(relax)
 app.command()(assess)

@@ -26,6 +26,7 @@ from cocofold.likelihood.residue_support import ParticlesOfModel
 from cocofold.mapfit.density_map import DensityMap
 from cocofold.mapfit.density_map import read_map as read_map_file
 from cocofold.mapfit.fit_model import FitResult
+from cocofold.mapfit.particle_map import reconstruct_particles
 from cocofold.mapfit.workflow import MapFiles, place_and_write
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.preflight.check_inputs import CheckSettings
@@ -88,6 +89,7 @@ def _arguments_by_option(function: Callable[..., Any]) -> dict[str, str]:
 read_particles = _speaks_of_arguments(particles_package.read_particles)
 read_model = _speaks_of_arguments(read_model_file)
 read_map = _speaks_of_arguments(read_map_file)
+reconstruct = _speaks_of_arguments(reconstruct_particles)
 
 
 @_speaks_of_arguments

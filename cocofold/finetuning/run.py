@@ -111,9 +111,9 @@ def finetune(
             return _Run(prepared, options, folder, endings, began, processes).execute(particles)
 
 
-def _run_inside(options: Options, run: Path, stop_with: int | None, processes: WorkerGroup | None) -> dict[str, Any]:
+def _run_inside(options: Options, run: Path, **others: Any) -> dict[str, Any]:
     """A run of its own in another's folder, begun or gone on with; the content of its ``metrics.json``."""
-    return finetune(options, run, (run / "config.yaml").is_file(), stop_with, processes)
+    return finetune(options, run, (run / "config.yaml").is_file(), **others)
 
 
 @contextlib.contextmanager

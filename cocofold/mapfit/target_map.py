@@ -256,11 +256,20 @@ def resolution_from_half_maps(half1: DensityMap, half2: DensityMap, region: np.n
     float
         Å; at least 2.06 pixels, the finest that the grid holds.
     """
+    _, correlation = fourier_shell_correlation(half1, half2, region)
+    shells = _FourierShells(half1.values.shape, (half1.pixel_size_angstrom,) * 3)
+    return shells.resolution_where(correlation < _FSC_OF_HALF_MAPS)
+
+
+def fourier_shell_correlation(
+    half1: DensityMap, half2: DensityMap, region: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Resolutions (Å) of shells 1 ... N/2 - 1, and the correlation of two maps in each, within a soft mask."""
     one, other = (np.fft.rfftn((half.values - np.median(half.values)) * region) for half in (half1, half2))
     shells = _FourierShells(half1.values.shape, (half1.pixel_size_angstrom,) * 3)
     cross = shells.sum((one * other.conj()).real)
     correlation = cross / np.sqrt(shells.sum(np.abs(one) ** 2) * shells.sum(np.abs(other) ** 2) + 1e-30)
-    return shells.resolution_where(correlation < _FSC_OF_HALF_MAPS)
+    return shells.resolution, correlation
 
 
 def resolution_from_noise(density: DensityMap) -> float | None:

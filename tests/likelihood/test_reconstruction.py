@@ -1,0 +1,140 @@
+"""A map reconstructed from particles: RELION's of the same particles, and that of the atoms that were imaged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+from literal_images import BOX, PIXEL, Scene
+
+from cocofold.imaging.projection import render_density
+from cocofold.likelihood.reconstruction import Reconstruction, reconstruct, split_into_halves, trusted_share
+from cocofold.particles import read_particles
+from cocofold.particles.particle_set import ParticleSet
+from cocofold.structure.point_groups import point_group_rotations
+
+TILT = (1.2, -0.7)
+ODD = {(1, -1): 8.0, (3, -3): 20.0, (3, 3): 25.0}
+MATRIX = ((1.05, 0.012), (0.035, 0.96))
+
+
+def shells(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fourier shell correlation and the scale of the second map on the first, shells 0 to box / 2 - 1."""
+    box = len(one)
+    a, b = np.fft.fftn(one), np.fft.fftn(other)
+    k = np.fft.fftfreq(box) * box
+    shell = np.rint(np.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + k**2)).astype(int).ravel()
+    cross, first, second = (
+        np.bincount(shell, values.ravel())[: box // 2] for values in ((a * b.conj()).real, abs(a) ** 2, abs(b) ** 2)
+    )
+    return cross / np.sqrt(first * second), cross / first
+
+
+@pytest.fixture(scope="module")
+def particles(shared_data: Path) -> ParticleSet:
+    return read_particles(shared_data / "adk" / "small300" / "particles.star")
+
+
+@pytest.fixture(scope="module")
+def found(particles: ParticleSet) -> Reconstruction:
+    return reconstruct(particles)
+
+
+@pytest.mark.independent
+def test_maps_are_relions(shared_data: Path, found: Reconstruction) -> None:
+    """In scale, sign and frame; the shell at Nyquist is left out here, and partly there."""
+    for ours, name in zip((found.map, *found.half_maps), ("reconstruction", "half1", "half2")):
+        correlation, scale = shells(ours, mrcfile.read(shared_data / "adk" / "small300" / f"{name}.mrc"))
+        # Noise of voxels that few of 150 images reach is what differs.
+        assert correlation[1:31].min() > 0.65, name
+        assert correlation[1:8].min() > 0.98, name
+        np.testing.assert_allclose(scale[1:8], 1, atol=0.05, err_msg=name)
+
+
+def test_halves_are_of_the_half_sets(particles: ParticleSet, found: Reconstruction) -> None:
+    assert found.images == (300, *(int((particles.half_set == half).sum()) for half in (1, 2)))
+    first = reconstruct(particles.subset(particles.half_set == 1))
+    np.testing.assert_allclose(first.map, found.half_maps[0], atol=1e-5 * np.abs(first.map).max())
+
+
+def test_all_rows_of_an_image_are_in_one_half(particles: ParticleSet) -> None:
+    rows = np.repeat(np.arange(20), 3)
+    expanded = replace(particles, half_set=None).subset(rows)
+    halves = split_into_halves(expanded, seed=3)
+    assert sorted(np.concatenate(halves)) == list(range(60))
+    assert len(halves[0]) == len(halves[1]) == 30
+    assert not set(rows[halves[0]]) & set(rows[halves[1]])
+    assert set(halves[0]) != set(split_into_halves(expanded, seed=4)[0])
+
+
+def image_set(
+    folder: Path, done: dict, told: dict, count: int = 150, square: bool = False
+) -> tuple[Scene, ParticleSet]:
+    """Noise-free images of atoms with some optics."""
+    scene = Scene(count)
+    planes, ctf = scene.transforms(**done)
+    path = scene.write(folder, planes * ctf * (ctf if square else 1), [told], [1] * count)
+    return scene, read_particles(path)
+
+
+def agreement(scene: Scene, particles: ParticleSet) -> float:
+    """Least correlation of shells with the atoms, to 3.3 Å."""
+    found = reconstruct(particles).map
+    widths = np.full(len(scene.charges), np.sqrt(0.456))
+    return float(shells(found, render_density(scene.positions, scene.charges, widths, BOX, PIXEL))[0][1:25].min())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("done", "told"),
+    [
+        ({"tilt": TILT}, {"rlnBeamTiltX": TILT[0], "rlnBeamTiltY": TILT[1]}),
+        (
+            {"matrix": MATRIX},
+            {f"rlnMagMat{row}{column}": MATRIX[row][column] for row in (0, 1) for column in (0, 1)},
+        ),
+        ({"odd": ODD}, {"rlnOddZernike": "[8,0,20,0,0,25]"}),
+    ],
+)
+def test_optics_are_taken_out(tmp_path: Path, done: dict, told: dict) -> None:
+    scene, particles = image_set(tmp_path, done, told)
+    plain = replace(
+        particles,
+        optics=tuple(
+            replace(group, beam_tilt_mrad=(0.0, 0.0), odd_zernike=(), magnification_matrix=((1.0, 0.0), (0.0, 1.0)))
+            for group in particles.optics
+        ),
+    )
+    right, wrong = agreement(scene, particles), agreement(scene, plain)
+    assert right > 0.9
+    assert wrong < right - 0.3
+
+
+@pytest.mark.slow
+def test_premultiplied_images_give_the_same_map(tmp_path: Path) -> None:
+    """Their numerator is what the others' becomes."""
+    (tmp_path / "one").mkdir()
+    (tmp_path / "other").mkdir()
+    _, plain = image_set(tmp_path / "one", {}, {}, 20)
+    _, multiplied = image_set(tmp_path / "other", {}, {"rlnCtfDataAreCtfPremultiplied": 1}, 20, square=True)
+    one, other = reconstruct(plain), reconstruct(multiplied)
+    np.testing.assert_allclose(one.map, other.map, atol=1e-4 * one.map.max())
+    np.testing.assert_allclose(one.weights, other.weights, rtol=1e-4, atol=1e-5)
+
+
+def test_a_symmetric_map_is_its_own_copy(particles: ParticleSet) -> None:
+    found = reconstruct(particles.subset(np.arange(40)), point_group_rotations("C2")).map
+    turned = np.roll(found[:, ::-1, ::-1], (1, 1), axis=(1, 2))
+    np.testing.assert_allclose(found[:, 1:, 1:], turned[:, 1:, 1:], atol=1e-4 * np.abs(found).max())
+
+
+def test_what_no_image_shows_is_not_trusted(particles: ParticleSet) -> None:
+    """One view along z gives the plane z = 0 alone."""
+    one = particles.subset(np.arange(1))
+    share = trusted_share(reconstruct(replace(one, rotations=np.eye(3)[None])).weights)
+    assert (share[0, 1:10, 1:10] > 0.2).all()
+    assert (share[3:-3] == 0).all()
+    assert share.max() <= 1

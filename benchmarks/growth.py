@@ -29,8 +29,8 @@ import torch
 from scipy.optimize import nnls
 
 from benchmarks.step import CASES, Case, image_seconds, network_step, peak_gb, timed
+from cocofold.imaging.fourier import RingPixels, normalise_rings
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, bytes_per_image
-from cocofold.imaging.rings import RingPixels, normalise_rings
 from cocofold.likelihood.observed_images import MOST_CACHE_BYTES, bytes_per_transform
 from cocofold.particles.mrc import StackReader
 

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks.accuracy import ROOT
-from cocofold.imaging.rings import RingPixels
+from cocofold.imaging.fourier import RingPixels
 from cocofold.likelihood.particle_optics import ParticleOptics
 from cocofold.particles import read_particles
 from cocofold.particles.particle_set import OpticsGroup, ParticleSet

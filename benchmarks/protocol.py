@@ -20,10 +20,9 @@ import torch
 
 from benchmarks.accuracy import cocofold
 from benchmarks.step import CASES, VOLUME_PER_ATOM_A3, Case
-from cocofold.alphafold.chains import Chains
 from cocofold.alphafold.prediction import Prediction, Provenance
 from cocofold.alphafold.rebuild import write_prediction
-from cocofold.alphafold.residue_constants import ONE_LETTER_CODES
+from cocofold.alphafold.sequences import ONE_LETTER_CODES, Chains
 from cocofold.alphafold.weight_layout import random_weights
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model

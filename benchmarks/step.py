@@ -27,9 +27,15 @@ import torch
 from benchmarks import literal
 from cocofold.alphafold.structure_network import StructureModule
 from cocofold.finetuning.options import Options
-from cocofold.imaging.ctf import Ctf, contrast_transfer, electron_wavelength_angstrom
+from cocofold.imaging.fourier import (
+    Ctf,
+    RingPixels,
+    contrast_transfer,
+    electron_wavelength_angstrom,
+    normalise_rings,
+    ring_correlations,
+)
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, Poses, added_width_angstrom, project, rendering_grid
-from cocofold.imaging.rings import RingPixels, normalise_rings, ring_correlations
 
 _PARTICLES, _EPOCHS, _BATCH = 3000, 2, 32
 VOLUME_PER_ATOM_A3 = 18.0

@@ -22,9 +22,9 @@ from benchmarks.placement import moved_anywhere
 from cocofold.assessment.comparison import assess
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, render_density
 from cocofold.mapfit.density_map import DensityMap
+from cocofold.structure.geometry import build_assembly, copy_positions, point_group_rotations
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
-from cocofold.structure.point_groups import build_assembly, copy_positions, point_group_rotations
 from cocofold.structure.read_model import read_model
 
 BOX, PIXEL, BLUR_ANGSTROM, MAP_NOISE = 96, 2.5, 2.0, 0.03

@@ -327,9 +327,7 @@ def relax(
     out : str or Path, optional
         mmCIF file to write.
     particles, particles_dir : str or Path, optional
-        Particles of the model, whose images pull while it is relaxed.
-    max_particles : int
-        Number of particles that are used at most.
+        Particles of the model, of which ``max_particles`` at most pull while it is relaxed.
     hydrogens : bool
         Keep the hydrogens.
     threads : int, optional
@@ -365,12 +363,7 @@ def assess(model: AnyModel, reference: AnyModel) -> Assessment:
     -------
     Assessment
         ``ca_rmsd`` (Å, superposed), ``ca_rmsd_in_place``, TM-score and coverage as MM-align defines them, and the
-        displacement of each residue.
-
-    Raises
-    ------
-    InputError
-        If the models have nothing in common.
+        displacement of each residue; InputError if the models have nothing in common.
     """
     return compare(_as_model(model), _as_model(reference))
 

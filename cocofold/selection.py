@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from cocofold.finetuning.holdout import heldout_count
-from cocofold.imaging.rings import ring_count
+from cocofold.imaging.fourier import ring_count
 from cocofold.likelihood.frc_loss import AtomGaussians, correlate_in_chunks, images_per_chunk, settle_contrast
 from cocofold.likelihood.observed_images import Observations
 from cocofold.particles.particle_set import ParticleSet

@@ -138,7 +138,7 @@ def _network(folder: Path) -> None:
 
     from cocofold.alphafold import load_structure_module
     from cocofold.alphafold.openfold import _ATOM37 as ATOM37
-    from cocofold.alphafold.residue_constants import ATOM14_NAMES
+    from cocofold.alphafold.sequences import ATOM14_NAMES
     from cocofold.alphafold.weight_layout import random_weights
 
     folder.mkdir()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from cocofold.alphafold.residue_frames import Rigid
+from cocofold.alphafold.invariant_attention import Rigid
 from cocofold.alphafold.weight_layout import PAIR_WIDTH, SINGLE_WIDTH
 
 _FARTHEST_NEIGHBOUR = 32

@@ -15,12 +15,11 @@ import torch
 from benchmarks.accuracy import ROOT
 from benchmarks.standin.representations import Representations
 from cocofold.alphafold import load_structure_module
-from cocofold.alphafold.chains import Chains
+from cocofold.alphafold.invariant_attention import Rigid
 from cocofold.alphafold.pair_representation import normalise_pair
 from cocofold.alphafold.prediction import Prediction, Provenance
 from cocofold.alphafold.rebuild import write_prediction
-from cocofold.alphafold.residue_constants import ATOM14_NAMES, ONE_LETTER_CODES, RESIDUE_NAMES
-from cocofold.alphafold.residue_frames import Rigid
+from cocofold.alphafold.sequences import ATOM14_NAMES, ONE_LETTER_CODES, RESIDUE_NAMES, Chains
 from cocofold.alphafold.structure_network import StructureModuleOutput
 from cocofold.alphafold.weight_layout import random_weights
 from cocofold.alphafold.weights import official_weights

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from cocofold.alphafold.chains import read_a3m_chains
 from cocofold.alphafold.external_programs import advice_on_folder, load_pickled_arrays
 from cocofold.alphafold.prediction import Provenance
 from cocofold.alphafold.rebuild import (
@@ -23,6 +22,7 @@ from cocofold.alphafold.rebuild import (
     read_ca_positions,
 )
 from cocofold.alphafold.run_programs import COLABFOLD_FLAGS, COLABFOLD_MODEL_TYPE
+from cocofold.alphafold.sequences import read_a3m_chains
 from cocofold.alphafold.weight_layout import MSA_WIDTH, PAIR_WIDTH
 from cocofold.alphafold.weights import find_weights, project_single_representation
 from cocofold.system.errors import InputError

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from cocofold.alphafold.chains import Chains, read_fasta
 from cocofold.alphafold.external_programs import advice_on_file, advice_on_pickle_keys, load_pickled_arrays
 from cocofold.alphafold.prediction import Provenance
 from cocofold.alphafold.rebuild import (
@@ -20,8 +19,8 @@ from cocofold.alphafold.rebuild import (
     build_verified_prediction,
     read_model_chains,
 )
-from cocofold.alphafold.residue_constants import ATOM14_NAMES, ONE_LETTER_CODES
 from cocofold.alphafold.run_programs import OPENFOLD_OUTPUT_SUFFIX
+from cocofold.alphafold.sequences import ATOM14_NAMES, ONE_LETTER_CODES, Chains, read_fasta
 from cocofold.alphafold.weight_layout import PAIR_WIDTH, SINGLE_WIDTH
 from cocofold.alphafold.weights import find_weights
 from cocofold.system.errors import InputError

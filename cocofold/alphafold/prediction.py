@@ -18,8 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from cocofold import __version__
-from cocofold.alphafold.chains import Chains
-from cocofold.alphafold.residue_constants import UNKNOWN_RESIDUE
+from cocofold.alphafold.sequences import UNKNOWN_RESIDUE, Chains
 from cocofold.alphafold.weight_layout import PAIR_WIDTH, SINGLE_WIDTH, check_module_arrays
 from cocofold.system.atomic_files import atomic_path, check_new_folder
 from cocofold.system.errors import InputError

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from cocofold.alphafold.chains import Chains
 from cocofold.alphafold.prediction import FILE_NAME, MODEL_NAME, Prediction, Provenance, refuse_occupied_folder
-from cocofold.alphafold.residue_constants import ATOM14_NAMES, ONE_LETTER_CODES
+from cocofold.alphafold.sequences import ATOM14_NAMES, ONE_LETTER_CODES, Chains
 from cocofold.alphafold.weights import load_structure_module, read_weights
 from cocofold.structure.labels import complete_labels
 from cocofold.structure.model import Model

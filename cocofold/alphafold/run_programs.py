@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from cocofold.alphafold.chains import Chains, first_record_covers_all_chains, read_a3m_chains, read_fasta
 from cocofold.alphafold.external_programs import last_log_lines, run_program, sanitized_job_name
+from cocofold.alphafold.sequences import Chains, first_record_covers_all_chains, read_a3m_chains, read_fasta
 from cocofold.alphafold.weights import weight_file_in, weight_file_name
 from cocofold.system.atomic_files import atomic_path, write_atomically
 from cocofold.system.errors import InputError, require_within

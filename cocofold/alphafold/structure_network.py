@@ -10,10 +10,15 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from cocofold.alphafold.attention import ImageAdapter, InvariantPointAttention
+from cocofold.alphafold.invariant_attention import (
+    ImageAdapter,
+    InvariantPointAttention,
+    Rigid,
+    TorsionHead,
+    build_atoms,
+)
 from cocofold.alphafold.pair_representation import PairRepresentation, SharedBias, normalise_pair
-from cocofold.alphafold.residue_constants import UNKNOWN_RESIDUE
-from cocofold.alphafold.residue_frames import Rigid, TorsionHead, build_atoms
+from cocofold.alphafold.sequences import UNKNOWN_RESIDUE
 from cocofold.alphafold.weight_layout import (
     ERROR_BINS,
     HIDDEN_WIDTH,

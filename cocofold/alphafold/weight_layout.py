@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from cocofold.alphafold.residue_constants import TORSIONS_PER_RESIDUE
+from cocofold.alphafold.sequences import TORSIONS_PER_RESIDUE
 from cocofold.system.errors import InputError
 
 # Widths of AlphaFold-Multimer v2.3, from ``CONFIG_MULTIMER`` in its model/config.py; the weight files have these shapes

@@ -199,8 +199,8 @@ def predict_fasta(request: PredictionRequest, folder: Path, report_line: Callabl
     InputError
         If no program is there, it fails, or its output cannot be used.
     """
-    from cocofold.alphafold.chains import read_fasta
     from cocofold.alphafold.run_programs import find_colabfold, find_openfold, installation_advice
+    from cocofold.alphafold.sequences import read_fasta
 
     wanted = read_fasta(request.fasta).with_copies_together()
     colabfold = find_colabfold(request.colabfold_command) if request.program != "openfold" else None

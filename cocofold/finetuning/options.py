@@ -21,7 +21,7 @@ CONTRASTS = ("auto", "white", "dark")
 HANDS = ("auto", "as-is", "mirrored")
 PRESETS = ("default", "paper")
 PAIR_PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-PAPER_EPOCHS = 10  # passes over the particles in the paper's own training
+PAPER_EPOCHS = 10  # passes over the particles
 # What the preset paper sets, as the code of the paper's authors has it; what is given goes before.
 PAPER_SETTINGS: dict[str, Any] = {
     "teacher": False,
@@ -327,10 +327,7 @@ class Options(NetworkOptions, TrainingOptions, ModelOptions, DataOptions):
         return cls(**_read_values(path))
 
     def refuse_other_settings(self, path: Path, by_content: bool = False) -> None:
-        """Refuse to resume a run whose ``config.yaml`` has other options, which are named.
-
-        ``by_content``: what files hold is compared elsewhere, here whether they are given.
-        """
+        """Refuse to resume a run whose ``config.yaml`` has other options; ``by_content``: files are compared elsewhere."""
         # Values are compared as they stand: what an older version allowed may be refused by this one.
         stored = _read_values(path)
         changed = [

@@ -15,7 +15,7 @@ from cocofold.finetuning.holdout import FEWEST_HELD_OUT
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.run_folder import ModelState, RunFolder
 from cocofold.finetuning.starting_model import PredictedStart, StartingModel, start_from_model
-from cocofold.imaging.rings import RingPixels, ring_count
+from cocofold.imaging.fourier import RingPixels, ring_count
 from cocofold.likelihood.distributed import Comparison, LocalComparison, WorkerGroup
 from cocofold.likelihood.frc_loss import AtomGaussians, ContrastEstimate, settle_contrast
 from cocofold.likelihood.memory_plan import MemoryPlan, RunWorkload, memory_advice

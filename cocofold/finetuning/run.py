@@ -35,12 +35,7 @@ from cocofold.finetuning.run_result import (
     summary_line,
     write_answer,
 )
-from cocofold.finetuning.training_loop import (
-    TrainingLoop,
-    load_checkpoint,
-    refuse_bad_checkpoint,
-    save_checkpoint,
-)
+from cocofold.finetuning.training_loop import TrainingLoop, load_checkpoint, refuse_bad_checkpoint, save_checkpoint
 from cocofold.finetuning.verdict import MOVES_THE_MODEL, Evidence, judge
 from cocofold.likelihood.distributed import Comparison, WorkerGroup
 from cocofold.likelihood.memory_plan import is_out_of_memory, memory_advice

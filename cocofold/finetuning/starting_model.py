@@ -12,7 +12,7 @@ import torch
 from cocofold.alphafold.pair_representation import PairRepresentation, choose_pair_dtypes, normalise_pair
 from cocofold.alphafold.prediction import Prediction
 from cocofold.alphafold.rebuild import model_from_prediction, predict_atoms
-from cocofold.alphafold.residue_constants import ATOM14_NAMES
+from cocofold.alphafold.sequences import ATOM14_NAMES
 from cocofold.alphafold.weights import load_structure_module
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.run_folder import RunFolder
@@ -33,9 +33,8 @@ from cocofold.sources.structure_module import (
     TrunkOutput,
 )
 from cocofold.structure.confidence import ResidueOrder, read_order
-from cocofold.structure.geometry import find_superposition
+from cocofold.structure.geometry import build_assembly, find_superposition, normalise_point_group, point_group_rotations
 from cocofold.structure.model import Model
-from cocofold.structure.point_groups import build_assembly, normalise_point_group, point_group_rotations
 from cocofold.structure.read_model import read_model
 from cocofold.structure.topology import Backbone
 from cocofold.system.errors import InputError

@@ -16,7 +16,7 @@ from safetensors.torch import save
 
 from cocofold.finetuning.holdout import mean_of_finite, spread_draw
 from cocofold.finetuning.options import TrainingOptions
-from cocofold.imaging.rings import RingPixels, ring_count
+from cocofold.imaging.fourier import RingPixels, ring_count
 from cocofold.likelihood.distributed import Comparison
 from cocofold.likelihood.frc_loss import AtomGaussians, CorrelationGradient
 from cocofold.likelihood.observed_images import Observations

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from scipy.fft import next_fast_len
 
-from cocofold.imaging.rings import RingPixels
+from cocofold.imaging.fourier import RingPixels
 
 # Gaussians are drawn up to this many standard deviations along x and y: at 5 they have fallen to exp(-12.5), 4e-6.
 CUTOFF_IN_SIGMAS = 5.0

@@ -15,7 +15,7 @@ from types import TracebackType
 import torch
 import torch.distributed as dist
 
-from cocofold.imaging.rings import RingPixels
+from cocofold.imaging.fourier import RingPixels
 from cocofold.likelihood.frc_loss import (
     AtomGaussians,
     CorrelationGradient,

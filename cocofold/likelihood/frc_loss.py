@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from cocofold.imaging.fourier import RingPixels, ring_correlations, ring_count
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, project
-from cocofold.imaging.rings import RingPixels, ring_correlations, ring_count
 from cocofold.likelihood.observed_images import Observations
 from cocofold.structure.confidence import ordered_atoms
 from cocofold.structure.model import Model

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from cocofold.imaging.fourier import RingPixels
 from cocofold.imaging.projection import bytes_per_image
-from cocofold.imaging.rings import RingPixels
 from cocofold.likelihood.frc_loss import MOST_VARIANCE_A2
 from cocofold.likelihood.observed_images import BYTES_AHEAD, bytes_per_transform, cache_budget
 from cocofold.system.hardware import available_bytes, resident_bytes

@@ -15,8 +15,8 @@ from typing import Generic, TypeVar
 import numpy as np
 import torch
 
+from cocofold.imaging.fourier import RingPixels, normalise_rings
 from cocofold.imaging.projection import Poses
-from cocofold.imaging.rings import RingPixels, normalise_rings
 from cocofold.likelihood.particle_optics import ParticleOptics, magnified_poses, poses_of
 from cocofold.particles.particle_set import ParticleSet, unsupported_aberrations
 from cocofold.structure.model import Model

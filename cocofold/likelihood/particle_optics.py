@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from cocofold.imaging.ctf import (
+from cocofold.imaging.fourier import (
     Ctf,
+    RingPixels,
     antisymmetric_phase,
     apply_magnification,
     contrast_transfer,
@@ -16,7 +17,6 @@ from cocofold.imaging.ctf import (
     symmetric_phase,
 )
 from cocofold.imaging.projection import Poses
-from cocofold.imaging.rings import RingPixels
 from cocofold.particles.particle_set import IDENTITY_MAGNIFICATION, OpticsGroup, ParticleSet
 
 ANGSTROM_PER_MM = 1e7

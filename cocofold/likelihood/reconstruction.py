@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from cocofold.imaging.rings import RingPixels, ring_count
+from cocofold.imaging.fourier import RingPixels, ring_count
 from cocofold.likelihood.observed_images import ring_transforms
 from cocofold.likelihood.particle_optics import ParticleOptics, magnified_poses, poses_of
 from cocofold.particles.particle_set import ParticleSet

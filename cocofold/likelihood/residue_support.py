@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from scipy.ndimage import uniform_filter1d
 
-from cocofold.imaging.rings import ring_count
+from cocofold.imaging.fourier import ring_count
 from cocofold.likelihood.frc_loss import (
     AtomGaussians,
     correlate_in_chunks,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from cocofold.imaging.rings import RingPixels
+from cocofold.imaging.fourier import RingPixels
 from cocofold.likelihood.distributed import Comparison
 from cocofold.likelihood.explained_signal import ExplainedSignal
 from cocofold.likelihood.frc_loss import AtomGaussians, CorrelationGradient

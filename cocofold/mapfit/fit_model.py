@@ -38,12 +38,12 @@ from cocofold.mapfit.target_map import (
     detect_symmetry,
     refuse_unsuitable_sizes,
 )
-from cocofold.structure.model import Model
-from cocofold.structure.point_groups import (
+from cocofold.structure.geometry import (
     build_assembly,
     normalise_point_group,
     point_group_rotations,
 )
+from cocofold.structure.model import Model
 from cocofold.system.errors import InputError
 from cocofold.system.progress import ProgressCallback
 

@@ -17,8 +17,8 @@ from cocofold.mapfit.target_map import fourier_shell_correlation, resolution_fro
 from cocofold.mapfit.unexplained_density import UnexplainedDensity, find_unexplained_density
 from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet, unsupported_aberrations
+from cocofold.structure.geometry import point_group_rotations
 from cocofold.structure.model import Model
-from cocofold.structure.point_groups import point_group_rotations
 from cocofold.structure.read_model import read_model
 from cocofold.system.atomic_files import check_new_folder, refuse_unwritable, write_atomically
 from cocofold.system.errors import InputError

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cocofold.structure.point_groups import normalise_point_group
+from cocofold.structure.geometry import normalise_point_group
 from cocofold.system.atomic_files import write_json
 from cocofold.system.errors import InputError
 

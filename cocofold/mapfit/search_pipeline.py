@@ -23,7 +23,7 @@ from cocofold.mapfit.rigid_refinement import (
     refine_poses,
 )
 from cocofold.mapfit.target_map import TargetMap, compute_model_density, correlation_of
-from cocofold.structure.point_groups import copy_positions
+from cocofold.structure.geometry import copy_positions
 from cocofold.system.progress import ProgressCallback
 
 # Given a map, a resolution (Å) and placements, returns these with the scores to be followed by; alike ones may become

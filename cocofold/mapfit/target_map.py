@@ -17,7 +17,7 @@ from cocofold.mapfit.density_map import (
     low_pass_filter,
 )
 from cocofold.mapfit.rigid_refinement import BLUR_PER_RESOLUTION, RigidMolecule, spread_trilinear
-from cocofold.structure.point_groups import point_group_rotations
+from cocofold.structure.geometry import point_group_rotations
 from cocofold.system.errors import InputError
 
 # The density of placed atoms is scaled to the map where it is above this share of its maximum.

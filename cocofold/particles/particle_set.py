@@ -356,21 +356,9 @@ def join_pixel_sizes(
     A group's own size then stands in its magnification matrix, so that every Fourier pixel keeps its frequency:
     ``k M / own size`` is ``k (M mean / own size) / mean``.
 
-    Parameters
-    ----------
-    groups : sequence of OpticsGroup
-        As ``require_usable_optics`` lets them pass.
-    index : (n,) int
-        Each particle's group.
-    path : Path
-        The particles' file, for the note.
-
-    Returns
-    -------
-    groups : tuple of OpticsGroup
-    scale : (n_groups,) float
-        Å of the common pixel size for an Å of each group's own: factor of what is measured in its images.
-    notes : tuple of str
+    ``groups`` are as ``require_usable_optics`` lets them pass, ``index``, (n,) int, is each particle's group. Besides
+    the groups it gives the Å of the common pixel size for an Å of each group's own, (n_groups,), the factor of what is
+    measured in its images.
     """
     sizes = np.array([group.pixel_size_angstrom for group in groups])
     if np.ptp(sizes) <= PIXEL_SIZE_TOLERANCE * sizes[0]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from cocofold.imaging.fourier import RingPixels, normalise_rings, ring_count, ring_sums
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, Poses, project
-from cocofold.imaging.rings import RingPixels, normalise_rings, ring_count, ring_sums
 from cocofold.likelihood.observed_images import ring_transforms
 from cocofold.likelihood.particle_optics import ParticleOptics, magnified_poses
 from cocofold.particles.particle_set import ParticleSet

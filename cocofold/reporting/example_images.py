@@ -14,8 +14,8 @@ from PIL import Image
 
 from cocofold.finetuning.holdout import split_into_passes
 from cocofold.finetuning.preparation import apply_particle_options
+from cocofold.imaging.fourier import RingPixels, ring_count
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, added_width_angstrom, project, rendering_grid
-from cocofold.imaging.rings import RingPixels, ring_count
 from cocofold.likelihood.frc_loss import AtomGaussians, correlate_in_chunks, images_per_chunk, settle_contrast
 from cocofold.likelihood.observed_images import Observations, ring_transforms
 from cocofold.likelihood.particle_optics import ParticleOptics, magnified_poses, poses_of

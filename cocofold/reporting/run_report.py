@@ -44,8 +44,7 @@ from cocofold.reporting.viewer_files import (
     viewer_model,
     write_isolde_models,
 )
-from cocofold.structure.geometry import root_mean_square
-from cocofold.structure.point_groups import point_group_rotations
+from cocofold.structure.geometry import point_group_rotations, root_mean_square
 from cocofold.system.atomic_files import refuse_unwritable, write_atomically
 from cocofold.system.errors import InputError
 

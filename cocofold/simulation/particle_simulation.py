@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from cocofold import __version__
-from cocofold.imaging.ctf import Ctf, contrast_transfer
+from cocofold.imaging.fourier import Ctf, contrast_transfer
 from cocofold.likelihood.reconstruction import reconstruct
 from cocofold.particles.mrc import write_map
 from cocofold.particles.particle_set import OpticsGroup, ParticleSet

@@ -14,9 +14,8 @@ import torch
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from cocofold.imaging.ctf import Ctf, contrast_transfer
+from cocofold.imaging.fourier import Ctf, RingPixels, contrast_transfer, ring_count
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, Poses, added_width_angstrom, project, rendering_grid
-from cocofold.imaging.rings import RingPixels, ring_count
 from cocofold.likelihood.particle_optics import ctf_of, poses_of
 from cocofold.mapfit.rigid_refinement import VOLUME_PER_ATOM_A3
 from cocofold.particles.particle_set import ParticleSet

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from cocofold.alphafold.attention import ImageAdapter
+from cocofold.alphafold.invariant_attention import ImageAdapter
 from cocofold.alphafold.pair_representation import PairRepresentation, SegmentPairAddition, split_into_segments
 from cocofold.alphafold.structure_network import StructureModule, StructureModuleOutput
 from cocofold.sources.base import AtomSource, ParameterGroup, Stage

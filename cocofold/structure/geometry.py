@@ -1,12 +1,17 @@
-"""Geometry of points: superposition of paired points, torsion angles, axes from two directions.
-
-Superpositions are least-squares fits (Kabsch 1976) by roma, in double precision. They are unique unless the points
-lie on one line, for which any of the best rotations comes out.
-"""
+"""Rigid geometry: superposition, radius, rotations of point groups and assemblies of copies."""
 
 from __future__ import annotations
 
+import math
+import re
+from dataclasses import replace
+
+import gemmi
 import numpy as np
+from scipy.spatial.transform import Rotation
+
+from cocofold.structure.model import Model
+from cocofold.system.errors import InputError
 
 # Below this length (Å) the middle bond of a torsion counts as this long, so that points that coincide give an angle
 # instead of a division by zero.
@@ -162,3 +167,140 @@ def axes_from_directions(x: np.ndarray, toward: np.ndarray) -> np.ndarray:
 def radius_of_gyration(positions: np.ndarray) -> float:
     """Root mean square distance of positions, (n, 3) Å, from their centroid."""
     return float(np.sqrt(((positions - positions.mean(0)) ** 2).sum(1).mean()))
+
+
+# Largest fold of a cyclic or dihedral group: it only catches slips of the hand, as particles with more are not known
+# (the vault has D39).
+MAX_FOLD = 60
+_CYCLIC = re.compile(r"C([1-9]\d?)")
+_DIHEDRAL = re.compile(r"D([1-9]\d?)")
+# Largest difference of entries below which two rotations are the same; those about a 60-fold axis differ by 0.1.
+_SAME_ROTATION = 1e-6
+# The golden ratio: where two-fold axes lie along x, y and z, an icosahedron has five-fold axes like (1, 0, golden).
+_GOLDEN = (1 + math.sqrt(5)) / 2
+# Rotations that make the group: how many-fold, and about which axis (RELION's symmetries.cpp; lengths do not matter).
+_POLYHEDRAL = {
+    "T": ((3, (0, 0, 1)), (2, (0, math.sqrt(2), 1))),
+    "O": ((4, (0, 0, 1)), (3, (1, 1, 1))),
+    "I1": ((2, (1, 0, 0)), (5, (_GOLDEN, 0, -1)), (3, (1 + _GOLDEN, 1, 0))),
+    "I2": ((2, (0, 0, 1)), (5, (1, 0, _GOLDEN)), (3, (0, 1, 1 + _GOLDEN))),
+    "I3": ((2, (-1, 0, _GOLDEN)), (5, (0, 0, 1))),
+    "I4": ((2, (1, 0, _GOLDEN)), (5, (2, 0, 1))),
+}
+ALLOWED_POINT_GROUPS = f"C1 to C{MAX_FOLD}, D1 to D{MAX_FOLD}, T, O, I (as I2) and I1 to I4"
+
+
+def point_group_rotations(group: str) -> np.ndarray:
+    """Rotations of a point group about the origin, the identity first.
+
+    Cn and Dn have their n-fold axis along z, Dn a two-fold one along x; T has a three-fold axis along z, O a four-fold
+    one; I1 and I2 have two-fold axes along x, y and z, and the five-fold axes next to z in the yz plane (I1) or in the
+    xz plane (I2); I3 and I4 have a five-fold axis along z; I is I2.
+
+    Parameters
+    ----------
+    group : str
+
+    Returns
+    -------
+    (n, 3, 3) float64
+
+    Raises
+    ------
+    InputError
+        If there is no such group.
+    """
+    name = normalise_point_group(group)
+    cyclic, dihedral = _CYCLIC.fullmatch(name), _DIHEDRAL.fullmatch(name)
+    if cyclic:
+        generators = [_axis_rotation(int(cyclic[1]), (0, 0, 1))]
+    elif dihedral:
+        generators = [_axis_rotation(int(dihedral[1]), (0, 0, 1)), _axis_rotation(2, (1, 0, 0))]
+    else:
+        generators = [_axis_rotation(fold, axis) for fold, axis in _POLYHEDRAL[name]]
+    return _group_closure(generators)
+
+
+def normalise_point_group(group: str) -> str:
+    """A group's name in capitals, ``I`` as ``I2``.
+
+    Raises
+    ------
+    InputError
+        If there is no such group.
+    """
+    name = group.strip().upper()
+    name = "I2" if name == "I" else name
+    fold = _CYCLIC.fullmatch(name) or _DIHEDRAL.fullmatch(name)
+    if name not in _POLYHEDRAL and not (fold and int(fold[1]) <= MAX_FOLD):
+        raise InputError(f"--symmetry {group}: no point group that particles have; give {ALLOWED_POINT_GROUPS}")
+    return name
+
+
+def copy_positions(positions: np.ndarray, rotations: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Positions of all symmetric copies, one copy after the other.
+
+    Parameters
+    ----------
+    positions : (n, 3) float
+        Å.
+    rotations : (c, 3, 3) float
+        The identity first.
+    centre : (3,) float
+        Å, on all axes.
+
+    Returns
+    -------
+    (c n, 3) float
+    """
+    return (np.einsum("cij,nj->cni", rotations, positions - centre) + centre).reshape(-1, 3)
+
+
+def build_assembly(subunit: Model, rotations: np.ndarray, centre: np.ndarray) -> Model:
+    """Model of all copies: the subunit's atoms, then each copy's in the same order, under new chain names.
+
+    Parameters
+    ----------
+    subunit : Model
+    rotations : (c, 3, 3) float
+        The identity first.
+    centre : (3,) float
+        Å, on all axes.
+    """
+    structure = subunit.structure.clone()
+    names = [chain.name for chain in structure[0]]
+    generator = gemmi.Assembly.Gen()
+    generator.chains = list(dict.fromkeys(names))
+    for rotation in rotations:
+        operator = gemmi.Assembly.Operator()
+        transform = gemmi.Transform()
+        transform.mat.fromlist(rotation.tolist())
+        transform.vec.fromlist((centre - rotation @ centre).tolist())
+        operator.transform = transform
+        generator.operators.append(operator)
+    assembly = gemmi.Assembly("all")
+    assembly.generators.append(generator)
+    structure.assemblies.clear()
+    structure.assemblies.append(assembly)
+    # Every atom has its copies, even if it lies on an axis.
+    structure.transform_to_assembly("all", gemmi.HowToNameCopiedChain.Short, merge_dist=0)
+    model = Model.of(structure)
+    positions = copy_positions(subunit.positions, rotations, centre)
+    return replace(model, positions=positions, notes=subunit.notes, described=subunit.described)
+
+
+def _axis_rotation(fold: int, axis: tuple[float, float, float]) -> np.ndarray:
+    direction = np.array(axis, dtype=float)
+    return Rotation.from_rotvec(2 * math.pi / fold * direction / np.linalg.norm(direction)).as_matrix()
+
+
+def _group_closure(generators: list[np.ndarray]) -> np.ndarray:
+    """All products of the generators, each once."""
+    found = [np.eye(3)]
+    # The list grows while it is walked, so that the products' products are formed as well.
+    for element in found:
+        for generator in generators:
+            product = generator @ element
+            if all(np.abs(product - known).max() > _SAME_ROTATION for known in found):
+                found.append(product)
+    return np.stack(found)

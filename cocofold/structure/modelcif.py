@@ -233,17 +233,13 @@ def residues_of(structure: gemmi.Structure) -> Iterator[gemmi.Residue]:
 def _write_entities(block: gemmi.cif.Block, structure: gemmi.Structure, described: CifCategories) -> None:
     given = rows_by_item(described, "_entity.", "id")
     names = {entity.name: given.get(entity.name, {}).get("pdbx_description") for entity in structure.entities}
-    rows = [
-        [entity.name, _ENTITY_TYPE.get(entity.entity_type), names[entity.name], len(entity.subchains)]
-        for entity in structure.entities
-    ]
+    types = _ENTITY_TYPE
+    rows = [[one.name, types.get(one.entity_type), names[one.name], len(one.subchains)] for one in structure.entities]
     add_table(block, "_entity.", "id type pdbx_description pdbx_number_of_molecules", rows)
     single = {residue.entity_id: residue.name for residue in residues_of(structure) if _is_nonpolymer_or_water(residue)}
     components = rows_by_item(described, "_chem_comp.", "id")
-    alone = [
-        [entity, names[entity] or components.get(name, {}).get("name"), name, "explicit"]
-        for entity, name in single.items()
-    ]
+    titles = {name: components.get(name, {}).get("name") for name in single.values()}
+    alone = [[entity, names[entity] or titles[name], name, "explicit"] for entity, name in single.items()]
     add_table(block, "_pdbx_entity_nonpoly.", "entity_id name comp_id ma_model_mode", alone)
 
 

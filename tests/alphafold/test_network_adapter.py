@@ -8,7 +8,7 @@ import pytest
 import torch
 from network_inputs import random_inputs, rough_module
 
-from cocofold.alphafold.attention import ImageAdapter
+from cocofold.alphafold.invariant_attention import ImageAdapter
 
 N = 11
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cocofold.alphafold.residue_constants import AMINO_ACIDS, ATOM14_NAMES, RESIDUE_NAMES
-from cocofold.alphafold.residue_frames import HeavyAtoms, Rigid, build_atoms
+from cocofold.alphafold.invariant_attention import HeavyAtoms, Rigid, build_atoms
+from cocofold.alphafold.sequences import AMINO_ACIDS, ATOM14_NAMES, RESIDUE_NAMES
 
 RINGS = {"HIS": 1, "PHE": 1, "TYR": 1, "TRP": 2}
 CHI_ATOMS = {

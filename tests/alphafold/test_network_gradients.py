@@ -11,8 +11,8 @@ from network_inputs import random_inputs, rough_module
 
 from cocofold.alphafold import pair_representation
 from cocofold.alphafold import pair_representation as pairs_module
+from cocofold.alphafold.invariant_attention import Rigid
 from cocofold.alphafold.pair_representation import choose_pair_dtypes, normalise_pair
-from cocofold.alphafold.residue_frames import Rigid
 from cocofold.alphafold.structure_network import FoldingOptions, StructureModule
 
 N = 7

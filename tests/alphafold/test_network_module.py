@@ -8,14 +8,13 @@ import pytest
 import torch
 from network_inputs import random_inputs, rough_module
 
-from cocofold.alphafold.attention import InvariantPointAttention
+from cocofold.alphafold.invariant_attention import InvariantPointAttention, Rigid
 from cocofold.alphafold.pair_representation import (
     PairRepresentation,
     SegmentPairAddition,
     normalise_pair,
     split_into_segments,
 )
-from cocofold.alphafold.residue_frames import Rigid
 from cocofold.alphafold.structure_network import FoldingOptions, StructureModule
 from cocofold.system.errors import InputError
 

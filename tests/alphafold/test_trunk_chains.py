@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cocofold.alphafold.chains import Chains, first_record_covers_all_chains, read_a3m_chains, read_fasta
+from cocofold.alphafold.sequences import Chains, first_record_covers_all_chains, read_a3m_chains, read_fasta
 from cocofold.system.errors import InputError
 
 

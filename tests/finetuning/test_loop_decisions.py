@@ -12,7 +12,7 @@ import torch
 from cocofold.finetuning import training_loop
 from cocofold.finetuning.options import TrainingOptions
 from cocofold.finetuning.training_loop import TrainingLoop
-from cocofold.imaging.rings import RingPixels
+from cocofold.imaging.fourier import RingPixels
 from cocofold.likelihood.frc_loss import AtomGaussians, CorrelationGradient
 from cocofold.likelihood.observed_images import Observations
 from cocofold.particles import read_particles

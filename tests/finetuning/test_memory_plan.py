@@ -14,7 +14,7 @@ from running import command, log
 
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.run import finetune
-from cocofold.imaging.rings import RingPixels
+from cocofold.imaging.fourier import RingPixels
 from cocofold.likelihood import frc_loss, memory_plan
 from cocofold.likelihood.frc_loss import AtomGaussians, correlate_in_chunks, mean_correlation_gradient
 from cocofold.likelihood.memory_plan import MemoryPlan, RunWorkload
@@ -71,9 +71,9 @@ MEASURED = """
 import sys, torch
 from pathlib import Path
 from benchmarks.step import Case, Scene
-from cocofold.imaging.ctf import contrast_transfer
+from cocofold.imaging.fourier import contrast_transfer
 from cocofold.imaging.projection import Poses, bytes_per_image, project
-from cocofold.imaging.rings import RingPixels, normalise_rings, ring_correlations
+from cocofold.imaging.fourier import RingPixels, normalise_rings, ring_correlations
 torch.set_num_threads(1)
 atoms, box, images = map(int, sys.argv[1:])
 scene = Scene(Case(round(atoms / 7.96), box, 1.2), images)

@@ -16,8 +16,8 @@ from cocofold.mapfit.density_map import DensityMap
 from cocofold.mapfit.placement_file import PlacedBody, Placement
 from cocofold.particles import read_particles
 from cocofold.particles.star_write import write_star
+from cocofold.structure.geometry import copy_positions, point_group_rotations
 from cocofold.structure.modelcif import write_model
-from cocofold.structure.point_groups import copy_positions, point_group_rotations
 from cocofold.structure.read_model import read_model
 
 pytestmark = pytest.mark.slow

@@ -18,9 +18,9 @@ from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
 from cocofold.__main__ import app
-from cocofold.alphafold.chains import Chains
 from cocofold.alphafold.prediction import Prediction, Provenance
 from cocofold.alphafold.rebuild import write_prediction
+from cocofold.alphafold.sequences import Chains
 from cocofold.alphafold.weight_layout import random_weights
 from cocofold.finetuning.holdout import Cycle, TrainingPass
 from cocofold.finetuning.options import Options, options_with_preset

@@ -9,9 +9,15 @@ import torch
 
 from benchmarks import literal
 from cocofold.imaging import projection
-from cocofold.imaging.ctf import Ctf, contrast_transfer, electron_wavelength_angstrom
+from cocofold.imaging.fourier import (
+    Ctf,
+    RingPixels,
+    contrast_transfer,
+    electron_wavelength_angstrom,
+    normalise_rings,
+    ring_correlations,
+)
 from cocofold.imaging.projection import Poses, added_width_angstrom, project, rendering_grid
-from cocofold.imaging.rings import RingPixels, normalise_rings, ring_correlations
 
 BOX, PIXEL = 32, 1.9
 

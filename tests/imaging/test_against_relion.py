@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from cocofold.imaging.fourier import normalise_rings, ring_correlations, ring_sums
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, project
-from cocofold.imaging.rings import normalise_rings, ring_correlations, ring_sums
 from cocofold.likelihood.observed_images import Observations
 from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet

@@ -9,9 +9,17 @@ import pytest
 import roma
 import torch
 
-from cocofold.imaging.ctf import Ctf, contrast_transfer, electron_wavelength_angstrom
+from cocofold.imaging.fourier import (
+    Ctf,
+    RingPixels,
+    contrast_transfer,
+    electron_wavelength_angstrom,
+    normalise_rings,
+    ring_correlations,
+    ring_count,
+    ring_sums,
+)
 from cocofold.imaging.projection import Poses, Splat, added_width_angstrom, project, render_density, rendering_grid
-from cocofold.imaging.rings import RingPixels, normalise_rings, ring_correlations, ring_count, ring_sums
 
 BOX, PIXEL = 64, 1.7
 

@@ -45,7 +45,7 @@ def opened() -> Iterator[list[Observations]]:
 
 
 def bytes_of(images: int) -> int:
-    from cocofold.imaging.rings import RingPixels
+    from cocofold.imaging.fourier import RingPixels
 
     return images * len(RingPixels.up_to(BOX, 31)) * 8
 

@@ -14,7 +14,7 @@ from cocofold.imaging.projection import render_density
 from cocofold.likelihood.reconstruction import Reconstruction, reconstruct, split_into_halves, trusted_share
 from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet
-from cocofold.structure.point_groups import point_group_rotations
+from cocofold.structure.geometry import point_group_rotations
 
 TILT = (1.2, -0.7)
 ODD = {(1, -1): 8.0, (3, -3): 20.0, (3, 3): 25.0}

@@ -17,8 +17,8 @@ from cocofold.mapfit.fit_model import fit_in_map
 from cocofold.mapfit.placement_file import Placement
 from cocofold.mapfit.target_map import TargetMap, detect_symmetry
 from cocofold.mapfit.workflow import MapFiles, place_and_write
+from cocofold.structure.geometry import build_assembly, copy_positions, point_group_rotations
 from cocofold.structure.model import Model
-from cocofold.structure.point_groups import build_assembly, copy_positions, point_group_rotations
 from cocofold.structure.read_model import read_model
 from cocofold.system.errors import InputError
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from cocofold.imaging.fourier import RingPixels
 from cocofold.imaging.projection import Poses, project
-from cocofold.imaging.rings import RingPixels
 from cocofold.particles.poses import (
     matrices_from_cryosparc,
     matrices_from_relion,

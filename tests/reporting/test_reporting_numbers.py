@@ -18,8 +18,8 @@ from reports import Page
 from scipy.spatial.transform import Rotation
 
 from cocofold.commands.demo import open_state
+from cocofold.imaging.fourier import RingPixels
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, render_density
-from cocofold.imaging.rings import RingPixels
 from cocofold.likelihood.frc_loss import AtomGaussians
 from cocofold.likelihood.particle_optics import ParticleOptics
 from cocofold.particles import read_particles
@@ -39,7 +39,7 @@ from cocofold.reporting.plots import (
 )
 from cocofold.reporting.run_contents import find_run_map, read_run
 from cocofold.reporting.viewer_files import contour_level, viewer_density
-from cocofold.structure.point_groups import point_group_rotations
+from cocofold.structure.geometry import point_group_rotations
 from cocofold.structure.read_model import read_model
 
 RANDOM = np.random.default_rng(1)

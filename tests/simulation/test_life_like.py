@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cocofold.commands.demo import open_state
-from cocofold.imaging.ctf import Ctf
+from cocofold.imaging.fourier import Ctf
 from cocofold.particles import read_particles
 from cocofold.simulation.particle_simulation import NoiseGenerator
 from cocofold.simulation.scene import atom_cloud, draw_neighbours, particle_clouds

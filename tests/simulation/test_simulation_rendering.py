@@ -12,7 +12,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from cocofold.commands.demo import open_state
-from cocofold.imaging.ctf import Ctf
+from cocofold.imaging.fourier import Ctf
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, Poses
 from cocofold.simulation.scene import ImageRenderer, atom_cloud
 from cocofold.structure.read_model import read_model
@@ -94,7 +94,7 @@ def test_written_images_have_the_poses_and_ctf_of_the_star(simulate) -> None:
 
 @pytest.mark.independent
 def test_images_are_like_those_of_relion(shared_data: Path) -> None:
-    from cocofold.imaging.ctf import electron_wavelength_angstrom
+    from cocofold.imaging.fourier import electron_wavelength_angstrom
     from cocofold.particles import read_particles
 
     folder = shared_data / "adk" / "small300"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cocofold.alphafold.pair_representation import normalise_pair
-from cocofold.alphafold.residue_constants import ATOM14_NAMES, RESIDUE_NAMES
+from cocofold.alphafold.sequences import ATOM14_NAMES, RESIDUE_NAMES
 from cocofold.alphafold.weight_layout import random_weights
 from cocofold.alphafold.weights import load_structure_module
 from cocofold.commands.demo import closed_state
@@ -24,8 +24,8 @@ from cocofold.sources.structure_module import (
     TrainingRates,
     TrunkOutput,
 )
+from cocofold.structure.geometry import copy_positions, point_group_rotations
 from cocofold.structure.model import Model
-from cocofold.structure.point_groups import copy_positions, point_group_rotations
 from cocofold.structure.read_model import read_model
 from cocofold.structure.topology import Backbone
 

@@ -10,9 +10,9 @@ import torch
 from cocofold.commands.demo import open_state
 from cocofold.sources.base import SymmetricCopies
 from cocofold.sources.deformation import DeformationSource
+from cocofold.structure.geometry import build_assembly, copy_positions, point_group_rotations
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
-from cocofold.structure.point_groups import build_assembly, copy_positions, point_group_rotations
 from cocofold.structure.read_model import read_model
 
 CENTRE = np.array([80.0, 80.0, 80.0])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from cocofold.structure.point_groups import normalise_point_group, point_group_rotations
+from cocofold.structure.geometry import normalise_point_group, point_group_rotations
 from cocofold.system.errors import InputError
 
 ORDERS = {

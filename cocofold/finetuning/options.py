@@ -327,7 +327,7 @@ class Options(NetworkOptions, TrainingOptions, ModelOptions, DataOptions):
         return cls(**_read_values(path))
 
     def refuse_other_settings(self, path: Path, by_content: bool = False) -> None:
-        """Refuse to resume a run with other options in ``config.yaml``; ``by_content``: files are compared elsewhere."""
+        """Refuse to resume a run of other options in ``config.yaml``; ``by_content``: files are compared elsewhere."""
         # Values are compared as they stand: what an older version allowed may be refused by this one.
         stored = _read_values(path)
         changed = [

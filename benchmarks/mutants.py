@@ -109,8 +109,20 @@ MUTANTS = (
         _CONTACT_TESTS,
     ),
     # The optimiser's loop
-    Mutant("a stage is always kept", _LOOP, "if after > float(", "if after > -9 + float(", _LOOP_TESTS),
-    Mutant("a stage is kept if nothing is gained", _LOOP, "if after > float(", "if after >= float(", _LOOP_TESTS),
+    Mutant(
+        "a stage is always kept",
+        _LOOP,
+        "self._scores_of_judges()) > 0:",
+        "self._scores_of_judges()) > -9:",
+        _LOOP_TESTS,
+    ),
+    Mutant(
+        "a stage is kept if nothing is gained",
+        _LOOP,
+        "self._scores_of_judges()) > 0:",
+        "self._scores_of_judges()) >= 0:",
+        _LOOP_TESTS,
+    ),
     Mutant("no stage is judged", _LOOP, "if self._stages[stage].revert_unless_better and", "if False and", _LOOP_TESTS),
     Mutant("contacts are never refreshed", _LOOP, "if within % _CONTACT_REFRESH_STEPS == 0:", "if False:", _LOOP_TESTS),
     Mutant("contacts refreshed half as often", _LOOP, "_REFRESH_STEPS = 25", "_REFRESH_STEPS = 50", _LOOP_TESTS),

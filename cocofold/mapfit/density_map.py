@@ -322,3 +322,13 @@ def _resample_transform(transform: torch.Tensor, shape: tuple[int, ...], counts:
         for y in (slice(0, kept[1] + 1), slice(-kept[1], None) if kept[1] else slice(0, 0)):
             out[z, y, x] = transform[z, y, x]
     return out
+
+
+def half_of_frequencies(side: int, radius: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Half of the frequencies within a radius: z, y, x, (3, n_k) int; their places in ``rfftn``; and their shells."""
+    axis = np.rint(np.fft.fftfreq(side) * side).astype(int)
+    z, y, x = np.meshgrid(axis, axis, np.arange(side // 2 + 1), indexing="ij")
+    distance: np.ndarray = np.sqrt(z**2 + y**2 + x**2)
+    stands_for_both = (x > 0) | (z > 0) | ((z == 0) & (y >= 0))
+    chosen = (distance <= min(radius, side // 2 - 1)) & stands_for_both
+    return np.stack([z, y, x])[:, chosen], np.flatnonzero(chosen), np.rint(distance[chosen]).astype(int)

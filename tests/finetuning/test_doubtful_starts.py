@@ -40,7 +40,7 @@ def _fit(options: Options, out: Path, trusted: bool, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(starting_model, "place_and_write", place_and_write)
     model = read_model(open_state())
     with RunFolder(out, options, resume=False) as folder:
-        return starting_model._fit_in_map(model, options, folder, torch.device("cpu"))
+        return starting_model._fit_in_map(model, options, folder)
 
 
 @pytest.mark.parametrize(("trusted", "accepts"), [(True, False), (False, True), (True, True)])
@@ -81,11 +81,14 @@ def test_residues_are_left_out_by_the_start_s_plddt() -> None:
     n_atoms = len(model)
     state = ModelState(torch.zeros(n_atoms, 3), AtomGaussians(torch.ones(n_atoms), torch.ones(n_atoms)), None)
     plddt = np.linspace(20, 90, len(model.residues))
-    written, removed = state.to_output(model).without_low_plddt(50.0, plddt)
-    assert removed == (plddt < 50).sum() == len(model.residues) - len(written.model.residues)
+    whole = state.to_output(model)
+    kept = whole.above_plddt(50.0, plddt)
+    assert np.array_equal(kept, plddt >= 50)
+    written = whole.only(kept)
+    assert len(written.model.residues) == kept.sum()
+    assert len(written.amplitudes) == len(written.model)
     assert written.plddt is None
-    assert state.to_output(model).without_low_plddt(None, plddt)[1] == 0
-    assert state.to_output(model).without_low_plddt(50.0)[1] == 0
+    assert whole.above_plddt(None, plddt).all()
+    assert whole.above_plddt(50.0, None).all()
     # That of the half is repeated.
-    _, of_both = state.to_output(model).without_low_plddt(50.0, np.r_[np.full(7, 40.0), np.full(100, 80.0)])
-    assert of_both == 14
+    assert (~whole.above_plddt(50.0, np.r_[np.full(7, 40.0), np.full(100, 80.0)])).sum() == 14

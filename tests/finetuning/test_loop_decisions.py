@@ -13,6 +13,7 @@ from cocofold.finetuning import training_loop
 from cocofold.finetuning.options import TrainingOptions
 from cocofold.finetuning.training_loop import TrainingLoop
 from cocofold.imaging.fourier import RingPixels
+from cocofold.likelihood.distributed import Comparison
 from cocofold.likelihood.frc_loss import AtomGaussians, CorrelationGradient
 from cocofold.likelihood.observed_images import Observations
 from cocofold.particles import read_particles
@@ -73,7 +74,7 @@ class _Sliding:
         return [{"params": [self._shift], "lr": RATE}]
 
 
-class _Pulling:
+class _Pulling(Comparison):
     """Images that always pull atoms towards larger x, and whose score rises by ``slope`` with each Å."""
 
     def __init__(self, start: torch.Tensor, slope: float) -> None:

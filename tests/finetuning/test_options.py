@@ -53,6 +53,8 @@ FLAGS = {
     "--deform": False,
     "--pair-precision": "auto",
     "--remove-below": None,
+    "--remove-unseen": False,
+    "--set-aside": "auto",
     "--seed": 0,
     "--device": "auto",
     "--processes": 1,

@@ -135,6 +135,7 @@ def test_what_no_image_shows_is_not_trusted(particles: ParticleSet) -> None:
     """One view along z gives the plane z = 0 alone."""
     one = particles.subset(np.arange(1))
     share = trusted_share(reconstruct(replace(one, rotations=np.eye(3)[None])).weights)
-    assert (share[0, 1:10, 1:10] > 0.2).all()
+    # But for zeros of the CTF
+    assert np.median(share[0, 1:10, 1:10]) > 0.9
     assert (share[3:-3] == 0).all()
     assert share.max() <= 1

@@ -89,6 +89,6 @@ def test_bad_input_writes_nothing(
 
 def test_a_folder_with_files_is_left_alone(simulated: SimulationOutput, tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("mine")
-    with pytest.raises(InputError, match="the folder holds note.txt"):
+    with pytest.raises(InputError, match=r"the folder holds note\.txt"):
         reconstruct(simulated.star, out=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]

@@ -257,10 +257,10 @@ class ParticleSet:
 
 
 def _rounded_bytes(values: Any) -> bytes:
-    """Bytes of an array, its numbers rounded and without the sign of zeros, or of a list as JSON."""
+    """Bytes of an array of any type, its numbers rounded and without the sign of zeros, or of a list as JSON."""
     if not isinstance(values, np.ndarray):
         return json.dumps(values, default=float).encode()
-    return np.ascontiguousarray(values.round(_DECIMALS_OF_DIGESTS) + 0).tobytes()
+    return (np.ascontiguousarray(values, dtype=np.float64).round(_DECIMALS_OF_DIGESTS) + 0.0).tobytes()
 
 
 PER_PARTICLE_FIELDS = (

@@ -120,6 +120,9 @@ def test_the_last_bits_of_poses_are_nobodys_business(begun: Path) -> None:
         ]
         == (replace(particles, origins_angstrom=particles.origins_angstrom * 0).metadata_digests()["origins_angstrom"])
     )
+    assert replace(particles, slice_index=particles.slice_index.astype(np.int32)).metadata_digests() == known
+    marked = replace(particles, held_out=np.arange(len(particles)) < 5).metadata_digests()
+    assert [name for name in known if marked[name] != known[name]] == ["held_out"]
     moved = replace(particles, rotations=particles.rotations + 1e-4).metadata_digests()
     assert [name for name in known if moved[name] != known[name]] == ["rotations"]
 

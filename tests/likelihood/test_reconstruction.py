@@ -8,9 +8,13 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
+import torch
 from literal_images import BOX, PIXEL, Scene
+from scipy.ndimage import gaussian_filter
 
 from cocofold.imaging.projection import render_density
+from cocofold.imaging.rings import RingPixels
+from cocofold.likelihood.particle_optics import ParticleOptics
 from cocofold.likelihood.reconstruction import Reconstruction, reconstruct, split_into_halves, trusted_share
 from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet
@@ -139,3 +143,26 @@ def test_what_no_image_shows_is_not_trusted(particles: ParticleSet) -> None:
     assert np.median(share[0, 1:10, 1:10]) > 0.9
     assert (share[3:-3] == 0).all()
     assert share.max() <= 1
+
+
+def test_each_pixel_counts_once(particles: ParticleSet) -> None:
+    """Also those of the column kx = 0, which holds each together with its Friedel mate."""
+    one = particles.subset(np.arange(1))
+    one = replace(one, rotations=np.eye(3)[None])
+    rings = RingPixels.up_to(one.box, one.box // 2 - 1)
+    squared = ParticleOptics(one, rings).transfer(torch.tensor([0]), rings)[0].numpy() ** 2
+    plane = reconstruct(one).weights[0]
+    np.testing.assert_allclose(plane.ravel()[rings.flat_indices_in(one.box)], squared, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_atoms_far_out_are_as_dense_as_at_the_centre(tmp_path: Path) -> None:
+    scene = Scene(200)
+    out = 20 * PIXEL
+    scene.atoms, scene.charges = np.array([[0.0, 0, 0], [out, 0, 0], [0, -out, 0]]), np.full(3, 8.0)
+    planes, ctf = scene.transforms()
+    found = reconstruct(read_particles(scene.write(tmp_path, planes * ctf, [{}], [1] * 200))).map
+    smooth = gaussian_filter(found, 1.5)
+    middle = BOX // 2
+    heights = [smooth[middle, middle, middle], smooth[middle, middle, middle + 20], smooth[middle, middle - 20, middle]]
+    np.testing.assert_allclose(np.array(heights) / heights[0], 1, atol=0.04)

@@ -9,11 +9,11 @@ import mrcfile
 import numpy as np
 import pytest
 import torch
+from cocofold.imaging.rings import RingPixels
 from literal_images import BOX, PIXEL, Scene
 from scipy.ndimage import gaussian_filter
 
 from cocofold.imaging.projection import render_density
-from cocofold.imaging.rings import RingPixels
 from cocofold.likelihood.particle_optics import ParticleOptics
 from cocofold.likelihood.reconstruction import Reconstruction, reconstruct, split_into_halves, trusted_share
 from cocofold.particles import read_particles

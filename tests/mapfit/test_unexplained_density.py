@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from maps_of_models import PIXEL, imaged, is_lid, whole_model
 
-from cocofold.commands.demo import open_state
-from cocofold.imaging.projection import render_density
 from cocofold.likelihood.reconstruction import Reconstruction, reconstruct
 from cocofold.mapfit import unexplained_density
 from cocofold.mapfit.unexplained_density import UnexplainedDensity, find_unexplained_density
@@ -17,29 +17,10 @@ from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
 from cocofold.system.errors import InputError
 
-BOX, PIXEL = 32, 4.0
-HEIGHT, WIDTH = 0.02, 1.5
-
 
 @pytest.fixture(scope="module")
 def whole() -> Model:
-    model = read_model(open_state())
-    return model.moved_to(model.positions - model.positions.mean(0) + BOX // 2 * PIXEL)
-
-
-def is_lid(model: Model) -> np.ndarray:
-    """Residues of adenylate kinase's LID domain."""
-    return np.array([118 <= key.number <= 160 for key in model.residues])
-
-
-def imaged(model: Model, noise: float = 0.05) -> Reconstruction:
-    """Maps of a model with white noise, as many images had made them, of which none lacks a view."""
-    masses = model.atomic_numbers * HEIGHT
-    clean = render_density(model.positions, masses, np.full(len(model), WIDTH), BOX, PIXEL)
-    clean *= masses.sum() / clean.sum()
-    halves = [clean + np.random.default_rng(half).normal(0, noise, clean.shape) for half in (1, 2)]
-    weights = np.full((BOX, BOX, BOX // 2 + 1), 10, np.float32)
-    return Reconstruction(np.mean(halves, axis=0), (halves[0], halves[1]), weights, PIXEL, (200, 100, 100))
+    return whole_model()
 
 
 def explained_by(model: Model, seen: Reconstruction) -> UnexplainedDensity:
@@ -104,6 +85,6 @@ def test_a_displaced_domain_is_not_missing(shared_data: Path) -> None:
 @pytest.mark.slow
 def test_dark_protein_is_refused(whole: Model) -> None:
     seen = imaged(whole)
-    dark = Reconstruction(-seen.map, (-seen.half_maps[0], -seen.half_maps[1]), seen.weights, PIXEL, seen.images)
+    dark = replace(seen, map=-seen.map, half_maps=(-seen.half_maps[0], -seen.half_maps[1]))
     with pytest.raises(InputError, match="no density in the reconstruction"):
         explained_by(whole, dark)

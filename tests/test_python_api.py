@@ -53,10 +53,10 @@ def test_errors_name_arguments(tmp_path: Path) -> None:
 
 
 def test_errors_leave_paths_and_other_options_alone(tmp_path: Path) -> None:
-    path = tmp_path / "run--final" / "--seed" / "a --count.star"
+    missing = tmp_path / "run--count" / "--seed" / "a--count.star"
     with pytest.raises(cocofold.InputError) as error:
-        cocofold.check(path, open_state(), count=20)
-    assert str(path.parent) in str(error.value)
+        cocofold.check(missing, open_state(), count=20)
+    assert str(missing) in str(error.value)
     known = {function: api._arguments_by_option(function) for function in (api.finetune, api.check)}
 
     def said(function: Callable[..., object], text: str) -> str:
@@ -65,6 +65,8 @@ def test_errors_leave_paths_and_other_options_alone(tmp_path: Path) -> None:
     assert said(api.finetune, "with --no-check, --max-particles 5.") == "with check=False, max_particles 5."
     assert said(api.finetune, "--no-additions; --no-penalty") == "single_rate=0 and pair_rate=0; penalty=False"
     assert said(api.finetune, "fewer --processes, --resume goes on") == "fewer --processes, resume goes on"
+    for path in ("/data/run--count", "run--count: no such file", "/--count/x.star", "--count.star", "/data/--count"):
+        assert said(api.check, path) == path
     assert said(api.check, "--max-particles and --count") == "--max-particles and count"
 
 

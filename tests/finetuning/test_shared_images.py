@@ -116,11 +116,11 @@ def test_a_copy_on_scratch_is_what_counts(expanded: ParticleSet, tmp_path: Path)
 
     def overwrite(*_: object) -> None:
         with mrcfile.mmap(stack, "r+", permissive=True) as file:
-            file.data[:] = file.data[::-1].copy()
+            file.data[:] += 1
 
     with pytest.MonkeyPatch.context() as patched:
-        finish = run._Run._finish
-        patched.setattr(run._Run, "_finish", lambda self: (overwrite(), finish(self))[1])
+        begin = run._Run._run_pass
+        patched.setattr(run._Run, "_run_pass", lambda *args: (overwrite(), begin(*args))[1])
         run.finetune(options, tmp_path / "run")
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "40 images copied to" in log

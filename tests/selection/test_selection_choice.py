@@ -57,7 +57,7 @@ def test_the_order_of_the_particles_does_not_matter(by: str, particles: Particle
 
 
 @pytest.mark.parametrize("by", CRITERIA)
-@pytest.mark.parametrize("marks", [0, 30])
+@pytest.mark.parametrize("marks", [0, 31])
 def test_no_image_is_both_selected_and_held_out(by: str, marks: int, particles: ParticleSet, truth: Model) -> None:
     """Of a symmetry expansion the rows of an image are held out together, and as many images as without it."""
     expanded = particles.subset(np.repeat(np.arange(len(particles)), 3))

@@ -14,7 +14,7 @@ from scipy import fft, ndimage
 from scipy.spatial import cKDTree
 
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, added_width_angstrom, render_density
-from cocofold.likelihood.reconstruction import Reconstruction, trusted_share
+from cocofold.likelihood.reconstruction import Reconstruction
 from cocofold.mapfit.density_map import VOXELS_PER_RESOLUTION, even_fast_length, half_of_frequencies
 from cocofold.system.errors import InputError
 
@@ -273,7 +273,8 @@ class _MassFit:
     def _set_blur(self, blur_a2: float) -> None:
         """Take another blur, and what of the fit follows from it."""
         self._blur_a2 = blur_a2
-        self._passed = np.exp(-blur_a2 * self._k**2 / 4)
+        z, y, x = self._indices
+        self._passed = np.exp(-blur_a2 * self._k**2 / 4) * self._source.trusted_share[z, y, x]
         self._runs = self._of_runs * self._passed[:, None]
         root = np.sqrt(self._weight)
         self._basis, self._triangle = np.linalg.qr(_stacked(self._runs * root[:, None]))
@@ -327,7 +328,7 @@ class _MassFit:
         axes = np.meshgrid(fft.fftfreq(box), fft.fftfreq(box), fft.rfftfreq(box), indexing="ij")
         squared = sum(axis**2 for axis in axes) / pixel_size**2
         drawn_b = 8 * np.pi**2 * (REFERENCE_WIDTH_ANGSTROM**2 + added_width_angstrom(pixel_size) ** 2)
-        spectrum *= height * np.exp((drawn_b - self._blur_a2) * squared / 4) * trusted_share(self._source.weights)
+        spectrum *= height * np.exp((drawn_b - self._blur_a2) * squared / 4) * self._source.trusted_share
         return (self._source.map - fft.irfftn(spectrum, s=(box,) * 3)).astype(np.float32)
 
     def pieces(self, parts: _Parts) -> tuple[DensityPiece, ...]:

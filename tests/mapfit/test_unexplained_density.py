@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +39,9 @@ def imaged(model: Model, noise: float = 0.05) -> Reconstruction:
     clean = render_density(model.positions, masses, np.full(len(model), WIDTH), BOX, PIXEL)
     clean *= masses.sum() / clean.sum()
     halves = [clean + np.random.default_rng(half).normal(0, noise, clean.shape) for half in (1, 2)]
-    weights = np.full((BOX, BOX, BOX // 2 + 1), 10, np.float32)
-    return Reconstruction(np.mean(halves, axis=0), (halves[0], halves[1]), weights, PIXEL, (200, 100, 100))
+    everywhere = np.ones((BOX, BOX, BOX // 2 + 1), np.float32)
+    maps = np.mean(halves, axis=0), (halves[0], halves[1])
+    return Reconstruction(*maps, everywhere, everywhere, PIXEL, (200, 100, 100))
 
 
 def explained_by(model: Model, seen: Reconstruction) -> UnexplainedDensity:
@@ -104,6 +106,6 @@ def test_a_displaced_domain_is_not_missing(shared_data: Path) -> None:
 @pytest.mark.slow
 def test_dark_protein_is_refused(whole: Model) -> None:
     seen = imaged(whole)
-    dark = Reconstruction(-seen.map, (-seen.half_maps[0], -seen.half_maps[1]), seen.weights, PIXEL, seen.images)
+    dark = replace(seen, map=-seen.map, half_maps=(-seen.half_maps[0], -seen.half_maps[1]))
     with pytest.raises(InputError, match="no density in the reconstruction"):
         explained_by(whole, dark)

@@ -33,7 +33,6 @@ def imaged(*models: Model, noise: float = 0.05) -> Reconstruction:
         drawn = render_density(model.positions, masses, np.full(len(model), WIDTH), BOX, PIXEL)
         clean += drawn * (masses.sum() / drawn.sum() / len(models))
     halves = [clean + np.random.default_rng(half).normal(0, noise, clean.shape) for half in (1, 2)]
-    weights = np.full((BOX, BOX, BOX // 2 + 1), 10, np.float32)
-    return Reconstruction(
-        np.mean(halves, axis=0), (halves[0], halves[1]), weights, (weights / 2, weights / 2), PIXEL, (200, 100, 100)
-    )
+    everywhere = np.ones((BOX, BOX, BOX // 2 + 1), np.float32)
+    maps = np.mean(halves, axis=0), (halves[0], halves[1])
+    return Reconstruction(*maps, everywhere, everywhere, (everywhere, everywhere), PIXEL, (200, 100, 100))

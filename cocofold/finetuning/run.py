@@ -30,14 +30,15 @@ from cocofold.finetuning.run_result import (
     examine_answer,
     lost_folds,
     plot_curves,
+    reconstruct_run,
     run_metrics,
-    signal_of,
     summary_line,
     write_answer,
 )
 from cocofold.finetuning.training_loop import TrainingLoop, load_checkpoint, refuse_bad_checkpoint, save_checkpoint
 from cocofold.finetuning.verdict import MOVES_THE_MODEL, Evidence, judge
 from cocofold.likelihood.distributed import Comparison, WorkerGroup
+from cocofold.likelihood.explained_signal import ExplainedSignal
 from cocofold.likelihood.memory_plan import is_out_of_memory, memory_advice
 from cocofold.likelihood.set_aside import SetAsideComparison
 from cocofold.particles import read_particles
@@ -203,7 +204,7 @@ class _Run:
         prepared = self.prepared
         if self.options.set_aside != "on":
             return prepared.comparison
-        signal = signal_of(prepared, this.work, self.options.seed)
+        signal = ExplainedSignal(reconstruct_run(prepared, this.work, self.options.seed))
         drawn = ordered_residues(prepared.model)
         return SetAsideComparison(prepared.comparison, signal, prepared.model, drawn, prepared.device)
 
@@ -340,7 +341,7 @@ class _Run:
     def _finish(self) -> dict[str, Any]:
         """Write the answer and what is known of it."""
         prepared, folder = self.prepared, self.folder
-        evidence = self._fit_again(examine_answer(prepared, self.best, self.options.seed))
+        evidence = self._fit_again(examine_answer(prepared, self.best, folder, self.options.seed))
         verdict, reasons = judge(verdict_of_pass(self.passes[0]), evidence, only_ordered(prepared.model))
         parts = evidence
         if verdict not in MOVES_THE_MODEL:
@@ -389,7 +390,7 @@ class _Run:
             return evidence
         tensors, _ = load_checkpoint(run / "checkpoints" / "latest.safetensors")
         self.best = ModelState.pop_from_checkpoint(tensors, prepared.device)
-        return examine_answer(prepared, self.best, self.options.seed)
+        return examine_answer(prepared, self.best, folder, self.options.seed)
 
 
 def _has_stopped_gaining(this: TrainingPass) -> bool:

@@ -17,38 +17,48 @@ from cocofold.finetuning.preparation import PreparedRun
 from cocofold.finetuning.run_folder import ModelState, RunFolder
 from cocofold.finetuning.verdict import MOVES_THE_MODEL, Evidence, gather_evidence, verdict_text
 from cocofold.likelihood.explained_signal import ExplainedSignal
-from cocofold.likelihood.reconstruction import reconstruct
+from cocofold.likelihood.reconstruction import Reconstruction, reconstruct
+from cocofold.mapfit.unexplained_density import find_unexplained_density
 from cocofold.mapfit.workflow import SUBUNIT_FILE
+from cocofold.particles.mrc import write_map
 from cocofold.structure.confidence import only_ordered, ordered_residues, runs_of
 from cocofold.structure.geometry import find_superposition
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import residues_of
 from cocofold.system.atomic_files import atomic_path
+from cocofold.system.errors import InputError
 from cocofold.system.hardware import peak_resident_bytes
 
 # Images that are looked at for the evidence: of more, its errors are small beside what models leave unexplained. Fewer
 # than the least show nothing.
 _MOST_IMAGES_EXAMINED, _FEWEST_IMAGES_EXAMINED = 2000, 20
+# Images whose states are told apart, one by one; of more the shares would be known better than to 3 %.
+_MOST_IMAGES_TOLD_APART = 500
 # Finer shells of a reconstruction hold noise, or tell positions where the evidence is about parts.
 _EXAMINED_RESOLUTION_ANGSTROM = 5.0
 # Residues beside an unseen end of a chain, and nearest to an unseen chain, with which it is put back
 _ANCHORS, _CHAIN_ANCHORS = 10, 30
 
 
-def signal_of(prepared: PreparedRun, rows: torch.Tensor, seed: int) -> ExplainedSignal:
-    """Signal in the reconstruction of the run's particles in these rows, (n,) int, or of some of them."""
+def reconstruct_run(prepared: PreparedRun, rows: torch.Tensor, seed: int) -> Reconstruction:
+    """Maps of the run's particles in these rows, (n,) int, or of some of them."""
     drawn = prepared.particles.subset(spread_draw(rows, _MOST_IMAGES_EXAMINED, seed).numpy())
     if prepared.observations.contrast_sign < 0:
         drawn = replace(drawn, contrast=-drawn.contrast)
-    return ExplainedSignal(reconstruct(drawn, None, seed, prepared.device, None, _EXAMINED_RESOLUTION_ANGSTROM))
+    return reconstruct(drawn, None, seed, prepared.device, None, _EXAMINED_RESOLUTION_ANGSTROM)
 
 
-def examine_answer(prepared: PreparedRun, state: ModelState, seed: int) -> Evidence | None:
-    """What the particles' own reconstruction and single images say of an answer; None where they say too little."""
-    rows = spread_draw(torch.arange(len(prepared.particles)), _MOST_IMAGES_EXAMINED, seed)
+def examine_answer(prepared: PreparedRun, state: ModelState, folder: RunFolder, seed: int) -> Evidence | None:
+    """What the particles' own reconstruction and single images say of an answer; None where they say too little.
+
+    Writes ``reconstruction.mrc`` and, where much of the signal is unexplained, ``unexplained.mrc``.
+    """
+    everything = torch.arange(len(prepared.particles))
+    rows = spread_draw(everything, _MOST_IMAGES_TOLD_APART, seed)
     if len(rows) < _FEWEST_IMAGES_EXAMINED:
         return None
-    signal = signal_of(prepared, rows, seed)
+    maps = reconstruct_run(prepared, everything, seed)
+    write_map(folder.path / "reconstruction.mrc", maps.map, maps.pixel_size_angstrom)
     rings = prepared.observations.rings(prepared.observations.finest_rings)
 
     def gains() -> np.ndarray:
@@ -61,11 +71,20 @@ def examine_answer(prepared: PreparedRun, state: ModelState, seed: int) -> Evide
         found = (answer - start).cpu().double().numpy()
         return found[np.isfinite(found)]
 
-    start, answer = (
-        only_ordered(model)
-        for model in (prepared.model, prepared.model.moved_to(state.positions.cpu().double().numpy()))
-    )
-    return gather_evidence(signal, start, answer, gains)
+    moved = prepared.model.moved_to(state.positions.cpu().double().numpy())
+    start, answer = only_ordered(prepared.model), only_ordered(moved)
+    evidence = gather_evidence(ExplainedSignal(maps), start, answer, gains)
+    if evidence is None or not evidence.may_miss_something:
+        return evidence
+    seen = ~evidence.unseen()
+    atoms = seen[answer.residue_of_atom] if seen.any() else np.ones(len(answer), dtype=bool)
+    try:
+        missing = find_unexplained_density(maps, answer.positions[atoms], answer.atomic_numbers[atoms], seed)
+    except InputError:
+        # The model has no density at all.
+        return evidence
+    write_map(folder.path / "unexplained.mrc", missing.map, maps.pixel_size_angstrom)
+    return replace(evidence, missing=missing)
 
 
 def write_answer(

@@ -17,6 +17,7 @@ from cocofold.likelihood.explained_signal import (
     parts_of,
 )
 from cocofold.likelihood.residue_support import stretches_of
+from cocofold.mapfit.unexplained_density import UnexplainedDensity
 from cocofold.structure.model import Model
 
 SUPPORTED, IN_PART, UNDECIDED = "supported", "supported in part", "undecided"
@@ -54,8 +55,8 @@ class Evidence:
     ----------
     resolution_angstrom : float
         To which the reconstruction shows signal.
-    placement : PlacementScore
-        Of the start.
+    placement : PlacementScore or None
+        Of the start; None where the answer explains so much that it was not asked.
     start, answer : ExplainedShare
         Of the parts that the images show.
     parts : tuple of PartOccupancy
@@ -63,19 +64,22 @@ class Evidence:
     share_preferring_start : float or None
         Share of images that are explained by the start clearly better than by the answer; None if they are no group of
         their own.
+    missing : UnexplainedDensity or None
+        Density that no atom of the answer explains; None where little of the signal is unexplained.
     """
 
     resolution_angstrom: float
-    placement: PlacementScore
+    placement: PlacementScore | None
     start: ExplainedShare
     answer: ExplainedShare
     parts: tuple[PartOccupancy, ...]
     share_preferring_start: float | None
+    missing: UnexplainedDensity | None = None
 
     @property
     def belongs(self) -> bool:
         """Whether it is this protein, in about this place."""
-        return not self.placement.is_by_chance or self.answer.share >= _FOREIGN_BELOW_SHARE
+        return self.placement is None or not self.placement.is_by_chance
 
     @property
     def unexplained(self) -> float:
@@ -84,8 +88,16 @@ class Evidence:
 
     @property
     def misses_much(self) -> bool:
-        """Whether clearly more is missing than positions explain."""
-        return self.unexplained - _UNEXPLAINED_ERRORS * self.answer.error > _MOST_UNEXPLAINED
+        """Whether clearly more is missing than errors of positions explain."""
+        lacking = [(self.unexplained, self.answer.error)]
+        if self.missing is not None:
+            lacking.append((self.missing.missing_mass, self.missing.error))
+        return any(share - _UNEXPLAINED_ERRORS * error > _MOST_UNEXPLAINED for share, error in lacking)
+
+    @property
+    def may_miss_something(self) -> bool:
+        """Whether it is worth while to look for density that no atom explains."""
+        return self.unexplained > _MOST_UNEXPLAINED / 2
 
     @property
     def asks_for_second_fit(self) -> bool:
@@ -122,11 +134,12 @@ class Evidence:
         """Figures for ``metrics.json``."""
         return {
             "resolution_angstrom": round(self.resolution_angstrom, 2),
-            "placement_z_score": round(self.placement.z_score, 2),
+            "placement_z_score": None if self.placement is None else round(self.placement.z_score, 2),
             "explained_start": round(self.start.share, 4),
             "explained": round(self.answer.share, 4),
             "explained_error": round(self.answer.error, 4),
             "unexplained_percent": round(100 * self.unexplained, 1),
+            "missing": None if self.missing is None else self.missing.as_dict(),
             "share_preferring_start": self.share_preferring_start and round(self.share_preferring_start, 4),
             "unseen": [str(stretch) for stretch in stretches_of(model, self.unseen())],
             "doubtful": [str(stretch) for stretch in stretches_of(model, self.doubtful())],
@@ -152,14 +165,10 @@ def gather_evidence(
     if not signal.can_judge(start):
         return None
     parts = tuple(signal.occupancies(answer, parts_of(answer)))
-    found = Evidence(
-        signal.resolution_angstrom,
-        signal.placement(start),
-        signal.explained(start),
-        signal.explained(answer),
-        parts,
-        share_below_zero(gains()),
-    )
+    explained = signal.explained(answer)
+    placement = signal.placement(start) if explained.share < _FOREIGN_BELOW_SHARE else None
+    prefer_start = share_below_zero(gains())
+    found = Evidence(signal.resolution_angstrom, placement, signal.explained(start), explained, parts, prefer_start)
     seen = ~found.unseen()
     if seen.all() or not seen.any():
         return found
@@ -185,8 +194,7 @@ def judge(better: str, evidence: Evidence | None, model: Model) -> tuple[str, li
     reasons = _reasons(evidence, model)
     if not evidence.belongs:
         return NOT_BELONGING, [
-            f"The model does not belong to these images: where it is it fits them no better than turned at random "
-            f"({evidence.placement.z_score:.1f} standard deviations above the mean, right models 10 and more), and "
+            "Where it is, the model fits the images no better than turned at random, and "
             f"{100 * evidence.answer.share:.0f} % of the signal is explained in the end.",
             *reasons,
         ]
@@ -216,6 +224,14 @@ def _reasons(evidence: Evidence, model: Model) -> list[str]:
             f"{100 * evidence.unexplained:.0f} % (± {100 * evidence.answer.error:.0f}) of the signal in the images is "
             "explained by no atom of the model: parts are missing, or elsewhere."
         )
+        if evidence.missing is not None:
+            lacking = evidence.missing
+            found.append(
+                f"Missing mass: {100 * lacking.missing_mass:.0f} % (± {100 * lacking.error:.0f}) of the particle's."
+            )
+            for piece in lacking.pieces[:1]:
+                place = ", ".join(f"{value:.0f}" for value in piece.centre_angstrom)
+                found.append(f"Its largest piece, {100 * piece.mass_share:.0f} %, lies around ({place}) Å.")
     if evidence.unseen().any():
         names = ", ".join(str(stretch) for stretch in stretches_of(model, evidence.unseen()))
         found.append(f"No image shows {names}.")

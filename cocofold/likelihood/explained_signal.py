@@ -14,7 +14,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, render_density
-from cocofold.likelihood.reconstruction import Reconstruction, trusted_share
+from cocofold.likelihood.reconstruction import Reconstruction
 from cocofold.structure.geometry import radius_of_gyration
 from cocofold.structure.model import Model
 
@@ -29,7 +29,7 @@ _OUTLINE_RADII = 2.0
 # Residues of a part whose occupancy is asked for: as many as a resolution of 7 Å tells apart in most folds. Shorter
 # parts have larger errors, longer ones hide what is wrong within them. Large models have longer ones, for time.
 _PART_RESIDUES, _MOST_PARTS = 12, 200
-# Unexplained density counts above so many standard deviations of its noise; width of the Gaussian that stands for a voxel
+# Unexplained density counts above so many standard deviations of its noise; width of a voxel's Gaussian
 _CLEAR_OF_NOISE, _POINT_WIDTH_IN_PIXELS = 3.0, 0.5
 # Random rotations that a placement is compared with, whose spread is then known to 10 %.
 _TURNS = 50
@@ -135,7 +135,7 @@ class ExplainedSignal:
 
         whole, one, other = transforms
         # Voxels that a half has not seen are none of its signal: with few images there are many.
-        seen = np.prod([trusted_share(half) for half in reconstruction.half_weights], axis=0)
+        seen = np.prod(reconstruction.half_shares, axis=0)
         shared = sums(weights * (one * other.conj()).real)
         powers = [sums(weights * abs(half) ** 2) for half in (one, other)]
         agreement = shared / np.sqrt(np.maximum(powers[0] * powers[1], np.finfo(float).tiny))

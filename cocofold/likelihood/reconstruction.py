@@ -44,9 +44,11 @@ class Reconstruction:
         the images.
     half_maps : tuple of two such maps
     weights : (box, box, box // 2 + 1) float32
-        Sum of the squared CTFs at each Fourier voxel of all images, in the order of ``numpy.fft.rfftn``.
-    half_weights : tuple of two such sums
-        Of the images of each half.
+        Mean sum of the squared CTFs of all images around each frequency, in the order of ``numpy.fft.rfftn``.
+    trusted_share : (box, box, box // 2 + 1) float32
+        How much of the transform is there, from 0 where no image has any of it to 1.
+    half_shares : tuple of two such shares
+        Of the half maps.
     pixel_size_angstrom : float
     images : tuple of int
         Number of images of the map and of both halves.
@@ -55,7 +57,8 @@ class Reconstruction:
     map: np.ndarray
     half_maps: tuple[np.ndarray, np.ndarray]
     weights: np.ndarray
-    half_weights: tuple[np.ndarray, np.ndarray]
+    trusted_share: np.ndarray
+    half_shares: tuple[np.ndarray, np.ndarray]
     pixel_size_angstrom: float
     images: tuple[int, int, int]
 
@@ -110,19 +113,21 @@ def reconstruct(
 
     whole = _FourierVolume(side, device)
     source.add_to(whole, halves[0], tell)
-    first, first_weights = whole.to_map(), whole.weights_of_map()
+    first, first_share = whole.to_map(), whole.coverage()[1]
     other = _FourierVolume(side, device)
     source.add_to(other, halves[1], tell)
-    second, second_weights = other.to_map(), other.weights_of_map()
+    second, half_shares = other.to_map(), (first_share, other.coverage()[1])
     whole.merge(other)
     del other
     source.add_to(whole, rest, tell)
+    weights, share = whole.coverage()
     images = (len(particles), len(halves[0]), len(halves[1]))
     return Reconstruction(
         whole.to_map(),
         (first, second),
-        whole.weights_of_map(),
-        (first_weights, second_weights),
+        weights,
+        share,
+        half_shares,
         particles.pixel_size_angstrom * particles.box / side,
         images,
     )
@@ -140,18 +145,6 @@ def split_into_halves(particles: ParticleSet, seed: int) -> tuple[np.ndarray, np
     order = np.random.default_rng(seed).permutation(numbers.max() + 1)
     in_first = order[numbers] % 2 == 0
     return np.flatnonzero(in_first), np.flatnonzero(~in_first)
-
-
-def trusted_share(weights: np.ndarray) -> np.ndarray:
-    """How much of a map's transform is there, (box, box, box // 2 + 1) from 0 to 1: 0 where no image has any of it.
-
-    Parameters
-    ----------
-    weights : (box, box, box // 2 + 1) float
-        See ``Reconstruction``.
-    """
-    volume = torch.as_tensor(weights)
-    return (volume / torch.maximum(volume, _least_weights(volume))).numpy()
 
 
 class _ImageTransforms:
@@ -261,10 +254,21 @@ class _FourierVolume:
             values /= torch.sinc(near / self._side).square().view(shape)
         return _level_corners(values.cpu().numpy())
 
-    def weights_of_map(self) -> np.ndarray:
-        """Weights at the frequencies of the map itself, (box, box, box // 2 + 1) float32."""
+    def coverage(self) -> tuple[np.ndarray, np.ndarray]:
+        """Weight and trusted share around each frequency of the map, both (box, box, box // 2 + 1) float32."""
         weight = self._hermitian(self._weight)
-        return weight[::_PADDING, ::_PADDING, ::_PADDING].cpu().numpy()
+        share = weight / torch.maximum(weight, _least_weights(weight))
+        weight, share = (self._mean_around(values)[::_PADDING, ::_PADDING, ::_PADDING] for values in (weight, share))
+        return weight.cpu().numpy(), share.cpu().numpy()
+
+    def _mean_around(self, values: torch.Tensor) -> torch.Tensor:
+        """Means over neighbours, of which cutting the map out of its padding makes one frequency."""
+        for axis in (0, 1):
+            values = values / 2 + (values.roll(1, axis) + values.roll(-1, axis)) / 4
+        opposite = (-torch.arange(self._side, device=values.device)) % self._side
+        before = torch.cat([values[opposite][:, opposite, 1:2], values[:, :, :-1]], 2)
+        after = torch.cat([values[:, :, 1:], values[:, :, -1:]], 2)
+        return values / 2 + (before + after) / 4
 
     def _hermitian(self, sums: torch.Tensor, sign: float = 1.0) -> torch.Tensor:
         """Sums with what lies at x < 0 next to the plane x = 0 added to it."""

@@ -14,7 +14,7 @@ from scipy import fft, ndimage
 from scipy.spatial import cKDTree
 
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, added_width_angstrom, render_density
-from cocofold.likelihood.reconstruction import Reconstruction, trusted_share
+from cocofold.likelihood.reconstruction import Reconstruction
 from cocofold.mapfit.density_map import VOXELS_PER_RESOLUTION, even_fast_length, half_of_frequencies
 from cocofold.system.errors import InputError
 
@@ -28,9 +28,9 @@ _RELATIVE_ERROR = 0.1
 _NEAR_ANGSTROM = 4.0
 # A run of atoms has a height of its own: ten residues, or more where a model would have more than so many runs.
 _ATOMS_OF_RUN, _MOST_RUNS = 80, 64
-# Density is allowed where it lowers the misfit by more than noise does in so many standard deviations: among a hundred
-# thousand voxels noise alone reaches 4.3.
-_NOISE_DEVIATIONS = 4.0
+# Density is allowed where it lowers the misfit by more than errors do in so many standard deviations: among a hundred
+# thousand voxels errors alone reach 4.3.
+_ERROR_DEVIATIONS = 4.0
 # Passes of the fit with its blur found anew in between, steps of each, and of the last two.
 _PASSES, _STEPS, _LAST_STEPS = 4, 100, 150
 # Runs of atoms within this share of the model's height give it.
@@ -273,19 +273,20 @@ class _MassFit:
     def _set_blur(self, blur_a2: float) -> None:
         """Take another blur, and what of the fit follows from it."""
         self._blur_a2 = blur_a2
-        self._passed = np.exp(-blur_a2 * self._k**2 / 4)
+        z, y, x = self._indices
+        self._passed = np.exp(-blur_a2 * self._k**2 / 4) * self._source.trusted_share[z, y, x]
         self._runs = self._of_runs * self._passed[:, None]
         root = np.sqrt(self._weight)
         self._basis, self._triangle = np.linalg.qr(_stacked(self._runs * root[:, None]))
-        # Largest curvature of the misfit along a voxel's mass, and what noise does to its slope.
+        # Largest curvature of the misfit along a voxel's mass, and what noise and the relative error do to its slope.
         self._step = 1 / ((self._weight * self._passed**2).max() * self._side**3)
-        self._slope_noise = float(np.sqrt((self._weight**2 * self._passed**2 * self._noise**2).sum()))
+        self._slope_error = float(np.sqrt((self._weight * self._passed**2).sum()))
 
     def find_blur(self) -> None:
         """Find the blur that model and reconstruction have relative to points, with free density beside the model."""
         density = np.zeros((self._side,) * 3)
         for _ in range(_PASSES):
-            density, heights = self._descend(self.observed, self._allowed, _NOISE_DEVIATIONS, _STEPS, density)
+            density, heights = self._descend(self.observed, self._allowed, _ERROR_DEVIATIONS, _STEPS, density)
             drawn = self._transform(density) + self._runs @ heights
             cross, power = self._mean((self.observed * drawn.conj()).real), self._mean(np.abs(drawn) ** 2)
             known = (cross > 0) & (np.arange(len(cross)) > 0)
@@ -298,7 +299,7 @@ class _MassFit:
 
     def solve(self, observed: np.ndarray) -> _Parts:
         """Take a transform apart: first where free density is, and then how much, without the threshold."""
-        density, heights = self._descend(observed, self._allowed, _NOISE_DEVIATIONS, _LAST_STEPS)
+        density, heights = self._descend(observed, self._allowed, _ERROR_DEVIATIONS, _LAST_STEPS)
         if density.any():
             near = ndimage.binary_dilation(density > 0, _NEIGHBOURS) & self._allowed
             density, heights = self._descend(observed, near, 0.0, _LAST_STEPS, density)
@@ -327,7 +328,7 @@ class _MassFit:
         axes = np.meshgrid(fft.fftfreq(box), fft.fftfreq(box), fft.rfftfreq(box), indexing="ij")
         squared = sum(axis**2 for axis in axes) / pixel_size**2
         drawn_b = 8 * np.pi**2 * (REFERENCE_WIDTH_ANGSTROM**2 + added_width_angstrom(pixel_size) ** 2)
-        spectrum *= height * np.exp((drawn_b - self._blur_a2) * squared / 4) * trusted_share(self._source.weights)
+        spectrum *= height * np.exp((drawn_b - self._blur_a2) * squared / 4) * self._source.trusted_share
         return (self._source.map - fft.irfftn(spectrum, s=(box,) * 3)).astype(np.float32)
 
     def pieces(self, parts: _Parts) -> tuple[DensityPiece, ...]:
@@ -350,15 +351,15 @@ class _MassFit:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Density and heights of least misfit, by accelerated projected gradients (Beck & Teboulle, 2009).
 
-        At each density the heights are those of least squares. A voxel's mass must lower the misfit by more than noise
-        does in so many deviations.
+        At each density the heights are those of least squares. A voxel's mass must lower the misfit by more than errors
+        do in so many deviations.
         """
         density = np.zeros((self._side,) * 3) if start is None else start
         ahead, momentum = density, 1.0
         for _ in range(steps):
             left = observed - self._transform(ahead)
             left = left - self._runs @ self._heights(left)
-            slope = self._back(self._weight * left) - deviations * self._slope_noise
+            slope = self._back(self._weight * left) - deviations * self._slope_error
             following = np.maximum(ahead + self._step * slope, 0) * allowed
             next_momentum = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
             ahead = following + (momentum - 1) / next_momentum * (following - density)

@@ -101,8 +101,10 @@ class Evidence:
 
     @property
     def asks_for_second_fit(self) -> bool:
-        """Whether atoms may have been drawn into density that no atom of the model explains."""
-        return self.misses_much and self.belongs and self.share_preferring_start is None
+        """Whether atoms may have been drawn into density of what the model lacks."""
+        if self.missing is None or not self.belongs or self.share_preferring_start is not None:
+            return False
+        return self.missing.missing_mass - _UNEXPLAINED_ERRORS * self.missing.error > _MOST_UNEXPLAINED
 
     def unseen(self) -> np.ndarray:
         """Residues that no image shows, (n_residues,) bool."""

@@ -9,10 +9,10 @@ import mrcfile
 import numpy as np
 import pytest
 import torch
-from cocofold.imaging.rings import RingPixels
 from literal_images import BOX, PIXEL, Scene
 from scipy.ndimage import gaussian_filter
 
+from cocofold.imaging.fourier import RingPixels
 from cocofold.imaging.projection import render_density
 from cocofold.likelihood.particle_optics import ParticleOptics
 from cocofold.likelihood.reconstruction import Reconstruction, reconstruct, split_into_halves

@@ -17,6 +17,16 @@ import typer
 from cocofold.finetuning.options import OPTION_GROUPS, PAPER_SETTINGS, Options, option_rules, options_with_preset
 from cocofold.system.processes import WorkerProcess
 
+# Exit statuses of --exit-verdict
+_STATUS_OF_VERDICT = {
+    "supported": 0,
+    "undecided": 3,
+    "not supported": 4,
+    "supported in part": 5,
+    "nothing to change": 6,
+    "mixed": 7,
+    "does not belong": 8,
+}
 _TYPES: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
 
 
@@ -103,6 +113,13 @@ def finetune(
     resume: bool = typer.Option(
         False, "--resume", help="Go on with the run in --out, with the same settings.", rich_help_panel="Run"
     ),
+    exit_verdict: bool = typer.Option(
+        False,
+        "--exit-verdict",
+        help="Tell the verdict by the exit status: 0 supported, 3 undecided, 4 not supported, 5 in part, 6 nothing to "
+        "change, 7 mixed, 8 does not belong.",
+        rich_help_panel="Run",
+    ),
     **given: Any,
 ) -> None:
     """Move a predicted model until it explains raw particle images.
@@ -124,4 +141,6 @@ def finetune(
         if together is not None:
             at_end.enter_context(together)
         at_end.enter_context(console_log())
-        run(_options_from(given), out, resume, stop_with, together)
+        metrics = run(_options_from(given), out, resume, stop_with, together)
+    if exit_verdict:
+        raise typer.Exit(_STATUS_OF_VERDICT[metrics["verdict"]])

@@ -60,6 +60,7 @@ FLAGS = {
     "--processes": 1,
     "--stop-with": None,
     "--resume": False,
+    "--exit-verdict": False,
 }
 
 

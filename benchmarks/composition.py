@@ -209,10 +209,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="sets of particles for each case")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     given = parser.parse_args()
-    print(
-        "| case | seed | verdict | right | CA RMSD in place (Å) | false residues | explained | z | missing | mixed | s |"
+    columns = "case, seed, verdict, right, CA RMSD in place (Å), false residues, explained, z, missing, mixed, s".split(
+        ", "
     )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
     failed = 0
     for name in given.case or CASES:
         for seed in range(given.seeds):

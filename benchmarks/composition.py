@@ -29,6 +29,8 @@ from cocofold.structure.read_model import read_model
 
 _FAR_ANGSTROM = 1.5
 _LID, _NMP = range(118, 161), range(30, 60)
+_COLUMNS = ("case", "seed", "verdict", "right", "CA RMSD in place (Å)", "false residues")
+_COLUMNS += ("explained", "z", "missing", "mixed", "s")
 SUPPORTED = ("supported", "supported in part")
 
 
@@ -209,10 +211,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="sets of particles for each case")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     given = parser.parse_args()
-    columns = "case, seed, verdict, right, CA RMSD in place (Å), false residues, explained, z, missing, mixed, s".split(
-        ", "
-    )
-    print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
+    print(f"| {' | '.join(_COLUMNS)} |\n|{' --- |' * len(_COLUMNS)}")
     failed = 0
     for name in given.case or CASES:
         for seed in range(given.seeds):

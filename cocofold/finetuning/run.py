@@ -36,7 +36,7 @@ from cocofold.finetuning.run_result import (
     write_answer,
 )
 from cocofold.finetuning.training_loop import TrainingLoop, load_checkpoint, refuse_bad_checkpoint, save_checkpoint
-from cocofold.finetuning.verdict import MOVES_THE_MODEL, Evidence, judge
+from cocofold.finetuning.verdict import MOVES_THE_MODEL, SUPPORTED, Evidence, judge
 from cocofold.likelihood.distributed import Comparison, WorkerGroup
 from cocofold.likelihood.explained_signal import ExplainedSignal
 from cocofold.likelihood.memory_plan import is_out_of_memory, memory_advice
@@ -183,6 +183,7 @@ class _Run:
             images=prepared.particles.image_numbers,
         )
         self.best = prepared.start_state()
+        self.second_fit: dict[str, Any] | None = None
 
     def _loop(self, this: TrainingPass) -> TrainingLoop:
         prepared, options = self.prepared, self.options
@@ -342,11 +343,12 @@ class _Run:
         """Write the answer and what is known of it."""
         prepared, folder = self.prepared, self.folder
         evidence = self._fit_again(examine_answer(prepared, self.best, folder, self.options.seed))
-        verdict, reasons = judge(verdict_of_pass(self.passes[0]), evidence, only_ordered(prepared.model))
+        better = SUPPORTED if self.second_fit is not None else verdict_of_pass(self.passes[0])
+        verdict, reasons = judge(better, evidence, only_ordered(prepared.model))
         parts = evidence
         if verdict not in MOVES_THE_MODEL:
             parts = None
-            if answer_pass(self.passes).best > 0:
+            if self.second_fit is not None or answer_pass(self.passes).best > 0:
                 folder.write_model("candidate.cif", self.best.to_output(prepared.model), prepared.start.placed_as)
                 self.best = prepared.start_state()
         removed = write_answer(prepared, self.best, folder, self.options, parts)
@@ -360,6 +362,7 @@ class _Run:
             verdict=verdict,
             reasons=reasons,
             evidence=evidence,
+            second_fit=self.second_fit,
             cycles_that_lost_the_fold=lost,
             residues_removed=removed,
             seconds=time.monotonic() - self.began,
@@ -374,9 +377,8 @@ class _Run:
         The answer is that of the second fit where it explains held-out images at least as well.
         """
         prepared, folder = self.prepared, self.folder
-        if self.options.set_aside != "auto" or evidence is None or not evidence.asks_for_second_fit:
-            return evidence
-        if self.options.prediction is not None or prepared.start.symmetry is not None:
+        may = self.options.set_aside == "auto" and self.options.prediction is None and prepared.start.symmetry is None
+        if not may or evidence is None or not evidence.asks_for_second_fit:
             return evidence
         run = folder.path / "set_aside"
         folder.log(
@@ -386,10 +388,11 @@ class _Run:
         start = folder.path / "models" / "cycle_00.cif"
         again = _run_inside(self.options.for_second_fit(start), run, processes=self.processes)
         first = answer_pass(self.passes)
-        if (again["frc_heldout"] or 0) < (first.cycles[first.best].frc_heldout or 0):
+        explains_less = (again["frc_heldout"] or 0) < (first.cycles[first.best].frc_heldout or 0)
+        if again["verdict"] not in MOVES_THE_MODEL or explains_less:
             return evidence
         tensors, _ = load_checkpoint(run / "checkpoints" / "latest.safetensors")
-        self.best = ModelState.pop_from_checkpoint(tensors, prepared.device)
+        self.best, self.second_fit = ModelState.pop_from_checkpoint(tensors, prepared.device), again
         return examine_answer(prepared, self.best, folder, self.options.seed)
 
 

@@ -36,6 +36,8 @@ _MOST_IMAGES_EXAMINED, _FEWEST_IMAGES_EXAMINED = 2000, 20
 _MOST_IMAGES_TOLD_APART = 500
 # Finer shells of a reconstruction hold noise, or tell positions where the evidence is about parts.
 _EXAMINED_RESOLUTION_ANGSTROM = 5.0
+# Figures of a run that are those of its second fit, where the answer is
+_OF_SECOND_FIT = ("frc_work", "frc_heldout", "moved_angstrom", "worst_link_angstrom", "link_rms_angstrom")
 # Residues beside an unseen end of a chain, and nearest to an unseen chain, with which it is put back
 _ANCHORS, _CHAIN_ANCHORS = 10, 30
 
@@ -239,6 +241,7 @@ def run_metrics(
     verdict: str,
     reasons: list[str],
     evidence: Evidence | None,
+    second_fit: dict[str, Any] | None,
     cycles_that_lost_the_fold: int,
     residues_removed: int,
     seconds: float,
@@ -252,18 +255,19 @@ def run_metrics(
     verdict, reasons
         See ``judge``.
     evidence : Evidence, optional
+    second_fit : dict, optional
+        Figures of the fit that set density aside, where the answer is its.
     cycles_that_lost_the_fold, residues_removed : int
     seconds : float
         Time of the run without the fit into a map and the teacher's run.
     """
     start, judged, answer = prepared.start, passes[0], answer_pass(passes)
-    candidate = answer.cycles[answer.best]
-    best = candidate if verdict in MOVES_THE_MODEL else answer.cycles[0]
+    best = answer.cycles[answer.best if verdict in MOVES_THE_MODEL else 0]
     last_cycles = [this.cycles[-1] for this in passes if this.cycles]
     heldout_start = judged.cycles[0].frc_heldout
     heldout = judged.cycles[min(best.number, len(judged.cycles) - 1)].frc_heldout
     says = verdict_text(verdict, len(judged.heldout), heldout_start, heldout, best.number)
-    return {
+    found: dict[str, Any] = {
         "verdict": verdict,
         "verdict_headline": says.headline,
         "verdict_explanation": " ".join([says.explanation, *reasons]),
@@ -298,6 +302,12 @@ def run_metrics(
         "frc_curves": {"resolution_angstrom": prepared.resolutions_angstrom, **answer_curves(passes)},
         "versions": versions(),
     }
+    if second_fit is not None and verdict in MOVES_THE_MODEL:
+        found |= {name: second_fit[name] for name in _OF_SECOND_FIT}
+        found["verdict_explanation"] += (
+            " The model is that of a second fit, in set_aside, in which density that no atom explains was set aside."
+        )
+    return found
 
 
 def peak_memory_gb() -> float:

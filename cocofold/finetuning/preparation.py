@@ -117,7 +117,9 @@ def find_start(
             # The teacher's own run checks particles and model.
             return _taught_start(predicted, options, folder, run_inside)
         start = predicted.with_teacher(None)
-    check_before_run(options, start.apply_hand(particles), only_ordered(start.model), folder, device)
+    in_hand, model = start.apply_hand(particles), only_ordered(start.model)
+    refuse_incompatible_input(model, in_hand, str(options.model or options.prediction), options.particles)
+    check_before_run(options, in_hand, model, folder, device)
     return start
 
 
@@ -211,12 +213,12 @@ def _write_hand_and_copies(start: StartingModel, particles: ParticleSet, folder:
 
 
 def bytes_to_write(model: Model, source: AtomSource, cycles: int | None, box: int) -> int:
-    """Space that a run takes on disk: models of all cycles, the checkpoint and its successor, the density."""
+    """Space that a run takes on disk: models of all cycles, the checkpoint and its successor, the maps."""
     models = _BYTES_PER_ATOM_IN_MODEL * len(model) * ((cycles or len(source.stages())) + 3)
     # Each value that is learned comes with two moments of the optimiser.
     learned = 3 * sum(values.nbytes for values in source.state().values())
     checkpoint = learned + _BYTES_PER_ATOM_IN_CHECKPOINT * len(model)
-    return models + 2 * checkpoint + 4 * box**3
+    return models + 2 * checkpoint + 3 * 4 * box**3
 
 
 def _plan_memory(

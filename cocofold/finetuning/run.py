@@ -376,9 +376,9 @@ class _Run:
 
         The answer is that of the second fit where it explains held-out images at least as well.
         """
-        prepared, folder = self.prepared, self.folder
-        may = self.options.set_aside == "auto" and self.options.prediction is None and prepared.start.symmetry is None
-        if not may or evidence is None or not evidence.asks_for_second_fit:
+        prepared, folder, options = self.prepared, self.folder, self.options
+        may = options.set_aside == "auto" and options.effort >= 1 and options.prediction is None
+        if not may or prepared.start.symmetry or evidence is None or not evidence.asks_for_second_fit:
             return evidence
         run = folder.path / "set_aside"
         folder.log(
@@ -386,7 +386,7 @@ class _Run:
             f"the start with that density set aside; see {run}"
         )
         start = folder.path / "models" / "cycle_00.cif"
-        again = _run_inside(self.options.for_second_fit(start), run, processes=self.processes)
+        again = _run_inside(options.for_second_fit(start), run, processes=self.processes)
         first = answer_pass(self.passes)
         explains_less = (again["frc_heldout"] or 0) < (first.cycles[first.best].frc_heldout or 0)
         if again["verdict"] not in MOVES_THE_MODEL or explains_less:

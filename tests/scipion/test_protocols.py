@@ -81,13 +81,14 @@ def test_everything_by_itself(everything, adk):
     assert lies_on(structure, adk.volume)
     assert lies_on(structure, gaussians)
     assert structure.getVolume().getFileName() == adk.volume.getFileName()
-    assert structure._cocofoldVerdict.get() == "supported"
+    # A fiftieth of the steps leaves the domains on their way.
+    assert structure._cocofoldVerdict.get() == "supported in part"
     assert everything.outputCycles.getSize() == 10
     assert all(os.path.isfile(cycle.getFileName()) for cycle in everything.outputCycles)
     assert os.path.isfile(everything._getExtraPath("run", "report.html"))
     summary = " ".join(everything.summary())
     for words in (
-        "*Supported*. The particles support the new model.",
+        "*Supported in part*. The particles support the new model in part.",
         "Held-out FRC",
         "CA RMSD: 7.13",
         "TM-score",
@@ -101,7 +102,7 @@ def test_everything_by_itself(everything, adk):
 def test_the_verdict_is_left_for_pipelines(everything, adk):
     with open(everything._getExtraPath("verdict.json")) as content:
         verdict = json.load(content)
-    assert verdict["verdict"] == "supported"
+    assert verdict["verdict"] == "supported in part"
     assert verdict["assessment"]["ca_rmsd"] < 6.5
     assert verdict["placement"]["trusted"] is True
     assert os.path.isfile(verdict["model"])

@@ -260,7 +260,7 @@ def test_a_model_is_followed_through_few_files(simulated: Path, tmp_path: Path) 
 def test_options_are_followed_through_few_files(simulated: Path, tmp_path: Path) -> None:
     arguments = ["--particles", simulated / "particles.star", "--model", closed_state(), "--map", simulated / "map.mrc"]
     # Options do not reach the search in the map, which takes longest where it compares fine detail.
-    short = ["--map-resolution", 20, "--effort", 0.01, "--no-check"]
+    short = ["--map-resolution", 20, "--effort", 0.01, "--no-check", "--accept-placement"]
     finetune = command("finetune", *arguments, "--out", tmp_path / "run", *short)
     files = files_that_are_handed(Options, finetune)
     assert "finetuning/run.py" in files

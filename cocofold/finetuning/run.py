@@ -36,7 +36,7 @@ from cocofold.finetuning.run_result import (
     write_answer,
 )
 from cocofold.finetuning.training_loop import TrainingLoop, load_checkpoint, refuse_bad_checkpoint, save_checkpoint
-from cocofold.finetuning.verdict import MOVES_THE_MODEL, SUPPORTED, Evidence, judge
+from cocofold.finetuning.verdict import MOVES_THE_MODEL, SUPPORTED, UNDECIDED, Evidence, judge
 from cocofold.likelihood.distributed import Comparison, WorkerGroup
 from cocofold.likelihood.explained_signal import ExplainedSignal
 from cocofold.likelihood.memory_plan import is_out_of_memory, memory_advice
@@ -341,17 +341,16 @@ class _Run:
 
     def _finish(self) -> dict[str, Any]:
         """Write the answer and what is known of it."""
-        prepared, folder = self.prepared, self.folder
+        prepared, folder, held_out = self.prepared, self.folder, bool(self.passes[0].start_images)
         evidence = self._fit_again(examine_answer(prepared, self.best, folder, self.options.seed))
         better = SUPPORTED if self.second_fit is not None else verdict_of_pass(self.passes[0])
-        verdict, reasons = judge(better, evidence, only_ordered(prepared.model))
-        parts = evidence
-        if verdict not in MOVES_THE_MODEL:
-            parts = None
-            if self.second_fit is not None or answer_pass(self.passes).best > 0:
-                folder.write_model("candidate.cif", self.best.to_output(prepared.model), prepared.start.placed_as)
-                self.best = prepared.start_state()
-        removed = write_answer(prepared, self.best, folder, self.options, parts)
+        verdict, reasons = judge(better, evidence, only_ordered(prepared.model), held_out)
+        # With none held out nothing tells whether the last cycle is better: it is given.
+        moves = verdict in MOVES_THE_MODEL or (verdict == UNDECIDED and not held_out)
+        if not moves and (self.second_fit is not None or answer_pass(self.passes).best > 0):
+            folder.write_model("candidate.cif", self.best.to_output(prepared.model), prepared.start.placed_as)
+            self.best = prepared.start_state()
+        removed = write_answer(prepared, self.best, folder, self.options, evidence if moves else None)
         lost, note = lost_folds(self.passes)
         if note:
             folder.log(note)
@@ -362,7 +361,8 @@ class _Run:
             verdict=verdict,
             reasons=reasons,
             evidence=evidence,
-            second_fit=self.second_fit,
+            second_fit=self.second_fit if moves else None,
+            moves=moves,
             cycles_that_lost_the_fold=lost,
             residues_removed=removed,
             seconds=time.monotonic() - self.began,

@@ -15,7 +15,7 @@ from cocofold.finetuning.holdout import MOST_ADDED_LINK_RMS_ANGSTROM, TrainingPa
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.preparation import PreparedRun
 from cocofold.finetuning.run_folder import ModelState, RunFolder
-from cocofold.finetuning.verdict import MOVES_THE_MODEL, Evidence, gather_evidence, verdict_text
+from cocofold.finetuning.verdict import Evidence, gather_evidence, verdict_text
 from cocofold.likelihood.explained_signal import ExplainedSignal
 from cocofold.likelihood.reconstruction import Reconstruction, reconstruct
 from cocofold.mapfit.unexplained_density import find_unexplained_density
@@ -242,6 +242,7 @@ def run_metrics(
     reasons: list[str],
     evidence: Evidence | None,
     second_fit: dict[str, Any] | None,
+    moves: bool,
     cycles_that_lost_the_fold: int,
     residues_removed: int,
     seconds: float,
@@ -257,12 +258,14 @@ def run_metrics(
     evidence : Evidence, optional
     second_fit : dict, optional
         Figures of the fit that set density aside, where the answer is its.
+    moves : bool
+        Whether the model is another one than the start.
     cycles_that_lost_the_fold, residues_removed : int
     seconds : float
         Time of the run without the fit into a map and the teacher's run.
     """
     start, judged, answer = prepared.start, passes[0], answer_pass(passes)
-    best = answer.cycles[answer.best if verdict in MOVES_THE_MODEL else 0]
+    best = answer.cycles[answer.best if moves else 0]
     last_cycles = [this.cycles[-1] for this in passes if this.cycles]
     heldout_start = judged.cycles[0].frc_heldout
     heldout = judged.cycles[min(best.number, len(judged.cycles) - 1)].frc_heldout
@@ -302,7 +305,7 @@ def run_metrics(
         "frc_curves": {"resolution_angstrom": prepared.resolutions_angstrom, **answer_curves(passes)},
         "versions": versions(),
     }
-    if second_fit is not None and verdict in MOVES_THE_MODEL:
+    if second_fit is not None:
         found |= {name: second_fit[name] for name in _OF_SECOND_FIT}
         found["verdict_explanation"] += (
             " The model is that of a second fit, in set_aside, in which density that no atom explains was set aside."

@@ -177,7 +177,7 @@ def gather_evidence(
     return replace(found, start=signal.explained(start, seen), answer=signal.explained(answer, seen))
 
 
-def judge(better: str, evidence: Evidence | None, model: Model) -> tuple[str, list[str]]:
+def judge(better: str, evidence: Evidence | None, model: Model, held_out: bool = True) -> tuple[str, list[str]]:
     """The verdict and its reasons, in sentences.
 
     Parameters
@@ -187,6 +187,8 @@ def judge(better: str, evidence: Evidence | None, model: Model) -> tuple[str, li
     evidence : Evidence or None
     model : Model
         For the names of residues.
+    held_out : bool
+        Whether there are held-out images: without them nothing says that the start needs no change.
     """
     if evidence is None:
         return better, [
@@ -210,7 +212,7 @@ def judge(better: str, evidence: Evidence | None, model: Model) -> tuple[str, li
     complete = not reasons
     if better == SUPPORTED:
         return (SUPPORTED if complete else IN_PART), reasons
-    if complete:
+    if complete and held_out:
         return NOTHING_TO_CHANGE, [
             f"The start explains {100 * evidence.start.share:.0f} % of the signal, and no candidate explains "
             "held-out images better: there is nothing to change."

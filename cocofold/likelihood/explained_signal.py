@@ -139,7 +139,8 @@ class ExplainedSignal:
         shared = sums(weights * (one * other.conj()).real)
         powers = [sums(weights * abs(half) ** 2) for half in (one, other)]
         agreement = shared / np.sqrt(np.maximum(powers[0] * powers[1], np.finfo(float).tiny))
-        shared *= sums(weights) / np.maximum(sums(seen * weights), np.finfo(float).tiny)
+        share = reconstruction.trusted_share
+        shared *= sums(weights * share**2) / np.maximum(sums(seen * weights), np.finfo(float).tiny)
         noisy = np.flatnonzero(agreement[1:] < _LEAST_HALF_MAP_CORRELATION)
         self.last_shell = int(noisy[0]) if len(noisy) else box // 2 - 1
         # A quarter of the squared difference is the noise of the mean of two halves.
@@ -152,7 +153,7 @@ class ExplainedSignal:
         kept = (shell >= 1) & (shell <= self.last_shell)
         self._shell, self._count = shell[kept], count[kept]
         self._signal, self._weight = whole[kept], weights[kept]
-        self._halves = [half[kept] for half in (one, other)]
+        self._halves, self._share = [half[kept] for half in (one, other)], share[kept]
         coarse_shell, _ = _shells(self._side)
         self._coarse = (coarse_shell >= 1) & (coarse_shell <= self.last_shell)
 
@@ -314,10 +315,13 @@ class ExplainedSignal:
         return shifted / max(self._trust()[1:].sum(), np.finfo(float).tiny)
 
     def _transform(self, positions: np.ndarray, amplitudes: np.ndarray) -> np.ndarray:
-        """Transform of atoms at the voxels that are kept, (n,) complex; widths drop out with the scale of a shell."""
+        """Transform of atoms, as much of it as is there, at the voxels that are kept, (n,) complex.
+
+        Widths drop out with the scale of a shell.
+        """
         widths = np.full(len(positions), REFERENCE_WIDTH_ANGSTROM)
         volume = render_density(positions, amplitudes, widths, self._side, self._grid_pixel)
-        return np.fft.rfftn(volume)[self._coarse]
+        return self._share * np.fft.rfftn(volume)[self._coarse]
 
     def _cross(self, transform: np.ndarray, signal: np.ndarray | None = None) -> np.ndarray:
         return self._sums(self._weight * (transform.conj() * (self._signal if signal is None else signal)).real)

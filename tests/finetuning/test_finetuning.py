@@ -49,7 +49,8 @@ def test_a_run_comes_closer_and_writes_what_it_should(finished: Path, start: Pat
     metrics = json.loads((finished / "metrics.json").read_text())
     for key in ("seconds", "peak_memory_gb", "steps", "images", "frc_work", "frc_heldout", "versions"):
         assert metrics[key], key
-    assert metrics["verdict"] == "supported"
+    # So few steps leave the domains on their way.
+    assert metrics["verdict"] == "supported in part"
     assert metrics["frc_heldout"] > metrics["frc_heldout_start"]
     cycles = sorted(path.name for path in (finished / "models").iterdir())
     assert cycles[-1] == f"cycle_{metrics['best_cycle']:02d}.cif"

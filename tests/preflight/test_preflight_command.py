@@ -62,8 +62,8 @@ def test_all_agrees(command: Command, map_file: Path, tmp_path: Path, capsys: py
     assert found["contradictions"] == []
     assert [one["line"] for one in found["questions"]] == lines
     names = [one["question"] for one in found["questions"]]
-    assert names[:6] == ["contrast", "poses", "hand", "shifts", "CTF", "pixel size"]
-    assert names[6:] == ["map", "model in map", "hand of map"]
+    assert names[:7] == ["identity", "contrast", "poses", "hand", "shifts", "CTF", "pixel size"]
+    assert names[7:] == ["map", "model in map", "hand of map"]
     assert {one["verdict"] for one in found["questions"]} == {"agrees"}
     given, transposed = found["questions"][1]["alternatives"]
     assert given["score"] > transposed["score"] + 4 * transposed["error"]

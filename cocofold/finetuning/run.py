@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ def finetune(
             start = find_start(options, particles, folder, inside)
             began = time.monotonic()
             prepared = prepare_run(options, particles, start, folder, at_end, processes)
-            return _Run(prepared, options, folder, endings, began, processes).execute(particles)
+            return _Run(prepared, options, folder, endings, began, inside).execute(particles)
 
 
 def _run_inside(options: Options, run: Path, **others: Any) -> dict[str, Any]:
@@ -155,7 +155,8 @@ class _Run:
     endings : SignalHandler
     began : float
         Time at which the run began, on the monotonic clock.
-    processes : WorkerGroup, optional
+    run_inside : callable
+        Fine-tunes in a folder of this run, with its processes and until the same process is gone.
     """
 
     def __init__(
@@ -165,14 +166,14 @@ class _Run:
         folder: RunFolder,
         endings: SignalHandler,
         began: float,
-        processes: WorkerGroup | None,
+        run_inside: Callable[[Options, Path], dict[str, Any]],
     ) -> None:
         self.prepared = prepared
         self.options = options
         self.folder = folder
         self.endings = endings
         self.began = began
-        self.processes = processes
+        self.run_inside = run_inside
         self.eta = EtaEstimator(0, 0, 1)
         self.passes = split_into_passes(
             len(prepared.particles),
@@ -385,10 +386,9 @@ class _Run:
             f"{100 * evidence.unexplained:.0f} % of the signal is explained by no atom: the model is fitted again from "
             f"the start with that density set aside; see {run}"
         )
-        start = folder.path / "models" / "cycle_00.cif"
-        again = _run_inside(options.for_second_fit(start), run, processes=self.processes)
-        first = answer_pass(self.passes)
-        explains_less = (again["frc_heldout"] or 0) < (first.cycles[first.best].frc_heldout or 0)
+        again = self.run_inside(options.for_second_fit(folder.path / "models" / "cycle_00.cif"), run)
+        first = answer_pass(self.passes).cycles[answer_pass(self.passes).best]
+        explains_less = (again["frc_heldout"] or 0) < (first.frc_heldout or 0)
         if again["verdict"] not in MOVES_THE_MODEL or explains_less:
             return evidence
         tensors, _ = load_checkpoint(run / "checkpoints" / "latest.safetensors")

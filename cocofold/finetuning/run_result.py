@@ -59,7 +59,12 @@ def examine_answer(prepared: PreparedRun, state: ModelState, folder: RunFolder, 
     rows = spread_draw(everything, _MOST_IMAGES_TOLD_APART, seed)
     if len(rows) < _FEWEST_IMAGES_EXAMINED:
         return None
-    maps = reconstruct_run(prepared, everything, seed)
+    try:
+        maps = reconstruct_run(prepared, everything, seed)
+    except InputError as error:
+        # The fit itself has ended well.
+        folder.log(f"whether all parts are right cannot be told: {error}")
+        return None
     write_map(folder.path / "reconstruction.mrc", maps.map, maps.pixel_size_angstrom)
     rings = prepared.observations.rings(prepared.observations.finest_rings)
 

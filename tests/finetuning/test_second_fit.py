@@ -1,0 +1,94 @@
+"""When a run fits a second time, with what, and that a look at the answer that fails takes nothing from a run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cocofold.finetuning import run, run_result
+from cocofold.finetuning.options import Options
+from cocofold.finetuning.run import _Run
+from cocofold.finetuning.verdict import Evidence
+from cocofold.likelihood.explained_signal import ExplainedShare
+from cocofold.mapfit.unexplained_density import UnexplainedDensity
+from cocofold.system.errors import InputError
+
+SHARE = ExplainedShare(0.8, 0.01, np.ones(5))
+LACKING = UnexplainedDensity(np.zeros((2, 2, 2)), 0.2, 0.01, 0.2, 0.0, ())
+EVIDENCE = Evidence(7.0, None, SHARE, SHARE, (), None, LACKING)
+
+
+def asked(tmp_path: Path, options: Options, evidence: Evidence | None, symmetry: str | None = None) -> list[Any]:
+    """Options and folders of the runs that a finished first fit asks for; their answers are not better."""
+    made: list[Any] = []
+
+    def inside(other: Options, folder: Path) -> dict[str, Any]:
+        made.append((other, folder))
+        return {"verdict": "not supported", "frc_heldout": 0.1}
+
+    state = SimpleNamespace(
+        prepared=SimpleNamespace(start=SimpleNamespace(symmetry=symmetry)),
+        folder=SimpleNamespace(path=tmp_path, log=lambda line: None),
+        options=options,
+        passes=[SimpleNamespace(gave_answer=True, best=0, cycles=[SimpleNamespace(frc_heldout=0.2)])],
+        run_inside=inside,
+    )
+    assert _Run._fit_again(state, evidence) is evidence  # type: ignore[arg-type]
+    return made
+
+
+def test_a_second_fit_begins_at_the_placed_start_with_density_set_aside(tmp_path: Path) -> None:
+    options = Options(particles="p.star", model="m.cif", map="v.mrc", hand="mirrored", seed=7, first=90)
+    ((other, folder),) = asked(tmp_path, options, EVIDENCE)
+    assert folder == tmp_path / "set_aside"
+    assert other.model == str(tmp_path / "models" / "cycle_00.cif")
+    assert (other.set_aside, other.check, other.map, other.hand) == ("on", False, None, "auto")
+    assert (other.particles, other.seed, other.first) == ("p.star", 7, 90)
+
+
+@pytest.mark.parametrize(
+    ("options", "evidence", "symmetry"),
+    [
+        ({"set_aside": "off"}, EVIDENCE, None),
+        ({"set_aside": "on"}, EVIDENCE, None),
+        ({"effort": 0.5}, EVIDENCE, None),
+        ({}, None, None),
+        ({}, replace(EVIDENCE, missing=None), None),
+        ({}, EVIDENCE, "C3"),
+    ],
+)
+def test_no_second_fit(tmp_path: Path, options: dict, evidence: Evidence | None, symmetry: str | None) -> None:
+    assert asked(tmp_path, Options(particles="p.star", model="m.cif", **options), evidence, symmetry) == []
+
+
+def test_a_run_inside_another_ends_with_the_same_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def finetune(options: Options, out: Path, resume: bool, **others: Any) -> dict[str, Any]:
+        given.update(others, resume=resume)
+        return {}
+
+    monkeypatch.setattr(run, "finetune", finetune)
+    run._run_inside(Options(particles="p.star", model="m.cif"), tmp_path, stop_with=123, processes=None)
+    assert given == {"stop_with": 123, "processes": None, "resume": False}
+    (tmp_path / "config.yaml").touch()
+    run._run_inside(Options(particles="p.star", model="m.cif"), tmp_path, stop_with=None, processes=None)
+    assert given["resume"]
+
+
+def test_too_little_memory_for_a_map_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise InputError("the Fourier volumes take 40 GB")
+
+    monkeypatch.setattr(run_result, "reconstruct_run", refuse)
+    said: list[str] = []
+    prepared = SimpleNamespace(particles=torch.zeros(50))
+    folder = SimpleNamespace(path=None, log=said.append)
+    assert run_result.examine_answer(prepared, None, folder, 0) is None  # type: ignore[arg-type]
+    assert said == ["whether all parts are right cannot be told: the Fourier volumes take 40 GB"]

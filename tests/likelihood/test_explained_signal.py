@@ -9,6 +9,7 @@ import pytest
 from maps_of_models import BOX, PIXEL, imaged, is_lid, whole_model
 from scipy.spatial.transform import Rotation
 
+from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM
 from cocofold.likelihood.explained_signal import ExplainedSignal, parts_of
 from cocofold.structure.model import Model
 
@@ -118,6 +119,27 @@ def test_views_that_a_half_lacks_lower_no_share(whole: Model) -> None:
     assert ExplainedSignal(without).explained(whole).share == pytest.approx(1, abs=0.06)
     blind = replace(without, half_shares=seen.half_shares)
     assert ExplainedSignal(blind).explained(whole).share > 1.2
+
+
+def test_voxels_of_which_a_map_has_little_are_compared_with_as_little(whole: Model) -> None:
+    """Of few images the reconstruction holds some frequencies faintly."""
+    seen = imaged(whole)
+    share = np.ones(seen.trusted_share.shape, np.float32)
+    share[::3], share[:, 1::3] = 0.3, 0.5
+    faint = [np.fft.irfftn(share * np.fft.rfftn(one), one.shape) for one in (seen.map, *seen.half_maps)]
+    maps = {"map": faint[0], "half_maps": (faint[1], faint[2])}
+    known = ExplainedSignal(replace(seen, **maps, trusted_share=share, half_shares=(share, share)))
+    assert known.explained(whole).share == pytest.approx(1, abs=0.03)
+    assert known.explained(whole).correlations[:6].min() > 0.98
+
+
+def test_unexplained_points_have_the_mass_of_what_is_missing(whole: Model, signal: ExplainedSignal) -> None:
+    """On the scale of the parts that are seen, which the missing mass does not change."""
+    kept = np.arange(len(whole.residues)) < 100
+    masses = whole.atomic_numbers * REFERENCE_WIDTH_ANGSTROM**3
+    _, amplitudes, width = signal.unexplained_points(whole.only(kept), 8.0)
+    missing = masses[~kept[whole.residue_of_atom]].sum()
+    assert amplitudes.sum() * width**3 == pytest.approx(missing, rel=0.2)
 
 
 def test_parts_of_large_models_are_longer(whole: Model) -> None:

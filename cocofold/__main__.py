@@ -12,13 +12,11 @@ from cocofold import __version__
 from cocofold.commands.assess import assess
 from cocofold.commands.check import check
 from cocofold.commands.demo import demo
-from cocofold.commands.finetune import finetune
+from cocofold.commands.finetune import finetune, report
 from cocofold.commands.fit import fit, move
 from cocofold.commands.predict import predict
-from cocofold.commands.reconstruct import reconstruct
 from cocofold.commands.relax import relax
-from cocofold.commands.report import report
-from cocofold.commands.select import select
+from cocofold.commands.select import reconstruct, select
 from cocofold.commands.simulate import simulate
 from cocofold.system.errors import InputError
 from cocofold.system.hardware import keep_freed_memory

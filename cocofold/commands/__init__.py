@@ -1,1 +1,1 @@
-"""One module a verb of the ``cocofold`` command: options, help, calls, files written."""
+"""Verbs of the ``cocofold`` command: options, help, calls, files written."""

@@ -1,6 +1,6 @@
-"""``cocofold finetune``: move a model until it explains particle images.
+"""``cocofold finetune``: move a model until it explains particle images; ``cocofold report``: show what that did.
 
-Its flags are made of the fields of ``Options``, group by group; only those of the command itself stand here.
+The flags of the first are made of the fields of ``Options``, group by group; only those of the command itself stand here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Any, List, Optional, get_type_hints
+from typing import Any, List, Optional, Tuple, get_type_hints
 
 import typer
 
@@ -144,3 +144,37 @@ def finetune(
         metrics = run(_options_from(given), out, resume, stop_with, together)
     if exit_verdict:
         raise typer.Exit(_STATUS_OF_VERDICT[metrics["verdict"]])
+
+
+def report(
+    run: Path = typer.Argument(..., help="Folder that cocofold finetune wrote."),
+    map_file: Optional[Path] = typer.Option(
+        None, "--map", help="The reconstruction (MRC): contoured on the page, and what ISOLDE fits the model into."
+    ),
+    particles: Optional[Path] = typer.Option(
+        None, help="Where the particles' file is now, if not where it was in the run."
+    ),
+    particles_dir: Optional[Path] = typer.Option(
+        None, help="Folder from which the stacks' paths start now, if it is another."
+    ),
+    map_origin: Tuple[float, float, float] = typer.Option(
+        (0.0, 0.0, 0.0),
+        help="Å: where ISOLDE shows the map's first voxel, for programs with a frame of their own.",
+    ),
+    model_shift: Tuple[float, float, float] = typer.Option(
+        (0.0, 0.0, 0.0), help="Å: what is added to the models' positions for ISOLDE, so that they lie on that map."
+    ),
+) -> None:
+    """Show what a finished run did, on one page that works offline.
+
+    Writes report.html, with the models in 3D, curves, particles beside projections, orientations, and methods and
+    citations to paste; and isolde/open_in_isolde.cxc, which opens the result in ChimeraX for ISOLDE.
+    """
+    from cocofold.reporting.run_report import write_report
+    from cocofold.reporting.viewer_files import ViewerFrame
+
+    written = write_report(run, map_file, particles, particles_dir, ViewerFrame(map_origin, model_shift))
+    typer.echo(f"{written.page}: open it in any browser; it needs no network")
+    if written.missing is not None:
+        typer.echo(f"without pictures of particles and orientations: {written.missing}")
+    typer.echo(f"{written.script}: open it in ChimeraX to go on with ISOLDE")

@@ -10,14 +10,12 @@ import typer
 
 from cocofold import __version__
 from cocofold.commands.assess import assess
-from cocofold.commands.check import check
-from cocofold.commands.demo import demo
+from cocofold.commands.demo import demo, simulate
 from cocofold.commands.finetune import finetune, report
 from cocofold.commands.fit import fit, move
 from cocofold.commands.predict import predict
 from cocofold.commands.relax import relax
-from cocofold.commands.select import reconstruct, select
-from cocofold.commands.simulate import simulate
+from cocofold.commands.select import check, reconstruct, select
 from cocofold.system.errors import InputError
 from cocofold.system.hardware import keep_freed_memory
 from cocofold.system.processes import Interrupted, SignalHandler, ignore_signals, watch_process_of_environment

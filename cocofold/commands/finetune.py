@@ -1,6 +1,6 @@
 """``cocofold finetune``: move a model until it explains particle images; ``cocofold report``: show what that did.
 
-The flags of the first are made of the fields of ``Options``, group by group; only those of the command itself stand here.
+The flags of the first are made of the fields of ``Options``, group by group; those of the command itself stand here.
 """
 
 from __future__ import annotations

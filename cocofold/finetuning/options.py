@@ -13,6 +13,12 @@ from typing import Any
 import yaml
 
 from cocofold import __version__
+from cocofold.finetuning.option_rules import map_option as _map_option
+from cocofold.finetuning.option_rules import off_switch as _off_switch
+from cocofold.finetuning.option_rules import option as _option
+from cocofold.finetuning.option_rules import option_rules
+from cocofold.finetuning.option_rules import rules_of_field as _rules
+from cocofold.finetuning.option_rules import setting as _setting
 from cocofold.system.atomic_files import write_atomically
 from cocofold.system.errors import InputError, require_within
 
@@ -35,51 +41,6 @@ PAPER_SETTINGS: dict[str, Any] = {
     "single_rate": 0.0,
     "pair_rate": 0.0,
 }
-
-
-@dataclass(frozen=True)
-class OptionRules:
-    """What belongs to a field of ``Options`` besides its type and default."""
-
-    help: str
-    flag: str | None  # of the command line; "": that of the field's name; None: no flag sets the field
-    switches_off: bool = False  # the flag takes no value and sets the field to 0 or False; fields may share one
-    is_path: bool = False
-    within: tuple[float, float] | None = None  # least and largest value allowed
-    choices: tuple[str, ...] = ()  # values allowed; empty: any
-    network_only: bool = False  # concerns the network of a prediction only
-    map_only: bool = False  # concerns the fit in a map only
-    free_on_resume: bool = False  # a run may be resumed with another value
-
-
-def option_rules(one: Field) -> OptionRules:
-    """Rules of a field of ``Options``, its flag by name."""
-    rules: OptionRules = one.metadata["rules"]
-    return replace(rules, flag="--" + one.name.replace("_", "-")) if rules.flag == "" else rules
-
-
-def _rules(help: str, flag: str | None = "", **rules: Any) -> dict[str, OptionRules]:
-    return {"rules": OptionRules(help, flag, **rules)}
-
-
-def _option(default: Any, help: str, flag: str | None = "", **rules: Any) -> Any:
-    """Field with rules; its flag is by default that of its name."""
-    return field(default=default, metadata=_rules(help, flag, **rules))
-
-
-def _map_option(default: Any, help: str, flag: str | None = "", **rules: Any) -> Any:
-    """Field that concerns the fit in a map only."""
-    return _option(default, f"With --map: {help}", flag, map_only=True, **rules)
-
-
-def _off_switch(default: Any, help: str, flag: str, **rules: Any) -> Any:
-    """Field that the command line can only switch off."""
-    return _option(default, help, flag, switches_off=True, **rules)
-
-
-def _setting(default: Any, within: tuple[float, float] | None, help: str) -> Any:
-    """Field that no flag sets."""
-    return _option(default, help, None, within=within)
 
 
 # Wide enough for any use; beyond are slips of the pen and what is no number.

@@ -23,8 +23,6 @@ from cocofold.likelihood.observed_images import Batch, Observations
 _LEAST_NOISE = 0.02
 # Rounds of expectation and maximisation, and the change of a mean log-likelihood below which they end.
 _MOST_ROUNDS, _SETTLED = 200, 1e-7
-# Images of a group at least, in sums of probabilities: fewer are none.
-_FEWEST_IN_GROUP = 2.0
 
 
 class RingSums(NamedTuple):
@@ -145,8 +143,8 @@ class NoiseModel:
         used : (n_rings,) bool, optional
             Rings that are asked.
         """
-        cross = sum((chances[:, k, None] * one.cross).sum(0) for k, one in enumerate(sums))
-        power = sum((chances[:, k, None] * one.power).sum(0) for k, one in enumerate(sums))
+        cross = torch.stack([(chances[:, k, None] * one.cross).sum(0) for k, one in enumerate(sums)]).sum(0)
+        power = torch.stack([(chances[:, k, None] * one.power).sum(0) for k, one in enumerate(sums)]).sum(0)
         known = power > 0
         scale = torch.where(known, cross / torch.where(known, power, torch.ones_like(power)), torch.zeros_like(power))
         # A ring that speaks against the models says nothing of their scale.

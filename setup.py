@@ -23,7 +23,8 @@ ENGINE = [
     "mrcfile>=1.4",
     "starfile>=0.5.6",
     "pandas>=2.1",
-    "roma>=1.5",
+    # Later ones import the compiler of torch, which doubles the time to start.
+    "roma>=1.5,<1.6",
     "safetensors>=0.4.3",
     "PyYAML>=6.0",
     "typer>=0.12",

@@ -15,7 +15,7 @@ from typing import Any, List, Optional, Tuple, get_type_hints
 import typer
 
 from cocofold.finetuning.options import OPTION_GROUPS, PAPER_SETTINGS, Options, option_rules, options_with_preset
-from cocofold.system.processes import WorkerProcess
+from cocofold.system.processes import WorkerProcess, time_limit
 
 # Exit statuses of --exit-verdict
 _STATUS_OF_VERDICT = {
@@ -113,6 +113,13 @@ def finetune(
     resume: bool = typer.Option(
         False, "--resume", help="Go on with the run in --out, with the same settings.", rich_help_panel="Run"
     ),
+    limit: Optional[str] = typer.Option(
+        None,
+        "--time-limit",
+        help="End, with a checkpoint and status 75, when this time is over (55m, 1h30m): for queues, which then start "
+        "the same command again with --resume.",
+        rich_help_panel="Run",
+    ),
     exit_verdict: bool = typer.Option(
         False,
         "--exit-verdict",
@@ -129,7 +136,7 @@ def finetune(
     starts processes that share the images.
     """
     # Others are started before anything large is imported, which they do at the same time.
-    with WorkerProcess.start_or_join(processes) as member, contextlib.ExitStack() as at_end:
+    with WorkerProcess.start_or_join(processes) as member, contextlib.ExitStack() as at_end, time_limit(limit):
         from cocofold.finetuning.run import finetune as run
         from cocofold.likelihood.distributed import WorkerGroup
         from cocofold.system.progress import console_log

@@ -6,11 +6,13 @@ negative and nowhere near the model, such that both together give its Fourier tr
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from scipy import fft, ndimage
+from scipy.linalg import solve_triangular
 from scipy.spatial import cKDTree
 
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, added_width_angstrom, render_density
@@ -31,8 +33,9 @@ _ATOMS_OF_RUN, _MOST_RUNS = 80, 64
 # Density is allowed where it lowers the misfit by more than errors do in so many standard deviations: among a hundred
 # thousand voxels errors alone reach 4.3.
 _ERROR_DEVIATIONS = 4.0
-# Passes of the fit with its blur found anew in between, steps of each, and of the last two.
-_PASSES, _STEPS, _LAST_STEPS = 4, 100, 150
+# Passes of the fit with its blur found anew in between, steps of each, of the last two, and of those of a refit, which
+# begins at what was found.
+_PASSES, _STEPS, _LAST_STEPS, _REFIT_STEPS = 4, 100, 150, 50
 # Runs of atoms within this share of the model's height give it.
 _SAME_HEIGHT = 0.3
 _FIRST_HEIGHT_PERCENTILE = 80
@@ -219,10 +222,11 @@ class _MassFit:
         self._side = even_fast_length(int(np.ceil(self._extent * VOXELS_PER_RESOLUTION / finest)))
         self._voxel = self._extent / self._side
         self._indices, self._at, self._shell = half_of_frequencies(self._side, self._extent / finest)
-        self._k = np.linalg.norm(self._indices, axis=0) / self._extent
+        self._k = (np.linalg.norm(self._indices, axis=0) / self._extent).astype(np.float32)
         self._atoms = (positions, masses)
         self.observed, self._noise, self._power = self._read()
         self._weight = 1 / (self._noise**2 + _RELATIVE_ERROR**2 * self._power)
+        self._root_weight = np.sqrt(self._weight)
         self._masses, self._of_runs = self._draw_runs()
         self._allowed = self._away_from_atoms()
         self._set_blur(_FIRST_BLUR_A2)
@@ -231,14 +235,16 @@ class _MassFit:
         """Transform of the map, the standard deviation of its noise, and its mean power by shell; all (n_k,)."""
         z, y, x = self._indices
         maps = (self._source.map, *self._source.half_maps)
-        whole, first, second = (fft.rfftn(values.astype(float))[z, y, x] for values in maps)
+        whole, first, second = (fft.rfftn(values.astype(np.float32))[z, y, x] for values in maps)
         _, *sizes = self._source.images
         # Of a mean of two halves the noise is that of their difference, if they are of one size
         share = sizes[0] * sizes[1] / sum(sizes) ** 2
         noise = share * self._mean(np.abs(first - second) ** 2)[self._shell]
-        weights = self._source.weights[z, y, x].astype(float)
+        weights = self._source.weights[z, y, x]
         relative = weights / self._mean(weights)[self._shell]
-        return whole, np.sqrt(noise / np.maximum(relative, _LEAST_SHARE)), self._mean(np.abs(whole) ** 2)[self._shell]
+        deviation = np.sqrt(noise / np.maximum(relative, _LEAST_SHARE))
+        power = self._mean(np.abs(whole) ** 2)[self._shell]
+        return whole, deviation.astype(np.float32), power.astype(np.float32)
 
     def _mean(self, values: np.ndarray) -> np.ndarray:
         """Means over shells."""
@@ -255,11 +261,11 @@ class _MassFit:
         for run in runs:
             widths = np.full(len(run), REFERENCE_WIDTH_ANGSTROM)
             drawn = render_density(positions[run], masses[run], widths, self._side, self._voxel)
-            found.append(fft.rfftn(drawn.astype(float)).ravel()[self._at] * undrawn)
+            found.append(fft.rfftn(drawn).ravel()[self._at] * undrawn)
         points = np.stack(found, axis=1)
         of_runs = np.array([masses[run].sum() for run in runs])
         # Gaussians are drawn at their peak; a point has the mass of its atom.
-        return of_runs, points * (of_runs.sum() / points[0].real.sum())
+        return of_runs, points * np.float32(of_runs.sum() / points[0].real.sum())
 
     def _away_from_atoms(self) -> np.ndarray:
         """Voxels, (n, n, n) bool, where free density may be: away from atoms, and in the sphere that all views hold."""
@@ -274,20 +280,20 @@ class _MassFit:
         """Take another blur, and what of the fit follows from it."""
         self._blur_a2 = blur_a2
         z, y, x = self._indices
-        self._passed = np.exp(-blur_a2 * self._k**2 / 4) * self._source.trusted_share[z, y, x]
+        self._passed = (np.exp(-blur_a2 * self._k**2 / 4) * self._source.trusted_share[z, y, x]).astype(np.float32)
         self._runs = self._of_runs * self._passed[:, None]
-        root = np.sqrt(self._weight)
-        self._basis, self._triangle = np.linalg.qr(_stacked(self._runs * root[:, None]))
+        basis, self._triangle = np.linalg.qr(_stacked(self._runs * self._root_weight[:, None]).astype(float))
+        self._basis = basis.T.astype(np.float32)
         # Largest curvature of the misfit along a voxel's mass, and what noise and the relative error do to its slope.
-        self._step = 1 / ((self._weight * self._passed**2).max() * self._side**3)
+        self._step = float(1 / ((self._weight * self._passed**2).max() * self._side**3))
         self._slope_error = float(np.sqrt((self._weight * self._passed**2).sum()))
 
     def find_blur(self) -> None:
         """Find the blur that model and reconstruction have relative to points, with free density beside the model."""
-        density = np.zeros((self._side,) * 3)
+        density = None
         for _ in range(_PASSES):
             density, heights = self._descend(self.observed, self._allowed, _ERROR_DEVIATIONS, _STEPS, density)
-            drawn = self._transform(density) + self._runs @ heights
+            drawn = self._drawn(density, heights)
             cross, power = self._mean((self.observed * drawn.conj()).real), self._mean(np.abs(drawn) ** 2)
             known = (cross > 0) & (np.arange(len(cross)) > 0)
             if known.sum() < 2:
@@ -297,22 +303,23 @@ class _MassFit:
             slope, _ = np.polyfit(squared, np.log(cross[known] / power[known]), 1, w=np.sqrt(trust))
             self._set_blur(float(np.clip(self._blur_a2 - 4 * slope, 0, _MOST_BLUR_A2)))
 
-    def solve(self, observed: np.ndarray) -> _Parts:
+    def solve(self, observed: np.ndarray, steps: int = _LAST_STEPS, start: np.ndarray | None = None) -> _Parts:
         """Take a transform apart: first where free density is, and then how much, without the threshold."""
-        density, heights = self._descend(observed, self._allowed, _ERROR_DEVIATIONS, _LAST_STEPS)
+        density, heights = self._descend(observed, self._allowed, _ERROR_DEVIATIONS, steps, start)
         if density.any():
             near = ndimage.binary_dilation(density > 0, _NEIGHBOURS) & self._allowed
-            density, heights = self._descend(observed, near, 0.0, _LAST_STEPS, density)
+            density, heights = self._descend(observed, near, 0.0, steps, density)
         return _Parts.of(density, heights, self._masses)
 
     def refits(self, best: _Parts, random: np.random.Generator) -> list[float]:
         """Missing mass in fits of what was found, with other errors as large as those that were left."""
-        drawn = self._transform(best.density) + self._runs @ best.heights
+        drawn = self._drawn(best.density, best.heights)
         left = np.sqrt(self._mean(np.abs(self.observed - drawn) ** 2)[self._shell] / 2)
         found = []
         for _ in range(_REFITS):
             real, imaginary = random.normal(size=(2, len(drawn)))
-            found.append(self.solve(drawn + left * (real + 1j * imaginary)).missing_mass)
+            other = (drawn + left * (real + 1j * imaginary)).astype(np.complex64)
+            found.append(self.solve(other, _REFIT_STEPS, best.density).missing_mass)
         return found
 
     def difference_map(self, height: float) -> np.ndarray:
@@ -354,21 +361,25 @@ class _MassFit:
         At each density the heights are those of least squares. A voxel's mass must lower the misfit by more than errors
         do in so many deviations.
         """
-        density = np.zeros((self._side,) * 3) if start is None else start
+        density = np.zeros((self._side,) * 3, dtype=np.float32) if start is None else start
         ahead, momentum = density, 1.0
         for _ in range(steps):
             left = observed - self._transform(ahead)
-            left = left - self._runs @ self._heights(left)
+            left -= self._runs @ self._heights(left)
             slope = self._back(self._weight * left) - deviations * self._slope_error
             following = np.maximum(ahead + self._step * slope, 0) * allowed
-            next_momentum = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
+            next_momentum = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
             ahead = following + (momentum - 1) / next_momentum * (following - density)
             density, momentum = following, next_momentum
         return density, self._heights(observed - self._transform(density))
 
     def _heights(self, left: np.ndarray) -> np.ndarray:
         """Heights of runs that explain coefficients best."""
-        return np.linalg.solve(self._triangle, self._basis.T @ _stacked(left * np.sqrt(self._weight)))
+        return solve_triangular(self._triangle, self._basis @ _stacked(left * self._root_weight)).astype(np.float32)
+
+    def _drawn(self, density: np.ndarray, heights: np.ndarray) -> np.ndarray:
+        """Coefficients of free density and of runs at their heights, (n_k,)."""
+        return self._transform(density) + self._runs @ heights
 
     def _transform(self, density: np.ndarray) -> np.ndarray:
         """Coefficients of free density, (n_k,)."""
@@ -376,7 +387,7 @@ class _MassFit:
 
     def _back(self, coefficients: np.ndarray) -> np.ndarray:
         """Gradient by density of its coefficients' product with others: the adjoint of ``_transform``."""
-        half = np.zeros((self._side, self._side, self._side // 2 + 1), dtype=complex)
+        half = np.zeros((self._side, self._side, self._side // 2 + 1), dtype=np.complex64)
         half.ravel()[self._at] = coefficients * self._passed / 2
         # The inverse transform counts what lies at x > 0 twice; at x = 0 the opposite half is put in.
         opposite = -np.arange(self._side) % self._side

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import select
 import signal
 import subprocess
@@ -21,14 +22,20 @@ from types import TracebackType
 
 from cocofold.system.errors import InputError
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# The alarm is the time limit's.
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM)
+# "Try again later", as sysexits.h has it; queues submit such a job again.
+TIME_LIMIT_STATUS = 75
+_SECONDS_OF_UNIT = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0}
+# A timer of the system takes no more on every platform.
+_LONGEST_LIMIT_DAYS = 365
 # Time in which further signals are not heeded, so that an impatient second Ctrl-C does not leave half a file behind.
 _GRACE_SECONDS = 10.0
 STOP_WITH_VARIABLE = "COCOFOLD_STOP_WITH"
 
 
 class Interrupted(SystemExit):
-    """The process was asked to end; its exit status is that of a shell: 128 and the signal's number.
+    """The process was asked to end; its exit status is 128 and the signal's number, or 75 at a time limit.
 
     Parameters
     ----------
@@ -44,7 +51,7 @@ class Interrupted(SystemExit):
     """
 
     def __init__(self, why: str, number: int) -> None:
-        super().__init__(128 + number)
+        super().__init__(TIME_LIMIT_STATUS if number == signal.SIGALRM else 128 + number)
         self.why = why
         self.advice = ""
 
@@ -55,9 +62,9 @@ class Interrupted(SystemExit):
 class SignalHandler:
     """Turns signals that would end the process, and the end of another process, into the exception ``Interrupted``.
 
-    SIGTERM, SIGINT and SIGHUP raise it at once, or within ``deferred`` at the next ``check``, in the main thread; those
-    that are ignored stay so. For 10 s further signals do not disturb what is done at the end. Other threads leave
-    signals alone.
+    SIGTERM, SIGINT, SIGHUP and the alarm of ``time_limit`` raise it at once, or within ``deferred`` at the next
+    ``check``, in the main thread; those that are ignored stay so. For 10 s further signals do not disturb what is done
+    at the end. Other threads leave signals alone.
 
     Parameters
     ----------
@@ -114,7 +121,8 @@ class SignalHandler:
         """Raise ``Interrupted`` if the process was asked to end, or the watched one is gone."""
         if self._received_signal is not None:
             self._raised_at = time.monotonic()
-            raise Interrupted(signal.Signals(self._received_signal).name, self._received_signal)
+            number = self._received_signal
+            raise Interrupted("the time limit" if number == signal.SIGALRM else signal.Signals(number).name, number)
         if self._watched is not None and _is_gone(self._watched):
             self._raised_at = time.monotonic()
             raise Interrupted(f"the end of process {self._stop_with}", signal.SIGTERM)
@@ -128,6 +136,44 @@ class SignalHandler:
         finally:
             self._deferring = False
         self.check()
+
+
+@contextlib.contextmanager
+def time_limit(text: str | None) -> Iterator[None]:
+    """Within the block, send this process an alarm when a time is over: ``SignalHandler`` then ends it with status 75.
+
+    Parameters
+    ----------
+    text : str, optional
+        The time as days, hours, minutes and seconds with their units: ``55m``, ``1h30m``, ``2d``. None: no limit.
+
+    Raises
+    ------
+    InputError
+        For what is not such a time, or not above 0 and at most a year.
+    """
+    if text is None:
+        yield
+        return
+    seconds = _seconds_of(text)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _seconds_of(text: str) -> float:
+    """Seconds of a time limit."""
+    parts = re.findall(r"(\d{1,9}(?:\.\d{1,9})?)([dhms])", text, re.ASCII)
+    seconds = sum(float(number) * _SECONDS_OF_UNIT[unit] for number, unit in parts)
+    is_whole = "".join(number + unit for number, unit in parts) == text
+    if not is_whole or not 0 < seconds <= _LONGEST_LIMIT_DAYS * _SECONDS_OF_UNIT["d"]:
+        raise InputError(
+            f"--time-limit {text}: give a time above 0 and of at most {_LONGEST_LIMIT_DAYS} days, with its units, such "
+            "as 55m, 1h30m or 2d"
+        )
+    return seconds
 
 
 def watch_process_of_environment() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
-from running import command, log, refused
+from running import command, log, refused, run_here
 from safetensors.torch import load_file, save_file
 
 from cocofold.finetuning.options import Options
@@ -27,7 +27,7 @@ from cocofold.finetuning.run import finetune
 from cocofold.finetuning.run_folder import RunFolder
 from cocofold.system.atomic_files import write_atomically
 from cocofold.system.errors import InputError
-from cocofold.system.processes import Interrupted, SignalHandler
+from cocofold.system.processes import Interrupted, SignalHandler, time_limit
 
 pytestmark = [pytest.mark.usefixtures("usual_signals")]
 
@@ -81,6 +81,41 @@ def ends_like(undisturbed: Path, options: Options, out: Path) -> None:
     assert {path.relative_to(out) for path in out.rglob("*")} == {
         path.relative_to(undisturbed) for path in undisturbed.rglob("*")
     }
+
+
+@pytest.mark.slow
+def test_a_run_in_pieces_of_a_queues_time_ends_with_the_same_model(
+    undisturbed: Path, options: Options, particles: Path, start: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    seconds, statuses, messages = 0.5, [], []
+    while not statuses or statuses[-1] == 75:
+        more = ["--resume"] if (out / "config.yaml").is_file() else []
+        status, said = run_here(short(particles, start, out, "--time-limit", f"{seconds:.1f}s", *more))
+        statuses.append(status)
+        messages.append(said)
+        seconds *= 1.7
+    assert statuses[-1] == 0
+    assert statuses[0] == 75
+    assert messages[0] == "cocofold: ended by the time limit; --resume goes on from here\n"
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    ends_like(undisturbed, options, out)
+
+
+@pytest.mark.parametrize("limit", ["55", "m", "1h 30m", "0s", "-5m", "366d", "99999999999d", "1.2.3h", "\u0665m"])
+def test_a_time_limit_that_is_no_time_is_refused(particles: Path, start: Path, tmp_path: Path, limit: str) -> None:
+    message = refused(short(particles, start, tmp_path / "run", f"--time-limit={limit}"))
+    assert message.startswith(f"cocofold: --time-limit {limit}: give a time")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("55m", 3300), ("1h30m", 5400), ("2d", 172_800), ("90s", 90), ("0.5h", 1800)]
+)
+def test_a_time_limit_is_a_sum_of_times_with_units(text: str, seconds: float) -> None:
+    with time_limit(text):
+        assert signal.getitimer(signal.ITIMER_REAL)[0] == pytest.approx(seconds, abs=5)
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
 
 @pytest.mark.slow

@@ -111,6 +111,7 @@ class ModelOptions:
         "The model's B factors: plddt, experimental, or auto to find out. Disordered residues are only carried along.",
         choices=("auto", "plddt", "experimental"),
     )
+    context: str | None = _option(None, "Fixed model beside it, in every image; not in model.cif.", is_path=True)
     remove_unseen: bool = _option(False, "Leave parts out of the answer that no image shows.", "--remove-unseen")
     placement: str | None = _option(
         None,

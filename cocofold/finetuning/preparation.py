@@ -20,7 +20,7 @@ from cocofold.likelihood.distributed import Comparison, LocalComparison, WorkerG
 from cocofold.likelihood.frc_loss import AtomGaussians, ContrastEstimate, settle_contrast
 from cocofold.likelihood.memory_plan import MemoryPlan, RunWorkload, memory_advice
 from cocofold.likelihood.observed_images import Observations, refuse_incompatible_input
-from cocofold.likelihood.set_aside import MOST_POINTS
+from cocofold.likelihood.set_aside import MOST_POINTS, ContextComparison, read_context
 from cocofold.likelihood.worker_messages import MessageShape
 from cocofold.mapfit.placement_file import MIRRORED
 from cocofold.mapfit.workflow import SUBUNIT_FILE
@@ -69,6 +69,8 @@ class PreparedRun:
         Number of processes that compare images.
     source_description : str
         Sentences about the source of atoms, for the report.
+    context : Model, optional
+        Atoms beside the model, in every image, which ``comparison`` knows of.
     """
 
     start: StartingModel
@@ -82,6 +84,7 @@ class PreparedRun:
     resolutions_angstrom: list[float]
     process_count: int
     source_description: str
+    context: Model | None = None
 
     @property
     def model(self) -> Model:
@@ -109,6 +112,8 @@ def find_start(
     ``run_inside`` is for the teacher's run: it fine-tunes in a folder and gives the content of ``metrics.json``.
     """
     device = find_device(options.device)
+    if options.context is not None:
+        read_model(Path(options.context))  # before anything that takes long
     if options.prediction is None:
         start = start_from_model(options, particles, folder, device)
     else:
@@ -164,6 +169,9 @@ def prepare_run(
     particles = start.apply_hand(particles)
     model_name = str(options.model or options.prediction)
     refuse_incompatible_input(only_ordered(model), particles, model_name, options.particles)
+    context = None
+    if options.context is not None:
+        context = read_context(Path(options.context), model, start.hand == MIRRORED, particles, folder.log)
     _write_hand_and_copies(start, particles, folder)
     source = start.source()
     folder.require_space(bytes_to_write(model, source, options.cycles, particles.box))
@@ -172,7 +180,8 @@ def prepare_run(
     box, pixel = particles.box, particles.pixel_size_angstrom
     n_rings = ring_count(box, pixel, options.resolution)
     process_count = 1 if processes is None else processes.count
-    memory = _plan_memory(options, source, len(model), particles, n_rings, device, process_count)
+    n_atoms = len(model) + (0 if context is None else len(context))
+    memory = _plan_memory(options, source, n_atoms, particles, n_rings, device, process_count)
     observations = Observations(particles, n_rings, device, memory.kept, on_warning=folder.log)
     at_end.callback(observations.close)
     backbone = Backbone.of(model)
@@ -185,19 +194,23 @@ def prepare_run(
     positions = torch.as_tensor(model.positions, dtype=torch.float32, device=device)
     gaussians = AtomGaussians.of_model(model, device)
     _log_contrast(settle_contrast(observations, positions, gaussians, options.contrast)[1], folder)
-    room = len(model) + (MOST_POINTS if options.set_aside == "on" else 0)
+    room = n_atoms + (MOST_POINTS if options.set_aside == "on" else 0)
+    comparison = _share_comparison(observations, processes, options.batch_size, room, folder)
+    if context is not None:
+        comparison = ContextComparison(comparison, context, device)
     return PreparedRun(
         start=start,
         particles=particles,
         device=device,
         observations=observations,
-        comparison=_share_comparison(observations, processes, options.batch_size, room, folder),
+        comparison=comparison,
         memory=memory,
         backbone=backbone,
         start_positions=positions,
         resolutions_angstrom=[box * pixel / ring for ring in range(1, n_rings + 1)],
         process_count=process_count,
         source_description=source.describe() + (start.order.describe() if start.order else ""),
+        context=context,
     )
 
 

@@ -206,7 +206,7 @@ class _Run:
         prepared = self.prepared
         if self.options.set_aside != "on":
             return prepared.comparison
-        signal = ExplainedSignal(reconstruct_run(prepared, this.work, self.options.seed))
+        signal = ExplainedSignal(reconstruct_run(prepared, this.work, self.options.seed), prepared.context)
         drawn = ordered_residues(prepared.model)
         return SetAsideComparison(prepared.comparison, signal, prepared.model, drawn, prepared.device)
 

@@ -167,7 +167,7 @@ class RunFolder:
             Those that are used, as they were read.
         """
         record, options = self.path / _INPUTS, self._options
-        files = {"model": options.model, "map": options.map, "placement": options.placement}
+        files = {name: getattr(options, name) for name in ("model", "map", "placement", "context")}
         files["prediction"] = options.prediction and str(Path(options.prediction) / FILE_NAME)
         self._stacks = particles.stack_digests()
         found: dict[str, Any] = {name: None if path is None else _digest_of_file(path) for name, path in files.items()}

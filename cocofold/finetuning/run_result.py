@@ -80,13 +80,17 @@ def examine_answer(prepared: PreparedRun, state: ModelState, folder: RunFolder, 
 
     moved = prepared.model.moved_to(state.positions.cpu().double().numpy())
     start, answer = only_ordered(prepared.model), only_ordered(moved)
-    evidence = gather_evidence(ExplainedSignal(maps), start, answer, gains)
+    evidence = gather_evidence(ExplainedSignal(maps, prepared.context), start, answer, gains)
     if evidence is None or not evidence.may_miss_something:
         return evidence
     seen = ~evidence.unseen()
     atoms = seen[answer.residue_of_atom] if seen.any() else np.ones(len(answer), dtype=bool)
+    positions, numbers = answer.positions[atoms], answer.atomic_numbers[atoms]
+    if prepared.context is not None:
+        positions = np.concatenate([positions, prepared.context.positions])
+        numbers = np.concatenate([numbers, prepared.context.atomic_numbers])
     try:
-        missing = find_unexplained_density(maps, answer.positions[atoms], answer.atomic_numbers[atoms], seed)
+        missing = find_unexplained_density(maps, positions, numbers, seed)
     except InputError:
         # The model has no density at all.
         return evidence

@@ -29,8 +29,6 @@ _OUTLINE_RADII = 2.0
 # Residues of a part whose occupancy is asked for: as many as a resolution of 7 Å tells apart in most folds. Shorter
 # parts have larger errors, longer ones hide what is wrong within them. Large models have longer ones, for time.
 _PART_RESIDUES, _MOST_PARTS = 12, 200
-# Unexplained density counts above so many standard deviations of its noise; width of a voxel's Gaussian
-_CLEAR_OF_NOISE, _POINT_WIDTH_IN_PIXELS = 3.0, 0.5
 # Random rotations that a placement is compared with, whose spread is then known to 10 %.
 _TURNS = 50
 # How far the model may be turned (degrees) and shifted (Å) to fit better: starts are up to 12° and 3.5 Å off.
@@ -115,15 +113,28 @@ class ExplainedSignal:
     Parameters
     ----------
     reconstruction : Reconstruction
+    context : Model, optional
+        Atoms beside every model that is asked about, which explain signal too.
 
     Attributes
     ----------
     last_shell : int
         The finest with signal; 0 if there is none.
+    values : (n_voxels,) complex
+        Transform of the reconstruction to that shell.
+    half_values : list of two such
+        Of the half maps.
+    frequencies : (last_shell + 1,) float
+        Of the shells, 1/Å.
+    grid_pixel_angstrom : float
+        Of the grid on which atoms are drawn.
     """
 
-    def __init__(self, reconstruction: Reconstruction) -> None:
+    def __init__(self, reconstruction: Reconstruction, context: Model | None = None) -> None:
         box = len(reconstruction.map)
+        self._context = np.zeros((0, 3)), np.zeros(0)
+        if context is not None:
+            self._context = _heavy(context)
         self._extent = box * reconstruction.pixel_size_angstrom
         transforms = [np.fft.rfftn(volume) for volume in (reconstruction.map, *reconstruction.half_maps)]
         shell, count = _shells(box)
@@ -148,12 +159,13 @@ class ExplainedSignal:
         noise = sums(weights * abs(one - other) ** 2) / 4 / np.maximum(sums(seen), 1)
         self._noise = noise[: self.last_shell + 1]
         self._power = np.maximum(shared, 0)[: self.last_shell + 1]
+        self.frequencies = np.arange(self.last_shell + 1) / self._extent
         self._side = min(box, 2 * int(np.ceil(_OVERSAMPLING * (self.last_shell + 1))))
-        self._grid_pixel = self._extent / self._side
+        self.grid_pixel_angstrom = self._extent / self._side
         kept = (shell >= 1) & (shell <= self.last_shell)
         self._shell, self._count = shell[kept], count[kept]
-        self._signal, self._weight = whole[kept], weights[kept]
-        self._halves, self._share = [half[kept] for half in (one, other)], share[kept]
+        self.values, self._weight = whole[kept], weights[kept]
+        self.half_values, self._share = [half[kept] for half in (one, other)], share[kept]
         coarse_shell, _ = _shells(self._side)
         self._coarse = (coarse_shell >= 1) & (coarse_shell <= self.last_shell)
 
@@ -172,8 +184,7 @@ class ExplainedSignal:
 
     def explained(self, model: Model, occupancies: np.ndarray | None = None) -> ExplainedShare:
         """Share of the signal that the model's atoms explain; ``occupancies``, (n_residues,), by default are 1."""
-        atoms, amplitudes = _heavy(model, occupancies)
-        transform = self._transform(model.positions[atoms], amplitudes)
+        transform = self._transform(*self._with_context(model, occupancies))
         cross, power = self._cross(transform), self._sums(self._weight * abs(transform) ** 2)
         used = np.arange(self.last_shell + 1) >= self.first_shell(model)
         total = max(self._power[used].sum(), np.finfo(float).tiny)
@@ -188,7 +199,7 @@ class ExplainedSignal:
         correlations = np.where(power * self._power > 0, cross / np.sqrt(np.maximum(power * self._power, tiny)), 0.0)
         # Noise of the product of half maps, and of what the model leaves of the signal; views, by the halves.
         variance = 4 * self._voxels * self._noise**2 + 4 * self._noise * self._power * max(0.0, 1 - share)
-        halves = [explained(self._cross(transform, half), 2 * self._noise) for half in self._halves]
+        halves = [explained(self._cross(transform, half), 2 * self._noise) for half in self.half_values]
         error = np.hypot(np.sqrt(variance[used].sum()) / total, (halves[0] - halves[1]) / 2)
         return ExplainedShare(share, float(error), correlations[1:])
 
@@ -214,12 +225,13 @@ class ExplainedSignal:
 
         ``scale`` is that of each shell, by default of the whole model.
         """
-        atoms, amplitudes = _heavy(model)
-        positions, owner = model.positions[atoms], model.residue_of_atom[atoms]
         transforms = []
         for rows in parts:
-            mine = np.isin(owner, rows)
-            transforms.append(self._transform(positions[mine], amplitudes[mine]).astype(np.complex64))
+            mine = np.zeros(len(model.residues))
+            mine[rows] = 1
+            transforms.append(self._transform(*_heavy(model, mine)).astype(np.complex64))
+        if len(self._context[1]):
+            transforms.append(self._transform(*self._context).astype(np.complex64))
         if scale is None:
             whole = np.sum(transforms, axis=0)
             power = self._sums(self._weight * abs(whole) ** 2)
@@ -230,60 +242,49 @@ class ExplainedSignal:
         columns = np.stack([_as_reals(each * (scale[self._shell] * root)) for each in transforms], axis=1)
         # Parts that the images cannot tell apart, or without any atom that is drawn, get no weight of their own.
         inverse = np.linalg.pinv(columns.T @ columns, rcond=1e-6, hermitian=True)
-        values = inverse @ (columns.T @ _as_reals(self._signal * root))
+        values = inverse @ (columns.T @ _as_reals(self.values * root))
         errors = np.sqrt(np.maximum(np.diag(inverse), 0))
+        values, errors = values[: len(parts)], errors[: len(parts)]
         return _usual_level(values, np.array([len(rows) for rows in parts])), values, errors
 
-    def unexplained_points(self, model: Model, finest_angstrom: float) -> tuple[np.ndarray, np.ndarray, float]:
-        """Density that a model's atoms do not explain, as points.
-
-        The model's scale is that of its parts that are well seen, so that missing parts and those that are elsewhere
-        do not lower it.
-
-        Parameters
-        ----------
-        model : Model
-        finest_angstrom : float
-            Resolution of the density.
+    def as_seen(self, model: Model) -> tuple[np.ndarray, np.ndarray]:
+        """A model's transform on the scale of its parts that are well seen, which missing ones do not lower.
 
         Returns
         -------
-        positions : (n, 3) float64
-            Å.
-        amplitudes : (n,) float64
-        width : float
-            Å, of the Gaussians that stand for the density, on the scale of the model's atoms.
+        transform : (n_voxels,) complex
+            As ``values``.
+        scale : (last_shell + 1,) float
+            By which it was multiplied.
         """
-        atoms, amplitudes = _heavy(model)
-        whole = self._transform(model.positions[atoms], amplitudes)
-        tiny = np.finfo(float).tiny
+        whole = self._transform(*self._with_context(model))
         power = self._sums(self._weight * abs(whole) ** 2)
         # The signal's own spectrum: where much is misplaced, that of what both share falls with the resolution.
-        spectrum = np.sqrt(self._power / np.maximum(power, tiny))
+        spectrum = np.sqrt(self._power / np.maximum(power, np.finfo(float).tiny))
         level, _, _ = self._solve_parts(model, parts_of(model), spectrum)
-        scale = np.maximum(spectrum * level, tiny)[self._shell]
-        blur = np.exp(-0.5 * (self._shell * finest_angstrom / self._extent) ** 2) / scale
+        scale = np.maximum(spectrum * level, np.finfo(float).tiny)
+        return scale[self._shell] * whole, scale
 
-        def density(transform: np.ndarray) -> np.ndarray:
-            spread = np.zeros(self._coarse.shape, complex)
-            spread[self._coarse] = transform * blur
-            return np.fft.irfftn(spread, s=(self._side,) * 3, axes=(0, 1, 2))
+    def in_space(self, values: np.ndarray, factors: np.ndarray) -> np.ndarray:
+        """Density of a transform, (n_voxels,) complex as ``values``, times factors of shells, (last_shell + 1,).
 
-        rest = density(self._signal - scale * whole)
-        noise = density((self._halves[0] - self._halves[1]) / 2).std()
-        return _as_points(np.where(rest > _CLEAR_OF_NOISE * noise, rest, 0.0), self._grid_pixel)
+        Indexed z, y, x; voxels are of ``grid_pixel_angstrom``, and (0, 0, 0) is at 0 Å.
+        """
+        spread = np.zeros(self._coarse.shape, complex)
+        spread[self._coarse] = values * factors[self._shell]
+        return np.fft.irfftn(spread, s=(self._side,) * 3, axes=(0, 1, 2))
 
     def placement(self, model: Model, seed: int = 0) -> PlacementScore:
         """Compare a model where it is with random rotations of it, each at its best place; residues are one mass."""
         positions, amplitudes = _residue_masses(model)
         centre = np.average(positions, axis=0, weights=amplitudes)
-        middle = np.full(3, self._side // 2 * self._grid_pixel)
+        middle = np.full(3, self._side // 2 * self.grid_pixel_angstrom)
         signal = self._flattened()
-        place = (centre - middle) / self._grid_pixel
+        place = (centre - middle) / self.grid_pixel_angstrom
         steps = np.arange(self._side)
         away = [(steps - at + self._side / 2) % self._side - self._side / 2 for at in place]
-        distance = np.sqrt(away[2][:, None, None] ** 2 + away[1][:, None] ** 2 + away[0] ** 2) * self._grid_pixel
-        near = distance <= max(_REACH_ANGSTROM, 1.5 * self._grid_pixel)
+        distance = np.sqrt(away[2][:, None, None] ** 2 + away[1][:, None] ** 2 + away[0] ** 2)
+        near = distance <= max(_REACH_ANGSTROM / self.grid_pixel_angstrom, 1.5)
         own = max(
             self._correlations_at_shifts(signal, (positions - centre) @ turn.T + middle, amplitudes)[near].max()
             for turn in _nearby_turns()
@@ -297,7 +298,7 @@ class ExplainedSignal:
     def _flattened(self) -> np.ndarray:
         """Signal times its weight, all voxels alike but for their noise, (n,) complex."""
         strength = self._trust() / np.maximum(self._power, np.finfo(float).tiny)
-        return strength[self._shell] * self._weight * self._signal
+        return strength[self._shell] * self._weight * self.values
 
     def _trust(self) -> np.ndarray:
         """Weight of each shell, (last_shell + 1,): its number of voxels, less by the noise in them."""
@@ -309,10 +310,14 @@ class ExplainedSignal:
         transform = self._transform(positions, amplitudes)
         power = self._sums(self._weight * abs(transform) ** 2)
         scale = np.sqrt(self._power / np.maximum(power, np.finfo(float).tiny))
-        product = np.zeros(self._coarse.shape, complex)
-        product[self._coarse] = signal * transform.conj() * scale[self._shell]
-        shifted = np.fft.irfftn(product, s=(self._side,) * 3, axes=(0, 1, 2)) * self._side**3
+        shifted = self.in_space(signal * transform.conj(), scale) * self._side**3
         return shifted / max(self._trust()[1:].sum(), np.finfo(float).tiny)
+
+    def _with_context(self, model: Model, occupancies: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and amplitudes of a model's atoms that are drawn, and of what is beside it."""
+        both = zip(_heavy(model, occupancies), self._context)
+        positions, amplitudes = (np.concatenate(one) for one in both)
+        return positions, amplitudes
 
     def _transform(self, positions: np.ndarray, amplitudes: np.ndarray) -> np.ndarray:
         """Transform of atoms, as much of it as is there, at the voxels that are kept, (n,) complex.
@@ -320,11 +325,11 @@ class ExplainedSignal:
         Widths drop out with the scale of a shell.
         """
         widths = np.full(len(positions), REFERENCE_WIDTH_ANGSTROM)
-        volume = render_density(positions, amplitudes, widths, self._side, self._grid_pixel)
+        volume = render_density(positions, amplitudes, widths, self._side, self.grid_pixel_angstrom)
         return self._share * np.fft.rfftn(volume)[self._coarse]
 
     def _cross(self, transform: np.ndarray, signal: np.ndarray | None = None) -> np.ndarray:
-        return self._sums(self._weight * (transform.conj() * (self._signal if signal is None else signal)).real)
+        return self._sums(self._weight * (transform.conj() * (self.values if signal is None else signal)).real)
 
     def _sums(self, values: np.ndarray) -> np.ndarray:
         return np.bincount(self._shell, values * self._count, self.last_shell + 1)
@@ -341,14 +346,6 @@ def parts_of(model: Model) -> list[np.ndarray]:
     return found
 
 
-def _as_points(density: np.ndarray, pixel_angstrom: float) -> tuple[np.ndarray, np.ndarray, float]:
-    """Density, (side, side, side) on the scale of drawn atoms, as one Gaussian for each voxel that has any."""
-    z, y, x = np.nonzero(density)
-    # A drawn Gaussian of amplitude 1 sums to (2 π width² / pixel²)^1.5.
-    amplitudes = density[z, y, x] / (2 * np.pi * _POINT_WIDTH_IN_PIXELS**2) ** 1.5
-    return np.stack([x, y, z], axis=1) * pixel_angstrom, amplitudes, _POINT_WIDTH_IN_PIXELS * pixel_angstrom
-
-
 def _usual_level(values: np.ndarray, sizes: np.ndarray) -> float:
     """Level of the parts that are well seen: the median of those of at least half of the highest tenth's level."""
     order = np.argsort(values)
@@ -362,12 +359,12 @@ def _usual_level(values: np.ndarray, sizes: np.ndarray) -> float:
 
 
 def _heavy(model: Model, occupancies: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of atoms that are drawn, and their amplitudes."""
+    """Positions and amplitudes of atoms that are drawn."""
     amplitudes = model.atomic_numbers.astype(float)
     if occupancies is not None:
         amplitudes = amplitudes * occupancies[model.residue_of_atom]
     atoms = np.flatnonzero((model.atomic_numbers > 1) & (amplitudes != 0))
-    return atoms, amplitudes[atoms]
+    return model.positions[atoms], amplitudes[atoms]
 
 
 def _residue_masses(model: Model) -> tuple[np.ndarray, np.ndarray]:

@@ -1,18 +1,25 @@
-"""Comparison of atoms with images in which density that no atom explains is set aside, so that it pulls no atom in."""
+"""Comparison of atoms with images beside something that does not move: atoms of other molecules, or density that no
+atom explains, so that it pulls no atom in."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
 
 from cocofold.imaging.fourier import RingPixels
 from cocofold.likelihood.distributed import Comparison
 from cocofold.likelihood.explained_signal import ExplainedSignal
 from cocofold.likelihood.frc_loss import AtomGaussians, CorrelationGradient
+from cocofold.likelihood.observed_images import refuse_incompatible_input
+from cocofold.particles.particle_set import ParticleSet
 from cocofold.structure.model import Model
+from cocofold.structure.read_model import read_model
+from cocofold.system.errors import InputError
 
 # Points that stand for the density at most; those of least amplitude are left out. One for eight voxels instead of one
 # for each, a third of the time, was too coarse: a helix beside a missing domain was drawn 6 Å into it.
@@ -23,55 +30,31 @@ MOST_POINTS = 4000
 _SHARES = ((17.0, 0.75), (12.0, 1.15), (0.0, 1.4))
 # The density is that much finer than what is compared, and never finer than the second number (Å).
 _FINER, _FINEST_ANGSTROM = 0.6, 8.0
+# Unexplained density counts above so many standard deviations of its noise; width of a voxel's Gaussian
+_CLEAR_OF_NOISE, _POINT_WIDTH_IN_PIXELS = 3.0, 0.5
+# CA atoms of model and context that are nearer than this are one, and this share of the model's at most may be so.
+_SAME_PLACE_ANGSTROM, _MOST_AT_SAME_PLACE = 1.0, 0.2
 
 
-class SetAsideComparison(Comparison):
-    """Another comparison, with the density that atoms do not explain drawn beside them.
+class _BesideComparison(Comparison):
+    """Another comparison, with Gaussians drawn beside the atoms; they get no gradient.
 
     Parameters
     ----------
     inner : Comparison
-        With room for ``MOST_POINTS`` more atoms.
-    signal : ExplainedSignal
-        Of the images that are fitted, and no others.
-    model : Model
-        Atoms that are moved.
-    drawn : (n_residues,) bool
-        Residues that images are asked about.
-    device
+        With room for as many more atoms.
+    points : (n, 3) float
+        Å.
+    gaussians : AtomGaussians
+        Of the points.
     """
 
-    def __init__(
-        self, inner: Comparison, signal: ExplainedSignal, model: Model, drawn: np.ndarray, device: torch.device
-    ) -> None:
-        self._inner, self._signal, self._model, self._drawn = inner, signal, model, drawn
-        self._points = torch.zeros(MOST_POINTS, 3, device=device)
-        self._gaussians = AtomGaussians(torch.zeros(MOST_POINTS, device=device), torch.ones(MOST_POINTS, device=device))
+    def __init__(self, inner: Comparison, points: torch.Tensor, gaussians: AtomGaussians) -> None:
+        self._inner, self._points, self._gaussians = inner, points, gaussians
 
     def begin_stage(self, positions: Callable[[], torch.Tensor], finest_angstrom: float) -> None:
-        """See ``Comparison``: what the atoms do not explain is found anew."""
-        places = positions().detach()
-        now = self._model.moved_to(places.cpu().double().numpy()).only(self._drawn)
-        points, amplitudes, width = self._signal.unexplained_points(
-            now, max(_FINEST_ANGSTROM, _FINER * finest_angstrom)
-        )
-        largest = np.sort(np.argsort(-amplitudes, kind="stable")[:MOST_POINTS])
-        share = next(share for coarse, share in _SHARES if finest_angstrom >= coarse)
-        self._points[:] = places.mean(0)
-        self._points[: len(largest)] = torch.as_tensor(points[largest])
-        self._gaussians.amplitudes.zero_()
-        self._gaussians.amplitudes[: len(largest)] = torch.as_tensor(share * amplitudes[largest])
-        self._gaussians.widths_angstrom.fill_(width)
-
-    def state(self) -> dict[str, torch.Tensor]:
         """See ``Comparison``."""
-        gaussians = self._gaussians
-        return {"points": self._points, "amplitudes": gaussians.amplitudes, "widths": gaussians.widths_angstrom}
-
-    def restore(self, state: dict[str, torch.Tensor]) -> None:
-        """See ``Comparison``."""
-        for name, mine in self.state().items():
-            mine.copy_(state[name])
+        self._inner.begin_stage(positions, finest_angstrom)
 
     def gradient(
         self,
@@ -98,6 +81,14 @@ class SetAsideComparison(Comparison):
         """See ``Comparison``."""
         self._inner.prefetch(rows, chunk)
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """See ``Comparison``."""
+        return self._inner.state()
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """See ``Comparison``."""
+        self._inner.restore(state)
+
     def on_idle_cores(self) -> contextlib.AbstractContextManager[None]:
         """See ``Comparison``."""
         return self._inner.on_idle_cores()
@@ -108,3 +99,141 @@ class SetAsideComparison(Comparison):
             torch.cat([gaussians.amplitudes, mine.amplitudes]),
             torch.cat([gaussians.widths_angstrom, mine.widths_angstrom]),
         )
+
+
+class ContextComparison(_BesideComparison):
+    """Another comparison, with the atoms of other molecules, at fixed places, in every image.
+
+    Parameters
+    ----------
+    inner : Comparison
+        With room for as many more atoms.
+    context : Model
+    device
+    """
+
+    def __init__(self, inner: Comparison, context: Model, device: torch.device) -> None:
+        positions = torch.as_tensor(context.positions, dtype=torch.float32, device=device)
+        super().__init__(inner, positions, AtomGaussians.of_model(context, device))
+
+
+def read_context(
+    path: Path, model: Model, is_mirrored: bool, particles: ParticleSet, tell: Callable[[str], None]
+) -> Model:
+    """Read the model of what is beside another one.
+
+    Parameters
+    ----------
+    path : Path
+    model : Model
+        In its place, with all copies.
+    is_mirrored : bool
+        Whether that is in the mirror image of the map that was given.
+    particles : ParticleSet
+    tell : callable
+        Takes lines for the user.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, lies in another frame than the model, or holds the model itself.
+    """
+    name, context = f"--context {path}", read_model(path)
+    refuse_incompatible_input(context, particles, name, "the particles")
+    if context.in_mirror_image and not is_mirrored:
+        raise InputError(f"{name}: was placed in a map's mirror image, and the model was not; place both in one map")
+    if is_mirrored and not context.in_mirror_image:
+        tell(f"{name}: is taken to lie in the mirrored map, where the model was placed")
+    alpha, others = (one.positions[rows[rows >= 0]] for one in (model, context) for rows in [one.atoms_named("CA")])
+    if len(alpha) and len(others):
+        near = cKDTree(others).query(alpha)[0] < _SAME_PLACE_ANGSTROM
+        if near.mean() > _MOST_AT_SAME_PLACE:
+            raise InputError(
+                f"{name}: holds what the model is: {near.sum()} of {len(alpha)} CA atoms of the model lie within "
+                f"{_SAME_PLACE_ANGSTROM:g} Å of its own; leave these chains out of it"
+            )
+    tell(f"{len(context)} atoms of {path} are in every image and stay where they are")
+    return context
+
+
+class SetAsideComparison(_BesideComparison):
+    """Another comparison, with the density that atoms do not explain drawn beside them.
+
+    Parameters
+    ----------
+    inner : Comparison
+        With room for ``MOST_POINTS`` more atoms.
+    signal : ExplainedSignal
+        Of the images that are fitted, and no others.
+    model : Model
+        Atoms that are moved.
+    drawn : (n_residues,) bool
+        Residues that images are asked about.
+    device
+    """
+
+    def __init__(
+        self, inner: Comparison, signal: ExplainedSignal, model: Model, drawn: np.ndarray, device: torch.device
+    ) -> None:
+        self._signal, self._model, self._drawn = signal, model, drawn
+        amplitudes, widths = torch.zeros(MOST_POINTS, device=device), torch.ones(MOST_POINTS, device=device)
+        super().__init__(inner, torch.zeros(MOST_POINTS, 3, device=device), AtomGaussians(amplitudes, widths))
+
+    def begin_stage(self, positions: Callable[[], torch.Tensor], finest_angstrom: float) -> None:
+        """See ``Comparison``: what the atoms do not explain is found anew."""
+        places = positions().detach()
+        now = self._model.moved_to(places.cpu().double().numpy()).only(self._drawn)
+        finer = max(_FINEST_ANGSTROM, _FINER * finest_angstrom)
+        points, amplitudes, width = unexplained_points(self._signal, now, finer)
+        largest = np.sort(np.argsort(-amplitudes, kind="stable")[:MOST_POINTS])
+        share = next(share for coarse, share in _SHARES if finest_angstrom >= coarse)
+        self._points[:] = places.mean(0)
+        self._points[: len(largest)] = torch.as_tensor(points[largest])
+        self._gaussians.amplitudes.zero_()
+        self._gaussians.amplitudes[: len(largest)] = torch.as_tensor(share * amplitudes[largest])
+        self._gaussians.widths_angstrom.fill_(width)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """See ``Comparison``."""
+        gaussians = self._gaussians
+        return {"points": self._points, "amplitudes": gaussians.amplitudes, "widths": gaussians.widths_angstrom}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """See ``Comparison``."""
+        for name, mine in self.state().items():
+            mine.copy_(state[name])
+
+
+def unexplained_points(
+    signal: ExplainedSignal, model: Model, finest_angstrom: float
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Density that a model's atoms do not explain, as points.
+
+    The model's scale is that of its parts that are well seen, so that missing parts and those that are elsewhere do
+    not lower it.
+
+    Parameters
+    ----------
+    signal : ExplainedSignal
+    model : Model
+    finest_angstrom : float
+        Resolution of the density.
+
+    Returns
+    -------
+    positions : (n, 3) float64
+        Å.
+    amplitudes : (n,) float64
+    width : float
+        Å, of the Gaussians that stand for the density, on the scale of the model's atoms.
+    """
+    drawn, scale = signal.as_seen(model)
+    blur = np.exp(-0.5 * (signal.frequencies * finest_angstrom) ** 2) / scale
+    rest = signal.in_space(signal.values - drawn, blur)
+    noise = signal.in_space((signal.half_values[0] - signal.half_values[1]) / 2, blur).std()
+    density = np.where(rest > _CLEAR_OF_NOISE * noise, rest, 0.0)
+    z, y, x = np.nonzero(density)
+    # A drawn Gaussian of amplitude 1 sums to (2 π width² / pixel²)^1.5.
+    amplitudes = density[z, y, x] / (2 * np.pi * _POINT_WIDTH_IN_PIXELS**2) ** 1.5
+    pixel = signal.grid_pixel_angstrom
+    return np.stack([x, y, z], axis=1) * pixel, amplitudes, _POINT_WIDTH_IN_PIXELS * pixel

@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM
 from cocofold.likelihood.explained_signal import ExplainedSignal, parts_of
+from cocofold.likelihood.set_aside import unexplained_points
 from cocofold.structure.model import Model
 
 
@@ -60,14 +61,14 @@ def test_what_is_missing_is_unexplained(whole: Model, signal: ExplainedSignal) -
 
 def test_unexplained_points_are_the_missing_domain(whole: Model, signal: ExplainedSignal) -> None:
     lid = is_lid(whole)
-    points, amplitudes, width = signal.unexplained_points(whole.only(~lid), 8.0)
+    points, amplitudes, width = unexplained_points(signal, whole.only(~lid), 8.0)
     atoms = lid[whole.residue_of_atom]
     centre = np.average(points, axis=0, weights=amplitudes)
     assert np.linalg.norm(centre - whole.positions[atoms].mean(0)) < 6
     near = np.linalg.norm(points[:, None] - whole.positions[atoms], axis=2).min(1) < 6
     assert amplitudes[near].sum() > 0.7 * amplitudes.sum()
     assert width > PIXEL / 2
-    assert signal.unexplained_points(whole, 8.0)[1].sum() < 0.2 * amplitudes.sum()
+    assert unexplained_points(signal, whole, 8.0)[1].sum() < 0.2 * amplitudes.sum()
 
 
 def test_parts_that_are_elsewhere_or_nowhere_have_no_occupancy(whole: Model, signal: ExplainedSignal) -> None:
@@ -137,7 +138,7 @@ def test_unexplained_points_have_the_mass_of_what_is_missing(whole: Model, signa
     """On the scale of the parts that are seen, which the missing mass does not change."""
     kept = np.arange(len(whole.residues)) < 100
     masses = whole.atomic_numbers * REFERENCE_WIDTH_ANGSTROM**3
-    _, amplitudes, width = signal.unexplained_points(whole.only(kept), 8.0)
+    _, amplitudes, width = unexplained_points(signal, whole.only(kept), 8.0)
     missing = masses[~kept[whole.residue_of_atom]].sum()
     assert amplitudes.sum() * width**3 == pytest.approx(missing, rel=0.2)
 

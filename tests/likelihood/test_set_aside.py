@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -14,8 +17,17 @@ from cocofold.imaging.fourier import RingPixels
 from cocofold.likelihood.distributed import Comparison
 from cocofold.likelihood.explained_signal import ExplainedSignal
 from cocofold.likelihood.frc_loss import AtomGaussians, CorrelationGradient
-from cocofold.likelihood.set_aside import MOST_POINTS, SetAsideComparison
+from cocofold.likelihood.set_aside import (
+    MOST_POINTS,
+    ContextComparison,
+    SetAsideComparison,
+    read_context,
+    unexplained_points,
+)
+from cocofold.particles.particle_set import ParticleSet
 from cocofold.structure.model import Model
+from cocofold.structure.modelcif import write_model
+from cocofold.system.errors import InputError
 
 RINGS = RingPixels.up_to(32, 5)
 
@@ -135,3 +147,50 @@ def test_a_checkpoint_keeps_the_points(partial: Model, signal: ExplainedSignal) 
     assert torch.equal(one.given[0][0], other.given[0][0])
     assert torch.equal(one.given[0][1].amplitudes, other.given[0][1].amplitudes)
     assert torch.equal(one.given[0][1].widths_angstrom, other.given[0][1].widths_angstrom)
+
+
+def test_a_context_stands_beside_the_atoms_and_gets_no_gradient(whole: Model, partial: Model) -> None:
+    inner, lid = Recording(), whole.only(is_lid(whole))
+    comparison = ContextComparison(inner, lid, torch.device("cpu"))
+    positions, gaussians = atoms_of(partial)
+    comparison.begin_stage(lambda: positions, 8.0)
+    found = comparison.gradient(positions, gaussians, torch.arange(3), RINGS, 8, lambda: None)
+    comparison.score(positions, gaussians, torch.arange(3), RINGS, 8)
+    assert found.amplitudes.tolist() == list(range(len(partial)))
+    for given, drawn in inner.given:
+        assert torch.equal(given, torch.cat([positions, torch.as_tensor(lid.positions, dtype=torch.float32)]))
+        assert drawn.amplitudes[len(partial) :].tolist() == lid.atomic_numbers.tolist()
+    assert comparison.state() == {}
+
+
+def test_a_context_explains_what_the_model_lacks(whole: Model, partial: Model, signal: ExplainedSignal) -> None:
+    lid = whole.only(is_lid(whole))
+    beside = ExplainedSignal(imaged(whole), lid)
+    assert signal.explained(partial).share < 0.9
+    assert beside.explained(partial).share == pytest.approx(signal.explained(whole).share, abs=0.005)
+    rest = np.arange(len(partial.residues))
+    (part,) = beside.occupancies(partial, [rest])
+    assert part.occupancy == pytest.approx(1, abs=0.05)
+    masses = [unexplained_points(one, partial, 8.0)[1].sum() for one in (signal, beside)]
+    assert masses[1] < 0.2 * masses[0]
+
+
+def test_a_context_that_cannot_be_is_refused(whole: Model, partial: Model, tmp_path: Path) -> None:
+    particles = cast(ParticleSet, SimpleNamespace(box=32, pixel_size_angstrom=4.0, optics=(), optics_index=[]))
+    said: list[str] = []
+
+    def read(context: Model, mirrored: bool = False, **placed: str) -> Model:
+        write_model(tmp_path / "context.cif", context, placed_as=placed)
+        return read_context(tmp_path / "context.cif", partial, mirrored, particles, said.append)
+
+    lid = whole.only(is_lid(whole))
+    assert len(read(lid)) == len(lid)
+    assert f"{len(lid)} atoms" in said[-1]
+    read(lid, mirrored=True)
+    assert "mirrored map" in said[-2]
+    with pytest.raises(InputError, match="holds what the model is: 171 of 171"):
+        read(whole)
+    with pytest.raises(InputError, match="outside the particles' box"):
+        read(lid.moved_to(lid.positions - 200))
+    with pytest.raises(InputError, match="place both in one map"):
+        read(lid, hand="mirrored")

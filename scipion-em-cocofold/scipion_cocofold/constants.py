@@ -42,8 +42,16 @@ START_CIF, DENSITY_MRC, METRICS_JSON, METRICS_CSV = "models/cycle_00.cif", "dens
 CONFIG_YAML, CYCLES_FOLDER, REPORT_HTML = "config.yaml", "models", "report.html"
 ISOLDE_SCRIPT = "isolde/open_in_isolde.cxc"
 
+# Files of a reconstruction
+RECONSTRUCTION_MRC, UNEXPLAINED_MRC, RECONSTRUCTION_JSON = (
+    "reconstruction.mrc",
+    "unexplained.mrc",
+    "reconstruction.json",
+)
+HALF_MAPS = ("half1.mrc", "half2.mrc")
+
 # Files and folders in the extra folder of a protocol, which summaries, viewers and pipelines read
-RUN_FOLDER, PLACED_FOLDER = "run", "placed"
+RUN_FOLDER, PLACED_FOLDER, RECONSTRUCTED_FOLDER = "run", "placed", "reconstructed"
 CHECK_JSON, SELECTED_JSON, RELAXED_JSON = "check.json", "selected.json", "relaxed.json"
 # Assessments against a reference, of the start and of the result, and against images
 BEFORE_JSON, AFTER_JSON, IMAGES_JSON = "before.json", "after.json", "images.json"

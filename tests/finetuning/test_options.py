@@ -53,6 +53,7 @@ FLAGS = {
     "--deform": False,
     "--pair-precision": "auto",
     "--remove-below": None,
+    "--context": None,
     "--remove-unseen": False,
     "--set-aside": "auto",
     "--seed": 0,
@@ -85,7 +86,7 @@ def given_on_the_command_line(*line: str, monkeypatch: pytest.MonkeyPatch) -> tu
 def test_every_flag_sets_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     line = (
         "--particles ./P.cs --prediction b//P --map V.mrc --map-resolution 7.5 --bodies A;B --hand mirrored "
-        "--accept-placement --b-factors plddt "
+        "--accept-placement --b-factors plddt --context C.cif "
         "--symmetry C3 --out R --particles-dir D --passthrough one.cs --passthrough two.cs --no-check --contrast dark "
         "--scratch /fast --max-particles 900 --first 1000 --heldout 0.1 --cycles 12 --batch-size 8 --resolution 4 "
         "--effort 0.5 --no-teacher --no-adapter --no-additions --no-penalty --deform --pair-precision bfloat16 "
@@ -101,6 +102,7 @@ def test_every_flag_sets_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
         hand="mirrored",
         accept_placement=True,
         b_factors="plddt",
+        context="C.cif",
         symmetry="C3",
         particles_dir="D",
         passthrough=["one.cs", "two.cs"],

@@ -22,6 +22,7 @@ from scipion_cocofold.protocols import (
     ProtCocofoldCheck,
     ProtCocofoldFinetune,
     ProtCocofoldFit,
+    ProtCocofoldReconstruct,
     ProtCocofoldRelax,
     ProtCocofoldSelect,
 )
@@ -230,6 +231,32 @@ def test_selected_particles_keep_those_held_out(by, adk, tmp_path):
     assert found.scored_rings == known.scored_rings
     assert bool(found.scored_rings) == (by == 2)
     assert ("biased" in " ".join(protocol.summary())) == (by == 2)
+
+
+def test_a_reconstruction_lies_where_the_model_does(adk, tmp_path, shared_data):
+    """With half maps; without its LID domain the model leaves a fifth of the mass unexplained, which is shown."""
+    from cocofold.structure.modelcif import write_model
+    from cocofold.structure.read_model import read_model
+
+    whole = read_model(shared_data / "adk" / "truth_open.cif")
+    lid = np.array([118 <= key.number <= 160 for key in whole.residues])
+    write_model(tmp_path / "without_lid.cif", whole.only(~lid))
+    model = import_model(adk.project, tmp_path / "without_lid.cif")
+    inputs = {"inputParticles": adk.particles, "inputStructure": model, "inputVolume": adk.volume}
+    protocol = finished(run(adk.project, ProtCocofoldReconstruct, **inputs, numberOfThreads=1, useGpu=False))
+    found = protocol.outputVolume
+    shift, (density, other) = findShiftToBox(model.getFileName(), found)
+    assert density > 3 > 1 > other
+    assert np.allclose(shift, findShiftToBox(model.getFileName(), adk.volume)[0])
+    assert np.allclose(originOf(found), originOf(adk.volume))
+    assert len(found.getHalfMaps().split(",")) == 2
+    assert all(os.path.isfile(path) for path in found.getHalfMaps().split(","))
+    assert found.getSamplingRate() == pytest.approx(2.5)
+    assert np.allclose(originOf(protocol.outputUnexplained), originOf(found))
+    summary = " ".join(protocol.summary())
+    assert "300 images" in summary
+    mass = float(summary.partition("Missing mass: ")[2].partition(" ")[0])
+    assert mass == pytest.approx(20.8, abs=3)
 
 
 def test_relax(adk, shared_data, tmp_path):

@@ -19,6 +19,7 @@ from scipion_cocofold.protocols import (
     ProtCocofoldCheck,
     ProtCocofoldFinetune,
     ProtCocofoldFit,
+    ProtCocofoldReconstruct,
     ProtCocofoldRelax,
     ProtCocofoldSelect,
 )
@@ -132,12 +133,15 @@ def test_symmetry_cannot_be_found_without_a_volume(project, model, tmp_path):
         (ProtCocofoldCheck, "inputStructure"),
         (ProtCocofoldRelax, "inputStructure"),
         (ProtCocofoldAssess, "inputStructure"),
+        (ProtCocofoldReconstruct, None),
         (ProtCocofoldSelect, None),
     ],
 )
 def test_a_stack_that_is_gone_is_named(kind, name, project, model, tmp_path):
     particles = make_particles(tmp_path)
-    given = {"inputParticles": particles, **({name: model} if name else {"count": 20})}
+    given = {"inputParticles": particles, **({name: model} if name else {})}
+    if kind is ProtCocofoldSelect:
+        given["count"] = 20
     (tmp_path / "it's a stack.mrcs").unlink()
     errors = " ".join(project.newProtocol(kind, **given).validate())
     assert "it's a stack.mrcs" in errors

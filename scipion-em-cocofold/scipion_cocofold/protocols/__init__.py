@@ -5,6 +5,7 @@ from .protocol_check import ProtCocofoldCheck
 from .protocol_finetune import ProtCocofoldFinetune
 from .protocol_fit import ProtCocofoldFit
 from .protocol_predict import ProtCocofoldPredict
+from .protocol_reconstruct import ProtCocofoldReconstruct
 from .protocol_relax import ProtCocofoldRelax
 from .protocol_select import ProtCocofoldSelect
 
@@ -14,6 +15,7 @@ __all__ = [
     "ProtCocofoldFinetune",
     "ProtCocofoldFit",
     "ProtCocofoldPredict",
+    "ProtCocofoldReconstruct",
     "ProtCocofoldRelax",
     "ProtCocofoldSelect",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from cocofold.assessment.backbone_geometry import BackboneGeometry
     from cocofold.assessment.comparison import Assessment
+    from cocofold.assessment.what_changed import WhatChanged
     from cocofold.likelihood.residue_support import ResidueSupport
     from cocofold.structure.model import Model
 
@@ -48,7 +50,8 @@ def assess(
     identity as MM-align defines them; RMSD of each chain. Residues are matched by chain and number where these agree in
     sequence, otherwise by aligning the sequences, so that chains may have other names. With --particles: how well the
     model agrees with images, with poses, CTFs and atoms as they are, and what each residue adds to that. Always the
-    geometry of the backbone.
+    geometry of the backbone. What changed from the start, and from the reference, to the model: bodies that moved as
+    they are, about which axis and by which angle, and their hinges.
     """
     for option, path in (("--json", json_file), ("--plot", plot)):
         check_writable(option, path)
@@ -62,14 +65,16 @@ def assess(
     from cocofold.assessment.comparison import plot_residues
     from cocofold.structure.read_model import read_model
 
-    assessed, before = read_model(model), None if start is None else read_model(start)
+    assessed, before, true = (None if path is None else read_model(path) for path in (model, start, reference))
+    assert assessed is not None
     findings = _Findings(
-        comparison=None if reference is None else compare(assessed, read_model(reference)),
+        comparison=None if true is None else compare(assessed, true),
         support=(
             None if particles is None else _residue_support(assessed, particles, particles_dir, max_particles, device)
         ),
         geometry=measure_geometry(assessed, before),
         geometry_of_start=None if before is None else measure_geometry(before),
+        changed=_changes(assessed, before, true),
     )
     with refuse_unwritable(json_file or plot):
         if json_file is not None:
@@ -88,6 +93,7 @@ class _Findings:
     support: ResidueSupport | None
     geometry: BackboneGeometry
     geometry_of_start: BackboneGeometry | None
+    changed: dict[str, WhatChanged]
 
     def support_rows(self, model: Model) -> list[dict[str, Any]]:
         """Support of each residue by the particles; empty without particles."""
@@ -101,10 +107,23 @@ class _Findings:
             **({} if self.comparison is None else self.comparison.as_dict()),
             "geometry": asdict(self.geometry),
             "geometry_of_start": None if self.geometry_of_start is None else asdict(self.geometry_of_start),
+            **{f"changed_from_{name}": changed.as_dict() for name, changed in self.changed.items()},
             "frc": None if self.support is None else self.support.correlation,
             "support": self.support_rows(model),
             "against": [] if self.support is None else [str(stretch) for stretch in self.support.against],
         }
+
+
+def _changes(assessed: Model, start: Model | None, reference: Model | None) -> dict[str, WhatChanged]:
+    """What changed to the model from those that were given, by their options."""
+    from cocofold.assessment.what_changed import what_changed
+
+    found = {}
+    for name, other in (("start", start), ("reference", reference)):
+        # A start of another molecule serves the geometry alone.
+        with contextlib.suppress(InputError):
+            found.update({} if other is None else {name: what_changed(other, assessed)})
+    return found
 
 
 def _residue_support(
@@ -124,6 +143,8 @@ def _print_findings(findings: _Findings) -> None:
         console.print(_comparison_table(findings.comparison))
         console.print(_chain_table(findings.comparison))
     console.print(_geometry_table(findings.geometry, findings.geometry_of_start))
+    for name, changed in findings.changed.items():
+        typer.echo("\n".join([f"From {name} to model:", *(f"  {line}" for line in changed.sentences()), ""]))
     support = findings.support
     if support is not None:
         typer.echo(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import gemmi
 import numpy as np
@@ -167,6 +168,72 @@ def axes_from_directions(x: np.ndarray, toward: np.ndarray) -> np.ndarray:
 def radius_of_gyration(positions: np.ndarray) -> float:
     """Root mean square distance of positions, (n, 3) Å, from their centroid."""
     return float(np.sqrt(((positions - positions.mean(0)) ** 2).sum(1).mean()))
+
+
+# Turns below this angle have no axis that says anything: coordinates that differ by 0.5 Å turn a body by about 2°.
+_LEAST_TURN_DEGREES = 3.0
+
+
+@dataclass(frozen=True)
+class ScrewMotion:
+    """A rigid motion as a turn about an axis and a shift along it.
+
+    Attributes
+    ----------
+    angle_degrees : float
+    axis : (3,) float or None
+        Unit vector, about which the turn is right-handed; None for a turn of less than 3°.
+    point_angstrom : (3,) float or None
+        Of the axis, the one nearest to the body's centre.
+    along_axis_angstrom : float
+        Shift along the axis; 0 without one.
+    centre_shift_angstrom : float
+        By which the body's centre moves.
+    """
+
+    angle_degrees: float
+    axis: np.ndarray | None
+    point_angstrom: np.ndarray | None
+    along_axis_angstrom: float
+    centre_shift_angstrom: float
+
+    @classmethod
+    def of(cls, rotation: np.ndarray, translation: np.ndarray, centre: np.ndarray) -> ScrewMotion:
+        """Of ``x -> rotation @ x + translation``, (3, 3) and (3,) Å, of a body with its centre there, (3,) Å."""
+        turn = Rotation.from_matrix(rotation).as_rotvec()
+        angle = float(np.linalg.norm(turn))
+        moved = float(np.linalg.norm(rotation @ centre + translation - centre))
+        if np.degrees(angle) < _LEAST_TURN_DEGREES:
+            return cls(float(np.degrees(angle)), None, None, 0.0, moved)
+        axis = turn / angle
+        along = float(axis @ translation)
+        # (1 - R) p = t across the axis; what lies along the axis is free, and taken from the centre.
+        point = np.linalg.lstsq(np.eye(3) - rotation, translation - along * axis, rcond=None)[0]
+        point = point + axis * (axis @ (centre - point))
+        return cls(float(np.degrees(angle)), axis, point, along, moved)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, rounded."""
+        return {
+            "angle_degrees": round(self.angle_degrees, 2),
+            "axis": None if self.axis is None else [round(value, 4) for value in self.axis.tolist()],
+            "point_angstrom": (
+                None if self.point_angstrom is None else [round(value, 2) for value in self.point_angstrom.tolist()]
+            ),
+            "along_axis_angstrom": round(self.along_axis_angstrom, 2),
+            "centre_shift_angstrom": round(self.centre_shift_angstrom, 2),
+        }
+
+    def __str__(self) -> str:
+        shift = f"its centre moves by {self.centre_shift_angstrom:.1f} Å"
+        if self.axis is None or self.point_angstrom is None:
+            return f"shifts without a clear turn ({self.angle_degrees:.1f}°); {shift}"
+        axis = ", ".join(f"{value:.2f}" for value in self.axis)
+        point = ", ".join(f"{value:.0f}" for value in self.point_angstrom)
+        return (
+            f"turns by {self.angle_degrees:.0f}° about the axis ({axis}) through ({point}) Å and shifts by "
+            f"{self.along_axis_angstrom:.1f} Å along it; {shift}"
+        )
 
 
 # Largest fold of a cyclic or dihedral group: it only catches slips of the hand, as particles with more are not known

@@ -103,13 +103,14 @@ class CheckReport:
 
     @property
     def lines(self) -> list[str]:
-        """One verdict a line."""
-        return [str(verdict) for verdict in self.verdicts]
+        """One verdict a line; what is clearly wrong comes first."""
+        return [*self.contradictions, *(str(verdict) for verdict in self.verdicts if verdict.verdict != WRONG)]
 
     @property
     def contradictions(self) -> list[str]:
-        """Lines of what is clearly wrong."""
-        return [str(verdict) for verdict in self.verdicts if verdict.verdict == WRONG]
+        """Lines of what is clearly wrong, causes before what follows from them."""
+        wrong = [verdict for verdict in self.verdicts if verdict.verdict == WRONG]
+        return [str(verdict) for verdict in sorted(wrong, key=lambda verdict: verdict.question not in _CAUSES)]
 
     def __getitem__(self, question: str) -> CheckVerdict:
         """The verdict on a question; KeyError if it was not asked."""
@@ -128,6 +129,8 @@ def _rounded_or_none(value: float, digits: int) -> float | None:
     return round(value, digits) if math.isfinite(value) else None
 
 
+# A wrong pixel size, or another box, makes everything else look wrong too
+_CAUSES = ("pixel size", "map")
 _COLOURS = {AGREES: "#0072b2", WRONG: "#d55e00"}
 _GREY = "0.65"
 # Standard errors to either side that error bars show: 95 % of a normal distribution.

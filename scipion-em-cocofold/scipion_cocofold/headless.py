@@ -1,9 +1,10 @@
-"""Run a project's protocols without a screen, one after the other: ``python -m scipion_cocofold.headless PROJECT``.
+"""Run a project's protocols without a screen, one after the other.
 
-Prints a line when a protocol starts, its summary when it ends, and the verdicts of fine-tuning. The exit status is 1
-if a protocol failed, 2 if there is no such project, and else that of the verdict: 0 if the data support the model, 3 if
-they do not decide, and 4 if they do not support a change. If the command is given again, it runs the protocols that
-have not finished.
+PROJECT is run if it exists. With --template it is made first, from a template and values for its fields. If the same
+command is given again without the template, it runs the protocols that have not finished.
+
+Exit statuses: 0 the data support the model, 3 undecided, 4 not supported, 5 supported in part, 6 nothing to change, 7
+mixed, 8 does not belong; 1 a protocol failed, 2 bad input or no project, 75 the time limit was reached, 143 SIGTERM.
 """
 
 import argparse
@@ -11,128 +12,158 @@ import json
 import os
 import re
 import sys
-import time
+import traceback
 
 from pyworkflow.project import Manager
-from pyworkflow.protocol import MODE_RESUME
 
-from .constants import VERDICT_JSON
+from .project_run import BAD_INPUT, DEFECT, Ended, Limits, runProject
+from .workflows import TemplateError, fieldsOf, fillIn, readTemplate
 
-# Statuses by verdict; of several verdicts the first in this order decides
-STATUS_OF = {
-    "does not belong": 8,
-    "mixed": 7,
-    "not supported": 4,
-    "undecided": 3,
-    "supported in part": 5,
-    "nothing to change": 6,
-    "supported": 0,
-}
-FAILED, NO_PROJECT = 1, 2
-# How often the project's database is read while a protocol runs in a queue
-_POLL_INTERVAL_S = 2.0
+_SECONDS_OF = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
-def runProject(name, tell=print):
-    """Run the protocols of a project that have not finished, in the order of their connections.
+def makeProject(name, template, values):
+    """Make a project of a template.
 
     Parameters
     ----------
     name : str
-        Name of the project.
-    tell : callable
-        Called with each line of output.
+    template : str
+        As `readTemplate` takes it.
+    values : dict
+        Values of its fields by alias.
 
-    Returns
-    -------
-    int
-        Exit status.
+    Raises
+    ------
+    Ended
+        If there is such a project, no such template, or a value cannot be used; then no project is made.
     """
     manager = Manager()
-    if not manager.hasProject(name):
-        known = ", ".join(sorted(project.getName() for project in manager.listProjects())) or "none"
-        tell(f"There is no project {name}; there are: {known}")
-        return NO_PROJECT
-    project = manager.loadProject(name)
-    os.chdir(project.path)
-    if not project.getRuns():
-        tell(f"Project {name} has no protocols; make it anew with 'scipion template'.")
-        return NO_PROJECT
-    for protocol in _inDependencyOrder(project):
-        if protocol.isFinished():
-            continue
-        tell(f"running   {protocol.getObjLabel()}")
-        if protocol.isActive() or protocol.isFailed() or protocol.isAborted():
-            protocol.runMode.set(MODE_RESUME)
-        # All inputs are there in this order; with prerequisites Scipion would only schedule the protocol
-        protocol.setPrerequisites()
-        project.launchProtocol(protocol, wait=True)
-        ended = _waitForEnd(project, protocol.getObjId())
-        found = ended.summary() if ended.isFinished() else ["failed: " + ended.getErrorMessage().strip()]
-        for line in _withoutMarkup("\n".join(found)):
-            tell("          " + line)
-        if not ended.isFinished():
-            return FAILED
-    verdicts = list(_verdicts(project))
-    for path, verdict in verdicts:
-        tell(f"{verdict:9} {os.path.join(project.path, path)}")
-    return statusOf([verdict for _, verdict in verdicts])
-
-
-def statusOf(verdicts):
-    """Return the exit status of a project's verdicts: that of the one that asks most of the user, 0 without any."""
-    return next((status for verdict, status in STATUS_OF.items() if verdict in verdicts), 0)
-
-
-def _withoutMarkup(text):
-    """Return the lines of a summary without Scipion's markup for links and bold."""
-    text = re.sub(r"\[\[[^]]*\]\[([^]]*)\]\]", r"\1", text)
-    text = re.sub(r"\*([^*\n]+)\*", r"\1", text)
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def _waitForEnd(project, number):
-    """Return a protocol when it has ended; in a queue it still runs when launching it returns."""
-    while True:
-        (protocol,) = (run for run in project.getRuns(refresh=True, checkPids=False) if run.getObjId() == number)
-        if not protocol.isActive():
-            return protocol
-        time.sleep(_POLL_INTERVAL_S)
-
-
-def _inDependencyOrder(project):
-    """Return the protocols, each after those whose outputs are its inputs."""
-    graph = project.getRunsGraph()
-    waiting = {run.getObjId(): run for run in project.getRuns()}
-    ordered = []
-    while waiting:
-        ready = [
-            run
-            for number, run in waiting.items()
-            if not any(
-                parent.run is not None and parent.run.getObjId() in waiting
-                for parent in graph.getNode(str(number)).getParents()
+    if manager.hasProject(name):
+        path = manager.getProjectPath(name)
+        raise Ended(
+            BAD_INPUT, f"There is a project {name} already: {path}. Run it without --template, or name another."
+        )
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise Ended(BAD_INPUT, f"{name}: names of projects have letters, digits, '_', '-' and '.' only.")
+    try:
+        flow = fillIn(readTemplate(template), values)
+    except TemplateError as error:
+        raise Ended(BAD_INPUT, str(error)) from None
+    here = os.getcwd()
+    project = manager.createProject(name)
+    try:
+        project.loadProtocols(jsonStr=flow)
+        made, wanted = len(project.getRuns()), len(json.loads(flow))
+        if made != wanted:
+            raise Ended(
+                BAD_INPUT, f"Only {made} of {wanted} protocols are known: a plugin that {template} needs is missing."
             )
-        ]
-        for protocol in ready or list(waiting.values()):
-            ordered.append(waiting.pop(protocol.getObjId()))
-    return ordered
+    except BaseException:
+        os.chdir(here)
+        manager.deleteProject(name)
+        raise
+    os.chdir(here)
 
 
-def _verdicts(project):
-    """Yield path and verdict of each verdict file of a project."""
-    for protocol in project.getRuns():
-        path = protocol._getExtraPath(VERDICT_JSON)
-        if os.path.isfile(path):
-            with open(path, encoding="utf-8") as content:
-                yield path, json.load(content)["verdict"]
+def secondsOf(text):
+    """Return the seconds of a duration such as 90s, 55m or 2h; a number alone is seconds."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    if not found or not float(found[1]):
+        raise argparse.ArgumentTypeError(f"{text}: is no duration; write it as 90s, 55m or 2h")
+    return float(found[1]) * _SECONDS_OF[found[2]]
 
 
-def main():
-    """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m scipion_cocofold.headless", description=__doc__)
-    parser.add_argument("project", help="name of a Scipion project, as made by 'scipion template ... --noschedule'")
-    sys.exit(runProject(parser.parse_args().project, lambda line: print(line, flush=True)))
+def queueOf(text):
+    """Return the name of a queue and its values from text such as gpu,JOB_MEMORY=32,JOB_HOURS=12."""
+    name, *values = text.split(",")
+    if not name or not all("=" in value for value in values):
+        raise argparse.ArgumentTypeError(f"{text}: write it as QUEUE,NAME=VALUE,NAME=VALUE")
+    return name, dict(value.split("=", 1) for value in values)
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="python -m scipion_cocofold.headless",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Example: python -m scipion_cocofold.headless S1 --template cocofold-relion "
+        "particles=run_data.star map=map.mrc model=model.cif",
+    )
+    parser.add_argument("project", help="name of a Scipion project")
+    parser.add_argument("values", nargs="*", metavar="NAME=VALUE", help="with --template: values of its fields")
+    parser.add_argument(
+        "--template", help="make the project from it: cocofold-relion, cocofold-cryosparc, ... or a file"
+    )
+    parser.add_argument("--fields", action="store_true", help="with --template: list its fields, and do nothing")
+    parser.add_argument("--timeout", type=secondsOf, metavar="TIME", help="stop after 90s, 55m, 2h: status 75")
+    parser.add_argument(
+        "--queue", type=queueOf, metavar="NAME,KEY=VALUE", help="submit CoCoFold's protocols to a queue"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object on the standard output, the rest elsewhere"
+    )
+    parser.add_argument("--quiet", action="store_true", help="say nothing but verdicts and what went wrong")
+    return parser
+
+
+def main(words=None):
+    """Run the command line; ends the process with the exit status."""
+    parser = _parser()
+    given = parser.parse_intermixed_args(words)
+    wrong = [value for value in given.values if "=" not in value]
+    if wrong or (given.values and not given.template):
+        parser.error(f"{wrong[0]}: write it as NAME=VALUE" if wrong else "values are for --template")
+    limits = Limits(given.timeout)
+    limits.catchSignals()
+    # Scipion and its jobs write to the standard output, which is kept for what is answered
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+        if given.json or given.quiet:
+            os.dup2(2, 1)
+        told = _Told(sys.stderr if given.json else answers, given.quiet)
+        report = _work(given, told, limits)
+        if given.quiet:
+            told.last(report)
+        if given.json:
+            print(json.dumps(report, ensure_ascii=False, allow_nan=False), file=answers, flush=True)
+    sys.exit(report["status"])
+
+
+def _work(given, told, limits):
+    """Do what the command line asks; return the content of ``--json``."""
+    report = {"schema_version": 1, "project": None, "status": 0, "message": None, "boxes": [], "verdicts": []}
+    try:
+        if given.fields:
+            for field in fieldsOf(readTemplate(given.template or "")):
+                told(f"{field.alias}: {field.title}" + (f" (default {field.default})" if field.default else ""))
+            return report
+        if given.template:
+            makeProject(given.project, given.template, dict(value.split("=", 1) for value in given.values))
+        runProject(given.project, told, limits, given.queue, report)
+    except (Ended, TemplateError) as error:
+        report.update(status=getattr(error, "status", BAD_INPUT), message=str(error))
+        told(str(error))
+    except Exception as error:
+        traceback.print_exc()
+        report.update(status=DEFECT, message=f"Something unexpected: {error!r}")
+    return report
+
+
+class _Told:
+    """Prints lines, unless all is quiet; then only the last words are said."""
+
+    def __init__(self, stream, quiet):
+        self.stream, self.quiet = stream, quiet
+
+    def __call__(self, line):
+        if not self.quiet:
+            print(line, file=self.stream, flush=True)
+
+    def last(self, report):
+        """Print verdicts, and what went wrong."""
+        lines = [f"{found['verdict']:9} {found['path']}" for found in report["verdicts"]]
+        for line in [*lines, *([report["message"]] if report["message"] else [])]:
+            print(line, file=self.stream, flush=True)
 
 
 if __name__ == "__main__":

@@ -100,6 +100,13 @@ def test_the_relion_template_runs_to_a_model(scipion, shared_data):
     again = scipion("python", "-m", "scipion_cocofold.headless", "whole")
     assert again.returncode == 5
     assert "running" not in again.stdout
+    # What protocols of their own found stands beside the verdict
+    whole = json.loads(verdict.read_text())
+    assert whole["relaxed"]["clashes"]["after"] <= whole["relaxed"]["clashes"]["before"]
+    assert Path(whole["paths"]["relaxed"]).is_file()
+    assert whole["check"]["contradictions"] == []
+    assert whole["placement"]["trusted"]
+    assert whole["assessment"]["compared_with"] == "start"
 
 
 @pytest.mark.slow
@@ -116,24 +123,34 @@ def test_a_failure_and_a_project_that_is_not_there_have_statuses_of_their_own(sc
     assert "failing" in missing.stdout
 
 
-@pytest.mark.slow
-def test_boxes_go_through_a_queue(scipion, shared_data, tmp_path):
-    """With the hosts.conf of the documentation, and stand-ins for Slurm's commands that run a job at once."""
+@pytest.fixture
+def slurm(tmp_path):
+    """The hosts.conf of the documentation, and stand-ins for Slurm's commands that run a job at once."""
     page = (Path(__file__).resolve().parents[2] / "docs" / "facility.md").read_text()
     hosts = tmp_path / "hosts.conf"
     hosts.write_text("[localhost]" + page.split("[localhost]")[1].split("```")[0])
+
+    def with_sbatch(text: str) -> dict[str, str]:
+        for name, lines in (
+            ("sbatch", text),
+            ("squeue", 'kill -0 "$3" 2> /dev/null && echo "$3 R"\n'),
+            ("scancel", 'kill "$1"\n'),
+        ):
+            program = tmp_path / "bin" / name
+            program.parent.mkdir(exist_ok=True)
+            program.write_text("#!/bin/sh\n" + lines)
+            program.chmod(0o755)
+        folders = [str(tmp_path / "bin"), str(Path(os.environ["SCIPION_PYTHON"]).parent), os.environ["PATH"]]
+        return {"SCIPION_HOSTS": str(hosts), "PATH": os.pathsep.join(folders)}
+
+    return with_sbatch
+
+
+@pytest.mark.slow
+def test_boxes_go_through_a_queue(scipion, slurm, shared_data, tmp_path):
     log = tmp_path / "sbatch.log"
-    for name, text in (
-        ("sbatch", f'cat "$1" >> {log}\nsetsid sh "$1" > /dev/null 2>&1 &\necho "Submitted batch job $!"\n'),
-        ("squeue", 'kill -0 "$3" 2> /dev/null && echo "$3 R"\n'),
-        ("scancel", 'kill "$1"\n'),
-    ):
-        program = tmp_path / "bin" / name
-        program.parent.mkdir(exist_ok=True)
-        program.write_text("#!/bin/sh\n" + text)
-        program.chmod(0o755)
-    path = os.pathsep.join([str(tmp_path / "bin"), str(Path(os.environ["SCIPION_PYTHON"]).parent), os.environ["PATH"]])
-    queue = {"SCIPION_HOSTS": str(hosts), "SCIPION_USE_QUEUE": "True", "PATH": path}
+    started = f'cat "$1" >> {log}\nsetsid sh "$1" > /dev/null 2>&1 &\necho "Submitted batch job $!"\n'
+    queue = {**slurm(started), "SCIPION_USE_QUEUE": "True"}
     wrong = tmp_path / "wrong.cif"
     wrong.write_text("data_nothing\n")
     make(scipion, shared_data, "queued", queue, model=wrong)
@@ -144,3 +161,28 @@ def test_boxes_go_through_a_queue(scipion, shared_data, tmp_path):
     job = log.read_text()
     assert "#SBATCH --cpus-per-task=" in job
     assert "pw_protocol_run" in job
+
+
+@pytest.mark.slow
+def test_a_queue_that_refuses_a_job_ends_the_run(scipion, slurm, shared_data):
+    refuses = slurm('echo "sbatch: error: invalid partition specified" >&2\nexit 1\n')
+    make(scipion, shared_data, "refused", refuses)
+    where = ("python", "-m", "scipion_cocofold.headless", "refused", "--json", "--queue")
+    wrong = scipion(*where, "none_such", **refuses)
+    assert wrong.returncode == 2, wrong.stderr
+    assert "cpu, gpu" in json.loads(wrong.stdout.splitlines()[-1])["message"]
+    ended = scipion(*where, "gpu,JOB_MEMORY=32", **refuses)
+    assert ended.returncode == 1, ended.stderr
+    found = json.loads(ended.stdout.splitlines()[-1])
+    assert "invalid partition" in found["message"]
+    # Imports are not submitted
+    assert [box["status"] for box in found["boxes"]] == ["finished", "finished", "finished", "failed"]
+    (script,) = (scipion.home / "projects" / "refused" / "Runs").glob("*Fit/logs/*.job")
+    words = script.read_text()
+    assert "--partition=gpu" in words
+    assert "--mem=32G" in words
+    assert "--time=4:00:00" in words
+    assert "--cpus-per-task=4" in words
+    assert "--gres=gpu:1" in words
+    (verdict,) = (scipion.home / "projects" / "refused").glob("Runs/*/extra/verdict.json")
+    assert "invalid partition" in json.loads(verdict.read_text())["error"]

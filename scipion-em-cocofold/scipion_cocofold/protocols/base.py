@@ -76,6 +76,23 @@ class ProtCocofoldBase(EMProtocol):
             "process each.",
         )
 
+    # --------------------------- queue
+    def getSubmitDict(self):
+        """Return the values for a queue's job: GPUs only where this run uses them, cores for all its processes."""
+        values = super().getSubmitDict()
+        gpus = len(self.getGpuList()) if self.usesGpu() and self._comparesImages() else 0
+        cores = self._processes(gpus) * max(1, self.numberOfThreads.get())
+        # What is typed into the queue's dialog comes last
+        return {**values, "GPU_COUNT": gpus, "JOB_CORES": cores, **self.getQueueParams()[1]}
+
+    def _comparesImages(self):
+        """Return whether this run has work for a GPU."""
+        return True
+
+    def _processes(self, gpus):
+        """Return how many processes the engine starts with a number of GPUs."""
+        return 1
+
     # --------------------------- steps
     def _inputsHash(self):
         """Return a hash of all parameters and inputs; each step has it as argument, so that a change runs it again."""

@@ -118,6 +118,9 @@ class ProtCocofoldAssess(ProtCocofoldBase):
             options = {"--model": paths["start"], "--json": self._getExtraPath(BEFORE_JSON)}
             self.runEngine("assess", {**reference, **options})
 
+    def _comparesImages(self):
+        return self.inputParticles.get() is not None
+
     def _reference(self):
         """Return the structure with which the model is compared: the reference, or without one the start, or None."""
         return self.inputReference.get() or self.inputStart.get()

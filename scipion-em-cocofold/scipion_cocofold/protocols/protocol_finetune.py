@@ -1,7 +1,7 @@
 """Protocol of fine-tuning: a model or prediction is moved until it explains the particle images."""
 
+import contextlib
 import csv
-import json
 import os
 import shutil
 import threading
@@ -26,12 +26,11 @@ from ..constants import (
     PLACEMENT_JSON,
     RUN_FOLDER,
     START_CIF,
-    VERDICT_JSON,
 )
-from ..engine import wholeFile
 from ..frames import linkForViewers, originOf
 from ..models import isPlaced, writeMoved
 from ..objects import CocofoldPlacement, CocofoldPrediction
+from ..verdict import writeVerdict
 from .base import ProtCocofoldBase
 from .finetune_form import PLACE_NO, PLACE_YES, PRESETS, defineFinetuneParams
 from .inputs import (
@@ -55,7 +54,6 @@ from .protocol_fit import (
     validateFit,
 )
 from .summaries import (
-    REFERENCE_FIGURES,
     assessmentSummary,
     checkSummary,
     finetuneMethods,
@@ -129,8 +127,7 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
             shutil.rmtree(run, ignore_errors=True)
             with open(self._getExtraPath("run.key"), "w") as kept:
                 kept.write(key)
-        # One process for each GPU
-        processes = max(1, self.numberOfMpi.get(), len(self._gpus()))
+        processes = self._processes(len(self._gpus()))
         self._runShowingBestModel({**self._finetuneOptions(), "--processes": processes, "--resume": resumes})
 
     def assessStep(self, key):
@@ -170,7 +167,7 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         outputs["outputAtomStruct"] = self._writeStructure(ANSWER_CIF, target, volume or gaussians)
         if self.keepCycles:
             outputs["outputCycles"] = self._writeCycles(volume or gaussians)
-        self._writeVerdict()
+        writeVerdict(self)
         self._defineOutputs(**outputs)
         for output in outputs.values():
             for source in (self.inputParticles, self.inputModel, self.inputVolume):
@@ -178,6 +175,10 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
                     self._defineSourceRelation(source, output)
 
     # --------------------------- what the steps do
+    def _processes(self, gpus):
+        # One for each GPU
+        return max(1, self.numberOfMpi.get(), gpus)
+
     def _fitsFirst(self):
         if self._volume() is None or self.inputPlacement.get() is not None or self.place.get() == PLACE_NO:
             return False
@@ -336,17 +337,12 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
             cycles.append(self._writeStructure(os.path.join(CYCLES_FOLDER, name), self._getExtraPath(name), volume))
         return cycles
 
-    def _writeVerdict(self):
-        """Write the verdict and the figures of all steps into one file, for pipelines."""
-        metrics = self._readMetrics()
-        facts = {name: metrics[name] for name in metrics if name not in ("frc_curves", "versions")}
-        placement = self._readJson(PLACED_FOLDER, PLACEMENT_JSON)
-        after = self._readJson(AFTER_JSON)
-        facts["placement"] = placement and {"hand": placement["hand"], **placement["whole"]}
-        facts["assessment"] = after and {name: after[name] for _, name, _ in REFERENCE_FIGURES}
-        facts["model"] = self._getExtraPath(ANSWER_CIF)
-        with wholeFile(self._getExtraPath(VERDICT_JSON)) as verdict:
-            json.dump(facts, verdict, indent=1)
+    def setFailed(self, msg):
+        """Tell pipelines that there is no verdict, and why."""
+        super().setFailed(msg)
+        # The folder may be what failed, and the status must be told in any case
+        with contextlib.suppress(OSError):
+            writeVerdict(self, error=str(msg).strip())
 
     # --------------------------- information
     def _validate(self):

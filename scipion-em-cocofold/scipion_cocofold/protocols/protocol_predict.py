@@ -138,6 +138,10 @@ class ProtCocofoldPredict(ProtCocofoldBase):
         for pointer in self.inputSequences:
             self._defineSourceRelation(pointer, prediction)
 
+    def _comparesImages(self):
+        # ColabFold's network; what it wrote is only read
+        return self.source.get() == FROM_SEQUENCES
+
     def _predicted(self):
         return self._getExtraPath("prediction")
 

@@ -1,0 +1,247 @@
+"""Running a project without a screen: templates filled in, statuses, the lock, limits, and what verdict.json says."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("pwem", reason="scipion-em is not installed (extra 'scipion')")
+pytest.importorskip("scipion", reason="scipion-app is not installed (extra 'scipion')")
+
+import psutil
+from pwem.protocols import ProtImportPdb
+from pyworkflow.project import Manager
+from scipion_cocofold import headless, project_run
+from scipion_cocofold.protocols import ProtCocofoldFinetune
+from scipion_cocofold.verdict import FIGURES, SCHEMA_VERSION
+from scipion_cocofold.workflows import TemplateError, fieldsOf, fillIn, readTemplate
+from scipion_project import make_project
+
+FIELDS_ALWAYS_THERE = {
+    *FIGURES, "schema_version", "status", "error", "started", "ended", "placement", "check", "assessment", "relaxed",
+    "model", "paths",
+}  # fmt: skip
+
+
+@pytest.fixture
+def files(tmp_path) -> dict[str, str]:
+    """A STAR of 2.5 Å, a map of 2.5 Å and a model, as far as templates look at them."""
+    import mrcfile
+    import numpy as np
+
+    star = tmp_path / "particles.star"
+    star.write_text(
+        "data_optics\n\nloop_\n_rlnOpticsGroupName #1\n_rlnOpticsGroup #2\n_rlnImagePixelSize #3\n'one group' 1 2.5\n\n"
+        "data_particles\n\nloop_\n_rlnImageName #1\n_rlnOpticsGroup #2\n000001@stack.mrcs 1\n"
+    )
+    with mrcfile.new(tmp_path / "map.mrc") as mrc:
+        mrc.set_data(np.zeros((8, 8, 8), np.float32))
+        mrc.voxel_size = 2.5
+    (tmp_path / "model.cif").write_text("data_nothing\n")
+    return {"particles": str(star), "map": str(tmp_path / "map.mrc"), "model": str(tmp_path / "model.cif")}
+
+
+@pytest.fixture
+def command(capfd):
+    """Runs the command line in this process; returns status, standard output and standard error."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    here = os.getcwd()
+
+    def run(*words: str) -> tuple[int, str, str]:
+        output = os.dup(1)
+        with pytest.raises(SystemExit) as ended:
+            headless.main(list(words))
+        os.dup2(output, 1)
+        os.close(output)
+        said = capfd.readouterr()
+        return ended.value.code, said.out, said.err
+
+    yield run
+    os.chdir(here)
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+def fresh(name: str) -> str:
+    if Manager().hasProject(name):
+        Manager().deleteProject(name)
+    return name
+
+
+def values(files: dict[str, str], **changes: str) -> list[str]:
+    return [f"{name}={value}" for name, value in {**files, **changes}.items()]
+
+
+def test_an_empty_pixel_size_is_that_of_the_file(files):
+    boxes = json.loads(fillIn(readTemplate("cocofold-relion"), files))
+    assert boxes[0]["samplingRate"] == boxes[1]["samplingRate"] == 2.5
+    assert boxes[0]["starFile"] == files["particles"]
+    assert boxes[5]["effort"] == 1.0
+
+
+def test_a_pixel_size_that_is_not_the_files_is_refused(files):
+    with pytest.raises(TemplateError, match=r"px=1\.0: .*particles\.star says 2\.5 Å"):
+        fillIn(readTemplate("relion"), {**files, "px": "1.0"})
+    assert json.loads(fillIn(readTemplate("relion"), {**files, "px": "2.5001"}))[0]["samplingRate"] == 2.5001
+
+
+def test_a_file_that_has_no_pixel_size_asks_for_one(files):
+    Path(files["particles"]).write_text("data_particles\n\nloop_\n_rlnImageName #1\n000001@stack.mrcs\n")
+    with pytest.raises(TemplateError, match="px \\(Pixel size"):
+        fillIn(readTemplate("relion"), files)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"partcles": "x"}, "no field partcles"),
+        ({"particles": "nothing.star"}, "there is no such file"),
+        ({"effort": "much"}, "effort=much: is no number"),
+        ({"model": ""}, "Values are missing: model"),
+    ],
+)
+def test_values_that_cannot_be_used_make_no_project(command, files, changes, words):
+    name = fresh("not_made")
+    status, said, _ = command(name, "--template", "cocofold-relion", *values(files, **changes))
+    assert status == 2
+    assert words in said
+    assert not Manager().hasProject(name)
+
+
+def test_a_template_that_is_not_there_names_those_that_are(command):
+    status, said, _ = command("any", "--template", "none_such", "a=b")
+    assert status == 2
+    assert "cocofold-relion" in said
+
+
+def test_an_existing_project_is_not_made_again(command, files):
+    make_project("existing")
+    status, said, _ = command("existing", "--template", "cocofold-relion", *values(files))
+    assert status == 2
+    assert "already" in said
+
+
+def test_fields_of_a_template_are_listed(command):
+    status, said, _ = command("any", "--template", "cocofold-relion", "--fields")
+    assert status == 0
+    assert {line.split(":")[0] for line in said.splitlines()} == {
+        field.alias for field in fieldsOf(readTemplate("relion"))
+    }
+
+
+def test_json_is_the_only_output(command):
+    status, said, _ = command("none_such", "--json")
+    assert status == 2
+    found = json.loads(said)
+    assert found["status"] == 2
+    assert "none_such" in found["message"]
+
+
+def test_quiet_says_what_went_wrong_and_nothing_else(command):
+    status, said, _ = command("none_such", "--quiet")
+    assert status == 2
+    assert said.startswith("There is no project none_such")
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("55m", 3300), ("2h", 7200), ("0.5h", 1800)])
+def test_durations(text, seconds):
+    assert headless.secondsOf(text) == seconds
+
+
+def test_two_runs_do_not_share_a_project(command):
+    project = make_project("locked")
+    project.saveProtocol(project.newProtocol(ProtImportPdb, inputPdbData=1, pdbFile="nothing.cif"))
+    with open(Path(project.path, project_run.LOCK), "w") as lock:
+        lock.write("process 1 on another machine")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        status, said, _ = command("locked")
+    assert status == 2
+    assert "process 1 on another machine" in said
+
+
+def test_what_a_form_refuses_is_not_launched(command):
+    project = make_project("refused")
+    protocol = project.newProtocol(ProtCocofoldFinetune, effort=0.001)
+    project.saveProtocol(protocol)
+    status, said, _ = command("refused", "--json")
+    found = json.loads(said)
+    assert status == found["status"] == 1
+    assert "must be from" in found["boxes"][0]["error"]
+    verdict = json.loads(next(Path(project.path).glob("Runs/*/extra/verdict.json")).read_text())
+    assert verdict["verdict"] is None
+    assert verdict["status"] in ("failed", "not run")
+    assert "must be from" in verdict["error"]
+    assert set(verdict) >= FIELDS_ALWAYS_THERE
+
+
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+def test_the_time_limit_stops_the_protocol(command, shared_data):
+    project = make_project("in_time")
+    star = shared_data / "adk" / "start_closed.cif"
+    project.saveProtocol(project.newProtocol(ProtImportPdb, inputPdbData=1, pdbFile=str(star)))
+    status, said, _ = command("in_time", "--timeout", "0.1")
+    assert status == 75
+    assert "time limit" in said
+    # The same command goes on
+    status, _, _ = command("in_time")
+    assert status == 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+def test_sigterm_ends_protocols_and_engines(adk):
+    """With a run in a process of its own, since a signal goes to a whole process."""
+    inputs = {"inputParticles": adk.particles, "inputModel": adk.closed, "inputVolume": adk.volume, "place": 2}
+    settings = {"effort": 1.0, "cycles": 30, "makeReport": False, "checkFirst": False, "numberOfThreads": 1}
+    protocol = adk.project.newProtocol(ProtCocofoldFinetune, **inputs, **settings)
+    adk.project.saveProtocol(protocol)
+    command = [sys.executable, "-m", "scipion_cocofold.headless", adk.project.getShortName(), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        started = threading.Event()
+        end = time.monotonic() + 120
+        while not started.is_set() and time.monotonic() < end:
+            engines = [
+                one for one in psutil.Process(process.pid).children(recursive=True) if "finetune" in one.cmdline()
+            ]
+            if engines:
+                started.set()
+            time.sleep(0.2)
+        assert started.is_set()
+        process.terminate()
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "SIGTERM" in json.loads(said)["message"]
+    assert not [one for one in engines if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    adk.project.deleteProtocol(adk.project.getProtocol(protocol.getObjId(), fromRuns=False))
+
+
+@pytest.mark.slow
+def test_the_verdict_of_a_run_has_all_fields(everything, adk):
+    verdict = json.loads(Path(everything._getExtraPath("verdict.json")).read_text())
+    assert set(verdict) >= FIELDS_ALWAYS_THERE
+    assert verdict["schema_version"] == SCHEMA_VERSION
+    assert verdict["status"] == "finished"
+    assert verdict["error"] is None
+    assert verdict["placement"]["hand"] == "as-is"
+    assert verdict["check"]["contradictions"] == []
+    assert verdict["check"]["questions"]["poses"]["verdict"] == "agrees"
+    assert verdict["assessment"]["compared_with"] == "reference"
+    assert verdict["assessment"]["ca_rmsd"] < verdict["assessment"]["start"]["ca_rmsd"]
+    assert verdict["started"] <= verdict["ended"]
+    assert verdict["versions"]["plugin"]
+    assert verdict["versions"]["cocofold"]
+    for name in ("model", "run", "report"):
+        assert os.path.isabs(verdict["paths"][name])
+        assert os.path.exists(verdict["paths"][name])
+    assert Path(verdict["paths"]["project"], verdict["model"]) == Path(verdict["paths"]["model"])

@@ -59,6 +59,14 @@ def chainLengths(path: str) -> dict[str, int]:
     return lengths
 
 
+def chainRanges(path: str) -> dict[str, tuple[str, str]]:
+    """Return the first and the last number of the residues with a CA atom of each chain, by the chain's name."""
+    ranges: dict[str, tuple[str, str]] = {}
+    for chain, number in _alphaCarbons(path):
+        ranges[chain] = (ranges.get(chain, (number, number))[0], number)
+    return ranges
+
+
 def displacements(start: str, result: str) -> dict[tuple[str, str], float]:
     """Return the distances (Å) between the CA atoms of two models of one protein, by (chain, number)."""
     before, after = _alphaCarbons(start), _alphaCarbons(result)

@@ -8,6 +8,7 @@ from typing import Optional
 
 import numpy as np
 from pwem.convert.headers import Ccp4Header
+from pwem.objects import SetOfParticles
 
 from .frames import MAP_ENDINGS
 
@@ -39,6 +40,12 @@ def mapPixelSize(path: str) -> Optional[float]:
     with np.errstate(all="ignore"):
         size = float(Ccp4Header(path, readHeader=True).getSampling()[0])
     return size if np.isfinite(size) and size > 0 else None
+
+
+def pixelSizeOfStack(particles: SetOfParticles) -> Optional[float]:
+    """Return the pixel size (Å) in the header of the stack of a set's first particle, None without one."""
+    first = particles.getFirstItem()
+    return None if first is None else filePixelSize(str(first.getFileName()).split(":")[0])
 
 
 def contradict(first: float, second: float) -> bool:

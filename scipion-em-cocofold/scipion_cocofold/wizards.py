@@ -1,4 +1,4 @@
-"""Wizards: values that can be chosen from the inputs, and the expected time and memory."""
+"""Wizards: values that can be chosen from the inputs, and the expected time and memory that they lead to."""
 
 from pwem.wizards import EmWizard
 from pyworkflow.gui import dialog
@@ -8,7 +8,7 @@ from pyworkflow.object import String
 from .constants import NO_SYMMETRY
 from .convert import ConversionError, boxSize
 from .estimates import estimateSentence
-from .models import chainLengths
+from .models import chainLengths, chainRanges, numberWithoutCode
 from .objects import CocofoldPrediction
 from .protocols import ProtCocofoldFinetune, ProtCocofoldFit
 
@@ -24,7 +24,7 @@ POINT_GROUPS = [
 
 
 class CocofoldBodiesWizard(EmWizard):
-    """Offers the chains of the model, to be placed as bodies of their own."""
+    """Offers the chains of the model, to be placed as bodies of their own; one chain may be split into ranges."""
 
     _targets = [(ProtCocofoldFit, ["bodies"]), (ProtCocofoldFinetune, ["bodies"])]
 
@@ -32,11 +32,23 @@ class CocofoldBodiesWizard(EmWizard):
         model = form.protocol.inputModel.get()
         if model is None:
             return dialog.showWarning("Bodies", "Give the model first.", form.root)
-        chains = chainLengths(modelFile(model))
-        texts = [f"{chain} ({length} residues)" for chain, length in chains.items()]
-        chosen = _choose(form, "Bodies", texts, "Chains that are bodies of their own; the others stay together.")
-        names = list(chains)
-        return form.setVar("bodies", bodiesText(names, [names[row] for row in chosen])) if chosen else None
+        chains, ranges = chainLengths(modelFile(model)), chainRanges(modelFile(model))
+        texts = [f"{chain} ({length} residues, {'-'.join(ranges[chain])})" for chain, length in chains.items()]
+        message = "Chains that are bodies of their own; the others stay together. Choose one to split it into ranges."
+        chosen = [list(chains)[row] for row in _choose(form, "Bodies", texts, message)]
+        if not chosen:
+            return None
+        if len(chosen) > 1:
+            return form.setVar("bodies", bodiesText(list(chains), chosen))
+        (chain,) = chosen
+        whole = f"{chain}:{'-'.join(ranges[chain])}"
+        hint = f"Ranges of residues, separated by ';', such as {halvesText(chain, *ranges[chain])}"
+        parts = dialog.askString("Bodies", f"Chain {chain}", form.root, 50, whole, hint)
+        if not parts:
+            return None
+        alone = chain if parts.strip() == whole else parts.replace(" ", "")
+        others = bodiesText([one for one in chains if one != chain], [])
+        return form.setVar("bodies", ";".join(part for part in (others, alone) if part))
 
 
 class CocofoldSymmetryWizard(EmWizard):
@@ -65,30 +77,32 @@ class CocofoldResolutionWizard(EmWizard):
 
 
 class CocofoldEstimateWizard(EmWizard):
-    """Estimates the time and memory of fine-tuning."""
+    """Shows the expected time and memory of fine-tuning."""
 
     _targets = [(ProtCocofoldFinetune, ["expected"])]
 
     def show(self, form, *args):
-        protocol = form.protocol
-        particles, model = protocol.inputParticles.get(), protocol.inputModel.get()
-        if particles is None or model is None:
-            return dialog.showWarning("Time and memory", "Give particles and a model first.", form.root)
         try:
-            box = boxSize(particles)
+            return dialog.showInfo("Expected time and memory", expectedText(form.protocol), form.root)
         except ConversionError as error:
-            return dialog.showWarning("Time and memory", str(error), form.root)
-        residues = sum(chainLengths(modelFile(model)).values())
-        count = min(particles.getSize(), protocol.maxParticles.get() or particles.getSize())
-        text = estimateSentence(
-            count,
-            box,
-            residues,
-            protocol.effort.get(),
-            protocol.numberOfThreads.get(),
-            isinstance(model, CocofoldPrediction),
-        )
-        return form.setVar("expected", text)
+            return dialog.showWarning("Expected time and memory", str(error), form.root)
+
+
+def expectedText(protocol):
+    """Return a sentence on the expected time and memory of a fine-tuning protocol, or what it lacks to tell.
+
+    Raises
+    ------
+    ConversionError
+        If the particles cannot be read.
+    """
+    particles, model = protocol.inputParticles.get(), protocol.inputModel.get()
+    if particles is None or model is None:
+        return "Give particles and a model first."
+    residues = sum(chainLengths(modelFile(model)).values())
+    count = min(particles.getSize(), protocol.maxParticles.get() or particles.getSize())
+    effort, threads = protocol.effort.get() or 1.0, protocol.numberOfThreads.get()
+    return estimateSentence(count, boxSize(particles), residues, effort, threads, isinstance(model, CocofoldPrediction))
 
 
 def modelFile(model):
@@ -100,6 +114,13 @@ def bodiesText(chains, alone):
     """Return the text of the parameter: chains that are bodies of their own, and the others together, as in "B,C;A"."""
     together = [chain for chain in chains if chain not in alone]
     return ";".join([*([",".join(together)] if together else []), *alone])
+
+
+def halvesText(chain, first, last):
+    """Return an example of two ranges of a chain, from its first and last number."""
+    start, end = numberWithoutCode(first), numberWithoutCode(last)
+    middle = (start + end) // 2
+    return f"{chain}:{start}-{middle};{chain}:{middle + 1}-{end}"
 
 
 def resolutionChoices(sampling):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -198,6 +198,15 @@ def test_the_time_limit_stops_the_protocol(command, shared_data):
     assert status == 0
 
 
+def engines_below(number: int) -> list[psutil.Process]:
+    """Processes of the engine's verb finetune among the descendants of a process."""
+    found = []
+    for one in psutil.Process(number).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            found += [one] if "finetune" in one.cmdline() else []
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 def test_sigterm_ends_protocols_and_engines(adk):
@@ -208,16 +217,11 @@ def test_sigterm_ends_protocols_and_engines(adk):
     adk.project.saveProtocol(protocol)
     command = [sys.executable, "-m", "scipion_cocofold.headless", adk.project.getShortName(), "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        started = threading.Event()
-        end = time.monotonic() + 120
-        while not started.is_set() and time.monotonic() < end:
-            engines = [
-                one for one in psutil.Process(process.pid).children(recursive=True) if "finetune" in one.cmdline()
-            ]
-            if engines:
-                started.set()
+        end, engines = time.monotonic() + 120, []
+        while not engines and time.monotonic() < end:
+            engines = engines_below(process.pid)
             time.sleep(0.2)
-        assert started.is_set()
+        assert engines
         process.terminate()
         said, _ = process.communicate(timeout=60)
     assert process.returncode == 143

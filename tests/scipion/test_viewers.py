@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from pathlib import Path
 
@@ -15,13 +16,28 @@ pytest.importorskip("scipion", reason="scipion-app is not installed (extra 'scip
 
 import pyworkflow
 from pwem.viewers import EmPlotter
-from pwem.viewers.viewer_chimera import ChimeraView
+from pwem.viewers.viewer_chimera import Chimera, ChimeraView
+from scipion_cocofold import protocols
 from scipion_cocofold.estimates import estimateSentence
 from scipion_cocofold.frames import originOf
 from scipion_cocofold.models import chainLengths, displacements, readPositions
-from scipion_cocofold.protocols import ProtCocofoldAssess, ProtCocofoldFinetune, ProtCocofoldFit
-from scipion_cocofold.viewers import CocofoldAssessViewer, CocofoldFinetuneViewer, CocofoldFitViewer
+from scipion_cocofold.protocols import (
+    ProtCocofoldAssess,
+    ProtCocofoldCheck,
+    ProtCocofoldFinetune,
+    ProtCocofoldFit,
+    ProtCocofoldSelect,
+)
+from scipion_cocofold.viewers import (
+    CocofoldAssessViewer,
+    CocofoldCheckViewer,
+    CocofoldFinetuneViewer,
+    CocofoldFitViewer,
+    CocofoldPlacementViewer,
+    CocofoldSelectViewer,
+)
 from scipion_cocofold.viewers.chimerax import BY_CHAIN, BY_CHANGE, BY_CONFIDENCE
+from scipion_cocofold.viewers.viewers import viewAngles
 from scipion_cocofold.wizards import CocofoldBodiesWizard, bodiesText
 from scipion_project import finished, run
 
@@ -29,7 +45,16 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def viewer(everything, adk):
+def chimerax(monkeypatch, tmp_path):
+    """Something that stands where ChimeraX would."""
+    program = tmp_path / "bin" / "ChimeraX"
+    program.parent.mkdir()
+    program.touch()
+    monkeypatch.setattr(Chimera, "_program", str(program))
+
+
+@pytest.fixture
+def viewer(everything, adk, chimerax):
     viewer = CocofoldFinetuneViewer(project=adk.project)
     viewer.setProtocol(everything)
     return viewer
@@ -124,16 +149,65 @@ def test_nothing_to_show_yet_is_said(adk):
         assert "There is no" in view.getMessage()
 
 
-def test_views_of_placement_and_assessment(placed, everything, adk):
-    views = CocofoldFitViewer(project=adk.project, protocol=placed)._visualize(placed)
-    volume, model = opened(script_of(views))
+def test_views_of_a_placement(placed, adk, chimerax):
+    outline, models = CocofoldFitViewer(project=adk.project, protocol=placed)._visualize(placed)
+    assert len(axes_of([outline]).images) == 1
+    volume, model = opened(script_of([models]))
     assert model == os.path.abspath(placed.outputAtomStruct.getFileName())
     assert volume == os.path.abspath(adk.volume.getFileName())
+    correlations, _ = CocofoldPlacementViewer(project=adk.project)._visualize(placed.outputPlacement)
+    assert len(axes_of([correlations]).patches) >= 2
+
+
+def test_without_chimerax_a_message_says_what_to_set(placed, adk, monkeypatch):
+    monkeypatch.setattr(Chimera, "_program", "/nowhere/bin/ChimeraX")
+    _, view = CocofoldFitViewer(project=adk.project, protocol=placed)._visualize(placed)
+    assert "CHIMERA_HOME" in view.getMessage()
+    assert "show_placed.cxc" in view.getMessage()
+
+
+def test_views_of_an_assessment(everything, adk):
     inputs = {"inputStructure": everything.outputAtomStruct, "inputReference": adk.truth}
+    inputs["inputParticles"] = adk.particles
     assessed = finished(run(adk.project, ProtCocofoldAssess, **inputs))
-    picture, chains = CocofoldAssessViewer(project=adk.project, protocol=assessed)._visualize(assessed)
-    assert len(picture.getFigure().axes[0].images) == 1
+    distances, chains, support = CocofoldAssessViewer(project=adk.project, protocol=assessed)._visualize(assessed)
+    assert len(axes_of([distances]).lines[0].get_ydata()) == 214
+    assert "(Å)" in axes_of([distances]).get_ylabel()
     assert len(axes_of([chains]).patches) == 1
+    assert len(axes_of([support]).lines[0].get_ydata()) == 214
+
+
+def test_views_of_a_check_and_a_selection(everything, adk):
+    given = {"inputParticles": adk.particles, "inputStructure": everything.outputAtomStruct, "count": 60}
+    checked = finished(run(adk.project, ProtCocofoldCheck, **given, stopIfWrong=False))
+    found = json.loads(Path(checked._getExtraPath("check.json")).read_text())
+    bars = axes_of(CocofoldCheckViewer(project=adk.project, protocol=checked)._visualize(checked)).patches
+    scores = [one["score"] for question in found["questions"] for one in question["alternatives"]]
+    assert [bar.get_width() for bar in bars] == scores
+    selected = finished(run(adk.project, ProtCocofoldSelect, inputParticles=adk.particles, count=60))
+    lines = axes_of(CocofoldSelectViewer(project=adk.project, protocol=selected)._visualize(selected)).lines
+    assert [len(line.get_xdata()) for line in lines] == [300, 48, 12]
+
+
+def test_directions_of_view_are_those_of_relion(adk, shared_data):
+    """Relion's rot and tilt are azimuth and tilt of the direction of view."""
+    lines = (shared_data / "adk" / "small300" / "particles.star").read_text().splitlines()
+    rows = [line.split() for line in lines if "@" in line]
+    for particle, row in zip(adk.particles.iterItems(), rows[:20]):
+        azimuth, tilt = viewAngles(particle.getTransform().getMatrix())
+        assert abs((azimuth - float(row[2]) + 180) % 360 - 180) < 1e-3
+        assert tilt == pytest.approx(float(row[3]), abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", [getattr(protocols, name) for name in protocols.__all__])
+def test_each_protocol_has_a_viewer_that_says_when_there_is_nothing_yet(kind, adk):
+    (viewer,) = (found for found in pyworkflow.Config.getDomain().findViewers(kind.__name__, "tkinter"))
+    if kind is ProtCocofoldFinetune:
+        return
+    protocol = adk.project.newProtocol(kind)
+    adk.project.saveProtocol(protocol)
+    (view,) = viewer(project=adk.project, protocol=protocol)._visualize(protocol)
+    assert "has not ended" in view.getMessage()
 
 
 def test_scipion_finds_viewers_and_wizards(everything, adk):

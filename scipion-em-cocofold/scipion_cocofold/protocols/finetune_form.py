@@ -8,6 +8,10 @@ from .protocol_fit import addFitParams
 
 PLACE_AUTO, PLACE_YES, PLACE_NO = range(3)
 PRESETS = ["default", "paper"]
+# Conditions of parameters: what has no effect is not shown. A condition knows the parameters before its own
+_NO_PLACEMENT = "inputPlacement is None"
+PLACES_MODEL = f"{_NO_PLACEMENT} and place != {PLACE_NO}"
+_IS_PREDICTION = "isinstance(inputModel, CocofoldPrediction)"
 
 
 def defineFinetuneParams(form):
@@ -43,17 +47,6 @@ def _addInputs(form):
         "the model lies in its place already.",
     )
     form.addParam(
-        "place",
-        params.EnumParam,
-        choices=["auto", "yes", "no"],
-        default=PLACE_AUTO,
-        display=params.EnumParam.DISPLAY_HLIST,
-        condition="inputVolume is not None",
-        label="Place the model in the volume first?",
-        help="auto: the model is placed, unless 'fit model in map' placed it already. This takes about 10 seconds for "
-        "214 residues. no: the model lies on the volume.",
-    )
-    form.addParam(
         "inputPlacement",
         params.PointerParam,
         pointerClass="CocofoldPlacement",
@@ -63,12 +56,24 @@ def _addInputs(form):
         help="Placement that 'fit model in map' found for this model or prediction. A prediction needs a placement or "
         "a volume.",
     )
-    addFitParams(form)
+    form.addParam(
+        "place",
+        params.EnumParam,
+        choices=["auto", "yes", "no"],
+        default=PLACE_AUTO,
+        display=params.EnumParam.DISPLAY_HLIST,
+        condition=f"inputVolume is not None and {_NO_PLACEMENT}",
+        label="Place the model in the volume first?",
+        help="auto: the model is placed, unless 'fit model in map' placed it already. This takes about 10 seconds for "
+        "214 residues. no: the model lies on the volume.",
+    )
+    addFitParams(form, PLACES_MODEL, symmetryCondition=_NO_PLACEMENT)
     form.addParam(
         "acceptPlacement",
         params.BooleanParam,
         default=False,
         expertLevel=params.LEVEL_ADVANCED,
+        condition=PLACES_MODEL,
         label="Accept a doubtful placement?",
         help="No: if the model fits nearly as well elsewhere in the volume (by less than 2 standard errors), the "
         "protocol stops and names both places. Yes: it goes on from the better one.",
@@ -88,7 +93,7 @@ def _addUsualSettings(form):
         "maxParticles",
         params.IntParam,
         default=0,
-        label="Particles",
+        label="Maximum number of particles",
         validators=[EngineRange("finetune --max-particles")],
         help="Number of particles that are used, drawn at random; 0: all. The time hardly depends on it. 2,000 "
         "particles at SNR 0.1 brought adenylate kinase from 7.1 to 0.65 Å, 200 to 0.7 Å, 50 to 0.8 Å.",
@@ -111,10 +116,9 @@ def _addUsualSettings(form):
     )
     form.addParam(
         "expected",
-        params.StringParam,
-        default="",
+        params.LabelParam,
         label="Expected time and memory",
-        help="The wizard computes it from particles, model, effort and threads.",
+        help="The wizard shows them, from particles, model, effort and threads as they are in the form.",
     )
 
 
@@ -157,6 +161,7 @@ def _addSettingsOfPredictions(form):
         params.EnumParam,
         choices=PRESETS,
         default=0,
+        condition=_IS_PREDICTION,
         expertLevel=params.LEVEL_ADVANCED,
         label="Recipe for predictions",
         help="default: the fold is kept. paper: the network is trained as the paper's authors did, on all rings at "
@@ -166,6 +171,7 @@ def _addSettingsOfPredictions(form):
         "deform",
         params.BooleanParam,
         default=False,
+        condition=_IS_PREDICTION,
         expertLevel=params.LEVEL_ADVANCED,
         label="Field on top of predictions?",
         help="Yes: a field of rigid motions moves the network's atoms further.",
@@ -206,4 +212,5 @@ def _addResults(form):
         default=False,
         expertLevel=params.LEVEL_ADVANCED,
         label="Output the model of each cycle?",
+        help="Yes: the models at the ends of all cycles, 31 at most, are an output too, in Scipion's frame.",
     )

@@ -12,6 +12,7 @@ from ..convert import ConversionError, boxSize, requirePosesAndCtfs, writePartic
 from ..engine import wholeFile
 from ..frames import findShiftToBox, guessShiftToBox, originOf
 from ..models import writeMoved
+from ..pixels import contradict, pixelSizeOfStack
 
 PARTICLES = "particles.star"
 _MODEL, _FRAME = "start.cif", "frame.json"
@@ -44,6 +45,38 @@ def validateParticles(particles):
         except ConversionError as error:
             errors.append(str(error))
     return errors
+
+
+def validateScale(particles, volume):
+    """Return messages that say why particles and their volume cannot have the pixel sizes that they have here."""
+    if particles is None or volume is None or not volume.getSamplingRate():
+        return []
+    try:
+        box, dimensions = boxSize(particles), volume.getDimensions()
+    except ConversionError:
+        # Said by `validateParticles`
+        return []
+    sizes = particles.getSamplingRate(), volume.getSamplingRate()
+    if dimensions is None or dimensions[0] != box or not contradict(*sizes):
+        return []
+    source = pixelSizeOfStack(particles)
+    hint = f" The particles' stack says {source:.4g} Å." if source else ""
+    return [
+        f"Particles and volume have {box} pixels alike, of {sizes[0]:g} Å and of {sizes[1]:g} Å: one of them was "
+        f"imported with a wrong pixel size.{hint} Import it again."
+    ]
+
+
+def warnOfScale(particles):
+    """Return a warning if the particles' stack has another pixel size than the set."""
+    source = None if particles is None else pixelSizeOfStack(particles)
+    # Many programs leave 1 Å in headers
+    if source in (None, 1.0) or not contradict(source, particles.getSamplingRate()):
+        return []
+    return [
+        f"The particles have a pixel size of {particles.getSamplingRate():g} Å here, and their stack says {source:.4g} "
+        "Å. If the import had a wrong one, nothing will agree."
+    ]
 
 
 def missingFiles(*named):

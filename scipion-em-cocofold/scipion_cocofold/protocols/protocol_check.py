@@ -9,7 +9,16 @@ from pyworkflow.protocol import params
 from ..constants import CHECK_JSON, CHECK_PNG
 from ..frames import convertToMrc
 from .base import EngineRange, ProtCocofoldBase, addSeed
-from .inputs import addParticles, missingFiles, modelInBoxFrame, particleOptions, validateParticles, writeInputs
+from .inputs import (
+    addParticles,
+    missingFiles,
+    modelInBoxFrame,
+    particleOptions,
+    validateParticles,
+    validateScale,
+    warnOfScale,
+    writeInputs,
+)
 from .protocol_fit import B_FACTOR_CHOICES, addBFactors
 from .summaries import checkSummary
 
@@ -113,7 +122,12 @@ class ProtCocofoldCheck(ProtCocofoldBase):
 
     def _validate(self):
         gone = missingFiles((self.inputStructure.get(), "model"), (self.inputVolume.get(), "volume"))
-        return gone + validateParticles(self.inputParticles.get())
+        particles, structure = self.inputParticles.get(), self.inputStructure.get()
+        errors = gone + validateParticles(particles)
+        return errors + (validateScale(particles, self._volume()) if structure is not None else [])
+
+    def _warnings(self):
+        return warnOfScale(self.inputParticles.get())
 
     def _summary(self):
         return checkSummary(self._readJson(CHECK_JSON))

@@ -40,7 +40,9 @@ from .inputs import (
     outputShift,
     particleOptions,
     validateParticles,
+    validateScale,
     volumeOfStructure,
+    warnOfScale,
     writeInBoxFrame,
     writeInputs,
 )
@@ -347,8 +349,10 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
     # --------------------------- information
     def _validate(self):
         given = self.inputModel.get()
-        errors = missingFiles((given, "model"), (self.inputReference.get(), "reference"))
-        errors += validateParticles(self.inputParticles.get()) + validateFit(self._volume())
+        named = ((given, "model"), (self.inputReference.get(), "reference"), (self.inputMask.get(), "mask"))
+        errors = missingFiles(*named)
+        particles, volume = self.inputParticles.get(), self._volume()
+        errors += validateParticles(particles) + validateFit(volume) + validateScale(particles, volume)
         if isinstance(given, CocofoldPrediction) and self._volume() is None and self.inputPlacement.get() is None:
             errors.append("The place of a prediction is not known: give the volume of the particles, or a placement.")
         asInPaper = isinstance(given, CocofoldPrediction) and PRESETS[self.preset.get()] == "paper"
@@ -367,9 +371,10 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
 
     def _warnings(self):
         particles = self.inputParticles.get()
+        warnings = warnOfScale(particles)
         if particles is not None and particles.getSize() < _FEW_PARTICLES:
-            return [f"There are only {int(particles.getSize())} particles: expect a verdict of 'undecided'."]
-        return []
+            warnings.append(f"There are only {int(particles.getSize())} particles: expect a verdict of 'undecided'.")
+        return warnings
 
     def _summary(self):
         metrics = self._readMetrics()

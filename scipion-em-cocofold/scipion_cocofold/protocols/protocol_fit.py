@@ -48,15 +48,6 @@ class ProtCocofoldFit(ProtCocofoldBase):
             important=True,
             help="Map of the particles. If it has half maps, its resolution is computed from them.",
         )
-        form.addParam(
-            "inputMask",
-            params.PointerParam,
-            pointerClass="VolumeMask",
-            allowsNull=True,
-            expertLevel=params.LEVEL_ADVANCED,
-            label="Mask",
-            help="Region in which the model may lie, on the volume's grid.",
-        )
         addFitParams(form)
         self._addGpuParams(form)
         form.addParallelSection(threads=4, mpi=0)
@@ -70,9 +61,8 @@ class ProtCocofoldFit(ProtCocofoldBase):
     def fitStep(self, key):
         # The engine refuses a folder with files, such as those of an attempt with other settings
         shutil.rmtree(self._placedFolder(), ignore_errors=True)
-        volume, mask = self.inputVolume.get(), self.inputMask.get()
-        options = {**modelOptions(self.inputModel.get()), **fitOptions(self, volume, self._getTmpPath())}
-        options["--mask"] = mask and convertToMrc(mask, self._getTmpPath())
+        options = fitOptions(self, self.inputVolume.get(), self._getTmpPath())
+        options.update(modelOptions(self.inputModel.get()))
         self.runEngine("fit", {**options, "--out": self._placedFolder(), **self._deviceOptions()})
 
     def createOutputStep(self, key):
@@ -104,12 +94,30 @@ class ProtCocofoldFit(ProtCocofoldBase):
         ]
 
 
-def addFitParams(form):
-    """Add the parameters of placing a model in a volume to a form."""
+def addFitParams(form, condition="True", symmetryCondition="True"):
+    """Add the parameters of placing a model in a volume to a form.
+
+    Parameters
+    ----------
+    form : Form
+    condition, symmetryCondition : str
+        When a model is placed; and when its symmetry has an effect, which it may have for one that is in place too.
+    """
+    form.addParam(
+        "inputMask",
+        params.PointerParam,
+        pointerClass="VolumeMask",
+        allowsNull=True,
+        expertLevel=params.LEVEL_ADVANCED,
+        condition=condition,
+        label="Mask",
+        help="Region in which the model may lie, on the volume's grid. Empty: the whole volume.",
+    )
     form.addParam(
         "mapResolution",
         params.FloatParam,
         allowsNull=True,
+        condition=condition,
         label="Resolution of the volume (Å)",
         validators=[EngineRange("fit --resolution")],
         help="Finer detail is not compared. Empty: the resolution is computed from the half maps if the volume has "
@@ -119,6 +127,7 @@ def addFitParams(form):
         "bodies",
         params.StringParam,
         default="",
+        condition=condition,
         label="Bodies",
         help="Parts that are placed one after the other, after the whole model: chains, such as A,B;C, or residues, "
         "such as A:1-120;A:121-214. auto: each chain is a body, or the parts of a prediction whose aligned error to "
@@ -128,6 +137,7 @@ def addFitParams(form):
         "symmetry",
         params.StringParam,
         default=NO_SYMMETRY,
+        condition=symmetryCondition,
         label="Symmetry",
         help="Point group of the volume, if the model is one subunit of it: C3, D2, T, O, I, with axes as in RELION. "
         "auto: the point group is found from the volume. C1: the model is the whole molecule.",
@@ -137,6 +147,7 @@ def addFitParams(form):
         params.EnumParam,
         choices=HAND_CHOICES,
         default=0,
+        condition=condition,
         expertLevel=params.LEVEL_ADVANCED,
         label="Hand of the volume",
         help="auto: the model is placed in the volume and in its mirror image. If the mirror image fits clearly "
@@ -179,8 +190,10 @@ def fitOptions(protocol, volume, folder):
     options = {"--map": convertToMrc(volume, folder), "--pixel-size": volume.getSamplingRate()}
     if protocol.mapResolution.get() is None and len(halves) == 2:
         options.update({"--half1": halves[0], "--half2": halves[1]})
+    mask = protocol.inputMask.get()
     return {
         **options,
+        "--mask": mask and convertToMrc(mask, folder),
         "--resolution": protocol.mapResolution.get(),
         "--bodies": protocol.bodies.get("").strip(),
         "--symmetry": symmetryOption(protocol),

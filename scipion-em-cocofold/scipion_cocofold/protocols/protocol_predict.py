@@ -105,7 +105,8 @@ class ProtCocofoldPredict(ProtCocofoldBase):
             "msaFile",
             params.FileParam,
             condition=f"source == {int(FROM_SEQUENCES)} and msa == {int(MSA_FILE)}",
-            label="Alignment (a3m)",
+            label="Alignment file (a3m)",
+            help="As ColabFold writes it: the query first, complexes with a line of lengths and copies at the top.",
         )
 
     def _insertAllSteps(self):

@@ -1,6 +1,23 @@
-"""Viewers of CoCoFold's protocols."""
+"""Viewers of CoCoFold's protocols and objects."""
 
 from .viewer_finetune import CocofoldFinetuneViewer
-from .viewers import CocofoldAssessViewer, CocofoldCheckViewer, CocofoldFitViewer
+from .viewers import (
+    CocofoldAssessViewer,
+    CocofoldCheckViewer,
+    CocofoldFitViewer,
+    CocofoldPlacementViewer,
+    CocofoldPredictViewer,
+    CocofoldRelaxViewer,
+    CocofoldSelectViewer,
+)
 
-__all__ = ["CocofoldAssessViewer", "CocofoldCheckViewer", "CocofoldFinetuneViewer", "CocofoldFitViewer"]
+__all__ = [
+    "CocofoldAssessViewer",
+    "CocofoldCheckViewer",
+    "CocofoldFinetuneViewer",
+    "CocofoldFitViewer",
+    "CocofoldPlacementViewer",
+    "CocofoldPredictViewer",
+    "CocofoldRelaxViewer",
+    "CocofoldSelectViewer",
+]

@@ -2,8 +2,24 @@
 
 import os
 
+from pwem.viewers.viewer_chimera import Chimera, ChimeraView
+
 BY_CHAIN, BY_CHANGE, BY_CONFIDENCE = range(3)
 COLOURS = ["chain", "change from the start", "confidence (B factor or pLDDT)"]
+
+
+def chimeraxView(viewer, script):
+    """Return a view that runs a script in ChimeraX, or a message that says what to set where it is not there."""
+    program = Chimera.getProgram()
+    if program and os.path.isfile(program):
+        return ChimeraView(script)
+    return viewer.errorMessage(
+        f"ChimeraX was not found: {program or 'CHIMERA_HOME is not set'}.\nSet CHIMERA_HOME in scipion.conf to its "
+        "folder, which has bin/ChimeraX, and start Scipion again ('scipion3 installp -p scipion-em-chimera' installs "
+        "ChimeraX). "
+        f"Or open this script in ChimeraX yourself:\n{os.path.abspath(script)}",
+        "ChimeraX",
+    )
 
 
 def writeChimeraxScript(path, models, volume=None, colour=BY_CHAIN, changes=None):

@@ -4,8 +4,6 @@ import os
 import webbrowser
 
 import numpy as np
-from pwem.viewers import EmPlotter
-from pwem.viewers.viewer_chimera import ChimeraView
 from pwem.viewers.views import TableView
 from pyworkflow.protocol import params
 from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer, View
@@ -14,7 +12,8 @@ from ..constants import ANSWER_CIF, COCOFOLD, ISOLDE_SCRIPT, REPORT_HTML
 from ..models import displacements, gaussianWidths, numberWithoutCode, writeMoved
 from ..protocols import ProtCocofoldFinetune
 from ..protocols.inputs import outputShift
-from .chimerax import BY_CHANGE, COLOURS, writeChimeraxScript
+from .chimerax import BY_CHANGE, COLOURS, chimeraxView, writeChimeraxScript
+from .plots import newPlot, showResolutions
 
 
 class CocofoldFinetuneViewer(ProtocolViewer):
@@ -82,11 +81,11 @@ class CocofoldFinetuneViewer(ProtocolViewer):
         writeChimeraxScript(
             script, [(start, "start"), (result, "result")], structure.getVolume(), self.colour.get(), changes
         )
-        return [ChimeraView(script)]
+        return [chimeraxView(self, script)]
 
     def _showIsolde(self, param=None):
         script = os.path.join(self.protocol._runFolder(), ISOLDE_SCRIPT)
-        return [ChimeraView(script)] if os.path.isfile(script) else self._noReport("script")
+        return [chimeraxView(self, script)] if os.path.isfile(script) else self._noReport("script")
 
     def _showReport(self, param=None):
         page = os.path.join(self.protocol._runFolder(), REPORT_HTML)
@@ -102,7 +101,7 @@ class CocofoldFinetuneViewer(ProtocolViewer):
         rows = self._lastPass()
         if not rows:
             return self._nothingYet()
-        plotter, axes = _newPlot("Agreement with the images", "cycle", "mean Fourier ring correlation")
+        plotter, axes = newPlot("Agreement with the images", "cycle", "mean Fourier ring correlation")
         number = [int(row["number"]) for row in rows]
         axes.plot(number, [float(row["frc_work"]) for row in rows], "o-", label="fitted particles")
         held = [(n, float(row["frc_heldout"])) for n, row in zip(number, rows) if row["frc_heldout"]]
@@ -115,11 +114,13 @@ class CocofoldFinetuneViewer(ProtocolViewer):
         curves = dict(self._metrics().get("frc_curves", {}))
         if not curves:
             return self._nothingYet()
-        frequency = 1 / np.array(curves.pop("resolution_angstrom"))
-        plotter, axes = _newPlot("Fourier ring correlation", "1 / resolution (1/Å)", "correlation")
+        resolutions = np.array(curves.pop("resolution_angstrom"))
+        frequency = 1 / resolutions
+        plotter, axes = newPlot("Fourier ring correlation", "", "correlation")
         for name, values in curves.items():
             axes.plot(frequency, values, "--" if "start" in name else "-", label=name)
         axes.axhline(0, color="grey", linewidth=0.5)
+        showResolutions(axes, resolutions.min())
         axes.legend()
         return [plotter]
 
@@ -128,7 +129,7 @@ class CocofoldFinetuneViewer(ProtocolViewer):
         if not os.path.isfile(final):
             return self._nothingYet()
         moved = displacements(self.protocol._startModel(), final)
-        plotter, axes = _newPlot("Displacement of residues", "residue", "Å")
+        plotter, axes = newPlot("Displacement of residues", "residue", "displacement of CA atoms (Å)")
         for chain in dict.fromkeys(chain for chain, _ in moved):
             points = [
                 (numberWithoutCode(number), distance) for (name, number), distance in moved.items() if name == chain
@@ -142,7 +143,7 @@ class CocofoldFinetuneViewer(ProtocolViewer):
         found = gaussianWidths(final) if os.path.isfile(final) else np.zeros(0)
         if not len(found):
             return self._nothingYet()
-        plotter, axes = _newPlot("Learned widths of the Gaussians", "width (Å)", "atoms")
+        plotter, axes = newPlot("Learned widths of the Gaussians", "width (Å)", "atoms")
         axes.hist(found, bins=60)
         return [plotter]
 
@@ -191,11 +192,6 @@ class CyclesView(View):
         TableView(
             headerList=self.headings, dataList=self.rows, mesg="", title="Cycles", height=len(self.rows), width=900
         )
-
-
-def _newPlot(title, xlabel, ylabel):
-    plotter = EmPlotter(windowTitle=title)
-    return plotter, plotter.createSubPlot(title, xlabel, ylabel)
 
 
 def _shortNumber(value):

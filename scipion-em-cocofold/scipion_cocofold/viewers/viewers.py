@@ -1,75 +1,188 @@
-"""Viewers of placements, checks and assessments."""
+"""Viewers of all protocols but fine-tuning, and of predictions and placements."""
 
 import json
 import os
 
-from matplotlib.image import imread
-from pwem.viewers import EmPlotter
-from pwem.viewers.viewer_chimera import ChimeraView
+import numpy as np
 from pyworkflow.viewer import DESKTOP_TKINTER, Viewer
 
-from ..constants import AFTER_JSON, ASSESSMENT_PNG, CHECK_PNG, PLACED_FOLDER, PLACEMENT_PNG, SUPPORT_PNG
-from ..protocols import ProtCocofoldAssess, ProtCocofoldCheck, ProtCocofoldFit
-from .chimerax import writeChimeraxScript
+from ..constants import (
+    AFTER_JSON,
+    CHECK_JSON,
+    IMAGES_JSON,
+    PLACED_FOLDER,
+    PLACEMENT_PNG,
+    RELAXED_JSON,
+    SELECTED_JSON,
+)
+from ..objects import CocofoldPlacement, CocofoldPrediction
+from ..protocols import (
+    ProtCocofoldAssess,
+    ProtCocofoldCheck,
+    ProtCocofoldFit,
+    ProtCocofoldPredict,
+    ProtCocofoldRelax,
+    ProtCocofoldSelect,
+)
+from .chimerax import BY_CONFIDENCE, chimeraxView, writeChimeraxScript
+from .plots import barPlot, checkPlot, newPlot, pairPlot, picture, residuePlot
 
 
-class CocofoldFitViewer(Viewer):
+class CocofoldViewer(Viewer):
+    """What the viewers below share: files of the protocol, a message where it has not ended."""
+
+    _environments = [DESKTOP_TKINTER]
+
+    def _read(self, *names):
+        """Return the content of a JSON file of the protocol, or None."""
+        path = self.protocol._getExtraPath(*names)
+        if not os.path.isfile(path):
+            return None
+        with open(path, encoding="utf-8") as content:
+            return json.load(content)
+
+    def _output(self, name):
+        return getattr(self.protocol, name, None)
+
+    def _nothingYet(self):
+        return [self.errorMessage("There is nothing to show yet: the protocol has not ended.")]
+
+    def _models(self, name, models, volume, **colours):
+        """Return a view of models in ChimeraX, by a script of this name in the protocol's folder."""
+        script = self.protocol._getExtraPath(name)
+        writeChimeraxScript(script, models, volume, **colours)
+        return chimeraxView(self, script)
+
+
+class CocofoldFitViewer(CocofoldViewer):
     """The placed model on its volume in ChimeraX, and the volume's outline from three sides."""
 
     _label = "placed model"
     _targets = [ProtCocofoldFit]
-    _environments = [DESKTOP_TKINTER]
 
     def _visualize(self, obj, **kwargs):
-        structure = self.protocol.outputAtomStruct
-        script = self.protocol._getExtraPath("show_placed.cxc")
-        writeChimeraxScript(script, [(structure.getFileName(), "placed")], structure.getVolume())
-        picture = self.protocol._getExtraPath(PLACED_FOLDER, PLACEMENT_PNG)
-        return [_showPicture(picture, "Placement"), ChimeraView(script)]
+        structure = self._output("outputAtomStruct")
+        if structure is None:
+            return self._nothingYet()
+        models = [(structure.getFileName(), "placed")]
+        outline = picture(self.protocol._getExtraPath(PLACED_FOLDER, PLACEMENT_PNG), "Placement")
+        return [outline, self._models("show_placed.cxc", models, structure.getVolume())]
 
 
-class CocofoldCheckViewer(Viewer):
-    """The scores of all hypotheses that the check compared."""
+class CocofoldCheckViewer(CocofoldViewer):
+    """The scores of all alternatives that the check compared."""
 
     _label = "verdicts"
     _targets = [ProtCocofoldCheck]
-    _environments = [DESKTOP_TKINTER]
 
     def _visualize(self, obj, **kwargs):
-        return [_showPicture(self.protocol._getExtraPath(CHECK_PNG), "Check of inputs")]
+        found = self._read(CHECK_JSON)
+        return self._nothingYet() if found is None else [checkPlot(found)]
 
 
-class CocofoldAssessViewer(Viewer):
+class CocofoldAssessViewer(CocofoldViewer):
     """Distance of each residue from the reference, its support by the images, and each chain's CA RMSD."""
 
     _label = "assessment"
     _targets = [ProtCocofoldAssess]
-    _environments = [DESKTOP_TKINTER]
 
     def _visualize(self, obj, **kwargs):
-        pictures = [
-            _showPicture(path, title)
-            for path, title in (
-                (self.protocol._getExtraPath(ASSESSMENT_PNG), "Distance from the reference"),
-                (self.protocol._getExtraPath(SUPPORT_PNG), "Support by the images"),
-            )
-            if os.path.isfile(path)
+        after, images = self._read(AFTER_JSON), self._read(IMAGES_JSON)
+        if after is None and images is None:
+            return self._nothingYet()
+        views = []
+        if after is not None:
+            other = "start" if self.protocol._comparesWithStart() else "reference"
+            title = f"Distance from the {other}, superposed"
+            views.append(residuePlot(title, "distance of CA atoms (Å)", after["residues"], "superposed_angstrom"))
+            chains = {f"chain {chain['chain']}": round(chain["ca_rmsd_together"], 2) for chain in after["chains"]}
+            views.append(barPlot(f"CA RMSD of chains to the {other}", "CA RMSD (Å)", chains))
+        if images is not None:
+            title = "Support by the images (band: two standard errors)"
+            views.append(residuePlot(title, "support", images["support"], "support", "standard_error"))
+        return views
+
+
+class CocofoldRelaxViewer(CocofoldViewer):
+    """The relaxed model on the input in ChimeraX, and its faults before and after."""
+
+    _label = "relaxed model"
+    _targets = [ProtCocofoldRelax]
+
+    def _visualize(self, obj, **kwargs):
+        found, structure = self._read(RELAXED_JSON), self._output("outputAtomStruct")
+        if found is None or structure is None:
+            return self._nothingYet()
+        faults = [
+            {
+                "clashes": len(found[when]["clashes"]),
+                "bonds and angles": len(found[when]["outliers"]),
+                "twisted peptides": found["geometry"]["twisted"][place],
+            }
+            for place, when in enumerate(("before", "after"))
         ]
-        path = self.protocol._getExtraPath(AFTER_JSON)
+        models = [(self.protocol.inputStructure.get().getFileName(), "input"), (structure.getFileName(), "relaxed")]
+        plot = pairPlot("Faults of the model", "number", *faults)
+        return [plot, self._models("show_relaxed.cxc", models, structure.getVolume())]
+
+
+class CocofoldSelectViewer(CocofoldViewer):
+    """The views of the selected particles among those of all."""
+
+    _label = "selected particles"
+    _targets = [ProtCocofoldSelect]
+
+    def _visualize(self, obj, **kwargs):
+        found, particles = self._read(SELECTED_JSON), self.protocol.inputParticles.get()
+        if found is None or particles is None:
+            return self._nothingYet()
+        angles = np.array([viewAngles(particle.getTransform().getMatrix()) for particle in particles.iterItems()])
+        plotter, axes = newPlot("Directions of view", "azimuth (°)", "tilt (°)", (9, 5))
+        axes.plot(*angles.T, ".", color="0.8", markersize=3, label=f"all {len(angles)}")
+        for name, marker, text in (("selected", "o", "selected"), ("held_out", "x", "held out")):
+            rows = np.array(found[name], dtype=int)
+            axes.plot(*angles[rows].T, marker, markersize=4, label=f"{len(rows)} {text}")
+        axes.legend()
+        return [plotter]
+
+
+class CocofoldPredictViewer(CocofoldViewer):
+    """The predicted model, coloured by its confidence, in ChimeraX."""
+
+    _label = "predicted model"
+    _targets = [ProtCocofoldPredict, CocofoldPrediction]
+
+    def _visualize(self, obj, **kwargs):
+        prediction = obj if isinstance(obj, CocofoldPrediction) else getattr(obj, "outputPrediction", None)
+        if prediction is None:
+            return self._nothingYet()
+        model = prediction.getModelFileName()
+        script = os.path.splitext(model)[0] + "_shown.cxc"
+        writeChimeraxScript(script, [(model, "prediction")], None, BY_CONFIDENCE)
+        return [chimeraxView(self, script)]
+
+
+class CocofoldPlacementViewer(CocofoldViewer):
+    """Correlations of a placement: of the whole, of its bodies, and of the next best place."""
+
+    _label = "placement"
+    _targets = [CocofoldPlacement]
+
+    def _visualize(self, obj, **kwargs):
+        path = obj.getFileName()
         if not os.path.isfile(path):
-            return pictures or [self.errorMessage("Not assessed yet.")]
+            return [self.errorMessage(f"The file of the placement is gone: {path}")]
         with open(path, encoding="utf-8") as content:
-            chains = json.load(content)["chains"]
-        plotter = EmPlotter(windowTitle="Chains")
-        axes = plotter.createSubPlot("CA RMSD of chains", "chain", "Å")
-        axes.bar([chain["chain"] for chain in chains], [chain["ca_rmsd_together"] for chain in chains])
-        return [*pictures, plotter]
+            found = json.load(content)
+        values = {"whole": found["whole"]["correlation"], "next best place": found["whole"]["runner_up"]}
+        values.update({body["selection"]: body["correlation"] for body in found["bodies"]})
+        shown = {name: round(value, 3) for name, value in values.items() if value is not None}
+        views = [barPlot(f"Placement, hand {found['hand']}", "correlation with the volume", shown)]
+        outline = os.path.join(os.path.dirname(path), os.path.basename(PLACEMENT_PNG))
+        return [*views, picture(outline, "Placement")] if os.path.isfile(outline) else views
 
 
-def _showPicture(path, title):
-    """Return a view that shows a PNG file in a window of its own."""
-    plotter = EmPlotter(windowTitle=title, figsize=(10, 7))
-    axes = plotter.createSubPlot(title, "", "")
-    axes.imshow(imread(path))
-    axes.set_axis_off()
-    return plotter
+def viewAngles(matrix):
+    """Return azimuth and tilt (degrees) of the direction of view of a particle's transform, shape (4, 4)."""
+    x, y, z = np.asarray(matrix)[:3, 2]
+    return np.degrees(np.arctan2(y, x)), np.degrees(np.arccos(np.clip(z, -1, 1)))

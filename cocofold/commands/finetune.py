@@ -171,6 +171,10 @@ def report(
     model_shift: Tuple[float, float, float] = typer.Option(
         (0.0, 0.0, 0.0), help="Å: what is added to the models' positions for ISOLDE, so that they lie on that map."
     ),
+    title: Optional[str] = typer.Option(None, help="Title of the page; by default the name of the run's folder."),
+    relaxed: Optional[Path] = typer.Option(
+        None, help="Model that cocofold relax made of the result: its geometry stands beside that of start and result."
+    ),
 ) -> None:
     """Show what a finished run did, on one page that works offline.
 
@@ -180,7 +184,7 @@ def report(
     from cocofold.reporting.run_report import write_report
     from cocofold.reporting.viewer_files import ViewerFrame
 
-    written = write_report(run, map_file, particles, particles_dir, ViewerFrame(map_origin, model_shift))
+    written = write_report(run, map_file, particles, particles_dir, ViewerFrame(map_origin, model_shift), title, relaxed)
     typer.echo(f"{written.page}: open it in any browser; it needs no network")
     if written.missing is not None:
         typer.echo(f"without pictures of particles and orientations: {written.missing}")

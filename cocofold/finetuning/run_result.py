@@ -289,6 +289,7 @@ def run_metrics(
         "frc_heldout": heldout,
         "frc_work_start": answer.cycles[0].frc_work,
         "frc_heldout_start": heldout_start,
+        **_highest_gain(judged),
         "moved_angstrom": best.moved_angstrom,
         "worst_link_angstrom": best.worst_link_angstrom,
         "link_rms_angstrom": best.link_rms_angstrom,
@@ -338,6 +339,15 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
+
+
+def _highest_gain(judged: TrainingPass) -> dict[str, float | None]:
+    """The highest gain of the mean held-out correlation over the start's, and its standard error; None if unknown."""
+    before, after = judged.cycles[0].frc_heldout, judged.cycles[judged.highest].frc_heldout
+    if before is None or after is None or judged.highest == 0:
+        return {"heldout_gain": None, "heldout_gain_error": None}
+    gain, in_errors = after - before, judged.gain_in_errors
+    return {"heldout_gain": gain, "heldout_gain_error": abs(gain / in_errors) if in_errors else None}
 
 
 def summary_line(metrics: dict[str, Any]) -> str:

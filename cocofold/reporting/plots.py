@@ -19,6 +19,9 @@ _MOST_DIRECTIONS = 100_000
 # The colours of the map of views reach at least twice the even density, so that noise does not look like preference.
 _LEAST_FULL_SCALE = 2.0
 _MAP_COLUMNS = 200  # pixels across the map of views: more take longer to compute
+# Resolutions (Å) for ticks, and the share of an axis that ticks are apart at least
+_ROUND_RESOLUTIONS = (50, 20, 10, 8, 6, 5, 4, 3.5, 3, 2.5, 2.2, 2, 1.8, 1.6, 1.5, 1.4, 1.3, 1.2, 1.1, 1)
+_LEAST_TICK_DISTANCE = 0.06
 # Curves of metrics.json by name: label, colour and dash of the line
 _CORRELATION_CURVES = (
     ("work, start", "fitted, start", _WORK_COLOUR, "dot"),
@@ -47,14 +50,24 @@ def correlation_plot(run: FinishedRun) -> PlotlyFigure:
         for name, label, colour, dash in _CORRELATION_CURVES
         if name in curves
     ]
-    ticks = np.linspace(0, frequency[-1], 7)[1:]
+    ticks = round_resolutions(resolution[-1])
     axis = {
         "title": {"text": "resolution (Å)"},
-        "tickvals": ticks.tolist(),
-        "ticktext": [f"{1 / tick:.1f}" for tick in ticks],
+        "tickvals": [1 / tick for tick in ticks],
+        "ticktext": [f"{tick:g}" for tick in ticks],
         "range": [0, frequency[-1]],
     }
     return _figure(traces, xaxis=axis, yaxis={"title": {"text": "Fourier ring correlation"}, "rangemode": "tozero"})
+
+
+def round_resolutions(finest: float) -> list[float]:
+    """Round resolutions (Å), coarse to fine, that are apart on an axis of frequency that ends at the finest."""
+    chosen: list[float] = []
+    for one in _ROUND_RESOLUTIONS:
+        last = 1 / chosen[-1] if chosen else 0.0
+        if one >= finest and (1 / one - last) * finest >= _LEAST_TICK_DISTANCE:
+            chosen.append(one)
+    return chosen
 
 
 def cycles_plot(run: FinishedRun) -> PlotlyFigure:

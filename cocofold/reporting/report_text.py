@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from cocofold.assessment.backbone_geometry import BackboneGeometry, measure_geometry
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.verdict import VerdictText, verdict_text
 from cocofold.reporting.run_contents import FinishedRun, ModelChanges
+from cocofold.structure.model import Model
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,12 @@ def describe_verdict(run: FinishedRun, changed: ModelChanges) -> RunVerdict:
         sentences.append("The model comes from a second pass, which fitted all particles up to the same cycle.")
     if metrics["best_cycle"] > 0:
         sentences.append(f"CA atoms lie {changed.rms_in_place:.2f} Å (root mean square) from where they started.")
+    if run.options.effort < 1:
+        sentences.append(
+            f"This was a short run, with {run.options.effort:g} of the usual steps; a whole one may find more."
+        )
+    if run.has_candidate:
+        sentences.append("model.cif is the start. What the fit gave is candidate.cif; look at it before you use it.")
     explanation = " ".join(sentences) + _rejected_cycles_sentence(metrics)
     return RunVerdict(metrics["verdict"].replace(" ", "-"), says.headline, explanation)
 
@@ -103,6 +112,82 @@ def methods_paragraph(run: FinishedRun) -> str:
         f"{finest:.1f} Å (Adam, {options.batch_size} images a step, {metrics.get('steps', 0):,} steps, "
         f"{metrics.get('images', 0):,} images compared in all). {how}{judged}{second}"
     )
+
+
+@dataclass(frozen=True)
+class GeometryRow:
+    """A figure of the backbone's geometry: of the start, the result and, if given, the relaxed model.
+
+    ``css_class`` says whether the result is better or worse than the start; ``new`` names faults that the start lacks.
+    """
+
+    name: str
+    values: tuple[str, ...]
+    css_class: str
+    new: str
+
+
+# The names of more faults than this do not fit into a row
+_MOST_FAULTS_NAMED = 8
+
+
+def geometry_rows(start: Model, result: Model, relaxed: Model | None) -> list[GeometryRow]:
+    """Backbone geometry of start and result, as ``cocofold assess`` counts it."""
+    before, after = measure_geometry(start), measure_geometry(result, start)
+    shown = [before, after] if relaxed is None else [before, after, measure_geometry(relaxed)]
+
+    def row(name: str, count: Callable[[BackboneGeometry], int], new: tuple[str, ...] | None = None) -> GeometryRow:
+        change = count(after) - count(before)
+        named = ", ".join((new or ())[:_MOST_FAULTS_NAMED]) + (" …" if len(new or ()) > _MOST_FAULTS_NAMED else "")
+        css_class = "better" if change < 0 else "worse" if change > 0 else "same"
+        return GeometryRow(name, tuple(str(count(one)) for one in shown), css_class, named)
+
+    gained = after.ramachandran_favoured - before.ramachandran_favoured
+    favoured = GeometryRow(
+        "Ramachandran favoured",
+        tuple(f"{one.ramachandran_favoured:.1%}" for one in shown),
+        "better" if gained > 0 else "worse" if gained < 0 else "same",
+        "",
+    )
+    return [
+        favoured,
+        row("Ramachandran outliers", lambda one: len(one.ramachandran_outliers), after.new_ramachandran_outliers),
+        row("twisted peptides", lambda one: len(one.twisted), after.new_twisted),
+        row("cis peptides, not before proline", lambda one: len(one.cis_other), after.new_cis),
+        row("D-amino acids", lambda one: len(one.d_residues), after.new_d),
+        row("clashes (CA–CA below 3 Å)", lambda one: len(one.close_alphas), after.new_close_alphas),
+    ]
+
+
+def placement_lines(found: dict[str, Any] | None) -> list[str]:
+    """Sentences on how the model was placed, from ``placement.json``; none where it was in place."""
+    if found is None:
+        return []
+    whole = found["whole"]
+    other = (
+        "no other place was found"
+        if whole["runner_up"] is None
+        else f"the next best place has {whole['runner_up']:.2f}, "
+        + ("far enough apart to trust" if whole["trusted"] else "too close to trust")
+    )
+    lines = [f"The model was placed in the map with a correlation of {whole['correlation']:.2f}; {other}."]
+    lines.append(f"Hand of the map: {found['hand']}.")
+    return [*lines, *found.get("warnings", [])]
+
+
+def settings_rows(options: Options) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Settings by name and value: those that were given or follow from the input, and those left at their defaults."""
+    defaults = {one.name: one.default for one in fields(Options)}
+    given, usual = [], []
+    for name, value in asdict(options).items():
+        text = "" if value is None else rounded_text(value)
+        (usual if value == defaults[name] else given).append((name, text))
+    return given, usual
+
+
+def rounded_text(value: Any) -> str:
+    """A value for people: numbers with four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True)

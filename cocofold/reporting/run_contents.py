@@ -70,6 +70,20 @@ class FinishedRun:
         return self.path / _DENSITY
 
     @property
+    def has_candidate(self) -> bool:
+        """Whether the fit gave another model, and the answer is the start."""
+        return (self.path / "candidate.cif").is_file()
+
+    def found_before(self, name: str) -> dict[str, Any] | None:
+        """What the check (``check.json``) or the placement (``placement/placement.json``) found; None without it."""
+        path = self.path / name
+        try:
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        except ValueError:
+            return None
+        return found
+
+    @property
     def cycles_fit_all(self) -> bool:
         """Whether the cycles are those of a pass that fitted all particles, after one that held some out."""
         return self.metrics["heldout_particles"] > 0 and all(row["frc_heldout"] is None for row in self.cycles)

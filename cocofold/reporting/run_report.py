@@ -27,7 +27,15 @@ from cocofold.reporting.plots import (
     orientation_plot,
     smoothing_deg,
 )
-from cocofold.reporting.report_text import citations, describe_verdict, methods_paragraph
+from cocofold.reporting.report_text import (
+    citations,
+    describe_verdict,
+    geometry_rows,
+    methods_paragraph,
+    placement_lines,
+    rounded_text,
+    settings_rows,
+)
 from cocofold.reporting.run_contents import (
     FinishedRun,
     ModelChanges,
@@ -45,6 +53,8 @@ from cocofold.reporting.viewer_files import (
     write_isolde_models,
 )
 from cocofold.structure.geometry import point_group_rotations, root_mean_square
+from cocofold.structure.model import Model
+from cocofold.structure.read_model import read_model
 from cocofold.system.atomic_files import refuse_unwritable, write_atomically
 from cocofold.system.errors import InputError
 
@@ -64,6 +74,8 @@ def write_report(
     particles: Path | None = None,
     particles_dir: Path | None = None,
     frame: ViewerFrame | None = None,
+    title: str | None = None,
+    relaxed: Path | None = None,
 ) -> WrittenReport:
     """Write ``report.html`` and ``isolde/open_in_isolde.cxc`` into the folder of a finished run.
 
@@ -78,6 +90,10 @@ def write_report(
         Where the particles and their stacks are now, if not where they were.
     frame : ViewerFrame, optional
         Frame in which ISOLDE shows map and models; the page shows them in the box's.
+    title : str, optional
+        Of the page; by default the name of the run's folder.
+    relaxed : Path, optional
+        The model that ``cocofold relax`` made of the answer, for the table of geometry.
 
     Raises
     ------
@@ -89,7 +105,8 @@ def write_report(
     commands = isolde_script(run, map_file, frame)
     changed = compare_with_start(run.start, run.answer)
     seen = collect_particle_views(run, particles, particles_dir)
-    text = render_page(run, changed, seen, map_file, frame.map_in_box)
+    relaxed_model = None if relaxed is None else read_model(relaxed)
+    text = render_page(run, changed, seen, map_file, frame.map_in_box, title=title, relaxed=relaxed_model)
     page, script = path / "report.html", path / ISOLDE_SCRIPT
     with refuse_unwritable(page, "make room, or make the folder writable"):
         script.parent.mkdir(exist_ok=True)
@@ -133,6 +150,9 @@ def render_page(
     seen: ParticleViews,
     map_file: Path | None,
     first_voxel: np.ndarray | None = None,
+    *,
+    title: str | None = None,
+    relaxed: Model | None = None,
 ) -> str:
     """The HTML text of a report.
 
@@ -145,6 +165,8 @@ def render_page(
         A map to contour in place of the density of the answer.
     first_voxel : (3,) float, optional
         Where that map's first voxel lies in the frame of the run, Å; by default at 0.
+    title, relaxed
+        See ``write_report``.
     """
     moved = displacement_plots(run, changed)
     symmetry = run.metrics.get("symmetry", "C1")
@@ -159,6 +181,9 @@ def render_page(
         **_page_parts(),
         **_run_parts(run, changed),
         **_particle_parts(seen),
+        title=title or run.path.resolve().name,
+        geometry=geometry_rows(run.start, run.answer, relaxed),
+        has_relaxed=relaxed is not None,
         figures=_headline_numbers(run, changed, sampled),
         sampling=sampled,
         symmetry=symmetry,
@@ -184,8 +209,10 @@ def _page_parts() -> dict[str, Any]:
 def _run_parts(run: FinishedRun, changed: ModelChanges) -> dict[str, Any]:
     """What the page says of the run without its particles, by the names in ``page.html``."""
     cited = citations(run)
+    given, usual = settings_rows(run.options)
+    check = run.found_before("check.json")
     return {
-        "title": _title(run),
+        "molecule": _molecule_name(run),
         "metrics": run.metrics,
         "second_pass": run.second_pass,
         "cycles_fit_all": run.cycles_fit_all,
@@ -198,7 +225,10 @@ def _run_parts(run: FinishedRun, changed: ModelChanges) -> dict[str, Any]:
         "methods": methods_paragraph(run),
         "citations": cited,
         "bibtex": "\n\n".join(citation.bibtex for citation in cited),
-        "settings": _option_rows(run),
+        "settings": given,
+        "usual_settings": usual,
+        "checked": [] if check is None else check["questions"],
+        "placed": placement_lines(run.found_before("placement/placement.json")),
     }
 
 
@@ -238,7 +268,7 @@ def _embedded(script: str) -> Markup:
     return Markup(script.replace("</script", "<\\/script"))
 
 
-def _title(run: FinishedRun) -> str:
+def _molecule_name(run: FinishedRun) -> str:
     name = run.start.structure.name
     return name if name.strip() else Path(run.start_name).name
 
@@ -249,7 +279,7 @@ def _headline_numbers(run: FinishedRun, changed: ModelChanges, sampled: ViewSamp
     finest = metrics["frc_curves"]["resolution_angstrom"][-1]
     held_out = f"{metrics['heldout_particles']:,} held out" + (" at first" if run.second_pass else "")
     rows = [
-        ("frc_heldout", "Held-out FRC", _start_to_result(metrics, "frc_heldout"), "mean, start → result"),
+        ("frc_heldout", "Held-out FRC", _start_to_result(metrics, "frc_heldout"), _gain(metrics)),
         ("frc_work", "Fitted FRC", _start_to_result(metrics, "frc_work"), f"rings to {finest:.1f} Å"),
         ("moved_angstrom", "CA moved", f"{changed.rms_in_place:.2f} Å", f"{changed.rms_superposed:.2f} Å superposed"),
         ("worst_link_angstrom", "C–N bonds", f"{metrics['worst_link_angstrom']:.3f} Å", "largest deviation"),
@@ -260,6 +290,14 @@ def _headline_numbers(run: FinishedRun, changed: ModelChanges, sampled: ViewSamp
     machine = f"{metrics['peak_memory_gb']:.1f} GB, {metrics['device']}"
     rows.append(("seconds", "Time", _duration(metrics["seconds"]), machine))
     return [dict(zip(("key", "name", "value", "note"), row)) for row in rows]
+
+
+def _gain(metrics: dict[str, Any]) -> str:
+    """The gain of held-out correlation with its standard error, which decides the verdict."""
+    gain, error = metrics.get("heldout_gain"), metrics.get("heldout_gain_error")
+    if gain is None or error is None:
+        return "mean, start → result"
+    return ("gain" if metrics["best_cycle"] else "best other model") + f" {gain:+.4f} ± {error:.4f}"
 
 
 def _start_to_result(metrics: dict[str, Any], name: str) -> str:
@@ -283,18 +321,18 @@ def _chain_rows(run: FinishedRun, changed: ModelChanges, names: list[str]) -> li
     return rows
 
 
-def _option_rows(run: FinishedRun) -> list[tuple[str, str]]:
-    return [(name, "" if value is None else str(value)) for name, value in asdict(run.options).items()]
-
-
 def _run_facts(run: FinishedRun, versions: dict[str, str]) -> list[tuple[str, str]]:
     ended = datetime.fromtimestamp((run.path / "metrics.json").stat().st_mtime, timezone.utc)
-    elsewhere = ("frc_curves", "versions", "verdict_headline", "verdict_explanation")
+    elsewhere = ("frc_curves", "versions", "verdict_headline", "verdict_explanation", "evidence", "source")
     shown = {name: value for name, value in run.metrics.items() if name not in elsewhere}
     return [
         ("run", str(run.path.absolute())),
         ("ended", f"{ended:%Y-%m-%d %H:%M} UTC"),
-        *((name, value if isinstance(value, str) else json.dumps(value)) for name, value in shown.items()),
+        *(
+            (name, json.dumps(value) if isinstance(value, (list, dict)) else rounded_text(value))
+            for name, value in shown.items()
+            if value not in (None, [], {})
+        ),
         *((f"version of {name}", str(value)) for name, value in versions.items()),
     ]
 

@@ -52,6 +52,8 @@ def test_a_run_comes_closer_and_writes_what_it_should(finished: Path, start: Pat
     # So few steps leave the domains on their way.
     assert metrics["verdict"] == "supported in part"
     assert metrics["frc_heldout"] > metrics["frc_heldout_start"]
+    # Clear, by three standard errors
+    assert metrics["heldout_gain"] > 3 * metrics["heldout_gain_error"] > 0
     cycles = sorted(path.name for path in (finished / "models").iterdir())
     assert cycles[-1] == f"cycle_{metrics['best_cycle']:02d}.cif"
     assert len((finished / "log.txt").read_text().splitlines()) > len(cycles)

@@ -34,6 +34,7 @@ from cocofold.reporting.plots import (
     compensation_factor,
     density_on_mollweide,
     measure_view_sampling,
+    round_resolutions,
     shell_sampling,
     smoothing_deg,
 )
@@ -300,3 +301,13 @@ def test_maps_that_are_none_are_refused(
     assert "config.yaml: is no MRC or CCP4 map" in capsys.readouterr().err
     assert command("report", run, "--map", run / "absent.mrc") == 2
     assert "absent.mrc" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("finest", [5.0, 3.3, 2.4, 1.05])
+def test_ticks_are_round_resolutions_apart(finest: float) -> None:
+    ticks = round_resolutions(finest)
+    assert all(tick >= finest for tick in ticks)
+    places = np.array([finest / tick for tick in ticks])
+    assert len(ticks) >= 4
+    assert np.diff(places).min() > 0.05
+    assert all(float(f"{tick:.1f}") == tick for tick in ticks)

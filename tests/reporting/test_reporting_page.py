@@ -14,6 +14,7 @@ import pytest
 import yaml
 from reports import COUNT, Page, give_plddt
 
+from cocofold.assessment.backbone_geometry import measure_geometry
 from cocofold.reporting.plots import cycles_plot
 from cocofold.reporting.report_text import citations, describe_verdict, methods_paragraph
 from cocofold.reporting.run_contents import FinishedRun, compare_with_start, read_run
@@ -273,3 +274,47 @@ def test_settings_are_listed(copy_of: Callable[..., Path]) -> None:
     assert f"effort {settings['effort']}" in text
     assert "10.1038/s42004-026-01899-7" in text
     assert "AlphaFold-Multimer was fine-tuned" not in text
+
+
+def test_geometry_stands_beside_the_verdict(copy_of: Callable[..., Path], command: Callable[..., int]) -> None:
+    run = copy_of()
+    assert command("report", run, "--title", "A <b>title</b>", "--relaxed", run / "models" / "cycle_00.cif") == 0
+    page = Page(run / "report.html")
+    assert "A <b>title</b>" in page.text
+    start, result = (
+        measure_geometry(read_model(run / name)) for name in (Path("models") / "cycle_00.cif", Path("model.cif"))
+    )
+    favoured = [f"{one.ramachandran_favoured:.1%}" for one in (start, result, start)]
+    assert " ".join(["Ramachandran favoured", *favoured]) in page.text
+    outliers = [str(len(one.ramachandran_outliers)) for one in (start, result, start)]
+    assert " ".join(["Ramachandran outliers", *outliers]) in page.text
+    assert f"<title>{run.name}: CoCoFold report</title>" in Page(write_report(run).page).source
+
+
+def test_what_the_run_found_on_its_way_is_told(copy_of: Callable[..., Path]) -> None:
+    run = copy_of()
+    assert "Inputs" not in Page(write_report(run).page).text
+    question = {"question": "hand", "verdict": "agrees", "line": "hand: agrees with the model."}
+    (run / "check.json").write_text(json.dumps({"contradictions": [], "questions": [question]}))
+    (run / "placement").mkdir()
+    whole = {"correlation": 0.5, "runner_up": 0.3, "trusted": True}
+    (run / "placement" / "placement.json").write_text(
+        json.dumps({"hand": "as-is", "whole": whole, "bodies": [], "warnings": ["The map is small."]})
+    )
+    (run / "candidate.cif").write_text("data_candidate\n")
+    text = Page(write_report(run).page).text
+    assert "hand: agrees with the model." in text
+    assert "a correlation of 0.50; the next best place has 0.30, far enough apart to trust" in text
+    assert "The map is small." in text
+    assert "What the fit gave is candidate.cif" in text
+
+
+def test_the_gain_has_an_error_and_a_short_run_says_so(copy_of: Callable[..., Path]) -> None:
+    run = copy_of("judged")
+    metrics = json.loads((run / "metrics.json").read_text())
+    changed = {**metrics, "heldout_gain": 0.0123, "heldout_gain_error": 0.0021}
+    (run / "metrics.json").write_text(json.dumps(changed))
+    page = Page(write_report(run).page)
+    assert "+0.0123 ± 0.0021" in page.text
+    effort = yaml.safe_load((run / "config.yaml").read_text())["effort"]
+    assert f"This was a short run, with {effort:g} of the usual steps" in page.text

@@ -10,7 +10,57 @@ function drawPlots() {
   for (const place of document.querySelectorAll("[data-plot]")) {
     const { data, layout } = plots[place.dataset.plot];
     Plotly.newPlot(place, data, layout, { responsive: true, displaylogo: false, modeBarButtons: BUTTONS });
+    offerDownloads(place, data);
   }
+}
+
+/* Figures as SVG, and their numbers as CSV. */
+function offerDownloads(place, data) {
+  const name = place.dataset.plot;
+  const row = Object.assign(document.createElement("div"), { className: "downloads" });
+  const add = (text, act) => {
+    const button = Object.assign(document.createElement("button"), { type: "button", textContent: text });
+    button.addEventListener("click", act);
+    row.appendChild(button);
+  };
+  add("SVG", () => Plotly.downloadImage(place, { format: "svg", filename: name, width: 900, height: place.clientHeight }));
+  add("CSV", () => save(name + ".csv", plotAsCsv(data)));
+  place.after(row);
+}
+
+function plotAsCsv(data) {
+  const rows = [["curve", "x", "y", "value"]];
+  for (const trace of data) {
+    if (trace.hoverinfo === "skip") continue;
+    const name = trace.name || trace.type;
+    if (trace.z) trace.z.forEach((line, row) => line.forEach((value, column) => rows.push([name, trace.x[column], trace.y[row], value])));
+    else trace.x.forEach((x, place) => rows.push([name, x, trace.y[place], (trace.customdata || trace.text || [])[place]]));
+  }
+  return asCsv(rows);
+}
+
+function asCsv(rows) {
+  const cell = (value) => {
+    const text = value === null || value === undefined ? "" : String(value);
+    return /[",\n]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
+  };
+  return rows.map((row) => row.map(cell).join(",")).join("\n") + "\n";
+}
+
+function save(name, text) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+  link.download = name;
+  link.click();
+  URL.revokeObjectURL(link.href);
+}
+
+function offerTables() {
+  for (const button of document.querySelectorAll("[data-table]"))
+    button.addEventListener("click", () => {
+      const rows = [...document.querySelectorAll("#" + button.dataset.table + " tr")];
+      save(button.dataset.table + ".csv", asCsv(rows.map((row) => [...row.cells].map((one) => one.textContent.trim()))));
+    });
 }
 
 const CHAINS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#7b5ea7", "#8c6d31", "#5f8f5f"];
@@ -182,6 +232,7 @@ function hasWebGL() {
 }
 
 copyTexts();
+offerTables();
 drawPlots();
 if (hasWebGL()) {
   const stage = new Stage(document.getElementById("viewer"));

@@ -9,6 +9,7 @@ import sys
 import typer
 
 from cocofold import __version__
+from cocofold.commands import verb, with_shared_options
 from cocofold.commands.assess import assess
 from cocofold.commands.demo import demo, simulate
 from cocofold.commands.finetune import finetune, report
@@ -43,17 +44,21 @@ def _version_option(
     """Options before the verb."""
 
 
-app.command()(check)
-app.command()(predict)
-app.command()(fit)
-app.command()(select)
-app.command()(reconstruct)
-app.command()(finetune)
-app.command()(relax)
-app.command()(assess)
-app.command()(report)
-app.command()(simulate)
-app.command()(demo)
+_VERBS = (
+    (check, "cocofold check --particles run_data.star --model placed.cif --map map.mrc"),
+    (predict, "cocofold predict --colabfold FOLDER --weights params_model_1_multimer_v3.npz --out PREDICTION"),
+    (fit, "cocofold fit --model model.cif --map map.mrc --out PLACED"),
+    (select, "cocofold select --particles run_data.star --count 3000 --by views --out selected.star"),
+    (reconstruct, "cocofold reconstruct --particles run_data.star --model placed.cif --out MAPS"),
+    (finetune, "cocofold finetune --particles run_data.star --model model.cif --map map.mrc --out RUN"),
+    (relax, "cocofold relax --model RUN/model.cif --particles run_data.star --out relaxed.cif"),
+    (assess, "cocofold assess --model RUN/model.cif --reference known.cif --particles run_data.star"),
+    (report, "cocofold report RUN --title 'My complex'"),
+    (simulate, "cocofold simulate --model model.cif --box 64 --pixel-size 2.5 --count 500 --snr 0.05 --out SIMULATED"),
+    (demo, "cocofold demo --out DEMO"),
+)
+for _command, _example in _VERBS:
+    app.command(**verb(_command, _example))(with_shared_options(_command))
 # For programs that call this one; docs/architecture.md says what it is for.
 app.command(hidden=True)(move)
 

@@ -1,1 +1,66 @@
-"""Verbs of the ``cocofold`` command: options, help, calls, files written."""
+"""Verbs of the ``cocofold`` command: options, help, calls, files written. Here is what all verbs share."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import re
+from collections.abc import Callable
+from typing import Any, Optional, get_type_hints
+
+import typer
+from typer.models import OptionInfo
+
+from cocofold.system.errors import require_within
+
+# Groups of options in the help, by names of parameters; what is in none of them is what the verb does
+_GROUPS = {
+    "Input": (
+        "particles particles_dir passthrough model prediction map_file map_pixel_size mask half1 half2 pixel_size "
+        "reference start colabfold openfold fasta weights relaxed contrast b_factors"
+    ),
+    "Output": "out json_file picture plot title half_maps",
+    "Optics": "defocus astigmatism voltage cs amplitude_contrast phase_shift",
+    "What disturbs images": ("life_like pose_noise shift_noise defocus_noise bfactor ice solvent belt neighbours junk"),
+    "Computation": "device seed threads",
+}
+_GROUP_OF = {name: group for group, names in _GROUPS.items() for name in names.split()}
+_MOST_THREADS = 1024
+_THREADS_HELP = "Number of processor threads; by default that of the cores, or OMP_NUM_THREADS. The result is the same."
+
+
+def verb(command: Callable[..., None], examples: str = "") -> dict[str, Any]:
+    """Arguments of typer's ``command`` for a verb: help that wraps at any width, and examples below it."""
+    whole = inspect.cleandoc(command.__doc__ or "")
+    paragraphs = [re.sub(r"\s*\n\s*", " ", one) for one in whole.split("\n\n")]
+    return {"help": "\n\n".join(paragraphs), "epilog": examples and f"Example: {examples}"}
+
+
+def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb ``--threads``, unless it has one, and its options their groups in the help."""
+    signature, types = inspect.signature(command), get_type_hints(command, include_extras=True)
+    parameters = [one.replace(annotation=types.get(one.name, one.annotation)) for one in signature.parameters.values()]
+    own_threads = any(one.name == "threads" for one in parameters)
+    if not own_threads:
+        option = typer.Option(None, help=_THREADS_HELP)
+        kind = inspect.Parameter.KEYWORD_ONLY
+        parameters.append(inspect.Parameter("threads", kind, default=option, annotation=Optional[int]))
+    # The options of a run have groups of their own
+    is_run = any(getattr(one.default, "rich_help_panel", None) == "Run" for one in parameters)
+    for one in parameters:
+        if isinstance(one.default, OptionInfo) and one.default.rich_help_panel is None:
+            one.default.rich_help_panel = "Run" if is_run else _GROUP_OF.get(one.name)
+
+    @functools.wraps(command)
+    def run(*given: Any, **named: Any) -> None:
+        threads = named.get("threads") if own_threads else named.pop("threads", None)
+        if threads is not None:
+            require_within("--threads", threads, 1, _MOST_THREADS)
+            # Libraries read it when they are imported, which the verbs do when they run
+            os.environ["OMP_NUM_THREADS"] = str(threads)
+        command(*given, **named)
+
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run

@@ -221,6 +221,7 @@ def simulate(
     ),
     views: Optional[ViewDistribution] = typer.Option(
         None,
+        metavar="<kind>",
         help="uniform: all orientations alike (default). missing-cone: without those of --missing-cone. "
         "preferred: most as --preferred says.",
     ),
@@ -240,6 +241,7 @@ def simulate(
     ),
     defocus: Tuple[float, float] = typer.Option(
         SimulationSettings.defocus,
+        metavar="<low> <high>",
         help="Å, lowest and highest; each image's mean of U and V is drawn evenly between them.",
     ),
     astigmatism: float = typer.Option(
@@ -248,7 +250,9 @@ def simulate(
     ),
     voltage: float = typer.Option(SimulationSettings.voltage, help="kV."),
     cs: float = typer.Option(SimulationSettings.cs, help="Spherical aberration, mm."),
-    amplitude_contrast: float = typer.Option(SimulationSettings.amplitude_contrast, help="Fraction, 0 to 1."),
+    amplitude_contrast: float = typer.Option(
+        SimulationSettings.amplitude_contrast, metavar="<float>", help="Fraction, 0 to 1."
+    ),
     phase_shift: float = typer.Option(SimulationSettings.phase_shift, help="Of a phase plate, degrees; 0 for none."),
     shift_spread: float = typer.Option(
         SimulationSettings.shift_spread, help="Particles lie off the centre: standard deviation of x and of y, Å."

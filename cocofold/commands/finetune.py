@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import shlex
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
@@ -149,6 +150,8 @@ def finetune(
             at_end.enter_context(together)
         at_end.enter_context(console_log())
         metrics = run(_options_from(given), out, resume, stop_with, together)
+        next_step = f"cocofold report {shlex.quote(str(out))}"
+        typer.echo(f"{out / 'model.cif'}: the model. Next: {next_step}, which writes {out / 'report.html'}")
     if exit_verdict:
         raise typer.Exit(_STATUS_OF_VERDICT[metrics["verdict"]])
 
@@ -184,7 +187,8 @@ def report(
     from cocofold.reporting.run_report import write_report
     from cocofold.reporting.viewer_files import ViewerFrame
 
-    written = write_report(run, map_file, particles, particles_dir, ViewerFrame(map_origin, model_shift), title, relaxed)
+    frame = ViewerFrame(map_origin, model_shift)
+    written = write_report(run, map_file, particles, particles_dir, frame, title, relaxed)
     typer.echo(f"{written.page}: open it in any browser; it needs no network")
     if written.missing is not None:
         typer.echo(f"without pictures of particles and orientations: {written.missing}")

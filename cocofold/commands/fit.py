@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Tuple
 
@@ -73,6 +74,14 @@ def fit(
         _, lines = place_and_write(marked, files, out, bodies, hand, symmetry, chosen_device, progress)
     for line in lines:
         typer.echo(line)
+    given = (
+        f"--model {shlex.quote(str(model))}" if prediction is None else f"--prediction {shlex.quote(str(prediction))}"
+    )
+    placement = shlex.quote(str(out / "placement.json"))
+    typer.echo(
+        f"{out / 'placed.cif'}: the placed model. Next: cocofold finetune {given} --placement {placement} "
+        "--particles PARTICLES --out RUN"
+    )
 
 
 def _read_start(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -65,7 +66,7 @@ def relax(
         with refuse_unwritable(json_file):
             write_json(json_file, facts)
     _print_table(found, compared, facts)
-    typer.echo(f"written {out}")
+    typer.echo(f"written {out}. Next: cocofold assess --model {shlex.quote(str(out))} --reference REFERENCE.cif")
 
 
 def _geometry_before_and_after(after: Model, before: Model) -> dict[str, Any]:

@@ -178,7 +178,9 @@ def check(
     passthrough: List[Path] = typer.Option([], help="CryoSPARC passthrough file of the .cs; may be given again."),
     count: int = typer.Option(200, help="Particles that are looked at, drawn with the seed."),
     seed: int = typer.Option(0, help="Of the draw."),
-    contrast: str = typer.Option("white", help="What protein is said to be in the images: white, dark, or auto."),
+    contrast: str = typer.Option(
+        "auto", help="What protein is said to be in the images: white, dark, or auto if either is right."
+    ),
     b_factors: str = typer.Option(
         "auto",
         help="What the model's B factors are: plddt, experimental, or auto to find out. Residues of a pLDDT below 50 "

@@ -9,12 +9,13 @@ WORKERS ?= 2
 PYTEST = OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup \
 	--no-loadscope-reorder
 
-.PHONY: venv demo test test-fast test-gpu test-colabfold test-browser gui bench clean
+.PHONY: venv demo test test-fast test-gpu test-colabfold test-browser gui bench docs-pictures clean
 
 venv: $(VENV)/.ready
 
 # The version of an editable install is that of the day on which it was made
 $(VENV)/.ready: requirements.txt setup.py cocofold/__init__.py
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info >= (3, 12))" || { echo "Scipion needs Python 3.11 or older: 	make PYTHON=python3.11. The engine alone runs on 3.12: python3 -m venv V, V/bin/pip install '.[engine]', V/bin/cocofold 	demo (docs/install.md)." >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
@@ -65,6 +66,10 @@ bench: venv $(CRYOJAX)/.ready
 	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.protocol bench_runs/msp1
 	$(BIN)/python -m benchmarks.accuracy
+
+# Of a run of cocofold demo, which is made in bench_runs/demo if there is none.
+docs-pictures: venv
+	$(BIN)/python -m benchmarks.pictures
 
 clean:
 	rm -rf demo_run bench_runs build *.egg-info

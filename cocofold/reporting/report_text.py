@@ -178,7 +178,8 @@ def placement_lines(found: dict[str, Any] | None) -> list[str]:
 def settings_rows(options: Options) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Settings by name and value: those that were given or follow from the input, and those left at their defaults."""
     defaults = {one.name: one.default for one in fields(Options)}
-    given, usual = [], []
+    given: list[tuple[str, str]] = []
+    usual: list[tuple[str, str]] = []
     for name, value in asdict(options).items():
         text = "" if value is None else rounded_text(value)
         (usual if value == defaults[name] else given).append((name, text))

@@ -78,7 +78,7 @@ class FinishedRun:
         """What the check (``check.json``) or the placement (``placement/placement.json``) found; None without it."""
         path = self.path / name
         try:
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+            found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
         except ValueError:
             return None
         return found

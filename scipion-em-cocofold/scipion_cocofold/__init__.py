@@ -42,6 +42,14 @@ _logo = "cocofold_logo.png"
 _references = ["cocofold2026"]
 
 
+def load_tests(loader, tests, pattern):
+    """Give unittest the plugin's tests, for ``scipion3 tests scipion_cocofold``."""
+    from .tests import test_workflow
+
+    tests.addTests(loader.loadTestsFromModule(test_workflow))
+    return tests
+
+
 class Plugin(pwem.Plugin):
     """Configuration variables, installation of the engine, and the command lines that run its verbs."""
 

@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import traceback
+from typing import Any, Dict
 
 from pyworkflow.project import Manager
 
@@ -131,7 +132,8 @@ def main(words=None):
 
 def _work(given, told, limits):
     """Do what the command line asks; return the content of ``--json``."""
-    report = {"schema_version": 1, "project": None, "status": 0, "message": None, "boxes": [], "verdicts": []}
+    report: Dict[str, Any] = {"schema_version": 1, "project": None, "status": 0, "message": None}
+    report.update(boxes=[], verdicts=[])
     try:
         if given.fields:
             for field in fieldsOf(readTemplate(given.template or "")):

@@ -1,0 +1,1 @@
+"""Tests for an installed Scipion: ``scipion3 tests scipion_cocofold``."""

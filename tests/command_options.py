@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import re
 from functools import lru_cache
 from pathlib import Path
 
 import typer
 
+from cocofold.__main__ import app as program
+
 
 @lru_cache(None)
 def options_of(command: str) -> frozenset[str]:
     """All options of a command, such as ``--map``."""
     app = typer.Typer()
-    app.command()(getattr(importlib.import_module(f"cocofold.commands.{command}"), command))
+    app.command()(next(one.callback for one in program.registered_commands if one.callback.__name__ == command))
     return frozenset(name for param in typer.main.get_command(app).params for name in param.opts)
 
 

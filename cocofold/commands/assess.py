@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cocofold.assessment.backbone_geometry import BackboneGeometry
     from cocofold.assessment.comparison import Assessment
     from cocofold.assessment.what_changed import WhatChanged
-    from cocofold.likelihood.residue_support import ResidueSupport
+    from cocofold.likelihood.residue_support import ParticlesOfModel, ResidueSupport
     from cocofold.structure.model import Model
 
 
@@ -39,6 +39,9 @@ def assess(
         "what each residue adds to that.",
     ),
     particles_dir: Optional[Path] = typer.Option(None, help="Folder from which the stacks' paths start."),
+    ignore_aberrations: bool = typer.Option(
+        False, "--ignore-aberrations", help="Leave out aberrations of CryoSPARC that cannot be applied."
+    ),
     max_particles: int = typer.Option(2000, help="Use so many of the particles at most, drawn at random."),
     json_file: Optional[Path] = typer.Option(None, "--json", help="File for all figures, also of each residue."),
     plot: Optional[Path] = typer.Option(None, help="PNG file: displacement and support of each residue, by chain."),
@@ -63,6 +66,7 @@ def assess(
     from cocofold.assessment.backbone_geometry import measure_geometry
     from cocofold.assessment.comparison import assess as compare
     from cocofold.assessment.comparison import plot_residues
+    from cocofold.likelihood.residue_support import ParticlesOfModel
     from cocofold.structure.read_model import read_model
 
     assessed, before, true = (None if path is None else read_model(path) for path in (model, start, reference))
@@ -70,7 +74,11 @@ def assess(
     findings = _Findings(
         comparison=None if true is None else compare(assessed, true),
         support=(
-            None if particles is None else _residue_support(assessed, particles, particles_dir, max_particles, device)
+            None
+            if particles is None
+            else _residue_support(
+                assessed, ParticlesOfModel(particles, particles_dir, max_particles, ignore_aberrations), device
+            )
         ),
         geometry=measure_geometry(assessed, before),
         geometry_of_start=None if before is None else measure_geometry(before),
@@ -126,12 +134,10 @@ def _changes(assessed: Model, start: Model | None, reference: Model | None) -> d
     return found
 
 
-def _residue_support(
-    model: Model, particles: Path, particles_dir: Optional[Path], most: int, device: str
-) -> ResidueSupport:
-    from cocofold.likelihood.residue_support import ImageAgreement, ParticlesOfModel
+def _residue_support(model: Model, particles: ParticlesOfModel, device: str) -> ResidueSupport:
+    from cocofold.likelihood.residue_support import ImageAgreement
 
-    with ImageAgreement.read(model, ParticlesOfModel(particles, particles_dir, most), device) as images:
+    with ImageAgreement.read(model, particles, device) as images:
         return images.support(model)
 
 

@@ -25,6 +25,9 @@ def relax(
         None, help="Particles of the model, RELION .star or CryoSPARC .cs: their images pull while it is relaxed."
     ),
     particles_dir: Optional[Path] = typer.Option(None, help="Folder from which the stacks' paths start."),
+    ignore_aberrations: bool = typer.Option(
+        False, "--ignore-aberrations", help="Leave out aberrations of CryoSPARC that cannot be applied."
+    ),
     max_particles: int = typer.Option(2000, help="Use so many of the particles at most, drawn at random."),
     hydrogens: bool = typer.Option(False, "--hydrogens", help="Write the hydrogens too."),
     json_file: Optional[Path] = typer.Option(None, "--json", help="File for all figures."),
@@ -49,7 +52,9 @@ def relax(
 
     began = time.monotonic()
     settings = RelaxSettings(hydrogens=hydrogens, device=device, threads=threads)
-    pulling = None if particles is None else ParticlesOfModel(particles, particles_dir, max_particles)
+    pulling = (
+        None if particles is None else ParticlesOfModel(particles, particles_dir, max_particles, ignore_aberrations)
+    )
     start = read_model(model)
     with share_progress_bar() as tell:
         found = relax_with_particles(start, out, settings, pulling, tell)

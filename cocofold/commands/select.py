@@ -29,6 +29,9 @@ def select(
     out: Path = typer.Option(..., help="STAR file to write; the images stay where they are."),
     particles_dir: Optional[Path] = typer.Option(None, help="Folder from which the stacks' paths start."),
     passthrough: List[Path] = typer.Option([], help="CryoSPARC passthrough file of the .cs; may be given again."),
+    ignore_aberrations: bool = typer.Option(
+        False, "--ignore-aberrations", help="Leave out aberrations of CryoSPARC that cannot be applied."
+    ),
     seed: int = typer.Option(0, help="Of what is drawn."),
     json_file: Optional[Path] = typer.Option(None, "--json", help="File for positions, scores and settings."),
     device: str = typer.Option("auto", help="With --by frc: auto, cpu, cuda or cuda:N."),
@@ -48,18 +51,21 @@ def select(
     if out.suffix.lower() != ".star":
         raise InputError(f"--out {out}: a STAR file is written; give a name that ends in .star")
     from cocofold.likelihood.observed_images import refuse_incompatible_input
+    from cocofold.likelihood.particle_optics import leave_out_aberrations
     from cocofold.particles import read_particles
+    from cocofold.selection import SCORING_RESOLUTION_ANGSTROM
     from cocofold.selection import select_particles as choose
     from cocofold.structure.read_model import read_model
     from cocofold.system.hardware import prepare_short_work
     from cocofold.system.progress import image_progress_bar
 
     chosen_device = prepare_short_work(device)
-    every = read_particles(particles, particles_dir, passthrough)
+    every = read_particles(particles, particles_dir, passthrough, ignore_aberrations)
     read = None
     if by == "frc" and model is not None:
         read = read_model(model)
-        refuse_incompatible_input(read, every, str(model), str(particles))
+        applied = leave_out_aberrations(every, str(particles), SCORING_RESOLUTION_ANGSTROM)
+        refuse_incompatible_input(read, applied, str(model), str(particles))
     with image_progress_bar("comparing images with the model") as progress:
         found = choose(every, count, by, seed, read, chosen_device, progress)
     files = {"particles_file": str(particles), "model": None if model is None else str(model), "out": str(out)}
@@ -118,6 +124,9 @@ def reconstruct(
     ),
     particles_dir: Optional[Path] = typer.Option(None, help="Folder from which the stacks' paths start."),
     passthrough: List[Path] = typer.Option([], help="CryoSPARC passthrough file of the .cs; may be given again."),
+    ignore_aberrations: bool = typer.Option(
+        False, "--ignore-aberrations", help="Leave out aberrations of CryoSPARC that cannot be applied."
+    ),
     first: Optional[int] = typer.Option(None, help="Use the first so many particles."),
     max_particles: Optional[int] = typer.Option(None, help="Use so many particles at most, drawn with the seed."),
     symmetry: Optional[str] = typer.Option(
@@ -143,6 +152,7 @@ def reconstruct(
     import numpy as np
     import torch
 
+    from cocofold.likelihood.particle_optics import leave_out_aberrations
     from cocofold.mapfit.particle_map import reconstruct_particles
     from cocofold.particles import read_particles
     from cocofold.system.hardware import prepare_short_work
@@ -152,7 +162,8 @@ def reconstruct(
     if threads is not None:
         require_within("--threads", threads, 1, 1024)
         torch.set_num_threads(threads)
-    read = read_particles(particles, particles_dir, passthrough)
+    read = read_particles(particles, particles_dir, passthrough, ignore_aberrations)
+    read = leave_out_aberrations(read, str(particles))
     for note in read.notes:
         typer.echo(note)
     if first is not None:
@@ -176,6 +187,9 @@ def check(
     map_pixel_size: Optional[float] = typer.Option(None, help="Å; in place of that in the map's header."),
     particles_dir: Optional[Path] = typer.Option(None, help="Folder from which the stacks' paths start."),
     passthrough: List[Path] = typer.Option([], help="CryoSPARC passthrough file of the .cs; may be given again."),
+    ignore_aberrations: bool = typer.Option(
+        False, "--ignore-aberrations", help="Leave out aberrations of CryoSPARC that cannot be applied."
+    ),
     count: int = typer.Option(200, help="Particles that are looked at, drawn with the seed."),
     seed: int = typer.Option(0, help="Of the draw."),
     contrast: str = typer.Option(
@@ -202,6 +216,7 @@ def check(
         raise InputError(f"--picture {picture}: only PNG is written; give a name that ends in .png")
     if map_pixel_size is not None and map_file is None:
         raise InputError("--map-pixel-size: is about a map; add --map FILE, or leave it out")
+    from cocofold.likelihood.particle_optics import leave_out_aberrations
     from cocofold.mapfit.density_map import read_map
     from cocofold.particles import read_particles
     from cocofold.preflight.check_inputs import CheckSettings
@@ -214,7 +229,8 @@ def check(
     chosen_device = prepare_short_work(device)
     option = "--map-pixel-size"
     density = None if map_file is None else read_map(map_file, map_pixel_size, pixel_size_option=option)
-    read, start = read_particles(particles, particles_dir, passthrough), read_model(model)
+    read, start = read_particles(particles, particles_dir, passthrough, ignore_aberrations), read_model(model)
+    read = leave_out_aberrations(read, str(particles), settings.resolution_angstrom)
     for note in read.notes:
         typer.echo(note)
     if start.in_mirror_image:

@@ -69,11 +69,9 @@ class DataOptions:
     contrast: str = _option(
         "auto", "How protein appears in the images: white, dark, or auto to find out with the model.", choices=CONTRASTS
     )
+    ignore_aberrations: bool = _option(False, "Leave out what of CryoSPARC is not applied.", "--ignore-aberrations")
     scratch: str | None = _option(
-        None,
-        "Folder on a fast disk to which the images are copied for the time of the run.",
-        is_path=True,
-        free_on_resume=True,
+        None, "Folder on a fast disk to which the images are copied for the run.", is_path=True, free_on_resume=True
     )
     max_particles: int | None = _option(None, "Use so many particles, drawn with the seed.", within=(1, 10**9))
     first: int | None = _option(None, "Use the first so many particles.", within=(1, 10**9))

@@ -20,10 +20,12 @@ from cocofold.likelihood.distributed import Comparison, LocalComparison, WorkerG
 from cocofold.likelihood.frc_loss import AtomGaussians, ContrastEstimate, settle_contrast
 from cocofold.likelihood.memory_plan import MemoryPlan, RunWorkload, memory_advice
 from cocofold.likelihood.observed_images import Observations, refuse_incompatible_input
+from cocofold.likelihood.particle_optics import leave_out_aberrations
 from cocofold.likelihood.set_aside import MOST_POINTS, ContextComparison, read_context
 from cocofold.likelihood.worker_messages import MessageShape
 from cocofold.mapfit.placement_file import MIRRORED
 from cocofold.mapfit.workflow import SUBUNIT_FILE
+from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.particles.stack_files import copied_to_scratch
 from cocofold.particles.star_write import write_star
@@ -312,8 +314,15 @@ def _share_comparison(
     return comparison
 
 
+def read_particles_of_run(options: Options) -> ParticleSet:
+    """Read the particles that the options ask for."""
+    paths = options.particles, options.particles_dir, options.passthrough
+    return apply_particle_options(read_particles(*paths, options.ignore_aberrations), options)
+
+
 def apply_particle_options(particles: ParticleSet, options: Options) -> ParticleSet:
-    """Those of the particles that the options ask for."""
+    """Those of the particles that the options ask for, without aberrations that are not applied."""
+    particles = leave_out_aberrations(particles, options.particles, options.resolution)
     if options.first is not None:
         particles = particles.subset(np.arange(min(options.first, len(particles))))
     if options.max_particles is not None and options.max_particles < len(particles):

@@ -22,7 +22,7 @@ from cocofold.finetuning.holdout import (
     verdict_of_pass,
 )
 from cocofold.finetuning.options import Options
-from cocofold.finetuning.preparation import PreparedRun, apply_particle_options, find_start, prepare_run
+from cocofold.finetuning.preparation import PreparedRun, find_start, prepare_run, read_particles_of_run
 from cocofold.finetuning.run_folder import ModelState, RunFolder
 from cocofold.finetuning.run_result import (
     answer_curves,
@@ -41,7 +41,6 @@ from cocofold.likelihood.distributed import Comparison, WorkerGroup
 from cocofold.likelihood.explained_signal import ExplainedSignal
 from cocofold.likelihood.memory_plan import is_out_of_memory, memory_advice
 from cocofold.likelihood.set_aside import SetAsideComparison
-from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.structure.confidence import only_ordered, ordered_atoms, ordered_residues
 from cocofold.structure.restraints import Restraints
@@ -97,8 +96,7 @@ def finetune(
             folder.log(f"{out}: is finished already; nothing to do")
             return folder.read_metrics()
         with _errors_explained(folder, options, processes):
-            every = read_particles(options.particles, options.particles_dir, options.passthrough)
-            particles = apply_particle_options(every, options)
+            particles = read_particles_of_run(options)
             folder.settle_inputs(particles)
             inside = functools.partial(_run_inside, stop_with=stop_with, processes=processes)
             start = find_start(options, particles, folder, inside)

@@ -17,8 +17,8 @@ import torch
 
 from cocofold.imaging.fourier import RingPixels, normalise_rings
 from cocofold.imaging.projection import Poses
-from cocofold.likelihood.particle_optics import ParticleOptics, magnified_poses, poses_of
-from cocofold.particles.particle_set import ParticleSet, unsupported_aberrations
+from cocofold.likelihood.particle_optics import ParticleOptics, magnified_poses, poses_of, unsupported_aberrations
+from cocofold.particles.particle_set import ParticleSet
 from cocofold.structure.model import Model
 from cocofold.system.errors import InputError
 from cocofold.system.hardware import available_bytes

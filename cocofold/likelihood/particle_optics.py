@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -17,9 +18,15 @@ from cocofold.imaging.fourier import (
     symmetric_phase,
 )
 from cocofold.imaging.projection import Poses
-from cocofold.particles.particle_set import IDENTITY_MAGNIFICATION, OpticsGroup, ParticleSet
+from cocofold.particles.particle_set import IDENTITY_MAGNIFICATION, NEGLIGIBLE_ABERRATION, OpticsGroup, ParticleSet
+from cocofold.system.errors import InputError
 
 ANGSTROM_PER_MM = 1e7
+# Microscopes are anisotropic by a few per cent at most; a matrix that stretches an axis by less than this, or by more
+# than its inverse, is taken for a damaged one.
+_MIN_MAGNIFICATION = 0.8
+# Phases (degrees) that are wrong by so much cost 1.5 % of a correlation, and only where they are largest.
+_NEGLIGIBLE_PHASE_DEG = 10.0
 
 
 class ParticleOptics:
@@ -147,3 +154,103 @@ def ctf_of(particles: ParticleSet) -> Ctf:
         flipped=by_group(lambda group: group.phase_flipped),
         premultiplied=by_group(lambda group: group.ctf_premultiplied),
     )
+
+
+def leave_out_aberrations(particles: ParticleSet, name: str, resolution: float | None = None) -> ParticleSet:
+    """Particles without CryoSPARC's aberrations that cannot be applied, where they change little; a note says so.
+
+    Parameters
+    ----------
+    particles : ParticleSet
+    name : str
+        What to call them in messages.
+    resolution : float, optional
+        Finest that is compared, Å; by default all rings.
+
+    Raises
+    ------
+    InputError
+        If an optics group has phases of more than 10 degrees in the finest ring compared.
+    """
+    told = _unsettled_phases(particles, resolution)
+    if not told:
+        return particles
+    messages = [message for message, degrees in told if degrees >= _NEGLIGIBLE_PHASE_DEG]
+    if messages:
+        raise InputError(f"{name}: {_joined(messages)}; {_UNSETTLED_REMEDY}")
+    return particles.without_cryosparc_aberrations(f"{name}: {_joined([what for what, _ in told])}; they are left out")
+
+
+def unsupported_aberrations(particles: ParticleSet) -> list[str]:
+    """One message for each optics group and aberration that cannot be applied; empty if there is none.
+
+    Beam tilt, Zernike terms and anisotropic magnification are applied with RELION's conventions. Those of CryoSPARC
+    whose signs are not settled are not, nor is what RELION would not apply as written: a beam tilt overrides the odd
+    terms (3, -1) and (3, 1), the fourth and fifth of ``odd_zernike``.
+    """
+    phases = _unsettled_phases(particles)
+    messages = [f"{what}; {_UNSETTLED_REMEDY}" for what, degrees in phases if degrees >= _NEGLIGIBLE_PHASE_DEG]
+    for group in (particles.optics[index] for index in np.unique(particles.optics_index)):
+        found = []
+        if _has(group.beam_tilt_mrad) and _has(group.odd_zernike[3:5]):
+            found.append(
+                f"beam tilt (mrad) {group.beam_tilt_mrad} as well as odd Zernike terms 4 and 5 {group.odd_zernike}, "
+                "of which RELION would use the beam tilt only: set these two terms to 0"
+            )
+        stretch = np.linalg.svd(np.array(group.magnification_matrix), compute_uv=False)
+        if not (stretch.min() > _MIN_MAGNIFICATION and stretch.max() < 1 / _MIN_MAGNIFICATION):
+            found.append(f"magnification {group.magnification_matrix}, which is far from 1: repair the file")
+        messages += [f"optics group {group.name} has {what}" for what in found]
+    return messages
+
+
+_UNSETTLED_REMEDY = (
+    f"phases up to {_NEGLIGIBLE_PHASE_DEG:g} degrees are left out: give --ignore-aberrations to leave out these too, "
+    "or particles whose aberrations RELION has fitted"
+)
+_MOST_GROUPS_TOLD = 3
+
+
+def _unsettled_phases(particles: ParticleSet, resolution: float | None = None) -> list[tuple[str, float]]:
+    """For each optics group that has any of CryoSPARC's aberrations, what it has and their largest phase, degrees."""
+    finest = (particles.box // 2 - 1) / (particles.box * particles.pixel_size_angstrom)
+    k = finest if resolution is None else min(finest, 1 / resolution)
+    told = []
+    for group in (particles.optics[index] for index in np.unique(particles.optics_index)):
+        if not group.cryosparc_aberrations:
+            continue
+        phases = {name: cryosparc_phase_deg(group, name, values, k) for name, values in group.cryosparc_aberrations}
+        listed = ", ".join(f"{name} {degrees:.2g} degrees" for name, degrees in phases.items())
+        what = (
+            f"optics group {group.name} has aberrations of CryoSPARC whose signs are not settled, with phases at "
+            f"{1 / k:.3g} Å, the finest ring, of up to {listed}"
+        )
+        told.append((what, sum(phases.values())))
+    return told
+
+
+def cryosparc_phase_deg(group: OpticsGroup, name: str, values: Sequence[float], frequency: float) -> float:
+    """Largest phase, in degrees, of an aberration of a .cs file on the ring of a frequency, 1/Å.
+
+    Public programs agree on the sizes: 2 pi s k for a shift s, 2 pi lam^2 t k^3 for a tilt (RELION's tilt times Cs),
+    a third of that for a trefoil, lam^3 k^4 times 2 pi and pi / 2 for the two- and fourfold parts of a tetrafoil.
+    Infinite for another name.
+    """
+    wavelength = electron_wavelength_angstrom(group.voltage_kv)
+    third, fourth = 2 * math.pi * wavelength**2 * frequency**3, wavelength**3 * frequency**4
+    phases = {
+        "ctf/shift_A": 2 * math.pi * frequency * math.hypot(*values),
+        "ctf/tilt_A": third * math.hypot(*values),
+        "ctf/trefoil_A": third / 3 * math.hypot(*values),
+        "ctf/tetra_A": fourth * (2 * math.pi * math.hypot(*values[:2]) + math.pi / 2 * math.hypot(*values[2:])),
+    }
+    return math.degrees(phases.get(name, math.inf))
+
+
+def _joined(messages: Sequence[str]) -> str:
+    more = len(messages) - _MOST_GROUPS_TOLD
+    return "; ".join(messages[:_MOST_GROUPS_TOLD]) + (f"; and {more} more groups" if more > 0 else "")
+
+
+def _has(coefficients: Sequence[float]) -> bool:
+    return bool(np.any(np.abs(coefficients) > NEGLIGIBLE_ABERRATION))

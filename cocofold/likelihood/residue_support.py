@@ -20,6 +20,7 @@ from cocofold.likelihood.frc_loss import (
     settle_contrast,
 )
 from cocofold.likelihood.observed_images import Observations, refuse_incompatible_input
+from cocofold.likelihood.particle_optics import leave_out_aberrations
 from cocofold.particles import read_particles
 from cocofold.structure.model import Model
 from cocofold.system.errors import require_within
@@ -91,11 +92,14 @@ class ParticlesOfModel:
         Folder from which the stacks' paths start.
     most : int
         Number of particles that are used at most, drawn at random; more take longer.
+    ignore_aberrations : bool
+        Leave out those that cannot be applied, however large they are.
     """
 
     file: Path
     folder: Path | None = None
     most: int = 2000
+    ignore_aberrations: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, in the words of the command line."""
@@ -135,7 +139,8 @@ class ImageAgreement:
         InputError
             If they cannot be read, or do not belong to the model.
         """
-        every = read_particles(particles.file, particles.folder)
+        every = read_particles(particles.file, particles.folder, (), particles.ignore_aberrations)
+        every = leave_out_aberrations(every, str(particles.file))
         if model.in_mirror_image:
             every = every.mirrored()
         refuse_incompatible_input(model, every, "--model", str(particles.file))

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from cocofold.likelihood.observed_images import refuse_incompatible_input
+from cocofold.likelihood.particle_optics import unsupported_aberrations
 from cocofold.likelihood.reconstruction import Reconstruction, reconstruct
 from cocofold.mapfit.density_map import DensityMap
 from cocofold.mapfit.target_map import fourier_shell_correlation, resolution_from_half_maps, soft_molecule_mask
 from cocofold.mapfit.unexplained_density import UnexplainedDensity, find_unexplained_density
 from cocofold.particles import read_particles
-from cocofold.particles.particle_set import ParticleSet, unsupported_aberrations
+from cocofold.particles.particle_set import ParticleSet
 from cocofold.structure.geometry import point_group_rotations
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model

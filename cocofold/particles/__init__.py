@@ -16,6 +16,7 @@ def read_particles(
     path: str | os.PathLike[str],
     particles_dir: str | os.PathLike[str] | None = None,
     passthrough: Sequence[str | os.PathLike[str]] = (),
+    ignore_aberrations: bool = False,
 ) -> ParticleSet:
     """Read particles from a RELION STAR file (3.0 to 5) or a CryoSPARC .cs file.
 
@@ -30,6 +31,8 @@ def read_particles(
         searched.
     passthrough : sequence of paths
         Further .cs files of the same job, joined by ``uid``; for .cs only.
+    ignore_aberrations : bool
+        Leave out the aberrations of CryoSPARC that cannot be applied, however large they are.
 
     Returns
     -------
@@ -44,9 +47,16 @@ def read_particles(
     folder = None if particles_dir is None else Path(particles_dir)
     if not path.is_file():
         raise InputError(f"{path}: no such file; give a .star file of RELION or a .cs file of CryoSPARC")
+    found = _read(path, folder, [Path(other) for other in passthrough])
+    if ignore_aberrations and any(group.cryosparc_aberrations for group in found.optics):
+        return found.without_cryosparc_aberrations(f"{path}: aberrations of CryoSPARC are left out, as asked")
+    return found
+
+
+def _read(path: Path, folder: Path | None, passthrough: Sequence[Path]) -> ParticleSet:
     suffix = path.suffix.lower()
     if suffix == ".cs":
-        return read_cryosparc(path, folder, [Path(other) for other in passthrough])
+        return read_cryosparc(path, folder, passthrough)
     if suffix != ".star":
         raise InputError(f"{path}: particles are read from .star and .cs files; give the file that lists the images")
     if passthrough:

@@ -13,6 +13,7 @@ import lz4.block
 import numpy as np
 
 from cocofold.particles.particle_set import (
+    IDENTITY_MAGNIFICATION,
     NEGLIGIBLE_ABERRATION,
     OpticsGroup,
     ParticleSet,
@@ -27,7 +28,8 @@ from cocofold.system.errors import InputError
 IMAGE_COLUMNS = ("blob/path", "blob/idx", "blob/shape", "blob/psize_A")
 CTF_COLUMNS = ("ctf/accel_kv", "ctf/cs_mm", "ctf/amp_contrast", "ctf/df1_A", "ctf/df2_A", "ctf/df_angle_rad")
 OPTICS_COLUMNS = ("ctf/accel_kv", "ctf/cs_mm", "ctf/amp_contrast", "blob/psize_A")
-ABERRATION_COLUMNS = ("ctf/shift_A", "ctf/tilt_A", "ctf/trefoil_A", "ctf/tetra_A", "ctf/anisomag")
+MAGNIFICATION_COLUMN = "ctf/anisomag"
+ABERRATION_COLUMNS = ("ctf/shift_A", "ctf/tilt_A", "ctf/trefoil_A", "ctf/tetra_A", MAGNIFICATION_COLUMN)
 ALIGNMENT_PARTS = ("pose", "shift", "psize_A")
 OLD_CLASS_PREFIX = re.compile(r"alignments_class_?(\d+)$")
 
@@ -35,7 +37,9 @@ OLD_CLASS_PREFIX = re.compile(r"alignments_class_?(\d+)$")
 def read_cryosparc(path: Path, particles_dir: Path | None = None, passthrough: Sequence[Path] = ()) -> ParticleSet:
     """Read a .cs file and its passthrough files.
 
-    Columns of the file itself win over those of passthrough files, and poses come from the first file that has any.
+    An anisotropic magnification is applied; other aberrations are kept as they are stored, since public programs do not
+    agree on their signs. Columns of the file itself win over those of passthrough files, and poses come from the first
+    file that has any.
     Of several classes (``alignments3D_multi``, ``alignments_class_0`` and so on) each particle's most probable one
     is taken. Where columns are absent: phase shift and B factor are 0, the CTF's scale is 1, images are stored white,
     and there are no half sets.
@@ -237,10 +241,11 @@ def _optics_groups(columns: dict[str, np.ndarray], path: Path) -> tuple[tuple[Op
                 amplitude_contrast=_rounded(key["ctf/amp_contrast"]),
                 pixel_size_angstrom=_rounded(key["blob/psize_A"]),
                 box=int(key["box"]),
+                magnification_matrix=_magnification(dict(found).get(MAGNIFICATION_COLUMN), path),
                 cryosparc_aberrations=tuple(
                     (name, tuple(_rounded(value) for value in values))
                     for name, values in found
-                    if np.any(np.abs(values) > NEGLIGIBLE_ABERRATION)
+                    if name != MAGNIFICATION_COLUMN and np.any(np.abs(values) > NEGLIGIBLE_ABERRATION)
                 ),
             )
         )
@@ -261,6 +266,16 @@ def _numeric_column(
             "export the particles again"
         )
     return require_finite(values.astype(float), name, path)
+
+
+def _magnification(stored: np.ndarray | None, path: Path) -> tuple[tuple[float, float], tuple[float, float]]:
+    """RELION's matrix: CryoSPARC stores the same, of coordinates in Fourier space, less the identity, row by row."""
+    if stored is None or not np.any(np.abs(stored) > NEGLIGIBLE_ABERRATION):
+        return IDENTITY_MAGNIFICATION
+    if stored.shape != (4,):
+        raise InputError(f"{path}: {MAGNIFICATION_COLUMN} has {len(stored)} values, of which it needs 4; export again")
+    xx, xy, yx, yy = (_rounded(value) for value in stored)
+    return (1 + xx, xy), (yx, 1 + yy)
 
 
 def _rounded(value: float) -> float:

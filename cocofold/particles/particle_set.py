@@ -22,9 +22,6 @@ IDENTITY_MAGNIFICATION = ((1.0, 0.0), (0.0, 1.0))
 # Aberration coefficients below this (in whatever unit they have: rad, mrad, Å) are zeros that were rounded; phases of
 # this size change no image.
 NEGLIGIBLE_ABERRATION = 1e-6
-# Microscopes are anisotropic by a few per cent at most; a matrix that stretches an axis by less than this, or by more
-# than its inverse, is taken for a damaged one.
-MIN_MAGNIFICATION = 0.8
 # Images by which stacks are known again: more notice smaller changes and take longer at the start of every run.
 _SAMPLED_IMAGES = 64
 # Of Å, degrees and matrices: far below what changes an image, far above what processors differ by.
@@ -54,7 +51,8 @@ class OpticsGroup:
     magnification_matrix : 2 x 2
         RELION's anisotropic magnification, the identity if none.
     cryosparc_aberrations : tuple of (field, values)
-        Non-zero aberrations of a .cs file, as stored: ``(("ctf/tilt_A", (0.1, 0.2)), ...)``.
+        Non-zero aberrations of a .cs file whose signs are not settled, as stored:
+        ``(("ctf/tilt_A", (0.1, 0.2)), ...)``. They are not applied.
     """
 
     name: str
@@ -185,6 +183,11 @@ class ParticleSet:
             **chosen,
         )
 
+    def without_cryosparc_aberrations(self, note: str) -> ParticleSet:
+        """The same particles without the aberrations that cannot be applied, and with a note of that."""
+        groups = tuple(replace(group, cryosparc_aberrations=()) for group in self.optics)
+        return replace(self, optics=groups, notes=(*self.notes, note))
+
     def mirrored(self) -> ParticleSet:
         """The same images with the poses that they have in the map's mirror image along z; nothing else changes."""
         return replace(self, rotations=mirrored_matrices(self.rotations))
@@ -279,32 +282,6 @@ PER_PARTICLE_FIELDS = (
     "contrast",
     "held_out",
 )
-
-
-def unsupported_aberrations(particles: ParticleSet) -> list[str]:
-    """One message for each optics group and aberration that cannot be applied; empty if there is none.
-
-    Beam tilt, Zernike terms and anisotropic magnification are applied with RELION's conventions. Those of CryoSPARC
-    are not, nor is what RELION would not apply as written: a beam tilt overrides the odd terms (3, -1) and (3, 1), the
-    fourth and fifth of ``odd_zernike``.
-    """
-    messages = []
-    for group in (particles.optics[index] for index in np.unique(particles.optics_index)):
-        found = [f"{name} {values}" for name, values in group.cryosparc_aberrations if _has(values)]
-        if _has(group.beam_tilt_mrad) and _has(group.odd_zernike[3:5]):
-            found.append(
-                f"beam tilt (mrad) {group.beam_tilt_mrad} as well as odd Zernike terms 4 and 5 {group.odd_zernike}, "
-                "of which RELION would use the beam tilt only: set these two terms to 0"
-            )
-        stretch = np.linalg.svd(np.array(group.magnification_matrix), compute_uv=False)
-        if not (stretch.min() > MIN_MAGNIFICATION and stretch.max() < 1 / MIN_MAGNIFICATION):
-            found.append(f"magnification {group.magnification_matrix}, which is far from 1: repair the file")
-        messages += [f"optics group {group.name} has {what}" for what in found]
-    return messages
-
-
-def _has(coefficients: Sequence[float]) -> bool:
-    return bool(np.any(np.abs(coefficients) > NEGLIGIBLE_ABERRATION))
 
 
 # Values beyond these are not of an electron microscope, but of a mistaken unit (volts for kilovolts, nanometres for Å).

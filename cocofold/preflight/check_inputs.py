@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
+from cocofold.likelihood.particle_optics import unsupported_aberrations
 from cocofold.mapfit.bodies import molecule_of
 from cocofold.mapfit.density_map import DensityMap
 from cocofold.mapfit.rigid_refinement import RigidMolecule, RigidPoses, correlations_at_poses, make_molecule_template
@@ -18,7 +19,7 @@ from cocofold.mapfit.search_pipeline import (
     refine_at_full_resolution,
 )
 from cocofold.mapfit.target_map import TargetMap, resolution_from_noise
-from cocofold.particles.particle_set import ParticleSet, unsupported_aberrations
+from cocofold.particles.particle_set import ParticleSet
 from cocofold.preflight.check_report import AGREES, UNDECIDED, WRONG, Alternative, CheckReport, CheckVerdict
 from cocofold.preflight.judging import (
     CLEAR_STANDARD_ERRORS,

@@ -87,7 +87,8 @@ def read_run_particles(run: FinishedRun, elsewhere: Path | None = None, folder: 
     path = elsewhere or _resolve_run_path(options.particles, run.path)
     stacks = folder or (None if options.particles_dir is None else _resolve_run_path(options.particles_dir, run.path))
     passthrough = [_resolve_run_path(name, run.path) for name in options.passthrough]
-    used = apply_particle_options(read_particles(path, stacks, passthrough), options)
+    read = read_particles(path, stacks, passthrough, options.ignore_aberrations)
+    used = apply_particle_options(read, options)
     if run.metrics.get("hand") == MIRRORED:
         used = used.mirrored()
     if len(used) != run.metrics["particles"]:

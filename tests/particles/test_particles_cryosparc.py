@@ -11,11 +11,15 @@ from typing import Any
 import lz4.block
 import numpy as np
 import pytest
+import torch
 from particle_project import Project
 
+from cocofold.imaging.fourier import antisymmetric_phase, electron_wavelength_angstrom, symmetric_phase
+from cocofold.likelihood.particle_optics import cryosparc_phase_deg, leave_out_aberrations, unsupported_aberrations
 from cocofold.particles import read_particles
 from cocofold.particles.cryosparc import read_cs_table
-from cocofold.particles.particle_set import unsupported_aberrations
+from cocofold.particles.particle_set import OpticsGroup
+from cocofold.particles.star_write import write_star
 from cocofold.system.errors import InputError
 
 N = 3
@@ -160,13 +164,115 @@ def test_case_of_sixteen_classes(cases: Path) -> None:
 
 
 def test_aberrations_are_carried_as_stored(project: Project) -> None:
-    tilted = {**CTF, "ctf/tilt_A": np.array([[0.5, -1], [0.5, -1], [0, 0]], dtype="<f4")}
+    tilted = {**CTF, "ctf/tilt_A": np.array([[5e4, -1], [5e4, -1], [0, 0]], dtype="<f4")}
     particles = read_particles(write(project, {**BLOB, **tilted, **POSES}))
-    assert particles.optics[0].cryosparc_aberrations == (("ctf/tilt_A", (0.5, -1.0)),)
+    assert particles.optics[0].cryosparc_aberrations == (("ctf/tilt_A", (5e4, -1.0)),)
     (message,) = unsupported_aberrations(particles)
-    assert "exposureGroup4" in message
-    assert "ctf/tilt_A" in message
+    for word in ("exposureGroup4", "ctf/tilt_A", "--ignore-aberrations"):
+        assert word in message
     assert unsupported_aberrations(particles.subset(np.array([2]))) == []
+    ignored = read_particles(project.folder / "particles.cs", ignore_aberrations=True)
+    assert unsupported_aberrations(ignored) == []
+    assert "left out, as asked" in ignored.notes[0]
+
+
+# What global CTF refinement writes that changes nothing: zeros in their columns, rounded ones, and small aberrations
+HARMLESS = {
+    "all zero": {
+        "tilt_A": [0, 0],
+        "shift_A": [0, 0],
+        "trefoil_A": [0, 0],
+        "tetra_A": [0, 0, 0, 0],
+        "anisomag": [0] * 4,
+    },
+    "rounded": {"tilt_A": [1e-9, -1e-9], "tetra_A": [1e-12, 0, 0, -1e-12], "anisomag": [1e-8, 0, 0, 1e-8]},
+    "tilt": {"tilt_A": [210, -95]},
+    "trefoil": {"trefoil_A": [120, 40]},
+    "tetrafoil": {"tetra_A": [900, -300, 500, 200]},
+    "shift": {"shift_A": [0.02, -0.01]},
+    "all small": {"tilt_A": [50, -20], "trefoil_A": [20, 30], "tetra_A": [90, 0, -50, 0], "shift_A": [0.01, 0]},
+}
+
+
+@pytest.mark.parametrize("kind", HARMLESS)
+def test_small_aberrations_are_left_out_and_told(project: Project, kind: str) -> None:
+    columns = {f"ctf/{name}": np.tile(np.array(values, "<f4"), (N, 1)) for name, values in HARMLESS[kind].items()}
+    plain = read_particles(write(project, {**BLOB, **CTF, **POSES}))
+    found = leave_out_aberrations(read_particles(write(project, {**BLOB, **CTF, **columns, **POSES})), "particles.cs")
+    assert found.optics == plain.optics
+    assert unsupported_aberrations(found) == []
+    if kind in ("all zero", "rounded"):
+        assert found.notes == ()
+    else:
+        (note,) = found.notes
+        assert "left out" in note
+        assert all(f"ctf/{name}" in note for name in HARMLESS[kind])
+
+
+LARGE = {"tilt_A": [9000, 0], "trefoil_A": [0, 30000], "tetra_A": [0, 2e6, 0, 0], "shift_A": [0, 0.3]}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_aberrations_stop_unless_coarse_rings_are_compared(project: Project, name: str) -> None:
+    columns = {f"ctf/{name}": np.tile(np.array(LARGE[name], "<f4"), (N, 1))}
+    large = read_particles(write(project, {**BLOB, **CTF, **columns, **POSES}))
+    with pytest.raises(InputError, match=rf"particles\.cs: .*ctf/{name} .* degrees; .*--ignore-aberrations"):
+        leave_out_aberrations(large, "particles.cs")
+    assert "left out" in leave_out_aberrations(large, "particles.cs", 30.0).notes[0]
+
+
+def test_a_star_of_the_same_particles_is_refused_alike(project: Project) -> None:
+    columns = {"ctf/tilt_A": np.tile(np.array(LARGE["tilt_A"], "<f4"), (N, 1))}
+    large = read_particles(write(project, {**BLOB, **CTF, **columns, **POSES}))
+    write_star(project.folder / "same.star", large)
+    assert unsupported_aberrations(read_particles(project.folder / "same.star")) == unsupported_aberrations(large)
+
+
+def test_phases_are_those_of_relions_aberrations() -> None:
+    # Each term as RELION has it, whose formulas its own images have confirmed
+    group = OpticsGroup("a", 300, 2.7, 0.1, 1.0, 64)
+    wavelength, k = electron_wavelength_angstrom(300), 0.25
+    turns = torch.linspace(0, 2 * np.pi, 721, dtype=torch.float64)
+    kx, ky = k * torch.cos(turns), k * torch.sin(turns)
+    cs = 2.7e7
+
+    def largest(phase: torch.Tensor) -> float:
+        return np.degrees(float(phase.abs().max()))
+
+    tilt = antisymmetric_phase(kx, ky, (0.3e3 * 1e-3, 0.4e3 * 1e-3), (), cs, wavelength)
+    in_angstrom = (0.3e-3 * cs, 0.4e-3 * cs)
+    assert cryosparc_phase_deg(group, "ctf/tilt_A", in_angstrom, k) == pytest.approx(largest(tilt), rel=1e-3)
+    third = 2 * np.pi * wavelength**2
+    trefoil = antisymmetric_phase(kx, ky, (0, 0), (0, 0, 300 * third / 3, 0, 0, 400 * third / 3), cs, wavelength)
+    assert cryosparc_phase_deg(group, "ctf/trefoil_A", (400, 300), k) == pytest.approx(largest(trefoil), rel=1e-3)
+    fourth = wavelength**3
+    # k^4 cos 2t is a quarter of Zernike's (4, 2) and three quarters of its (2, 2).
+    twofold = 2 * np.pi * fourth * 5000 / 4
+    even = symmetric_phase(kx, ky, (0, 0, 0, 3 * twofold, 0, 0, 0, twofold, 0))
+    assert cryosparc_phase_deg(group, "ctf/tetra_A", (5000, 0, 0, 0), k) == pytest.approx(largest(even), rel=1e-3)
+    fourfold = symmetric_phase(kx, ky, (0, 0, 0, 0, np.pi / 2 * fourth * 5000, 0, 0, 0, 0))
+    assert cryosparc_phase_deg(group, "ctf/tetra_A", (0, 0, 0, 5000), k) == pytest.approx(largest(fourfold), rel=1e-3)
+    shift = 2 * np.pi * (0.3 * kx - 0.4 * ky)
+    assert cryosparc_phase_deg(group, "ctf/shift_A", (0.3, -0.4), k) == pytest.approx(largest(shift), rel=1e-3)
+
+
+def test_anisotropic_magnification_is_relions_less_the_identity(project: Project) -> None:
+    stored = np.array([[0.01, 0.002, 0.003, -0.02], [0.01, 0.002, 0.003, -0.02], [0, 0, 0, 0]], "<f4")
+    found = read_particles(write(project, {**BLOB, **CTF, "ctf/anisomag": stored, **POSES}))
+    np.testing.assert_allclose(found.optics[0].magnification_matrix, [[1.01, 0.002], [0.003, 0.98]])
+    assert found.optics[1].magnification_matrix == ((1, 0), (0, 1))
+    assert unsupported_aberrations(found) == []
+    (message,) = unsupported_aberrations(
+        read_particles(write(project, {**BLOB, **CTF, "ctf/anisomag": stored - 0.5, **POSES}))
+    )[:1]
+    assert "far from 1" in message
+    assert "has 3 values" in refusal(write(project, {**BLOB, **CTF, "ctf/anisomag": stored[:, :3], **POSES}))
+
+
+def test_case_of_global_ctf_refinement(cases: Path) -> None:
+    read = read_particles(cases / "particles" / "D_cs_global_ctf_refinement" / "particles.cs")
+    (note,) = leave_out_aberrations(read, "particles.cs").notes
+    assert "ctf/tilt_A 0.23 degrees, ctf/trefoil_A 0.043 degrees" in note
 
 
 def csdat_bytes(columns: dict[str, np.ndarray], compressed: tuple[str, ...] = ()) -> bytes:

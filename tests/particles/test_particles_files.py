@@ -8,8 +8,9 @@ import mrcfile
 import numpy as np
 import pytest
 
+from cocofold.likelihood.particle_optics import unsupported_aberrations
 from cocofold.particles import read_particles
-from cocofold.particles.particle_set import ParticleSet, unsupported_aberrations
+from cocofold.particles.particle_set import ParticleSet
 from cocofold.system.errors import InputError
 
 pytestmark = pytest.mark.independent

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from particle_project import OPTICS, PARTICLES, Project, loop, write_stack
 
+from cocofold.likelihood.particle_optics import unsupported_aberrations
 from cocofold.particles import read_particles
-from cocofold.particles.particle_set import unsupported_aberrations
 from cocofold.system.errors import InputError
 
 

@@ -138,7 +138,7 @@ class _ChosenRows:
 
 def _draw_held_out(particles: ParticleSet, count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the particles that are held out, and of those from which the others are selected."""
-    order, images = _order_of_images(particles), particles.image_numbers
+    order, images = _order_of_images(particles), particles.particle_numbers
     given = np.zeros(len(particles), dtype=bool) if particles.held_out is None else particles.held_out
     marked = np.isin(images, images[given])
     drawn = random.permutation(order[marked[order]] if marked.any() else order)

@@ -213,7 +213,7 @@ def simulate(
     out: Path = typer.Option(..., help="Folder for the particles, made anew."),
     box: int = typer.Option(..., help="Pixels along each side of the images; even."),
     pixel_size: float = typer.Option(..., help="Å."),
-    count: int = typer.Option(..., help="Number of images."),
+    count: int = typer.Option(..., help="Number of images; with --tilts of particles."),
     snr: float = typer.Option(
         ...,
         help="Signal to noise: variance of the noise-free images, each as a whole with the empty part around the "
@@ -256,6 +256,13 @@ def simulate(
     phase_shift: float = typer.Option(SimulationSettings.phase_shift, help="Of a phase plate, degrees; 0 for none."),
     shift_spread: float = typer.Option(
         SimulationSettings.shift_spread, help="Particles lie off the centre: standard deviation of x and of y, Å."
+    ),
+    tilts: int = typer.Option(
+        SimulationSettings.tilts,
+        help="Images of each particle, as of a tilt series: evenly from -60 to 60 degrees, the least tilted first.",
+    ),
+    tilt_dose: float = typer.Option(
+        SimulationSettings.tilt_dose, help="With --tilts: electrons per Å^2 of each; the signal fades with them."
     ),
     pose_noise: Optional[float] = typer.Option(
         None,
@@ -341,6 +348,8 @@ def simulate(
         amplitude_contrast=amplitude_contrast,
         phase_shift=phase_shift,
         shift_spread=shift_spread,
+        tilts=tilts,
+        tilt_dose=tilt_dose,
         centre=centre,
         clean=clean,
         map=map_too,
@@ -348,7 +357,8 @@ def simulate(
         **disturbances,
     )
     written = run(settings, out)
+    of_tilts = f" of {tilts} tilts each" if tilts > 1 else ""
     typer.echo(
-        f"{written.star}: {count} particles, box {box}, {pixel_size:g} Å/pixel, SNR {written.signal_variance:.4g}; "
-        f"the model in their frame is {written.model}"
+        f"{written.star}: {count} particles{of_tilts}, box {box}, {pixel_size:g} Å/pixel, "
+        f"SNR {written.signal_variance:.4g}; the model in their frame is {written.model}"
     )

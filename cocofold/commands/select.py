@@ -149,7 +149,6 @@ def reconstruct(
         if value is not None:
             require_within(option, value, 1, 10**9)
     require_within("--seed", seed, 0, 2**63 - 1)
-    import numpy as np
     import torch
 
     from cocofold.likelihood.particle_optics import leave_out_aberrations
@@ -166,10 +165,7 @@ def reconstruct(
     read = leave_out_aberrations(read, str(particles))
     for note in read.notes:
         typer.echo(note)
-    if first is not None:
-        read = read.subset(np.arange(min(first, len(read))))
-    if max_particles is not None and max_particles < len(read):
-        read = read.subset(np.sort(np.random.default_rng(seed).choice(len(read), max_particles, replace=False)))
+    read = read.limited(first, max_particles, seed)
     with image_progress_bar("reconstructing") as progress:
         found = reconstruct_particles(
             read, model, out, half_maps=half_maps, symmetry=symmetry, seed=seed, device=device, progress=progress

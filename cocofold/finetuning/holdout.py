@@ -222,8 +222,9 @@ def split_into_passes(
     marked : (n_particles,) bool, optional
         Particles that are held out; by default they are drawn with the seed.
     images : (n_particles,) int, optional
-        Number of each particle's image (``ParticleSet.image_numbers``). Rows that share an image are held out or
-        fitted together, and numbers of particles are those of images; by default each has its own.
+        Number of each row's particle (``ParticleSet.particle_numbers``). Rows that share an image or are tilts of one
+        particle are held out or fitted together, and numbers of particles are those of images; by default each has
+        its own.
     """
     if images is None:
         images = np.arange(n_particles)

@@ -281,8 +281,12 @@ def _log_memory(
 
 def _log_notes(particles: ParticleSet, model: Model, model_file: str | None, folder: RunFolder) -> None:
     """Tell which rings are not fitted, and what the reader of the model has noted."""
-    n_images = len(np.unique(particles.image_numbers))
-    if n_images < len(particles):
+    n_images = len(np.unique(particles.particle_numbers))
+    if particles.particle_index is not None:
+        folder.log(
+            f"{len(particles)} tilt images of {n_images} particles: those of one are fitted or held out together"
+        )
+    elif n_images < len(particles):
         folder.log(f"{len(particles)} rows name {n_images} images: rows of one image are fitted or held out together")
     if particles.scored_rings:
         scored = ", ".join(str(ring) for ring in particles.scored_rings)
@@ -323,13 +327,9 @@ def read_particles_of_run(options: Options) -> ParticleSet:
 def apply_particle_options(particles: ParticleSet, options: Options) -> ParticleSet:
     """Those of the particles that the options ask for, without aberrations that are not applied."""
     particles = leave_out_aberrations(particles, options.particles, options.resolution)
-    if options.first is not None:
-        particles = particles.subset(np.arange(min(options.first, len(particles))))
-    if options.max_particles is not None and options.max_particles < len(particles):
-        drawn = np.random.default_rng(options.seed).choice(len(particles), options.max_particles, replace=False)
-        particles = particles.subset(np.sort(drawn))
+    particles = particles.limited(options.first, options.max_particles, options.seed)
     if particles.held_out is not None:
-        numbers = particles.image_numbers
+        numbers = particles.particle_numbers
         _check_marks(np.isin(np.unique(numbers), numbers[particles.held_out]), options)
     return particles
 

@@ -179,7 +179,7 @@ class _Run:
             options.heldout,
             watches_fold=options.prediction is not None,
             marked=prepared.particles.held_out,
-            images=prepared.particles.image_numbers,
+            images=prepared.particles.particle_numbers,
         )
         self.best = prepared.start_state()
         self.second_fit: dict[str, Any] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -150,6 +150,8 @@ class Ctf:
         1 where images had their phases flipped: ``|CTF|`` applies.
     premultiplied
         1 where images were multiplied by their CTF: ``CTF^2`` applies.
+    dose
+        Electrons per Å^2 that the specimen had seen before; None if nobody knows.
     """
 
     defocus_u_angstrom: torch.Tensor
@@ -163,13 +165,18 @@ class Ctf:
     scale: torch.Tensor
     flipped: torch.Tensor
     premultiplied: torch.Tensor
+    dose: torch.Tensor | None = None
 
     def __getitem__(self, index: torch.Tensor | slice) -> Ctf:
-        return Ctf(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
+        return self._with_each(lambda values: values[index])
 
     def to(self, device: torch.device | str) -> Ctf:
         """The same parameters on another device."""
-        return Ctf(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        return self._with_each(lambda values: values.to(device))
+
+    def _with_each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Ctf:
+        known = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Ctf(**{name: change(values) for name, values in known.items() if values is not None})
 
 
 def contrast_transfer(
@@ -208,7 +215,18 @@ def contrast_transfer(
     value = torch.sin(phase)
     value = torch.where(ctf.flipped[:, None] > 0, value.abs(), value)
     value = torch.where(ctf.premultiplied[:, None] > 0, value * value, value)
-    return value * torch.exp(-ctf.bfactor_a2[:, None] * k2 / 4) * ctf.scale[:, None]
+    value = value * torch.exp(-ctf.bfactor_a2[:, None] * k2 / 4) * ctf.scale[:, None]
+    if ctf.dose is not None:
+        value = value * radiation_damage(ctf.dose[:, None], torch.sqrt(k2)) ** (1 + ctf.premultiplied[:, None])
+    return value
+
+
+def radiation_damage(dose: torch.Tensor, frequency: torch.Tensor) -> torch.Tensor:
+    """Share of a frequency's (1/Å) amplitude that is left after a dose (electrons per Å^2), at 300 kV.
+
+    ``exp(-dose / (2 (0.245 k^-1.665 + 2.81)))`` (Grant & Grigorieff, eLife 4, e06980, 2015), as in RELION.
+    """
+    return torch.exp(-0.5 * dose / (0.245 * frequency**-1.665 + 2.81))
 
 
 def apply_magnification(

@@ -66,7 +66,7 @@ def _outside(values: torch.Tensor, least: float, most: float) -> torch.Tensor:
 def correlate(
     positions: torch.Tensor, gaussians: AtomGaussians, observations: Observations, rows: torch.Tensor, rings: RingPixels
 ) -> torch.Tensor:
-    """Fourier ring correlations of the images in ``rows`` with their predictions, (n, n_rings)."""
+    """Fourier ring correlations of the images in ``rows`` with their predictions, by dose if known, (n, n_rings)."""
     batch = observations.batch(rows, rings)
     predicted = project(
         positions,
@@ -76,7 +76,8 @@ def correlate(
         rings,
         observations.pixel_size_angstrom,
     )
-    return ring_correlations(predicted * batch.transfer, batch.transforms, rings)
+    found = ring_correlations(predicted * batch.transfer, batch.transforms, rings)
+    return observations.weighted_by_dose(found, rows)
 
 
 def split_into_chunks(rows: torch.Tensor, most: int) -> tuple[torch.Tensor, ...]:

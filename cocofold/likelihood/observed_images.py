@@ -17,7 +17,13 @@ import torch
 
 from cocofold.imaging.fourier import RingPixels, normalise_rings
 from cocofold.imaging.projection import Poses
-from cocofold.likelihood.particle_optics import ParticleOptics, magnified_poses, poses_of, unsupported_aberrations
+from cocofold.likelihood.particle_optics import (
+    ParticleOptics,
+    dose_weights,
+    magnified_poses,
+    poses_of,
+    unsupported_aberrations,
+)
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.structure.model import Model
 from cocofold.system.errors import InputError
@@ -89,6 +95,8 @@ class Observations:
         self._finest = n_rings
         self._poses = magnified_poses(poses_of(particles), particles).to(self.device)
         self._optics = ParticleOptics(particles, self._rings[n_rings])
+        weights = dose_weights(particles, n_rings)
+        self._dose_weights = None if weights is None else weights.to(self.device)
         each = bytes_per_transform(self._rings[n_rings])
         kept = min(len(particles), (cache_budget(self.device) if cache_bytes is None else cache_bytes) // each)
         self._ahead = ReadAhead(self._read)
@@ -124,6 +132,12 @@ class Observations:
         if not self.particles.scored_rings:
             return correlations
         return correlations[:, self._is_fitted_ring[: correlations.shape[1]]]
+
+    def weighted_by_dose(self, correlations: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Correlations of images, (n, n_rings), by what radiation has left of each; as they are if no dose is known."""
+        if self._dose_weights is None:
+            return correlations
+        return correlations * self._dose_weights[rows.to(self.device), : correlations.shape[1]]
 
     def rings(self, n_rings: int) -> RingPixels:
         """Pixels of rings 1 ... ``n_rings``."""

@@ -15,6 +15,7 @@ from cocofold.imaging.fourier import (
     apply_magnification,
     contrast_transfer,
     electron_wavelength_angstrom,
+    radiation_damage,
     symmetric_phase,
 )
 from cocofold.imaging.projection import Poses
@@ -153,7 +154,21 @@ def ctf_of(particles: ParticleSet) -> Ctf:
         scale=tensor(particles.ctf_scale),
         flipped=by_group(lambda group: group.phase_flipped),
         premultiplied=by_group(lambda group: group.ctf_premultiplied),
+        dose=None if particles.dose_e_a2 is None else tensor(particles.dose_e_a2),
     )
+
+
+def dose_weights(particles: ParticleSet, n_rings: int) -> torch.Tensor | None:
+    """Weight of each image's correlation on each ring, (n, n_rings) float, of mean 1 on each ring; None without doses.
+
+    It is what is left of the signal, to which the correlation of a noisy image is proportional.
+    """
+    if particles.dose_e_a2 is None:
+        return None
+    frequencies = torch.arange(1, n_rings + 1, dtype=torch.float64) / (particles.box * particles.pixel_size_angstrom)
+    dose = torch.as_tensor(np.array(particles.dose_e_a2), dtype=torch.float64)
+    left = radiation_damage(dose[:, None], frequencies) * torch.as_tensor(np.array(particles.ctf_scale))[:, None]
+    return (left / left.mean(0).clamp_min(torch.finfo(left.dtype).tiny)).float()
 
 
 def leave_out_aberrations(particles: ParticleSet, name: str, resolution: float | None = None) -> ParticleSet:

@@ -136,12 +136,12 @@ def reconstruct(
 def split_into_halves(particles: ParticleSet, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows of two halves: the particles' own half sets, or else all images drawn into two.
 
-    Rows of one image, as in a set expanded by symmetry, go into the same half.
+    Rows of one image, as in a set expanded by symmetry, and tilts of one particle go into the same half.
     """
     half = particles.half_set
     if half is not None and (half == 1).any() and (half == 2).any():
         return np.flatnonzero(half == 1), np.flatnonzero(half == 2)
-    numbers = particles.image_numbers
+    numbers = particles.particle_numbers
     order = np.random.default_rng(seed).permutation(numbers.max() + 1)
     in_first = order[numbers] % 2 == 0
     return np.flatnonzero(in_first), np.flatnonzero(~in_first)

@@ -144,9 +144,7 @@ class ImageAgreement:
         if model.in_mirror_image:
             every = every.mirrored()
         refuse_incompatible_input(model, every, "--model", str(particles.file))
-        if len(every) > particles.most:
-            drawn = np.random.default_rng(_SEED).choice(len(every), particles.most, replace=False)
-            every = every.subset(np.sort(drawn))
+        every = every.limited(None, particles.most, _SEED)
         observations = Observations(every, ring_count(every.box, every.pixel_size_angstrom), find_device(device))
         found = cls(observations, model.atomic_numbers)
         settle_contrast(observations, found._tensor(model.positions), found._gaussians(model.atomic_numbers))

@@ -98,6 +98,10 @@ class ParticleSet:
         Particles that are to judge a fit and not to be fitted; None if nobody has said.
     scored_rings : tuple of int
         Fourier rings by which the particles were chosen with a model, so that a fit leaves them out.
+    particle_index : (n,) int or None
+        Number of the particle of which each image is a tilt; None if each image is a particle of its own.
+    dose_e_a2 : (n,) float64 or None
+        Electrons per Å^2 that the specimen had seen before; None if nobody has said, or it does not matter.
     notes : tuple of str
         What a user should know of how the file was read.
     reader : StackReader
@@ -121,6 +125,8 @@ class ParticleSet:
     contrast: np.ndarray
     held_out: np.ndarray | None = None
     scored_rings: tuple[int, ...] = ()
+    particle_index: np.ndarray | None = None
+    dose_e_a2: np.ndarray | None = None
     notes: tuple[str, ...] = ()
     reader: StackReader = field(default_factory=StackReader, repr=False)
 
@@ -160,6 +166,14 @@ class ParticleSet:
         order[np.argsort(first)] = np.arange(len(first))
         return order[number.reshape(-1)]
 
+    @functools.cached_property
+    def particle_numbers(self) -> np.ndarray:
+        """Number of each row's particle, (n,) int, by first appearance; rows of one image or one's tilts share it."""
+        if self.particle_index is None:
+            return self.image_numbers
+        _, first, number = np.unique(self.particle_index, return_index=True, return_inverse=True)
+        return np.argsort(np.argsort(first))[number.reshape(-1)]
+
     def subset(self, indices: np.ndarray) -> ParticleSet:
         """The chosen particles in the order given, with the optics groups and stacks that they use.
 
@@ -182,6 +196,15 @@ class ParticleSet:
             stacks=tuple(self.stacks[stack] for stack in stacks),
             **chosen,
         )
+
+    def limited(self, first: int | None, most: int | None, seed: int) -> ParticleSet:
+        """The first so many particles, of them so many drawn with a seed, with all their tilts; all if None."""
+        number = np.arange(len(self)) if self.particle_index is None else self.particle_numbers
+        total = int(number.max(initial=-1)) + 1
+        chosen = np.arange(total)[:first]
+        if most is not None and most < len(chosen):
+            chosen = np.random.default_rng(seed).choice(len(chosen), most, replace=False)
+        return self if len(chosen) == total else self.subset(np.isin(number, chosen))
 
     def without_cryosparc_aberrations(self, note: str) -> ParticleSet:
         """The same particles without the aberrations that cannot be applied, and with a note of that."""
@@ -281,6 +304,8 @@ PER_PARTICLE_FIELDS = (
     "slice_index",
     "contrast",
     "held_out",
+    "particle_index",
+    "dose_e_a2",
 )
 
 

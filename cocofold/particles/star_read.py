@@ -17,7 +17,7 @@ from cocofold.particles.particle_set import (
     require_even_box,
     require_usable_optics,
 )
-from cocofold.particles.poses import matrices_from_relion
+from cocofold.particles.poses import matrices_from_relion, tilts_of_particles, with_tilt_images
 from cocofold.particles.stack_files import check_stacks, find_stacks, parse_image_names
 from cocofold.particles.star_tables import (
     StarBlock,
@@ -29,6 +29,8 @@ from cocofold.system.errors import InputError
 EULER_ANGLE_LABELS = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 DEFOCUS_LABELS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
 UNMIRRORED_VALUES = ("0", "0.0", "false")
+# What names a single tilt image's tomogram and particle
+NAMES_IN_TOMOGRAPHY = ("rlnTomoName", "rlnTomoParticleName", "rlnTomoParticleId")
 HELD_OUT_LABEL, SCORED_RINGS_LABEL = "cocofoldHeldOut", "cocofoldScoredRings"
 
 
@@ -50,7 +52,7 @@ def read_star(path: Path, particles_dir: Path | None = None) -> ParticleSet:
     InputError
         For every file that cannot be used, with the reason and the remedy.
     """
-    blocks = read_star_blocks(path)
+    blocks = with_tilt_images(path, read_star_blocks(path), particles_dir)
     particles, optics = find_particle_and_optics_blocks(path, blocks)
     _refuse_tomography_and_mirrored(particles, optics, blocks)
     _require_labels(particles, optics)
@@ -76,6 +78,7 @@ def read_star(path: Path, particles_dir: Path | None = None) -> ParticleSet:
         "ctf_scale": particles.numbers("rlnCtfScalefactor", default=1.0),
         "contrast": _contrast(particles),
         "held_out": _held_out(particles),
+        **tilts_of_particles(particles),
         "scored_rings": _scored_rings(particles),
     }
     groups, scale, notes = join_pixel_sizes(groups, optics_index, path)
@@ -123,20 +126,21 @@ def _refuse_tomography_and_mirrored(
     particles: StarBlock, optics: StarBlock | None, blocks: dict[str, StarBlock]
 ) -> None:
     labels = [str(label) for block in blocks.values() for label in block.table.columns]
-    tomography = sorted({label for label in labels if label.startswith("rlnTomo")})
     stated = [block for block in (particles, optics) if block is not None and "rlnImageDimensionality" in block]
-    for block in stated:
-        dimensions = block.numbers("rlnImageDimensionality")
-        if (dimensions != 2).any():
-            tomography.append(f"rlnImageDimensionality {dimensions[dimensions != 2][0]:g}")
+    dimensions = [block.numbers("rlnImageDimensionality") for block in stated]
+    tomography = [f"rlnImageDimensionality {sizes[sizes != 2][0]:g}" for sizes in dimensions if (sizes != 2).any()]
+    in_stacks = all("@" in name for name in _image_names(particles))
+    harmless = NAMES_IN_TOMOGRAPHY if in_stacks else ()
+    tomography += sorted({label for label in labels if label.startswith("rlnTomo") and label not in harmless})
     # Of two-dimensional images it names the picture of a fitted CTF, which Scipion keeps; of subtomograms, which have
     # a file each, the CTF itself.
-    if "rlnCtfImage" in labels and not stated and not all("@" in name for name in _image_names(particles)):
+    if "rlnCtfImage" in labels and not stated and not in_stacks:
         tomography.append("rlnCtfImage")
     if tomography:
         raise InputError(
-            f"{particles.path}: subtomograms or tilt series ({', '.join(tomography)}); only two-dimensional images of "
-            "single particles are read"
+            f"{particles.path}: subtomograms as volumes ({', '.join(tomography)}), of which images cannot be compared; "
+            "extract the particles as 2D stacks (RELION 5: Extract subtomos with 2D stacks) and give the "
+            "optimisation_set.star of that job, or a STAR of single tilt images with their poses"
         )
     if "rlnIsFlip" in particles:
         mirrored = np.flatnonzero([str(flag).lower() not in UNMIRRORED_VALUES for flag in particles.table["rlnIsFlip"]])

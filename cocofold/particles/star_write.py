@@ -11,7 +11,7 @@ import pandas as pd
 import starfile
 
 from cocofold.particles.particle_set import IDENTITY_MAGNIFICATION, ParticleSet
-from cocofold.particles.poses import relion_from_matrices
+from cocofold.particles.poses import DOSE_LABEL, PARTICLE_LABEL, has_tilt_stacks, relion_from_matrices
 from cocofold.particles.star_read import HELD_OUT_LABEL, SCORED_RINGS_LABEL, find_particle_and_optics_blocks
 from cocofold.particles.star_tables import StarBlock, read_star_blocks
 from cocofold.system.atomic_files import atomic_path
@@ -26,8 +26,8 @@ def write_star(path: str | os.PathLike[str], particles: ParticleSet) -> None:
 
     Paths of stacks below the STAR's folder are relative to it, others absolute. What RELION has no label for is
     written under names that it keeps but ignores, and that ``read_particles`` understands: ``cocofoldContrast`` (-1
-    where images are stored dark), ``cocofoldHeldOut`` (1 or 0), ``cocofoldScoredRings`` and
-    ``cocofoldCryosparcAberrations``.
+    where images are stored dark), ``cocofoldHeldOut`` (1 or 0), ``cocofoldParticle`` (of which an image is a tilt),
+    ``cocofoldScoredRings`` and ``cocofoldCryosparcAberrations``.
 
     Parameters
     ----------
@@ -168,6 +168,10 @@ def _particle_table(particles: ParticleSet, path: Path) -> pd.DataFrame:
     }
     if particles.half_set is not None:
         columns["rlnRandomSubset"] = particles.half_set
+    if particles.particle_index is not None:
+        columns[PARTICLE_LABEL] = particles.particle_numbers + 1
+    if particles.dose_e_a2 is not None:
+        columns[DOSE_LABEL] = particles.dose_e_a2
     if (np.asarray(particles.contrast) < 0).any():
         columns["cocofoldContrast"] = particles.contrast.astype(int)
     return pd.DataFrame({**columns, **selection_columns(particles)})
@@ -182,8 +186,8 @@ def write_star_subset(path: Path, particles: ParticleSet, source: Path, rows: np
     """Write a STAR of the rows of a particles' file that were chosen; images stay where they are.
 
     Of a STAR file all blocks and columns are kept, digit by digit, but for ``rlnImageName``, which leads to the images
-    from where the STAR is written, and what ``particles`` are marked with. Of a .cs file it is what ``write_star``
-    writes.
+    from where the STAR is written, and what ``particles`` are marked with. Of a .cs file, and of
+    stacks of tilts, it is what ``write_star`` writes.
 
     Parameters
     ----------
@@ -206,6 +210,9 @@ def write_star_subset(path: Path, particles: ParticleSet, source: Path, rows: np
         return
     require_writable(path, particles)
     blocks = read_star_blocks(source, as_text=True)
+    if has_tilt_stacks(blocks):
+        write_star(path, particles)
+        return
     name = find_particle_and_optics_blocks(source, blocks)[0].name
     written = {other: _as_written(block) for other, block in blocks.items()}
     chosen = blocks[name].table.iloc[rows].map(_quoted)

@@ -93,7 +93,7 @@ def read_run_particles(run: FinishedRun, elsewhere: Path | None = None, folder: 
         used = used.mirrored()
     if len(used) != run.metrics["particles"]:
         raise InputError(f"{path}: gives {len(used)} particles, the run used {run.metrics['particles']}")
-    images = used.image_numbers
+    images = used.particle_numbers
     first_pass, *_ = split_into_passes(len(used), options.seed, options.heldout, marked=used.held_out, images=images)
     return RunParticles(used, first_pass.heldout.numpy())
 

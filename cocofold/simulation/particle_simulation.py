@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
+from scipy.spatial.transform import Rotation
 
 from cocofold import __version__
 from cocofold.imaging.fourier import Ctf, contrast_transfer
@@ -55,6 +56,7 @@ class RandomStreams:
     junk: np.random.Generator
     ice_noise: np.random.Generator
     defocus_errors: np.random.Generator
+    tilts: np.random.Generator
 
     @classmethod
     def from_seed(cls, seed: int) -> RandomStreams:
@@ -105,7 +107,7 @@ def simulate(settings: SimulationSettings, out: Path) -> SimulationOutput:
     _check_folder(out, settings)
     model = _centred_if_asked(read_model(settings.model), settings)
     streams = RandomStreams.from_seed(settings.seed)
-    truth = _draw_particles(settings, out / "particles.mrcs", streams)
+    truth = _tilted(_draw_particles(settings, out / "particles.mrcs", streams), settings, streams.tilts)
     parts = particle_clouds(model, settings)
     _check_inside(model, parts, truth, settings)
     shows = draw_image_contents(settings, streams.junk)
@@ -179,6 +181,33 @@ def _draw_particles(settings: SimulationSettings, stack: Path, streams: RandomSt
     )
 
 
+# Tilts of a series reach so far to either side; the axis is turned as far from y in the images as is usual.
+_MOST_TILT_DEG, _TILT_AXIS_DEG = 60.0, 85.0
+
+
+def _tilted(particles: ParticleSet, settings: SimulationSettings, rng: np.random.Generator) -> ParticleSet:
+    """Images of a tilt series for each particle, the least tilted first; particles themselves if there are no tilts."""
+    if settings.tilts == 1:
+        return particles
+    tilts = np.linspace(-_MOST_TILT_DEG, _MOST_TILT_DEG, settings.tilts)
+    tilts = tilts[np.argsort(np.abs(tilts), kind="stable")]
+    turns = Rotation.from_euler("yz", np.stack([tilts, np.full_like(tilts, _TILT_AXIS_DEG)], axis=1), degrees=True)
+    count = len(particles)
+    rows = np.repeat(np.arange(count), settings.tilts)
+    matrices = np.tile(turns.as_matrix(), (count, 1, 1))
+    depths = rng.normal(0, settings.shift_spread, (count, 1))
+    places = np.concatenate([particles.origins_angstrom, depths], axis=1)[rows]
+    return replace(
+        particles.subset(rows),
+        rotations=matrices @ particles.rotations[rows],
+        origins_angstrom=np.einsum("nij,nj->ni", matrices, places)[:, :2],
+        ctf_scale=np.tile(np.cos(np.radians(tilts)), count),
+        slice_index=np.arange(len(rows)),
+        particle_index=rows,
+        dose_e_a2=np.tile(settings.tilt_dose * np.arange(settings.tilts), count),
+    )
+
+
 def _with_pose_errors(truth: ParticleSet, settings: SimulationSettings, streams: RandomStreams) -> ParticleSet:
     errors, of_defoci = streams.pose_errors, streams.defocus_errors
     return replace(
@@ -215,7 +244,7 @@ def _check_inside(model: Model, parts: list[GaussianCloud], truth: ParticleSet, 
 
 def _check_folder(out: Path, settings: SimulationSettings) -> None:
     check_new_folder("--out", out)
-    needed = settings.count * settings.box**2 * 4 * (2 if settings.clean else 1)
+    needed = settings.images * settings.box**2 * 4 * (2 if settings.clean else 1)
     existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     if needed > free:
@@ -228,8 +257,8 @@ def _check_folder(out: Path, settings: SimulationSettings) -> None:
 def _write_stacks(scenes: NoiseFreeImages, settings: SimulationSettings, out: Path, streams: RandomStreams) -> float:
     """Write the noise-free images, learn the particle's variance, then scale them and add noise in place."""
     chunks = [
-        np.arange(start, min(start + scenes.images_at_once, settings.count))
-        for start in range(0, settings.count, scenes.images_at_once)
+        np.arange(start, min(start + scenes.images_at_once, settings.images))
+        for start in range(0, settings.images, scenes.images_at_once)
     ]
     noise = NoiseGenerator(
         settings.box,
@@ -245,7 +274,7 @@ def _write_stacks(scenes: NoiseFreeImages, settings: SimulationSettings, out: Pa
         variance = 0.0
         for rows in _shown("images", chunks):
             images = scenes.particle_images(rows)
-            variance += float(images.var(axis=(1, 2), dtype=np.float64).sum()) / settings.count
+            variance += float(images.var(axis=(1, 2), dtype=np.float64).sum()) / settings.images
             scenes.add_surroundings(images, rows)
             stack.data[rows] = images
         if not variance > 0:
@@ -264,7 +293,7 @@ def _write_stacks(scenes: NoiseFreeImages, settings: SimulationSettings, out: Pa
 
 @contextlib.contextmanager
 def _new_stack(path: Path, settings: SimulationSettings) -> Iterator[mrcfile.mrcmemmap.MrcMemmap]:
-    shape = (settings.count, settings.box, settings.box)
+    shape = (settings.images, settings.box, settings.box)
     with atomic_path(path) as partial, mrcfile.new_mmap(partial, shape, mrc_mode=2, overwrite=True) as file:
         file.set_image_stack()
         file.voxel_size = settings.pixel_size

@@ -54,7 +54,7 @@ def draw_neighbours(settings: SimulationSettings, reach: float, rng: np.random.G
         Radius (Å) of a particle about the centre of the box.
     rng : numpy.random.Generator
     """
-    image = np.repeat(np.arange(settings.count), rng.poisson(settings.neighbours, settings.count))
+    image = np.repeat(np.arange(settings.images), rng.poisson(settings.neighbours, settings.images))
     nearest, farthest = 2 * reach, settings.extent_angstrom / np.sqrt(2) + reach
     distance = np.sqrt(rng.uniform(nearest**2, max(farthest, nearest) ** 2, len(image)))
     angle = rng.uniform(0, 2 * np.pi, len(image))
@@ -64,8 +64,8 @@ def draw_neighbours(settings: SimulationSettings, reach: float, rng: np.random.G
 
 def draw_image_contents(settings: SimulationSettings, rng: np.random.Generator) -> np.ndarray:
     """What each image shows: PARTICLE, or junk: EMPTY or BLOB; (count,) int."""
-    shows = np.zeros(settings.count, dtype=int)
-    rows = rng.permutation(settings.count)[: round(settings.junk * settings.count)]
+    shows = np.zeros(settings.images, dtype=int)
+    rows = rng.permutation(settings.images)[: round(settings.junk * settings.images)]
     shows[rows] = np.where(np.arange(len(rows)) % 2, BLOB, EMPTY)
     return shows
 

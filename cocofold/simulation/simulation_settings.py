@@ -34,7 +34,11 @@ class SimulationSettings:
     pixel_size : float
         Å.
     count : int
-        Images.
+        Images; with tilts, particles.
+    tilts : int
+        Images of each particle, tilted evenly from -60 to 60 degrees and taken from the least tilt on; 1 for none.
+    tilt_dose : float
+        Electrons per Å^2 of each tilt; what were there before fade the signal, and are in the STAR.
     snr : float
         Variance of the noise-free images of the particle alone, whole images and their mean over all, over the variance
         of the noise.
@@ -97,6 +101,8 @@ class SimulationSettings:
     amplitude_contrast: float = 0.1
     phase_shift: float = 0.0
     shift_spread: float = 3.0
+    tilts: int = 1
+    tilt_dose: float = 3.0
     pose_noise: float = 0.0
     shift_noise: float = 0.0
     defocus_noise: float = 0.0
@@ -131,6 +137,8 @@ class SimulationSettings:
                 f"give {self.box - 1} or {self.box + 1}"
             )
         require_within("--count", self.count, 1, 10**7)
+        require_within("--tilts", self.tilts, 1, 200)
+        require_within("--tilt-dose", self.tilt_dose, 0, 100)
         if not 0 < self.snr < float("inf"):
             raise InputError(
                 f"--snr {self.snr:g}: must be above 0, the variance of the signal over that of the noise; "
@@ -151,6 +159,11 @@ class SimulationSettings:
         require_within("--neighbours", self.neighbours, 0, 20)
         require_within("--junk", self.junk, 0, 0.9)
         require_within("--seed", self.seed, 0, 2**63 - 1)
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return self.count * self.tilts
 
     @property
     def cone_deg(self) -> float:

@@ -197,10 +197,10 @@ def test_all_missing_labels_are_named_at_once(project: Project) -> None:
         ({"rlnImageName": "5@stacks/a.mrcs"}, ["image 5", "the stack has 4"]),
         ({"rlnImageName": "1@stacks/c.mrcs"}, ["1 of 1 stacks not found", "stacks/c.mrcs", "--particles-dir"]),
         ({"rlnIsFlip": ["0", "1", "0"]}, ["row 2", "mirrored"]),
-        ({"rlnTomoName": "ts1"}, ["rlnTomoName", "single particles"]),
+        ({"rlnTomoSubtomogramRot": "1"}, ["rlnTomoSubtomogramRot", "2D stacks", "optimisation_set.star"]),
         (
             {"rlnCtfImage": "ctf.mrc", "rlnImageName": "volume.mrc", "without": ("rlnImageDimensionality",)},
-            ["rlnCtfImage", "single particles"],
+            ["rlnCtfImage", "2D stacks"],
         ),
         ({"rlnAngleRot": "0", "rlnAngleTilt": "0.0", "rlnAnglePsi": ["1", "2", "3"]}, ["no poses", "2D"]),
         ({"optics": {"rlnImageDimensionality": "3"}}, ["rlnImageDimensionality 3"]),

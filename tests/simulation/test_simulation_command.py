@@ -210,3 +210,23 @@ def test_ended_by_a_signal_it_leaves_no_half_of_a_stack(tmp_path: Path, ending: 
     assert process.returncode == status
     assert "Traceback" not in complaint
     assert not out.exists()
+
+
+def test_tilts_of_a_particle_turn_about_one_axis_and_fade(simulate) -> None:
+    out = simulate("--count", 3, "--tilts", 7, "--clean", "--shift-spread", 2)
+    read = read_particles(out / "particles.star")
+    assert len(read) == 21
+    assert read.particle_numbers.tolist() == sorted(7 * [0, 1, 2])
+    assert read.dose_e_a2 is not None
+    assert read.dose_e_a2[:7].tolist() == [3 * number for number in range(7)]
+    for particle in range(3):
+        turns = read.rotations[7 * particle : 7 * particle + 7]
+        from_first = turns @ turns[0].T
+        degrees = np.degrees(Rotation.from_matrix(from_first).magnitude())
+        np.testing.assert_allclose(np.sort(degrees), [0, 20, 20, 40, 40, 60, 60], atol=1e-3)
+        axes = Rotation.from_matrix(from_first[1:]).as_rotvec()
+        assert np.linalg.matrix_rank(axes, tol=1e-3) == 1
+        # The axis lies in the images.
+        np.testing.assert_allclose(axes[:, 2], 0, atol=1e-4)
+    power = stack_of(out / "clean.mrcs").var(axis=(1, 2)).reshape(3, 7).mean(0)
+    assert power[0] > power[3] > power[6]

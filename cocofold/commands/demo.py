@@ -48,6 +48,7 @@ def _bundled(name: str) -> Path:
 
 
 DEMO_SNR = 0.1  # clear images, so that few particles and little time are enough
+_TITLE = "Adenylate kinase, demo"
 _MARKER_FILE = "demo.json"
 _DEMO_FILES = {_MARKER_FILE, "start.cif", "particles", "run", "relaxed.cif"}
 
@@ -107,7 +108,6 @@ def demo(
     console.print("2. Fine-tuning the closed state (PDB 1AKE) against them; about a minute on two CPU cores")
     with console_log():
         metrics = finetune(options, out / "run")
-    write_report(out / "run")
     closed, truth = read_model(start), read_model(simulated.model)
     models = {"before": closed, "after": read_model(out / "run" / "model.cif")}
     if relaxing:
@@ -115,6 +115,7 @@ def demo(
         pulling = ParticlesOfModel(simulated.star)
         relaxed = relax_with_particles(models["after"], out / "relaxed.cif", RelaxSettings(device=device), pulling)
         models["relaxed"] = relaxed.model
+    write_report(out / "run", title=_TITLE, relaxed=out / "relaxed.cif" if relaxing else None)
     found = {name: _figures(assess(model, truth), measure_geometry(model, closed)) for name, model in models.items()}
     _write_marker(out, {**found, "verdict": metrics["verdict"]})
     console.print("\nCompared with the structure that was imaged")

@@ -62,6 +62,8 @@ FLAGS = {
     "--stop-with": None,
     "--resume": False,
     "--exit-verdict": False,
+    "--threads": None,
+    "--time-limit": None,
 }
 
 

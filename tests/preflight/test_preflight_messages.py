@@ -15,7 +15,7 @@ import cocofold.preflight
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.particles.star_write import write_star
 from cocofold.preflight.check_inputs import CheckSettings, check
-from cocofold.preflight.check_report import CheckVerdict
+from cocofold.preflight.check_report import CheckReport, CheckVerdict
 from cocofold.structure.model import Model
 
 _PACKAGE = Path(cocofold.preflight.__file__).parent
@@ -70,3 +70,17 @@ def test_contrast_is_told_as_it_was_stated(
 
 def _contrast(particles: ParticleSet, model: Model, stated: str) -> CheckVerdict:
     return check(particles, model, CheckSettings(contrast=stated))["contrast"]
+
+
+def test_causes_come_before_what_follows_from_them() -> None:
+    verdicts = [
+        CheckVerdict("contrast", "agrees", "agrees."),
+        CheckVerdict("poses", "wrong", "look wrong."),
+        CheckVerdict("shifts", "undecided", "undecided."),
+        CheckVerdict("pixel size", "wrong", "looks wrong."),
+    ]
+    report = CheckReport(tuple(verdicts), {})
+    assert report.contradictions == ["pixel size: looks wrong.", "poses: look wrong."]
+    assert report.lines == [*report.contradictions, "contrast: agrees.", "shifts: undecided."]
+    # Files keep the order of the questions
+    assert [one["question"] for one in report.as_dict()["questions"]] == ["contrast", "poses", "shifts", "pixel size"]

@@ -158,6 +158,24 @@ def test_durations(text, seconds):
     assert headless.secondsOf(text) == seconds
 
 
+def test_commands_of_the_documents_are_understood():
+    root = Path(__file__).resolve().parents[2]
+    shown = []
+    for page in (root / "README.md", root / "docs" / "facility.md", root / "docs" / "tutorial.md"):
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        shown += [
+            line.split("scipion_cocofold.headless")[1].split()
+            for line in text.splitlines()
+            if line.startswith("scipion python -m scipion_cocofold.headless")
+        ]
+    assert len(shown) >= 3
+    for words in shown:
+        given = headless._parser().parse_intermixed_args(words)
+        if given.template:
+            known = {field.alias for field in fieldsOf(readTemplate(given.template))}
+            assert {value.split("=")[0] for value in given.values} <= known
+
+
 def test_two_runs_do_not_share_a_project(command):
     project = make_project("locked")
     project.saveProtocol(project.newProtocol(ProtImportPdb, inputPdbData=1, pdbFile="nothing.cif"))

@@ -150,6 +150,7 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         shift = outputShift(self, volume, self.inputParticles.get())
         # Without a volume ISOLDE shows the Gaussians, which lie where the models do
         options = {"--particles-dir": os.getcwd(), "--map-origin": shift.tolist(), "--model-shift": shift.tolist()}
+        options["--title"] = f"{self.getProject().getShortName()}, {self.getRunName()}"
         if volume is not None:
             options["--map"] = linkForViewers(volume, self._getExtraPath())
             options["--map-origin"] = originOf(volume).tolist()

@@ -9,7 +9,7 @@ WORKERS ?= 2
 PYTEST = OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup \
 	--no-loadscope-reorder
 
-.PHONY: venv demo test test-fast test-gpu test-colabfold test-browser gui bench docs-pictures clean
+.PHONY: venv demo test test-fast test-gpu test-colabfold test-browser test-plugin gui bench docs-pictures clean
 
 venv: $(VENV)/.ready
 
@@ -48,6 +48,10 @@ test-colabfold: venv
 # Needs Chromium (Debian: apt-get install chromium).
 test-browser: venv
 	$(BIN)/python -m pytest -m browser tests/reporting
+
+# What "scipion3 tests scipion_cocofold" runs on a user's machine.
+test-plugin: venv
+	COCOFOLD_PLUGIN_TESTS=1 $(BIN)/python -m pytest -m slow tests/scipion/test_plugin_tests.py
 
 # For comparison only: it meets nothing of ours but files.
 $(CRYOJAX)/.ready: benchmarks/cryojax.txt

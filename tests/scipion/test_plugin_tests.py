@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unittest
 
 import pytest
@@ -20,6 +21,9 @@ def test_scipion_finds_them_by_the_plugin_s_name() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    "COCOFOLD_PLUGIN_TESTS" not in os.environ, reason="the template's test goes the same way (make test-plugin)"
+)
 def test_the_workflow_passes() -> None:
     result = unittest.TestResult()
     unittest.defaultTestLoader.loadTestsFromName("scipion_cocofold").run(result)

@@ -150,7 +150,8 @@ def run(case: Case, data: Path, seed: int, folder: Path) -> dict:
     metrics = json.loads((folder / "run" / "metrics.json").read_text())
     end, evidence = read_model(folder / "run" / "model.cif"), metrics["evidence"] or {}
     before, after = _distances(start, images[0]), _distances(end, images[0])
-    named = _named(end, [*evidence.get("unseen", []), *evidence.get("doubtful", [])])
+    kinds = ("unseen", "doubtful", "misplaced")
+    named = _named(end, [stretch for kind in kinds for stretch in evidence.get(kind, [])])
     claimed = metrics["verdict"] in SUPPORTED
     worse = (after > _FAR_ANGSTROM) | (after > before + 0.5)
     false = int((worse & ~named & ~np.isnan(after)).sum()) if claimed else 0

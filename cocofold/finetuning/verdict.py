@@ -14,9 +14,9 @@ from cocofold.likelihood.explained_signal import (
     ExplainedSignal,
     PartOccupancy,
     PlacementScore,
-    parts_of,
 )
-from cocofold.likelihood.residue_support import stretches_of
+from cocofold.likelihood.local_fit import LocalFit, find_local_fit
+from cocofold.likelihood.residue_support import parts_of, stretches_of
 from cocofold.mapfit.unexplained_density import UnexplainedDensity
 from cocofold.structure.model import Model
 
@@ -66,6 +66,8 @@ class Evidence:
         their own.
     missing : UnexplainedDensity or None
         Density that no atom of the answer explains; None where little of the signal is unexplained.
+    local : LocalFit or None
+        What of the density around each residue the answer does not explain.
     """
 
     resolution_angstrom: float
@@ -75,6 +77,7 @@ class Evidence:
     parts: tuple[PartOccupancy, ...]
     share_preferring_start: float | None
     missing: UnexplainedDensity | None = None
+    local: LocalFit | None = None
 
     @property
     def belongs(self) -> bool:
@@ -119,6 +122,11 @@ class Evidence:
             )
         )
 
+    def misplaced(self) -> np.ndarray:
+        """Residues in stretches that are not the density at their place, (n_residues,) bool."""
+        seen = ~self.unseen()
+        return seen & self.local.wrong if self.local is not None else np.zeros_like(seen)
+
     def _residues(self, chosen: Callable[[PartOccupancy], bool]) -> np.ndarray:
         found = np.zeros(sum(len(part.residues) for part in self.parts), dtype=bool)
         for part in self.parts:
@@ -145,6 +153,7 @@ class Evidence:
             "share_preferring_start": self.share_preferring_start and round(self.share_preferring_start, 4),
             "unseen": [str(stretch) for stretch in stretches_of(model, self.unseen())],
             "doubtful": [str(stretch) for stretch in stretches_of(model, self.doubtful())],
+            "misplaced": [str(stretch) for stretch in stretches_of(model, self.misplaced())],
         }
 
 
@@ -170,7 +179,8 @@ def gather_evidence(
     explained = signal.explained(answer)
     placement = signal.placement(start) if explained.share < _FOREIGN_BELOW_SHARE else None
     prefer_start = share_below_zero(gains())
-    found = Evidence(signal.resolution_angstrom, placement, signal.explained(start), explained, parts, prefer_start)
+    local, shown = find_local_fit(signal, answer), signal.resolution_angstrom
+    found = Evidence(shown, placement, signal.explained(start), explained, parts, prefer_start, local=local)
     seen = ~found.unseen()
     if seen.all() or not seen.any():
         return found
@@ -242,6 +252,12 @@ def _reasons(evidence: Evidence, model: Model) -> list[str]:
     if evidence.doubtful().any():
         names = ", ".join(str(stretch) for stretch in stretches_of(model, evidence.doubtful()))
         found.append(f"The density at {names} is clearly less or more than these residues give: do not trust them.")
+    if evidence.misplaced().any():
+        names = ", ".join(str(stretch) for stretch in stretches_of(model, evidence.misplaced()))
+        found.append(
+            f"The density at {names} is not that of these residues: they are bent, out of register, or their side "
+            "chains point elsewhere."
+        )
     return found
 
 

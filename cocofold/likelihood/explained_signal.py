@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, render_density
 from cocofold.likelihood.reconstruction import Reconstruction
+from cocofold.likelihood.residue_support import parts_of
 from cocofold.structure.geometry import radius_of_gyration
 from cocofold.structure.model import Model
 
@@ -26,9 +27,6 @@ _OVERSAMPLING = 1.25
 # Shells coarser than this many radii of gyration show the outline of the molecule, which any other of its size has
 # too, and the contrast of the solvent, which atoms do not.
 _OUTLINE_RADII = 2.0
-# Residues of a part whose occupancy is asked for: as many as a resolution of 7 Å tells apart in most folds. Shorter
-# parts have larger errors, longer ones hide what is wrong within them. Large models have longer ones, for time.
-_PART_RESIDUES, _MOST_PARTS = 12, 200
 # Random rotations that a placement is compared with, whose spread is then known to 10 %.
 _TURNS = 50
 # How far the model may be turned (degrees) and shifted (Å) to fit better: starts are up to 12° and 3.5 Å off.
@@ -274,6 +272,20 @@ class ExplainedSignal:
         spread[self._coarse] = values * factors[self._shell]
         return np.fft.irfftn(spread, s=(self._side,) * 3, axes=(0, 1, 2))
 
+    def flattened_densities(self, model: Model) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Densities of a model and of both half maps in which all shells are alike, less by their noise.
+
+        The model has the scale by which it explains most of each shell; the outline is left out.
+        """
+        transform, tiny = self._transform(*self._with_context(model)), np.finfo(float).tiny
+        power = self._sums(self._weight * abs(transform) ** 2)
+        scale = self._cross(transform) / np.maximum(power, tiny)
+        amplitudes = np.sqrt(self._power / np.maximum(self._sums(self._weight), tiny))
+        used = (np.arange(self.last_shell + 1) >= self.first_shell(model)) & (amplitudes > 0)
+        factors = np.where(used, self._trust() / self._voxels / np.maximum(amplitudes, tiny), 0.0)
+        drawn = self.in_space(scale[self._shell] * transform, factors)
+        return drawn, [self.in_space(half, factors) for half in self.half_values]
+
     def placement(self, model: Model, seed: int = 0) -> PlacementScore:
         """Compare a model where it is with random rotations of it, each at its best place; residues are one mass."""
         positions, amplitudes = _residue_masses(model)
@@ -333,17 +345,6 @@ class ExplainedSignal:
 
     def _sums(self, values: np.ndarray) -> np.ndarray:
         return np.bincount(self._shell, values * self._count, self.last_shell + 1)
-
-
-def parts_of(model: Model) -> list[np.ndarray]:
-    """Stretches of about twelve residues of each chain, longer in large models; rows of residues."""
-    length = max(_PART_RESIDUES, -(-len(model.residues) // _MOST_PARTS))
-    chains = np.array([key.chain for key in model.residues])
-    found: list[np.ndarray] = []
-    for chain in dict.fromkeys(chains.tolist()):
-        rows = np.flatnonzero(chains == chain)
-        found += np.array_split(rows, max(1, round(len(rows) / length)))
-    return found
 
 
 def _usual_level(values: np.ndarray, sizes: np.ndarray) -> float:

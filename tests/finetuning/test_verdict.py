@@ -11,6 +11,7 @@ from maps_of_models import imaged, is_lid, whole_model
 from cocofold.finetuning.run_result import put_back
 from cocofold.finetuning.verdict import Evidence, gather_evidence, judge, share_below_zero, verdict_text
 from cocofold.likelihood.explained_signal import ExplainedShare, ExplainedSignal, PartOccupancy, PlacementScore
+from cocofold.likelihood.local_fit import LocalFit
 from cocofold.mapfit.unexplained_density import UnexplainedDensity
 from cocofold.structure.model import Model
 
@@ -79,6 +80,35 @@ def test_parts_are_named(whole: Model) -> None:
     assert evidence.as_dict(whole)["unseen"] == ["A 1-24"]
     assert evidence.occupancies()[:12].tolist() == [0.1] * 12
     assert evidence.occupancies()[30:].tolist() == [1.0] * (len(whole.residues) - 30)
+
+
+def test_a_stretch_that_is_not_its_density_is_named(whole: Model) -> None:
+    """Also at a start, of which there is then something to change; not where no image shows it."""
+    wrong = np.zeros(len(whole.residues), dtype=bool)
+    wrong[[3, 4, 5, 6, 100, 101]] = True
+    local = LocalFit(np.where(wrong, 0.6, 0.0), 0.05, wrong)
+    evidence = evidence_of(whole, occupancies={0: (0.1, 0.05)}, local=local)
+    word, reasons = judge("supported", evidence, whole)
+    assert word == "supported in part"
+    assert evidence.as_dict(whole)["misplaced"] == ["A 101-102"]
+    assert reasons[1].startswith("The density at A 101-102 is not that of these residues")
+    assert judge("not supported", evidence_of(whole, local=local), whole)[0] == "not supported"
+    assert judge("not supported", evidence_of(whole), whole)[0] == "nothing to change"
+
+
+def test_evidence_says_where_a_helix_is_out_of_register(whole: Model) -> None:
+    moved = whole.positions.copy()
+    helix = np.arange(166, 182)
+    places = whole.atoms_named("CA")
+    shift = whole.positions[places[helix + 4]] - whole.positions[places[helix]]
+    atoms = np.isin(whole.residue_of_atom, helix)
+    moved[atoms] += shift[whole.residue_of_atom[atoms] - helix[0]]
+    found = gather_evidence(
+        ExplainedSignal(imaged(whole, noise=0.01)), whole, whole.moved_to(moved), lambda: np.ones(30)
+    )
+    assert found is not None
+    assert found.misplaced()[helix].mean() > 0.6
+    assert judge("supported", found, whole)[0] == "supported in part"
 
 
 def test_a_second_fit_needs_missing_mass(whole: Model) -> None:

@@ -10,7 +10,8 @@ from maps_of_models import BOX, PIXEL, imaged, is_lid, whole_model
 from scipy.spatial.transform import Rotation
 
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM
-from cocofold.likelihood.explained_signal import ExplainedSignal, parts_of
+from cocofold.likelihood.explained_signal import ExplainedSignal
+from cocofold.likelihood.residue_support import parts_of
 from cocofold.likelihood.set_aside import unexplained_points
 from cocofold.structure.model import Model
 

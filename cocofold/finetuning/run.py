@@ -361,7 +361,7 @@ class _Run:
             reasons=reasons,
             evidence=evidence,
             second_fit=self.second_fit if moves else None,
-            moves=moves,
+            answer=self.best if moves else None,
             cycles_that_lost_the_fold=lost,
             residues_removed=removed,
             seconds=time.monotonic() - self.began,

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from cocofold import __version__
+from cocofold.assessment.backbone_geometry import measure_geometry
 from cocofold.finetuning.holdout import MOST_ADDED_LINK_RMS_ANGSTROM, TrainingPass, spread_draw
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.preparation import PreparedRun
@@ -251,7 +252,7 @@ def run_metrics(
     reasons: list[str],
     evidence: Evidence | None,
     second_fit: dict[str, Any] | None,
-    moves: bool,
+    answer: ModelState | None,
     cycles_that_lost_the_fold: int,
     residues_removed: int,
     seconds: float,
@@ -267,14 +268,15 @@ def run_metrics(
     evidence : Evidence, optional
     second_fit : dict, optional
         Figures of the fit that set density aside, where the answer is its.
-    moves : bool
-        Whether the model is another one than the start.
+    answer : ModelState, optional
+        The model, where it is another one than the start.
     cycles_that_lost_the_fold, residues_removed : int
     seconds : float
         Time of the run without the fit into a map and the teacher's run.
     """
-    start, judged, answer = prepared.start, passes[0], answer_pass(passes)
-    best = answer.cycles[answer.best if moves else 0]
+    start, judged, fitted = prepared.start, passes[0], answer_pass(passes)
+    best = fitted.cycles[0 if answer is None else fitted.best]
+    geometry, said = _geometry(prepared, answer)
     last_cycles = [this.cycles[-1] for this in passes if this.cycles]
     heldout_start = judged.cycles[0].frc_heldout
     heldout = judged.cycles[min(best.number, len(judged.cycles) - 1)].frc_heldout
@@ -282,12 +284,13 @@ def run_metrics(
     found: dict[str, Any] = {
         "verdict": verdict,
         "verdict_headline": says.headline,
-        "verdict_explanation": " ".join([says.explanation, *reasons]),
+        "verdict_explanation": " ".join([says.explanation, *reasons, *said]),
+        "geometry": geometry,
         "evidence": None if evidence is None else evidence.as_dict(only_ordered(prepared.model)),
         "best_cycle": best.number,
         "frc_work": best.frc_work,
         "frc_heldout": heldout,
-        "frc_work_start": answer.cycles[0].frc_work,
+        "frc_work_start": fitted.cycles[0].frc_work,
         "frc_heldout_start": heldout_start,
         **_highest_gain(judged),
         "moved_angstrom": best.moved_angstrom,
@@ -321,6 +324,33 @@ def run_metrics(
             " The model is that of a second fit, in set_aside, in which density that no atom explains was set aside."
         )
     return found
+
+
+def _geometry(prepared: PreparedRun, answer: ModelState | None) -> tuple[dict[str, Any], list[str]]:
+    """What is new in an answer's backbone geometry, for ``metrics.json`` and in a sentence where it is worse."""
+    start = only_ordered(prepared.model)
+    if not len(start.backbone()[0]):
+        return {}, []
+    before = measure_geometry(start)
+    if answer is None:
+        return {"ramachandran_favoured_start": round(before.ramachandran_favoured, 4)}, []
+    moved = prepared.model.moved_to(answer.positions.cpu().double().numpy())
+    after = measure_geometry(only_ordered(moved), start)
+    new = {
+        "twisted": after.new_twisted or (),
+        "cis": after.new_cis or (),
+        "ramachandran_outliers": after.new_ramachandran_outliers or (),
+    }
+    figures: dict[str, Any] = {f"new_{name}": list(where) for name, where in new.items()}
+    figures["ramachandran_favoured"] = round(after.ramachandran_favoured, 4)
+    figures["ramachandran_favoured_start"] = round(before.ramachandran_favoured, 4)
+    if not any(new.values()):
+        return figures, []
+    counts = f"{len(new['twisted'])} twisted and {len(new['cis'])} cis peptides"
+    return figures, [
+        f"New since the start: {counts}, {len(new['ramachandran_outliers'])} Ramachandran outliers; "
+        f"{100 * after.ramachandran_favoured:.0f} % are favoured (start {100 * before.ramachandran_favoured:.0f} %)."
+    ]
 
 
 def peak_memory_gb() -> float:

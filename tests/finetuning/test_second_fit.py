@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from maps_of_models import whole_model
+from scipy.spatial.transform import Rotation
 
 from cocofold.finetuning import run, run_result
 from cocofold.finetuning.options import Options
@@ -92,3 +94,28 @@ def test_too_little_memory_for_a_map_ends_no_run(monkeypatch: pytest.MonkeyPatch
     folder = SimpleNamespace(path=None, log=said.append)
     assert run_result.examine_answer(prepared, None, folder, 0) is None  # type: ignore[arg-type]
     assert said == ["whether all parts are right cannot be told: the Fourier volumes take 40 GB"]
+
+
+def test_new_faults_of_the_backbone_are_said() -> None:
+    """A peptide whose plane was turned about its CA atoms is twisted; the start's own faults are not told."""
+    model = whole_model()
+    names, row = ("N", "CA", "C", "O"), 80
+    atoms = {(name, at): model.atoms_named(name)[at] for name in names for at in (row, row + 1)}
+    positions = model.positions.copy()
+    one, other = positions[atoms["CA", row]], positions[atoms["CA", row + 1]]
+    axis = (other - one) / np.linalg.norm(other - one)
+    # Half of the peptide's plane is turned, so that its torsion is.
+    turn = Rotation.from_rotvec(np.deg2rad(120) * axis).as_matrix()
+    for key in (("C", row), ("O", row)):
+        positions[atoms[key]] = (positions[atoms[key]] - one) @ turn.T + one
+    prepared: Any = SimpleNamespace(model=model)
+    answer: Any = SimpleNamespace(positions=torch.as_tensor(positions))
+    figures, said = run_result._geometry(prepared, answer)
+    assert len(figures["new_twisted"]) >= 1
+    assert "New since the start: " in said[0]
+    same: Any = SimpleNamespace(positions=torch.as_tensor(model.positions))
+    figures, said = run_result._geometry(prepared, same)
+    assert said == []
+    assert figures["new_twisted"] == figures["new_cis"] == figures["new_ramachandran_outliers"] == []
+    assert figures["ramachandran_favoured"] == figures["ramachandran_favoured_start"] > 0.9
+    assert list(run_result._geometry(prepared, None)[0]) == ["ramachandran_favoured_start"]

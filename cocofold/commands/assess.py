@@ -52,9 +52,9 @@ def assess(
     With --reference: CA RMSD of all matched residues, superposed and in place; coverage, RMSD, TM-score and sequence
     identity as MM-align defines them; RMSD of each chain. Residues are matched by chain and number where these agree in
     sequence, otherwise by aligning the sequences, so that chains may have other names. With --particles: how well the
-    model agrees with images, with poses, CTFs and atoms as they are, and what each residue adds to that. Always the
-    geometry of the backbone. What changed from the start, and from the reference, to the model: bodies that moved as
-    they are, about which axis and by which angle, and their hinges.
+    model agrees with images, with poses, CTFs and atoms as they are, and what each residue adds to that; residues
+    unlikely to be ordered are left out. Always the geometry of the backbone. What changed from the start, and from the
+    reference, to the model: bodies that moved as they are, about which axis and by which angle, and their hinges.
     """
     for option, path in (("--json", json_file), ("--plot", plot)):
         check_writable(option, path)
@@ -136,7 +136,9 @@ def _changes(assessed: Model, start: Model | None, reference: Model | None) -> d
 
 def _residue_support(model: Model, particles: ParticlesOfModel, device: str) -> ResidueSupport:
     from cocofold.likelihood.residue_support import ImageAgreement
+    from cocofold.structure.confidence import read_order
 
+    model, _ = read_order(model)
     with ImageAgreement.read(model, particles, device) as images:
         return images.support(model)
 

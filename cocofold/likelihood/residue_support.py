@@ -22,6 +22,7 @@ from cocofold.likelihood.frc_loss import (
 from cocofold.likelihood.observed_images import Observations, refuse_incompatible_input
 from cocofold.likelihood.particle_optics import leave_out_aberrations
 from cocofold.particles import read_particles
+from cocofold.structure.confidence import ordered_atoms
 from cocofold.structure.model import Model
 from cocofold.system.errors import require_within
 from cocofold.system.hardware import find_device
@@ -178,8 +179,11 @@ class ImageAgreement:
         return float(correlate_in_chunks(*atoms, self._observations, self._rows, self._rings, chunk).mean())
 
     def support(self, model: Model) -> ResidueSupport:
-        """Agreement of a model, and what each of its residues adds to it; hydrogens are left out."""
-        heavy = model.atomic_numbers > 1
+        """Agreement of a model, and what each of its residues adds to it.
+
+        Hydrogens and disordered residues, to which images say nothing, are left out; the latter add 0.
+        """
+        heavy = (model.atomic_numbers > 1) & ordered_atoms(model)
         positions, gaussians = self._tensor(model.positions[heavy]), self._gaussians(model.atomic_numbers[heavy])
         chunk = images_per_chunk(int(heavy.sum()))
         groups = self._rows.tensor_split(min(_IMAGE_GROUPS, len(self._rows)))

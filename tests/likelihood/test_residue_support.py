@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from disordered_models import with_tail
 
 from cocofold.commands.demo import closed_state
 from cocofold.likelihood.residue_support import ImageAgreement, ParticlesOfModel, opposed_stretches
+from cocofold.structure.confidence import only_ordered, read_order
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
 
@@ -50,6 +52,17 @@ def test_few_images_name_no_stretch(shared_data: Path, model: Model) -> None:
     support = images.support(model)
     assert np.isinf(support.standard_errors).all()
     assert support.against == ()
+
+
+def test_disordered_residues_are_not_asked_about(shared_data: Path, model: Model) -> None:
+    marked, order = read_order(with_tail(model, 30, "N"))
+    assert order.disordered.sum() >= 25
+    particles = ParticlesOfModel(shared_data / "adk" / "uniform" / "particles_200.star", most=20)
+    kept = only_ordered(marked)
+    found, known = (ImageAgreement.read(one, particles, "cpu").support(one) for one in (marked, kept))
+    assert found.correlation == pytest.approx(known.correlation, abs=1e-6)
+    assert not found.residues[order.disordered].any()
+    np.testing.assert_allclose(found.residues[~order.disordered], known.residues, atol=1e-7)
 
 
 def _bundled() -> Model:

@@ -167,7 +167,7 @@ class WorkerGroup:
                     "gloo", store=store, timeout=_PEER_TIMEOUT, world_size=self.count, rank=self.rank
                 )
         except (RuntimeError, ValueError) as error:
-            raise InputError(f"the processes do not find each other ({error})") from error
+            raise InputError(f"the processes do not find each other ({error}); run them on one network") from error
 
     def _await_workers(self) -> dist.Store:
         """Tell the workers that were started where to connect, and wait until all have."""

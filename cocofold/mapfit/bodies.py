@@ -101,7 +101,7 @@ def select_residues(model: Model, selection: str, what: str = "selection") -> np
     for part in selection.split(","):
         match = _PART.fullmatch(part.strip())
         if match is None:
-            raise InputError(f"{what}: '{part.strip()}' is no chain (A) and no range of residues (A:1-120)")
+            raise InputError(f"{what}: '{part.strip()}' is neither; give chains (A) or ranges of residues (A:1-120)")
         of_chain = chains == match["chain"]
         if not of_chain.any():
             there = ", ".join(dict.fromkeys(chains))

@@ -22,8 +22,8 @@ from cocofold.particles.particle_set import (
 )
 from cocofold.particles.poses import matrices_from_cryosparc
 from cocofold.particles.stack_files import check_stacks, find_stacks
-from cocofold.particles.star_tables import require_finite, require_half_sets
-from cocofold.system.errors import InputError
+from cocofold.particles.star_tables import require_half_sets
+from cocofold.system.errors import InputError, require_finite
 
 IMAGE_COLUMNS = ("blob/path", "blob/idx", "blob/shape", "blob/psize_A")
 CTF_COLUMNS = ("ctf/accel_kv", "ctf/cs_mm", "ctf/amp_contrast", "ctf/df1_A", "ctf/df2_A", "ctf/df_angle_rad")

@@ -54,7 +54,8 @@ def read_star(path: Path, particles_dir: Path | None = None) -> ParticleSet:
     """
     blocks = with_tilt_images(path, read_star_blocks(path), particles_dir)
     particles, optics = find_particle_and_optics_blocks(path, blocks)
-    _refuse_tomography_and_mirrored(particles, optics, blocks)
+    image_names = _image_names(particles)
+    _refuse_tomography_and_mirrored(particles, optics, blocks, image_names)
     _require_labels(particles, optics)
     if len(particles) == 0:
         raise InputError(f"{path}: data_{particles.name} has no particles; give a file with at least one")
@@ -65,7 +66,6 @@ def read_star(path: Path, particles_dir: Path | None = None) -> ParticleSet:
     if "rlnRandomSubset" in particles:
         subsets = pd.to_numeric(particles.table["rlnRandomSubset"], errors="coerce")
         half_set = require_half_sets(subsets.to_numpy(dtype=float, na_value=np.nan), "rlnRandomSubset", path)
-    image_names = _image_names(particles)
     names, stack_index, slice_index = parse_image_names(image_names, path)
     pixel_size = np.array([group.pixel_size_angstrom for group in groups])[optics_index]
     origins = np.stack([_origins(particles, axis, pixel_size) for axis in "XY"], axis=1)
@@ -123,13 +123,13 @@ def find_particle_and_optics_blocks(path: Path, blocks: dict[str, StarBlock]) ->
 
 
 def _refuse_tomography_and_mirrored(
-    particles: StarBlock, optics: StarBlock | None, blocks: dict[str, StarBlock]
+    particles: StarBlock, optics: StarBlock | None, blocks: dict[str, StarBlock], image_names: list[str]
 ) -> None:
     labels = [str(label) for block in blocks.values() for label in block.table.columns]
     stated = [block for block in (particles, optics) if block is not None and "rlnImageDimensionality" in block]
     dimensions = [block.numbers("rlnImageDimensionality") for block in stated]
     tomography = [f"rlnImageDimensionality {sizes[sizes != 2][0]:g}" for sizes in dimensions if (sizes != 2).any()]
-    in_stacks = all("@" in name for name in _image_names(particles))
+    in_stacks = all("@" in name for name in image_names)
     harmless = NAMES_IN_TOMOGRAPHY if in_stacks else ()
     tomography += sorted({label for label in labels if label.startswith("rlnTomo") and label not in harmless})
     # Of two-dimensional images it names the picture of a fitted CTF, which Scipion keeps; of subtomograms, which have

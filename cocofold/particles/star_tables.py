@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cocofold.system.errors import InputError
+from cocofold.system.errors import InputError, require_finite
 
 TEXT_LABELS = [
     "rlnImageName",
@@ -27,6 +27,14 @@ TEXT_LABELS = [
     "cocofoldCryosparcAberrations",
     "cocofoldScoredRings",
 ]
+# Beside those of optics and tilt series, all labels that are used; other columns of particles are not read, but for the
+# last, which tells whether rows are whole.
+_USED_LABELS = re.compile(
+    r"rlnAngle(Rot|Tilt|Psi)|rlnOrigin[XYZ](Angst)?|rlnDefocus(U|V|Angle)|rlnPhaseShift|rlnCtf(Bfactor|Scalefactor|Image)"
+    r"|rln(ImageName|RandomSubset|OpticsGroup|IsFlip|GroupName|MicrographPreExposure|ClassNumber|Voltage)"
+    r"|rln(SphericalAberration|AmplitudeContrast|ImageSize|ImageDimensionality|ImagePixelSize|DetectorPixelSize)"
+    r"|rln(Magnification|BeamTilt[XY]|OddZernike|EvenZernike|MagMat[01][01]|CtfDataAre.*|OpticsGroupName)|cocofold.*"
+)
 # Spellings of a number that is not there: of C and Python programs, and of pandas.
 MISSING_NUMBERS = ["nan", "NaN", "<NA>"]
 # Quotes and the sign of a comment mean something only at the start of a value, as in RELION: grid#2 is a name.
@@ -88,7 +96,7 @@ class StarBlock:
             return np.full(len(self), default)
         column = self.table[label]
         values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=float, na_value=np.nan)
-        return require_finite(values, label, self.path, shown=column.tolist())
+        return require_finite(values, label, self.path, shown=column.to_numpy())
 
 
 def read_star_blocks(path: Path, as_text: bool = False) -> dict[str, StarBlock]:
@@ -122,34 +130,6 @@ def read_star_blocks(path: Path, as_text: bool = False) -> dict[str, StarBlock]:
         if block.name not in blocks or len(block):
             blocks[block.name] = block
     return blocks
-
-
-def require_finite(values: np.ndarray, label: str, path: Path, shown: Sequence[object] | None = None) -> np.ndarray:
-    """Return (n,) or (n, k) numbers if all are finite.
-
-    Parameters
-    ----------
-    values : (n,) or (n, k) float
-    label : str
-        The file's name of the column.
-    path : Path
-    shown : sequence of length n, optional
-        What to quote in the message, the raw values of the file.
-
-    Raises
-    ------
-    InputError
-        Naming the first row, counted from 1, that is not finite.
-    """
-    finite = np.isfinite(values)
-    bad = np.flatnonzero(~(finite if finite.ndim == 1 else finite.all(axis=tuple(range(1, finite.ndim)))))
-    if len(bad):
-        value = (values if shown is None else shown)[bad[0]]
-        raise InputError(
-            f"{path}: row {bad[0] + 1} has {label} = {value} ({len(bad)} such rows); every value must be a finite "
-            "number: remove these rows or repair them"
-        )
-    return values
 
 
 def require_half_sets(values: np.ndarray, label: str, path: Path) -> np.ndarray | None:
@@ -303,10 +283,11 @@ def _table_of_rows(
 ) -> pd.DataFrame:
     if not parts:
         return pd.DataFrame(np.zeros((0, len(labels))), columns=labels)
-    text = {number for number, label in enumerate(labels) if label in TEXT_LABELS}
+    used = list(range(len(labels))) if as_text else _used_columns(labels)
     kinds: dict[str, Any] = {"dtype": str, "na_filter": False}
     if not as_text:
-        numbers = [number for number in range(len(labels)) if number not in text]
+        text = [number for number in used if labels[number] in TEXT_LABELS]
+        numbers = [number for number in used if number not in text]
         kinds = {"dtype": dict.fromkeys(text, str), "na_values": dict.fromkeys(numbers, MISSING_NUMBERS)}
 
     def read(part: bytes) -> pd.DataFrame:
@@ -315,6 +296,7 @@ def _table_of_rows(
             encoding=encoding,
             sep=r"\s+",
             header=None,
+            usecols=used,
             quoting=csv.QUOTE_NONE,
             keep_default_na=False,
             low_memory=False,
@@ -331,12 +313,12 @@ def _table_of_rows(
         raise InputError(f"{path}: data_{name} is not readable as STAR ({error}); repair the file") from error
     # A row that is cut short has no last value, which may also be a number that is not there.
     if any(
-        table.shape[1] != len(labels) or (table.iloc[:, -1].isna() | (table.iloc[:, -1] == "")).any()
-        for table in tables
+        _lacks_values(table.iloc[:, -1]) or _count_values(part) != len(table) * len(labels)
+        for table, part in zip(tables, parts)
     ):
         _refuse_uneven_rows(path, name, labels, parts, encoding)
     table = pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0]
-    table.columns = pd.Index(labels)
+    table.columns = pd.Index([labels[number] for number in used])
     if any(stand_in.encode() in part for part in parts for stand_in in (_BLANK, _TAB, _EMPTY)):
         meant = str.maketrans({_BLANK: " ", _TAB: "\t", _EMPTY: ""})
         is_text = [not pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes]
@@ -346,6 +328,27 @@ def _table_of_rows(
             )
             table.isetitem(number, column)
     return table
+
+
+def _used_columns(labels: list[str]) -> list[int]:
+    """Numbers of the columns that are read: all where they may be of a tilt series."""
+    if "rlnImageName" not in labels or any(label.startswith("rlnTomo") for label in labels):
+        return list(range(len(labels)))
+    last = len(labels) - 1
+    return [number for number, label in enumerate(labels) if number == last or _USED_LABELS.fullmatch(label)]
+
+
+def _lacks_values(column: pd.Series) -> bool:
+    is_number = pd.api.types.is_numeric_dtype(column.dtype)
+    return bool(column.isna().any() or (not is_number and (column == "").any()))
+
+
+def _count_values(rows: bytes) -> int:
+    """Number of values between blanks and ends of lines."""
+    letters = np.frombuffer(rows, dtype=np.uint8)
+    # The stand-ins are values, and greater than an end of a line.
+    is_blank = (letters <= 13) | (letters == 32)
+    return int(np.count_nonzero(is_blank[:-1] & ~is_blank[1:])) + int(not is_blank[0])
 
 
 def _parts_of(content: bytes, rows: slice) -> Iterator[bytes]:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from particle_project import OPTICS, PARTICLES, Project, loop, write_stack
+from scipy.spatial.transform import Rotation
 
 from cocofold.likelihood.particle_optics import unsupported_aberrations
 from cocofold.particles import read_particles
+from cocofold.particles.poses import matrices_from_relion
+from cocofold.particles.stack_files import parse_image_names
+from cocofold.particles.star_tables import read_star_blocks
 from cocofold.system.errors import InputError
 
 
@@ -296,3 +301,58 @@ def test_damaged_files_never_end_in_another_exception(project: Project) -> None:
         except InputError as error:
             outcomes.add("refused" if "damaged.star" in str(error) or ".mrcs" in str(error) else "unnamed")
     assert outcomes == {"read", "refused"}
+
+
+def test_only_columns_that_are_used_are_kept(project: Project) -> None:
+    path = project.star(rlnCoordinateX=["1", "x", "3"], rlnMicrographName="mic1.mrc", rlnNrOfSignificantSamples="12")
+    table = read_star_blocks(path)["particles"].table
+    assert "rlnCoordinateX" not in table
+    assert "rlnAngleRot" in table
+    assert "rlnCoordinateX" in read_star_blocks(path, as_text=True)["particles"].table
+    # The last one tells whether rows are whole.
+    assert table.columns[-1] == "rlnNrOfSignificantSamples"
+
+
+@pytest.mark.parametrize("row", [0, 1, 2])
+@pytest.mark.parametrize("more", ["7", "7 8 9"])
+def test_rows_with_too_many_values_are_refused(project: Project, row: int, more: str) -> None:
+    path = project.star()
+    lines = path.read_text().splitlines()
+    rows = [number for number, line in enumerate(lines) if "@stacks" in line]
+    lines[rows[row]] += " " + more
+    path.write_text("\n".join(lines))
+    assert f"row {row + 1} of data_particles has" in refusal(project, path)
+
+
+@pytest.mark.parametrize(
+    ("names", "stacks", "images"),
+    [
+        (["1@a.mrcs", "2@b.mrcs", "000003@a.mrcs"], ["a.mrcs", "b.mrcs"], [0, 1, 2]),
+        (["1@b.mrcs", "1@a.mrcs", "2@a.mrcs"], ["b.mrcs", "a.mrcs"], [0, 0, 1]),
+        (["1@1", "2@2", "3@1"], ["1", "2"], [0, 1, 2]),
+        (["a.mrc", "b.mrc", "2@c.mrcs"], ["a.mrc", "b.mrc", "c.mrcs"], [0, 0, 1]),
+        (["1@a@b.mrcs", "2@a@b.mrcs"], ["a@b.mrcs"], [0, 1]),
+        (['1@"a".mrcs', "2@nan"], ['"a".mrcs', "nan"], [0, 1]),
+        (["1@a b.mrcs", "1@ä.mrcs"], ["a b.mrcs", "ä.mrcs"], [0, 0]),
+    ],
+)
+def test_names_of_images_are_split(names: list[str], stacks: list[str], images: list[int]) -> None:
+    found, index, numbers = parse_image_names(names, Path("particles.star"))
+    assert found == stacks
+    assert numbers.tolist() == images
+    assert [found[number] for number in index] == [name.partition("@")[2] or name for name in names]
+
+
+@pytest.mark.parametrize("name", ["x@a.mrcs", "@a.mrcs", "1@", "-1@a.mrcs", "nan@a.mrcs", "1e20@a.mrcs", ""])
+@pytest.mark.parametrize("place", [0, 1])
+def test_names_of_no_image_are_refused(name: str, place: int) -> None:
+    names = ["1@a.mrcs", "2@a.mrcs"]
+    names[place] = name
+    with pytest.raises(InputError, match=rf"row {place + 1} has rlnImageName = "):
+        parse_image_names(names, Path("particles.star"))
+
+
+def test_matrices_are_those_of_scipy() -> None:
+    angles = np.random.default_rng(0).uniform(-360, 360, (50, 3))
+    expected = Rotation.from_euler("ZYZ", angles, degrees=True).as_matrix().transpose(0, 2, 1)
+    np.testing.assert_allclose(matrices_from_relion(*angles.T), expected, atol=1e-15)

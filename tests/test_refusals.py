@@ -1,0 +1,85 @@
+"""All refusals of the engine: the options that they name exist, and each says what to do."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import typer.main
+
+from cocofold.__main__ import app
+
+ENGINE = Path(__file__).parents[1] / "cocofold"
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
+# Programs of others are run by these, with options of their own, which tests of alphafold/ look at.
+OF_OTHERS = ("alphafold/", "commands/predict.py")
+NAMED_OF_OTHERS = {"--combine"}  # relion_star_handler
+# Where each message of an option says of which verb it is: a module of one verb names that verb's options only.
+VERBS_OF_MODULES = {
+    "finetuning/options.py": "finetune",
+    "preflight/check_inputs.py": "check",
+    "selection.py": "select",
+    "simulation/simulation_settings.py": "simulate",
+    "simulation/particle_simulation.py": "simulate",
+    "relaxation/minimization.py": "relax",
+}
+
+
+def options_of_verbs() -> dict[str, set[str]]:
+    """Options of each verb of the command, those that switch off too."""
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    return {
+        name: {option for one in command.params for option in (*one.opts, *one.secondary_opts)}
+        for name, command in commands.items()
+    }
+
+
+OPTIONS = options_of_verbs()
+EVERY = set().union(*OPTIONS.values()) | NAMED_OF_OTHERS | {"--help", "--version"}
+
+
+def sources() -> Iterator[tuple[str, ast.Module]]:
+    """Modules of the engine by their paths."""
+    for path in sorted(ENGINE.rglob("*.py")):
+        yield str(path.relative_to(ENGINE)), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def words_of(node: ast.AST) -> str:
+    """Words that stand in an expression, with a stand-in for each value that is put in."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(one.value) if isinstance(one, ast.Constant) else "VALUE" for one in node.values)
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.BinOp):
+        return words_of(node.left) + words_of(node.right)
+    return "VALUE"
+
+
+def test_every_option_that_is_named_exists() -> None:
+    named = []
+    for path, tree in sources():
+        documented = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documented:
+                named += [(path, node.lineno, option) for option in OPTION.findall(node.value)]
+    named = [one for one in named if not one[0].startswith(OF_OTHERS)]
+    assert len({option for *_, option in named}) > 50
+    wrong = [one for one in named if one[2] not in OPTIONS.get(VERBS_OF_MODULES.get(one[0], ""), EVERY)]
+    assert not wrong, wrong
+
+
+def test_every_refusal_says_what_to_do() -> None:
+    found = []
+    for path, tree in sources():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "InputError" and node.args:
+                words = words_of(node.args[0])
+                # What is put together elsewhere is looked at there.
+                if words.replace("VALUE", "").strip(" :;"):
+                    found.append((path, node.lineno, words))
+    assert len(found) > 150
+    # What was found comes first; a colon, semicolon or comma goes before what is allowed or to be done.
+    silent = [one for one in found if not re.search(r"[;:,] \w|VALUE$", one[2])]
+    assert not silent, silent

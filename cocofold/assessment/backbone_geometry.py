@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
@@ -113,19 +113,26 @@ def measure_geometry(model: Model, start: Model | None = None) -> BackboneGeomet
     InputError
         If less than half of the model's residues are in the start.
     """
-    backbone = Backbone.of(model)
+    backbone = _amino_acids(model)
     keys = _residue_keys(model, backbone)
+    if not keys:
+        none = [np.zeros(0, dtype=int)] * 6
+        return _geometry_of(keys, _Measures(*none, *[none[0] > 0] * 2), {})
     first = _peptide_starts(model, backbone)
-    new: dict[str, tuple[str, ...]] = {}
     if start is None:
-        found = _measure(model, backbone, first)
-    else:
-        origin = Backbone.of(start)
-        in_start = _rows_in_start(keys, _residue_keys(start, origin))
-        bonds_of_start = _peptide_bonds(start, origin)
-        found = _measure(model, backbone, _peptides_joined_in_start(first, in_start, bonds_of_start))
-        new = _new_faults(keys, found, _measure(start, origin, np.flatnonzero(bonds_of_start)), in_start)
+        return _geometry_of(keys, _measure(model, backbone, first), {})
+    origin = _amino_acids(start)
+    in_start = _rows_in_start(keys, _residue_keys(start, origin))
+    bonds_of_start = _peptide_bonds(start, origin)
+    found = _measure(model, backbone, _peptides_joined_in_start(first, in_start, bonds_of_start))
+    new = _new_faults(keys, found, _measure(start, origin, np.flatnonzero(bonds_of_start)), in_start)
     return _geometry_of(keys, found, new)
+
+
+def _amino_acids(model: Model) -> Backbone:
+    whole = Backbone.of(model)
+    kept = np.flatnonzero(~whole.is_nucleotide)
+    return replace(whole, residues=whole.residues[kept], atoms=whole.atoms[kept], linked=whole.linked[kept])
 
 
 @dataclass(frozen=True)
@@ -190,7 +197,7 @@ def _measure(model: Model, backbone: Backbone, first: np.ndarray) -> _Measures:
 def _geometry_of(keys: list[ResidueKey], found: _Measures, new: dict[str, tuple[str, ...]]) -> BackboneGeometry:
     """Counts, shares and names of what was measured."""
     after = found.first + 1
-    proline = np.array([key.name == "PRO" for key in keys])[after]
+    proline = np.array([key.name == "PRO" for key in keys], dtype=bool)[after]
     deviation = np.abs(found.bond_angstrom - PEPTIDE_BOND_ANGSTROM)
     bad = deviation > BOND_TOLERANCE_ANGSTROM
     n_peptides = max(len(after), 1)
@@ -285,10 +292,9 @@ def _gemmi_residues(model: Model, backbone: Backbone) -> list[gemmi.Residue]:
 
 def _is_amino_acid(residue: gemmi.Residue) -> bool:
     """Whether a residue with N, CA and C is part of a protein, not a ligand that has atoms of these names."""
-    if residue.entity_type != gemmi.EntityType.Unknown:
-        return residue.entity_type == gemmi.EntityType.Polymer
     known = gemmi.find_tabulated_residue(residue.name)
-    return known.is_amino_acid() or not known.found()
+    is_polymer = residue.entity_type == gemmi.EntityType.Polymer
+    return is_polymer if residue.entity_type != gemmi.EntityType.Unknown else known.is_amino_acid() or not known.found()
 
 
 def _follows(one: gemmi.Residue, other: gemmi.Residue, key: ResidueKey, next_key: ResidueKey) -> bool:

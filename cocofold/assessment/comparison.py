@@ -9,11 +9,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cocofold.assessment.matching import CaTrace, ChainMatch, ca_traces, match_residues, matched_positions
+from cocofold.assessment.matching import (
+    CaTrace,
+    ChainMatch,
+    Matching,
+    ca_traces,
+    match_residues,
+    matched_positions,
+    nucleotide_traces,
+)
 from cocofold.assessment.tm_score import StructuralAlignment, align_structures
-from cocofold.structure.geometry import find_superposition, rmsd, root_mean_square, superpose_onto
+from cocofold.structure.geometry import (
+    find_base_pairs,
+    find_superposition,
+    rmsd,
+    root_mean_square,
+    superpose_onto,
+    torsion_radians,
+)
 from cocofold.structure.model import Model
 from cocofold.system.atomic_files import atomic_path
+from cocofold.system.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,10 +94,12 @@ class ResidueDisplacement:
 
 @dataclass(frozen=True)
 class Assessment:
-    """Figures of a model against a reference.
+    """Figures of a model against a reference; where either has no protein, of C1' atoms in place of CA.
 
     Attributes
     ----------
+    trace_atom : str
+        CA, or C1'.
     ca_rmsd : float
         CA RMSD (Å) of all matched residues after one superposition.
     ca_rmsd_in_place : float
@@ -94,6 +112,7 @@ class Assessment:
     residues : tuple of ResidueDisplacement
     """
 
+    trace_atom: str
     ca_rmsd: float
     ca_rmsd_in_place: float
     alignment: StructuralAlignment
@@ -121,7 +140,10 @@ def assess(model: Model, reference: Model) -> Assessment:
     InputError
         If the models have fewer than three residues in common.
     """
-    traces, reference_traces = ca_traces(model), ca_traces(reference)
+    trace_atom, trace = "CA", ca_traces
+    if not (ca_traces(model) and ca_traces(reference)) and nucleotide_traces(model) and nucleotide_traces(reference):
+        trace_atom, trace = "C1'", nucleotide_traces
+    traces, reference_traces = trace(model), trace(reference)
     matching = match_residues(traces, reference_traces)
     moving, fixed = matched_positions(matching.superposed, traces, reference_traces)
     rotation, translation = find_superposition(moving, fixed)
@@ -129,6 +151,7 @@ def assess(model: Model, reference: Model) -> Assessment:
     compared = _ComparedTraces(traces, together, reference_traces)
     in_place = {match.model: match for match in matching.in_place}
     return Assessment(
+        trace_atom=trace_atom,
         ca_rmsd=rmsd(superpose_onto(moving, fixed), fixed),
         ca_rmsd_in_place=rmsd(*matched_positions(matching.in_place, traces, reference_traces)),
         alignment=align_structures(matching.superposed, traces, reference_traces),
@@ -206,6 +229,107 @@ def _displacements(
             )
         )
     return rows
+
+
+# Pseudorotation phases (degrees) of Altona & Sundaralingam (J. Am. Chem. Soc. 94, 8205, 1972): C3'-endo sugars, as in
+# RNA and A-DNA, and C2'-endo ones, as in B-DNA. A phase within half of the wheel's tenth of a turn is the same pucker.
+_C3_ENDO_DEGREES, _C2_ENDO_DEGREES = (0.0, 36.0), (144.0, 190.0)
+_SAME_PUCKER_DEGREES = 36.0
+# Torsions of the ring, nu 0 to nu 4.
+_RING = ("C4'", "O4'", "C1'", "C2'", "C3'")
+
+
+@dataclass(frozen=True)
+class NucleicAcids:
+    """Figures of a model's DNA and RNA, by itself and against a reference.
+
+    Attributes
+    ----------
+    nucleotides, base_pairs : int
+        Nucleotides with a sugar, and pairs of bases (``geometry.find_base_pairs``).
+    c3_endo, c2_endo, other_puckers : int
+        Sugars by the phase of their pucker: 0 to 36 degrees, 144 to 190 degrees, and the rest.
+    matched_nucleotides : int, optional
+        Those that have a partner in the reference; None without one, as all that follow.
+    c1_rmsd, c1_rmsd_in_place, p_rmsd_in_place : float, optional
+        RMSD (Å) of C1' after the superposition of all of them, and of C1' and P as the models lie.
+    reference_base_pairs, kept_base_pairs : int, optional
+        Pairs of the reference whose residues are matched, and those of them that the model has.
+    same_puckers : int, optional
+        Sugars whose phase is within 36 degrees of the reference's.
+    """
+
+    nucleotides: int
+    base_pairs: int
+    c3_endo: int
+    c2_endo: int
+    other_puckers: int
+    matched_nucleotides: int | None = None
+    c1_rmsd: float | None = None
+    c1_rmsd_in_place: float | None = None
+    p_rmsd_in_place: float | None = None
+    reference_base_pairs: int | None = None
+    kept_base_pairs: int | None = None
+    same_puckers: int | None = None
+
+
+def assess_nucleic_acids(model: Model, reference: Model | None = None) -> NucleicAcids | None:
+    """Figures of a model's nucleic acids; None if it has none, and none of a reference without any in common."""
+    rows = model.nucleotides()[0]
+    if not len(rows):
+        return None
+    pairs, phases = find_base_pairs(model), sugar_phases(model)
+    known = phases[rows][np.isfinite(phases[rows])]
+    north, south = ((known >= low) & (known < high) for low, high in (_C3_ENDO_DEGREES, _C2_ENDO_DEGREES))
+    counts = (len(rows), len(pairs), int(north.sum()), int(south.sum()), int((~north & ~south).sum()))
+    traces, others = nucleotide_traces(model), [] if reference is None else nucleotide_traces(reference)
+    try:
+        matching = match_residues(traces, others) if others else None
+    except InputError:
+        matching = None
+    if reference is None or matching is None:
+        return NucleicAcids(*counts)
+    moving, fixed = matched_positions(matching.superposed, traces, others)
+    partner = _partners(matching, traces, others)
+    expected = [(partner[one], partner[other]) for one, other in pairs.tolist() if {one, other} <= partner.keys()]
+    in_reference = {pair for pair in map(tuple, find_base_pairs(reference).tolist()) if {*pair} <= {*partner.values()}}
+    mine, theirs = (np.array(list(part), dtype=int) for part in (partner.keys(), partner.values()))
+    turned = np.abs((phases[mine] - sugar_phases(reference)[theirs] + 180) % 360 - 180)
+    phosphates, partners = model.atoms_named("P")[mine], reference.atoms_named("P")[theirs]
+    with_both = (phosphates >= 0) & (partners >= 0)
+    apart = model.positions[phosphates[with_both]], reference.positions[partners[with_both]]
+    return NucleicAcids(
+        *counts,
+        matched_nucleotides=len(mine),
+        c1_rmsd=rmsd(superpose_onto(moving, fixed), fixed),
+        c1_rmsd_in_place=rmsd(*matched_positions(matching.in_place, traces, others)),
+        p_rmsd_in_place=rmsd(*apart) if with_both.any() else None,
+        reference_base_pairs=len(in_reference),
+        kept_base_pairs=len(in_reference & {(min(pair), max(pair)) for pair in expected}),
+        same_puckers=int((turned <= _SAME_PUCKER_DEGREES).sum()),
+    )
+
+
+def _partners(matching: Matching, traces: Sequence[CaTrace], others: Sequence[CaTrace]) -> dict[int, int]:
+    """Residue of the reference for each residue of the model that has one as they lie, by rows in ``residues``."""
+    return {
+        int(traces[match.model].residues[place]): int(others[match.reference].residues[other])
+        for match in matching.in_place
+        for place, other in match.pairs.tolist()
+    }
+
+
+def sugar_phases(model: Model) -> np.ndarray:
+    """Phase of pseudorotation of each residue's sugar, (n_residues,) degrees from 0 to 360; NaN without a ring."""
+    ring = np.stack([model.atoms_named(name) for name in _RING], axis=1)
+    whole = (ring >= 0).all(1)
+    four = [np.roll(ring[whole], -place, axis=1)[:, :4] for place in range(len(_RING))]
+    torsions = np.degrees(torsion_radians(model.positions[np.array(four)]))
+    sine = (torsions[4] + torsions[1]) - (torsions[3] + torsions[0])
+    cosine = 2 * torsions[2] * (np.sin(np.radians(36)) + np.sin(np.radians(72)))
+    phases = np.full(len(model.residues), np.nan)
+    phases[whole] = np.degrees(np.arctan2(sine, cosine)) % 360
+    return phases
 
 
 # Size of the plot: width of a column, height of legend and axis title, height of a chain's row

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import gemmi
 import numpy as np
@@ -16,6 +16,8 @@ from cocofold.system.errors import InputError
 # What makes two chains comparable. Homologues below 30 % identity are often no longer alike in fold; unrelated chains
 # reach such shares only where they are short, which the numbers below rule out.
 _LEAST_IDENTITY = 0.3
+# Any two sequences of four letters share more: of strands of 20 nucleotides up to about 60 %, with gaps.
+_LEAST_IDENTITY_OF_NUCLEOTIDES = 0.7
 # Chains of up to 20 residues need this larger share, or this number of identical residues if that is fewer; smaller
 # values would pair unrelated peptides.
 _PEPTIDE_IDENTITY = 0.6
@@ -40,7 +42,7 @@ _CARBON = 6
 
 @dataclass(frozen=True)
 class CaTrace:
-    """Residues of one chain that have a CA atom, in file order.
+    """Residues of one chain that have a CA atom, in file order; or its nucleotides, with C1' in its place.
 
     Attributes
     ----------
@@ -52,7 +54,8 @@ class CaTrace:
     sequence : str
         One letter a residue; modified residues as what they derive from, unknown ones X.
     positions : (n, 3) float
-        CA, Å.
+        CA or C1', Å.
+    of_nucleotides : bool
     """
 
     name: str
@@ -60,13 +63,14 @@ class CaTrace:
     numbers: tuple[tuple[int, str], ...]
     sequence: str
     positions: np.ndarray
+    of_nucleotides: bool = False
 
     def __len__(self) -> int:
         return len(self.residues)
 
     def moved_to(self, positions: np.ndarray) -> CaTrace:
         """The same residues at other positions, (n, 3) Å."""
-        return CaTrace(self.name, self.residues, self.numbers, self.sequence, positions)
+        return replace(self, positions=positions)
 
 
 def ca_traces(model: Model) -> list[CaTrace]:
@@ -81,16 +85,27 @@ def ca_traces(model: Model) -> list[CaTrace]:
             continue
         if complete[row] or gemmi.find_tabulated_residue(key.name).is_amino_acid():
             rows.setdefault(key.chain, []).append(row)
-    return [
-        CaTrace(
-            name,
-            np.array(chain),
-            tuple((model.residues[row].number, model.residues[row].insertion_code) for row in chain),
-            "".join(_letter(model.residues[row].name) for row in chain),
-            model.positions[alpha[chain]],
-        )
-        for name, chain in rows.items()
-    ]
+    return [_trace_of(model, name, chain, alpha) for name, chain in rows.items()]
+
+
+def nucleotide_traces(model: Model) -> list[CaTrace]:
+    """One trace of C1' atoms for each chain with nucleotides, in file order."""
+    rows: dict[str, list[int]] = {}
+    for row in model.nucleotides()[0].tolist():
+        rows.setdefault(model.residues[row].chain, []).append(row)
+    sugars = model.atoms_named("C1'")
+    return [replace(_trace_of(model, name, chain, sugars), of_nucleotides=True) for name, chain in rows.items()]
+
+
+def _trace_of(model: Model, name: str, rows: list[int], atoms: np.ndarray) -> CaTrace:
+    """Trace of a chain's residues; ``atoms`` is the atom of each of the model's residues that stands for it."""
+    return CaTrace(
+        name,
+        np.array(rows),
+        tuple((model.residues[row].number, model.residues[row].insertion_code) for row in rows),
+        "".join(_letter(model.residues[row].name) for row in rows),
+        model.positions[atoms[rows]],
+    )
 
 
 def _letter(name: str) -> str:
@@ -140,11 +155,11 @@ class Matching:
 
 
 def match_residues(model: Sequence[CaTrace], reference: Sequence[CaTrace]) -> Matching:
-    """Match the residues of two models.
+    """Match the residues of two models; the traces of one kind, all of CA or all of C1'.
 
     Two chains are comparable if they share at least 30 % of the shorter sequence and six residues (peptides of less
-    than ten residues 60 %, at least three). Their residues are matched by number and insertion code if at least 90 %
-    of those with a common number are the same amino acid, and at least 95 % as many as an alignment of the sequences
+    than ten residues 60 %, at least three; nucleic acids 70 %). Their residues are matched by number and insertion code
+    if at least 90 % of those with a common number are alike, and at least 95 % as many as an alignment of the sequences
     finds; otherwise by that alignment. Chains are paired one to one so that the most residues are identical. Among
     copies of one chain (within 10 % of the best identity) the pairing with the least RMSD is taken; if several are
     equal, the least in place.
@@ -159,8 +174,8 @@ def match_residues(model: Sequence[CaTrace], reference: Sequence[CaTrace]) -> Ma
         raise InputError(
             f"model and reference have no residues in common: no chain of the model ({_chain_lengths_text(model)}) "
             "shares "
-            f"{_LEAST_IDENTITY:.0%} of its sequence with one of the reference ({_chain_lengths_text(reference)}); "
-            "give a reference of the same protein"
+            f"{_least_identity([*model, *reference][0]):.0%} of its sequence with one of the reference "
+            f"({_chain_lengths_text(reference)}); give a reference of the same molecule"
         )
     by_sequence = _pair_chains(_identity_table(matches, len(model), len(reference)))
     allowed = _interchangeable_matches(matches, by_sequence, model, reference)
@@ -190,13 +205,17 @@ def _comparable_chains(model: Sequence[CaTrace], reference: Sequence[CaTrace]) -
             if sequences not in alignments:
                 alignments[sequences] = _align_sequences(*sequences)
             match = _match_chain(row, column, chain, other, alignments[sequences])
-            if match.identical >= _fewest_identical(min(len(chain), len(other))):
+            if match.identical >= _fewest_identical(min(len(chain), len(other)), _least_identity(chain)):
                 matches.append(match)
     return matches
 
 
-def _fewest_identical(n_residues: int) -> float:
-    return max(_LEAST_IDENTITY * n_residues, min(_PEPTIDE_IDENTITY * n_residues, _FEWEST_IDENTICAL), _FEWEST_RESIDUES)
+def _least_identity(trace: CaTrace) -> float:
+    return _LEAST_IDENTITY_OF_NUCLEOTIDES if trace.of_nucleotides else _LEAST_IDENTITY
+
+
+def _fewest_identical(n_residues: int, least_identity: float) -> float:
+    return max(least_identity * n_residues, min(_PEPTIDE_IDENTITY * n_residues, _FEWEST_IDENTICAL), _FEWEST_RESIDUES)
 
 
 def _match_chain(row: int, column: int, chain: CaTrace, other: CaTrace, aligned: np.ndarray) -> ChainMatch:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from cocofold.assessment.backbone_geometry import BackboneGeometry
-    from cocofold.assessment.comparison import Assessment
+    from cocofold.assessment.comparison import Assessment, NucleicAcids
     from cocofold.assessment.what_changed import WhatChanged
     from cocofold.likelihood.residue_support import ParticlesOfModel, ResidueSupport
     from cocofold.structure.model import Model
@@ -49,11 +49,12 @@ def assess(
 ) -> None:
     """Judge a model: against a reference, against particles, by its own geometry.
 
-    With --reference: CA RMSD of all matched residues, superposed and in place; coverage, RMSD, TM-score and sequence
-    identity as MM-align defines them; RMSD of each chain. Residues are matched by chain and number where these agree in
-    sequence, otherwise by aligning the sequences, so that chains may have other names. With --particles: how well the
-    model agrees with images, with poses, CTFs and atoms as they are, and what each residue adds to that; residues
-    unlikely to be ordered are left out. Always the geometry of the backbone. What changed from the start, and from the
+    With --reference: CA RMSD of all matched residues (without any protein C1'), superposed and in place; coverage,
+    RMSD, TM-score and sequence identity as MM-align defines them; RMSD of each chain. Residues are matched by chain and
+    number where these agree in sequence, otherwise by aligning the sequences, so that chains may have other names. With
+    --particles: how well the model agrees with images, with poses, CTFs and atoms as they are, and what each residue
+    adds to that; residues unlikely to be ordered are left out. Always the geometry of the backbone; of nucleic acids
+    base pairs and sugar puckers, and against a reference RMSD of C1' and P. What changed from the start, and from the
     reference, to the model: bodies that moved as they are, about which axis and by which angle, and their hinges.
     """
     for option, path in (("--json", json_file), ("--plot", plot)):
@@ -65,7 +66,7 @@ def assess(
 
     from cocofold.assessment.backbone_geometry import measure_geometry
     from cocofold.assessment.comparison import assess as compare
-    from cocofold.assessment.comparison import plot_residues
+    from cocofold.assessment.comparison import assess_nucleic_acids, plot_residues
     from cocofold.likelihood.residue_support import ParticlesOfModel
     from cocofold.structure.read_model import read_model
 
@@ -73,6 +74,7 @@ def assess(
     assert assessed is not None
     findings = _Findings(
         comparison=None if true is None else compare(assessed, true),
+        nucleic_acids=assess_nucleic_acids(assessed, true),
         support=(
             None
             if particles is None
@@ -98,6 +100,7 @@ class _Findings:
     """What was found of a model: against a reference, against particles, and by its geometry."""
 
     comparison: Assessment | None
+    nucleic_acids: NucleicAcids | None
     support: ResidueSupport | None
     geometry: BackboneGeometry
     geometry_of_start: BackboneGeometry | None
@@ -113,6 +116,7 @@ class _Findings:
             "version": __version__,
             **{option: None if path is None else str(path) for option, path in files.items()},
             **({} if self.comparison is None else self.comparison.as_dict()),
+            "nucleic_acids": None if self.nucleic_acids is None else asdict(self.nucleic_acids),
             "geometry": asdict(self.geometry),
             "geometry_of_start": None if self.geometry_of_start is None else asdict(self.geometry_of_start),
             **{f"changed_from_{name}": changed.as_dict() for name, changed in self.changed.items()},
@@ -150,6 +154,8 @@ def _print_findings(findings: _Findings) -> None:
     if findings.comparison is not None:
         console.print(_comparison_table(findings.comparison))
         console.print(_chain_table(findings.comparison))
+    if findings.nucleic_acids is not None:
+        console.print(_nucleic_table(findings.nucleic_acids))
     console.print(_geometry_table(findings.geometry, findings.geometry_of_start))
     for name, changed in findings.changed.items():
         typer.echo("\n".join([f"From {name} to model:", *(f"  {line}" for line in changed.sentences()), ""]))
@@ -169,8 +175,8 @@ def _comparison_table(found: Assessment) -> Table:
     whole.add_column("figure")
     whole.add_column("value", justify="right")
     whole.add_row("matched residues (model, reference)", _matched_counts(found))
-    whole.add_row("CA RMSD, superposed (Å)", f"{found.ca_rmsd:.3f}")
-    whole.add_row("CA RMSD, in place (Å)", f"{found.ca_rmsd_in_place:.3f}")
+    whole.add_row(f"{found.trace_atom} RMSD, superposed (Å)", f"{found.ca_rmsd:.3f}")
+    whole.add_row(f"{found.trace_atom} RMSD, in place (Å)", f"{found.ca_rmsd_in_place:.3f}")
     whole.add_row("TM-score (MM-align)", f"{alignment.tm_score:.4f}")
     whole.add_row("coverage (MM-align)", f"{alignment.coverage:.4f}")
     whole.add_row("RMSD of aligned residues (MM-align, Å)", f"{alignment.rmsd:.3f}")
@@ -181,7 +187,7 @@ def _comparison_table(found: Assessment) -> Table:
 def _chain_table(found: Assessment) -> Table:
     from rich.table import Table
 
-    chains = Table(title="CA RMSD of chains (Å)", title_justify="left")
+    chains = Table(title=f"{found.trace_atom} RMSD of chains (Å)", title_justify="left")
     for heading in ("chain", "reference", "residues", "matched by", "superposed alone", "with the whole", "in place"):
         chains.add_column(heading, justify="left" if heading in ("chain", "reference", "matched by") else "right")
     for row in found.chains:
@@ -198,6 +204,26 @@ def _chain_table(found: Assessment) -> Table:
             "-" if row.ca_rmsd_in_place is None else f"{row.ca_rmsd_in_place:.3f}",
         )
     return chains
+
+
+def _nucleic_table(found: NucleicAcids) -> Table:
+    from rich.table import Table
+
+    table = Table(title="Nucleic acids", title_justify="left")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    table.add_row("nucleotides, base pairs", f"{found.nucleotides}, {found.base_pairs}")
+    table.add_row("sugars C3'-endo, C2'-endo, other", f"{found.c3_endo}, {found.c2_endo}, {found.other_puckers}")
+    if found.matched_nucleotides is not None:
+        for name, value in (
+            ("C1' RMSD, superposed (Å)", found.c1_rmsd),
+            ("C1' RMSD, in place (Å)", found.c1_rmsd_in_place),
+            ("P RMSD, in place (Å)", found.p_rmsd_in_place),
+        ):
+            table.add_row(name, "-" if value is None else f"{value:.3f}")
+        table.add_row("base pairs of the reference kept", f"{found.kept_base_pairs} of {found.reference_base_pairs}")
+        table.add_row("sugars puckered as in the reference", f"{found.same_puckers} of {found.matched_nucleotides}")
+    return table
 
 
 def _geometry_table(geometry: BackboneGeometry, before: BackboneGeometry | None) -> Table:

@@ -334,7 +334,7 @@ class _Run:
         left = "" if cycle.number == 0 else f", left {self.eta.seconds_left(cycle.step):.0f} s at most"
         self.folder.log(
             f"cycle {cycle.number:2d}  {cycle.stage:>8}  step {cycle.step:5d}  FRC work {cycle.frc_work:.4f}{judged}  "
-            f"moved {cycle.moved_angstrom:5.2f} Å  worst C-N {cycle.worst_link_angstrom:.3f} Å  {cycle.seconds:6.1f} s"
+            f"moved {cycle.moved_angstrom:5.2f} Å  worst link {cycle.worst_link_angstrom:.3f} Å  {cycle.seconds:6.1f} s"
             f"{left}"
         )
 

@@ -49,7 +49,8 @@ def parse_bodies(model: Model, text: str) -> list[str]:
     model : Model
     text : str
         Bodies separated by ``;``, each of chains (``A``) and ranges of residues (``A:1-120``, both ends included)
-        separated by ``,``; or ``auto``: each chain with a protein's backbone is a body.
+        separated by ``,``; or ``auto``: each chain with a protein's backbone is a body, and
+        without any protein each chain of nucleotides.
 
     Returns
     -------
@@ -62,7 +63,7 @@ def parse_bodies(model: Model, text: str) -> list[str]:
         Of chains that are not there, residues in two bodies, protein residues in none, and bodies without a backbone.
     """
     has_backbone = np.zeros(len(model.residues), dtype=bool)
-    has_backbone[model.backbone()[0]] = True
+    has_backbone[_traced(model)[0]] = True
     chains = _chain_names(model)
     if text.strip().lower() == "auto":
         texts = [chain for chain in dict.fromkeys(chains) if has_backbone[chains == chain].any()]
@@ -218,9 +219,17 @@ def molecule_of(model: Model, residues: np.ndarray | None = None) -> RigidMolecu
     if (wanted & is_ordered).any():
         wanted = wanted & is_ordered
     heavy = wanted[model.residue_of_atom] & (model.atomic_numbers > 1)
-    with_backbone, rows = model.backbone()
-    ca_positions = model.positions[rows[wanted[with_backbone], 1]]
+    with_backbone, centres = _traced(model)
+    ca_positions = model.positions[centres[wanted[with_backbone]]]
     return RigidMolecule(model.positions[heavy], model.atomic_numbers[heavy], ca_positions)
+
+
+def _traced(model: Model) -> tuple[np.ndarray, np.ndarray]:
+    """Residues with a protein's backbone and their CA; of a model without protein its nucleotides and their C1'."""
+    residues, atoms = model.backbone()
+    if len(residues) == 0:
+        residues, atoms = model.nucleotides()
+    return residues, atoms[:, 1]
 
 
 def apply_placement(model: Model, placement: Placement) -> Model:

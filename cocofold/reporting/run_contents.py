@@ -267,15 +267,15 @@ def compare_with_start(start: Model, answer: Model) -> ModelChanges:
         key = unknown[0]
         raise InputError(f"the result has residue {key.name} {key.chain}{key.number}, which its start has not")
     rows = np.array([known[key] for key in answer.residues])
-    alpha = answer.atoms_named("CA")
-    has_alpha = np.zeros(len(rows), bool)
-    has_alpha[answer.backbone()[0]] = True
+    framed, atoms, _ = answer.framed_residues()
+    start_framed, start_atoms, _ = start.framed_residues()
+    before = dict(zip(start_framed.tolist(), start_atoms[:, 1].tolist()))
     in_place, superposed = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
-    there = answer.positions[alpha[has_alpha]]
-    here = start.positions[start.atoms_named("CA")[rows[has_alpha]]]
-    in_place[has_alpha] = np.linalg.norm(there - here, axis=1)
+    there = answer.positions[atoms[:, 1]]
+    here = start.positions[[before[row] for row in rows[framed].tolist()]]
+    in_place[framed] = np.linalg.norm(there - here, axis=1)
     rotation, translation = find_superposition(there, here)
-    superposed[has_alpha] = np.linalg.norm(there @ rotation.T + translation - here, axis=1)
+    superposed[framed] = np.linalg.norm(there @ rotation.T + translation - here, axis=1)
     return ModelChanges(rows, in_place, superposed, _gap_aware_numbers(start))
 
 

@@ -140,7 +140,7 @@ _MOST_VOXELS = 80**3
 _VIEW_MARGIN_ANGSTROM = 8.0
 # Volume of protein, from its partial specific volume of 0.73 cm³/g
 _CUBIC_ANGSTROM_PER_DALTON = 1.21
-_BACKBONE = ("N", "CA", "C", "O")
+_BACKBONE = ("N", "CA", "C", "O", "P", "O5'", "C5'", "C4'", "C3'", "O3'")
 _UNSAFE_IN_MMCIF = re.compile(r"[^A-Za-z0-9'*+-]")
 _ITEMS = "group_PDB id type_symbol label_atom_id label_comp_id auth_asym_id auth_seq_id Cartn_x Cartn_y Cartn_z"
 
@@ -158,7 +158,7 @@ def viewer_model(model: Model, places: np.ndarray) -> str:
     residues = [residue for chain in model.structure[0] for residue in chain]
     polymer = np.array([residue.entity_type == gemmi.EntityType.Polymer for residue in residues])
     # A model without entities may yet have residues with a backbone.
-    polymer[model.backbone()[0]] = True
+    polymer[model.framed_residues()[0]] = True
     kept = model.atomic_numbers != _HYDROGEN
     if kept.sum() > _MOST_ATOMS:
         kept &= np.isin(model.atom_names, _BACKBONE) | ~polymer[model.residue_of_atom]

@@ -1,11 +1,8 @@
-"""Atoms of a given model, moved by rigid motions from whole to chains to ever smaller neighbourhoods, then by torsions.
-
-``SideChainTorsions``, at the end, finds the torsions of side chains that may turn.
-"""
+"""Atoms of a given model, moved by rigid motions from whole to chains to ever smaller neighbourhoods, then by torsions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +13,7 @@ from cocofold.sources.base import AtomSource, ParameterGroup, Stage
 from cocofold.sources.motion_field import (
     BYTES_PER_ATOM,
     FieldNodes,
+    SideChainTorsions,
     body_nodes,
     field_parameter_groups,
     move_frames,
@@ -23,7 +21,7 @@ from cocofold.sources.motion_field import (
 )
 from cocofold.structure.model import Model
 from cocofold.structure.restraints import WeightedSums
-from cocofold.structure.topology import Backbone, covalent_bonds, residue_centroids, residue_frames
+from cocofold.structure.topology import Backbone, residue_centroids, residue_frames
 
 # Learning rate of torsions, radian a step; larger ones let side chains overshoot their rotamer in the first steps.
 _TORSION_RATE = 0.05
@@ -289,100 +287,3 @@ class DeformationSource(AtomSource):
             "Residues moved as rigid bodies under a field of rotations and translations whose range was shortened "
             "stage by stage; side chains turned about their torsions at the last stage."
         )
-
-
-_MAX_CHI = 4  # torsions along the longest side chains, those of lysine and arginine
-
-
-@dataclass(frozen=True)
-class SideChainTorsions:
-    """Side-chain torsions chi 1 ... chi 4, ordered so that a torsion comes after those nearer to the backbone.
-
-    Attributes
-    ----------
-    axes : (n_torsions, 2) int
-        Atoms of each rotatable bond, the one nearer to the backbone first.
-    turned_atoms : tuple of 4 pairs
-        For each depth the torsion and the atom, both (n_turned,) int, of every atom that a torsion of that depth turns.
-    """
-
-    axes: np.ndarray
-    turned_atoms: tuple[tuple[np.ndarray, np.ndarray], ...]
-
-    def __len__(self) -> int:
-        return len(self.axes)
-
-    @classmethod
-    def of(cls, model: Model, backbone: Backbone) -> SideChainTorsions:
-        """Torsions of every side chain that is bonded to its own backbone alone.
-
-        Rings, prolines, cystines and side chains bonded to another residue have none beyond what leaves these
-        bonds in place, and planar groups at the end of a chain of four torsions do not turn.
-        """
-        pairs = covalent_bonds(model)
-        owner = model.residue_of_atom
-        tied = set(np.unique(pairs[owner[pairs[:, 0]] != owner[pairs[:, 1]]]))
-        neighbours: dict[int, list[int]] = {}
-        for first, second in pairs[owner[pairs[:, 0]] == owner[pairs[:, 1]]]:
-            neighbours.setdefault(int(first), []).append(int(second))
-            neighbours.setdefault(int(second), []).append(int(first))
-        finder = _TorsionFinder(neighbours, tied, model.atomic_numbers)
-        beta = model.atoms_named("CB")[backbone.residues]
-        for (_, alpha, _), base in zip(backbone.atoms.tolist(), beta.tolist()):
-            if base >= 0:
-                finder.add_from(alpha, base)
-        return cls(
-            np.array(finder.axes, dtype=int).reshape(-1, 2),
-            tuple((np.array(torsion, dtype=int), np.array(atom, dtype=int)) for torsion, atom in finder.turned_atoms),
-        )
-
-
-@dataclass
-class _TorsionFinder:
-    """Follows side chains from the backbone outwards and gathers their torsions.
-
-    Attributes
-    ----------
-    neighbours : dict of int to list of int
-        Atoms bonded to each atom within its residue.
-    tied : set of int
-        Atoms with a bond to another residue, which no torsion may turn.
-    atomic_numbers : (n_atoms,) int
-    axes, turned_atoms
-        As in ``SideChainTorsions``, as lists.
-    """
-
-    neighbours: dict[int, list[int]]
-    tied: set[int]
-    atomic_numbers: np.ndarray
-    axes: list[tuple[int, int]] = field(default_factory=list)
-    turned_atoms: list[tuple[list[int], list[int]]] = field(default_factory=lambda: [([], []) for _ in range(_MAX_CHI)])
-
-    def add_from(self, near: int, far: int, depth: int = 0) -> None:
-        """Add the torsion about near-far, if the bond is rotatable, and those behind it."""
-        beyond = _atoms_beyond_bond(near, far, self.neighbours)
-        if beyond is None or depth == _MAX_CHI:
-            return
-        heavy = [atom for atom in beyond if self.atomic_numbers[atom] > 1]
-        if heavy and not self.tied.intersection([*beyond, far]):
-            torsions, atoms = self.turned_atoms[depth]
-            torsions.extend([len(self.axes)] * len(beyond))
-            atoms.extend(beyond)
-            self.axes.append((near, far))
-        for atom in sorted(self.neighbours[far]):
-            if atom != near and self.atomic_numbers[atom] > 1:
-                self.add_from(far, atom, depth + 1)
-
-
-def _atoms_beyond_bond(near: int, far: int, neighbours: dict[int, list[int]]) -> list[int] | None:
-    """Atoms on the side of ``far`` when the bond near-far is cut; None if the bond lies in a ring."""
-    seen, stack = {far}, [far]
-    while stack:
-        current = stack.pop()
-        for atom in neighbours[current]:
-            if atom == near and current != far:
-                return None
-            if atom != near and atom not in seen:
-                seen.add(atom)
-                stack.append(atom)
-    return sorted(seen - {far})

@@ -1,8 +1,11 @@
-"""A smooth field of rigid motions, carried by nodes spread over the residues, and a source that adds it to another."""
+"""A smooth field of rigid motions, carried by nodes spread over the residues, and a source that adds it to another.
+
+``SideChainTorsions``, at the end, finds the torsions that may turn.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -14,7 +17,7 @@ from scipy.spatial import cKDTree
 from cocofold.sources.base import AtomSource, ParameterGroup, WrappedSource
 from cocofold.structure.model import Model
 from cocofold.structure.restraints import WeightedSums
-from cocofold.structure.topology import Backbone
+from cocofold.structure.topology import Backbone, covalent_bonds
 
 # Number of nodes that move a residue: it bounds the cost of a field per residue. With fewer the Gaussian of a node is
 # cut off where it still counts.
@@ -277,3 +280,114 @@ class FieldOnTopSource(WrappedSource):
     def describe(self) -> str:
         """See ``AtomSource``."""
         return f"{self._inner.describe()} A field of rigid motions moved these atoms further."
+
+
+_MAX_CHI = 4  # torsions along the longest side chains, those of lysine and arginine
+
+
+@dataclass(frozen=True)
+class SideChainTorsions:
+    """Side-chain torsions chi 1 ... chi 4, ordered so that a torsion comes after those nearer to the backbone.
+
+    Of nucleotides, whose sugars are rigid: chi of the base; gamma, beta and alpha, which turn the phosphate.
+
+    Attributes
+    ----------
+    axes : (n_torsions, 2) int
+        Atoms of each rotatable bond, the one nearer to the backbone first.
+    turned_atoms : tuple of 4 pairs
+        For each depth the torsion and the atom, both (n_turned,) int, of every atom that a torsion of that depth turns.
+    """
+
+    axes: np.ndarray
+    turned_atoms: tuple[tuple[np.ndarray, np.ndarray], ...]
+
+    def __len__(self) -> int:
+        return len(self.axes)
+
+    @classmethod
+    def of(cls, model: Model, backbone: Backbone) -> SideChainTorsions:
+        """Torsions of every side chain that is bonded to its own backbone alone, and of every nucleotide.
+
+        Rings, prolines, cystines and side chains bonded to another residue have none beyond what leaves these
+        bonds in place, and planar groups at the end of a chain of four torsions do not turn. The bonds between
+        nucleotides are left to the restraints.
+        """
+        pairs = covalent_bonds(model)
+        owner = model.residue_of_atom
+        across = pairs[owner[pairs[:, 0]] != owner[pairs[:, 1]]]
+        is_link = (np.sort(model.atom_names[across], axis=1) == ("O3'", "P")).all(1)
+        tied = set(np.unique(across[~is_link]))
+        neighbours: dict[int, list[int]] = {}
+        for first, second in pairs[owner[pairs[:, 0]] == owner[pairs[:, 1]]]:
+            neighbours.setdefault(int(first), []).append(int(second))
+            neighbours.setdefault(int(second), []).append(int(first))
+        finder = _TorsionFinder(neighbours, tied, model.atomic_numbers)
+        beta = model.atoms_named("CB")[backbone.residues]
+        for (_, centre, end), base, is_nucleotide in zip(backbone.atoms.tolist(), beta, backbone.is_nucleotide):
+            if is_nucleotide:
+                finder.add_from_sugar(centre, end)
+            elif base >= 0:
+                finder.add_from(centre, int(base))
+        return cls(
+            np.array(finder.axes, dtype=int).reshape(-1, 2),
+            tuple((np.array(torsion, dtype=int), np.array(atom, dtype=int)) for torsion, atom in finder.turned_atoms),
+        )
+
+
+@dataclass
+class _TorsionFinder:
+    """Follows side chains from the backbone outwards and gathers their torsions.
+
+    Attributes
+    ----------
+    neighbours : dict of int to list of int
+        Atoms bonded to each atom within its residue.
+    tied : set of int
+        Atoms with a bond to another residue, which no torsion may turn.
+    atomic_numbers : (n_atoms,) int
+    axes, turned_atoms
+        Of ``SideChainTorsions``.
+    """
+
+    neighbours: dict[int, list[int]]
+    tied: set[int]
+    atomic_numbers: np.ndarray
+    axes: list[tuple[int, int]] = field(default_factory=list)
+    turned_atoms: list[tuple[list[int], list[int]]] = field(default_factory=lambda: [([], []) for _ in range(_MAX_CHI)])
+
+    def add_from(self, near: int, far: int, depth: int = 0) -> None:
+        """Add the torsion about near-far, if the bond is rotatable, and those behind it."""
+        beyond = _atoms_beyond_bond(near, far, self.neighbours)
+        if beyond is None or depth == _MAX_CHI:
+            return
+        heavy = [atom for atom in beyond if self.atomic_numbers[atom] > 1]
+        if heavy and not self.tied.intersection([*beyond, far]):
+            torsions, atoms = self.turned_atoms[depth]
+            torsions.extend([len(self.axes)] * len(beyond))
+            atoms.extend(beyond)
+            self.axes.append((near, far))
+        for atom in sorted(self.neighbours[far]):
+            if atom != near and self.atomic_numbers[atom] > 1:
+                self.add_from(far, atom, depth + 1)
+
+    def add_from_sugar(self, *ring: int) -> None:
+        """Add the torsions behind atoms of a sugar's ring."""
+        for near in ring:
+            for atom in sorted(self.neighbours.get(near, ())):
+                if self.atomic_numbers[atom] > 1:
+                    self.add_from(near, atom)
+
+
+def _atoms_beyond_bond(near: int, far: int, neighbours: dict[int, list[int]]) -> list[int] | None:
+    """Atoms on the side of ``far`` when the bond near-far is cut; None if the bond lies in a ring."""
+    seen, stack = {far}, [far]
+    while stack:
+        current = stack.pop()
+        for atom in neighbours[current]:
+            if atom == near and current != far:
+                return None
+            if atom != near and atom not in seen:
+                seen.add(atom)
+                stack.append(atom)
+    return sorted(seen - {far})

@@ -187,6 +187,8 @@ def _identify(model: Model, b_factors: str, name: str) -> tuple[str, np.ndarray 
     if b_factors != EXPERIMENTAL and metrics is not None:
         return PLDDT, metrics, "pLDDT by the file's _ma_qa_metric_local"
     values, spread = _b_factors_of_residues(model)
+    if not np.isfinite(values).any():
+        return AUTO, None, "no protein; nucleic acids take part whole"
     lowest, highest = float(np.nanmin(values)), float(np.nanmax(values))
     as_plddt = values * 100 if highest <= 1 else values
     if b_factors == EXPERIMENTAL:

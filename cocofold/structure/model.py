@@ -128,8 +128,53 @@ class Model:
         atoms : (n, 3) int
             Rows of N, CA and C.
         """
-        atoms = np.stack([self.atoms_named(name) for name in ("N", "CA", "C")], axis=1)
         # A calcium ion is called CA too, but has no N and C.
+        return self._residues_with(_BACKBONE_NAMES[0])
+
+    def nucleotides(self) -> tuple[np.ndarray, np.ndarray]:
+        """Nucleotides of DNA and RNA with C3', C1' and C4', in file order, and the rows of these atoms.
+
+        A modified one counts if gemmi's table or the file has it as part of a polymer; ATP as a ligand does not.
+
+        Returns
+        -------
+        residues : (n,) int
+            Rows in ``residues``.
+        atoms : (n, 3) int
+            Rows of C3', C1' and C4'.
+        """
+        residues, atoms = self._residues_with(_BACKBONE_NAMES[1])
+        kinds = [residue.entity_type for chain in self.structure[0] for residue in chain] if len(residues) else []
+        chosen = np.array(
+            [
+                kinds[row] == gemmi.EntityType.Polymer
+                or gemmi.find_tabulated_residue(self.residues[row].name).is_nucleic_acid()
+                for row in residues.tolist()
+            ],
+            dtype=bool,
+        )
+        chosen &= ~np.isin(residues, self.backbone()[0])
+        return residues[chosen], atoms[chosen]
+
+    def framed_residues(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Residues of ``backbone`` and ``nucleotides`` together.
+
+        Returns
+        -------
+        residues : (n,) int
+            Rows in ``residues``, in file order.
+        atoms : (n, 3) int
+            Rows of N, CA and C, or of C3', C1' and C4'.
+        is_nucleotide : (n,) bool
+        """
+        amino_acids, nucleotides = self.backbone(), self.nucleotides()
+        residues, atoms = (np.concatenate(both) for both in zip(amino_acids, nucleotides))
+        order = residues.argsort(kind="stable")
+        return residues[order], atoms[order], order >= len(amino_acids[0])
+
+    def _residues_with(self, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Residues that have atoms of all these names, (n,) int, and the atoms, (n, n_names) int."""
+        atoms = np.stack([self.atoms_named(name) for name in names], axis=1)
         residues = np.flatnonzero((atoms >= 0).all(axis=1))
         return residues, atoms[residues]
 
@@ -172,7 +217,7 @@ def element_from_atom_name(atom_name: str, alone: bool) -> gemmi.Element:
 
 _CA_NAME = "CA"
 # Atoms by which residues of proteins and of nucleic acids are told from ligands.
-_BACKBONE_NAMES = (("N", "CA", "C"), ("C4'", "C3'", "C1'"))
+_BACKBONE_NAMES = (("N", "CA", "C"), ("C3'", "C1'", "C4'"))
 # Alternates of a backbone atom lie within about 1.5 Å of each other, neighbouring residues' CA at least 2.9 Å apart.
 _MOST_BETWEEN_ALTERNATES_ANGSTROM = 2.5
 

@@ -47,7 +47,8 @@ def read_model(path: str | os.PathLike[str]) -> Model:
     Raises
     ------
     InputError
-        If the file is missing, unreadable, holds no atoms, no protein backbone or positions that are not finite.
+        If the file is missing, unreadable, holds no atoms, neither a protein's backbone nor nucleotides, or positions
+        that are not finite.
     """
     path = Path(path)
     if path.is_dir():
@@ -63,7 +64,7 @@ def read_model(path: str | os.PathLike[str]) -> Model:
     if not np.isfinite(model.positions).all():
         lost = int((~np.isfinite(model.positions)).any(1).sum())
         raise InputError(f"model {path}: {lost} of {len(model)} atoms have no position; remove them or build them")
-    if len(model.backbone()[0]) == 0:
+    if len(model.backbone()[0]) + len(model.nucleotides()[0]) == 0:
         _refuse_without_backbone(path, model)
     _refuse_repeated_backbone(path, model)
     place = categories.pop(PLACEMENT_CATEGORY, {})
@@ -364,7 +365,7 @@ def _refuse_without_backbone(path: Path, model: Model) -> NoReturn:
         )
     if nucleotides:
         raise InputError(
-            f"model {path}: {needed}, and {nucleotides} are nucleotides; nucleic acids only move along with a protein: "
-            "give a model with its protein"
+            f"model {path}: {needed}, and of {nucleotides} nucleotides none has C3', C1' and C4'; give a model with "
+            "all atoms, by the names of PDB files since 2007"
         )
     raise InputError(f"model {path}: {needed}; a protein model with its backbone is needed")

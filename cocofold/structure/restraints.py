@@ -1,8 +1,8 @@
-"""Geometry restraints on the atoms of a model: peptide links, clashes and the neighbourhoods of the start.
+"""Geometry restraints on the atoms of a model: links of chains, base pairs, clashes, the start's neighbourhoods.
 
 What is inside a residue needs none: the backbone of a residue moves as one rigid body and side chains turn about
-bonds, so bonds, angles, planar groups and the hand of every CA stay as they were. ``WeightedSums``, at the end, are
-the sums with fixed weights of which restraints and motion fields are made.
+bonds, so bonds, angles, planar groups, the hand of every CA and the pucker of every sugar stay as they were.
+``WeightedSums``, at the end, are the sums with fixed weights of which restraints and motion fields are made.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch.nn.functional import embedding_bag
 
+from cocofold.structure.geometry import PHOSPHATE_ATOMS, find_base_pairs, pairing_edge_atoms
 from cocofold.structure.model import Model
 from cocofold.structure.topology import Backbone, covalent_bonds
 
@@ -29,11 +30,24 @@ _TRANS_LINK = {
 }
 # Cis: only distances across the bond's torsion differ from those of trans.
 _CIS_LINK = {**_TRANS_LINK, ("CA", "CA"): 2.94, ("O", "CA"): 3.57}
+# The same across a phosphodiester. Bonds and angles of Clowney et al. (J. Am. Chem. Soc. 118, 509, 1996); those to OP1
+# and OP2 as refinement programs have them, 107.4 and 108.3 degrees.
+_PHOSPHATE_LINK = {
+    ("O3'", "P"): 1.607,
+    ("C3'", "P"): 2.622,
+    ("O3'", "O5'"): 2.522,
+    ("O3'", "OP1"): 2.493,
+    ("O3'", "OP2"): 2.507,
+}
 # CA atoms across a peptide bond are 2.94 Å apart in cis and 3.80 Å in trans; this lies between.
 _MAX_CIS_CA_CA_ANGSTROM = 3.3
 # Weight of links beside clashes. A larger one keeps bonds closer to their lengths and slows down large motions.
 _LINK_WEIGHT = 3
 
+# Weight of a base pair beside clashes. A larger one keeps pairs that the images want broken.
+_BASE_PAIR_WEIGHT = 0.2
+# Atoms of a base's ring whose distances to those of its partner hold a pair as it is.
+_RING_TRIANGLE = ("N1", "N3", "C5")
 # CA pairs up to this distance in the start are kept; a larger reach makes the model stiffer over longer distances.
 _NEIGHBOUR_REACH_ANGSTROM = 12.0
 # Change of a pair's distance beyond which the restraint begins to let go (``Restraints``).
@@ -56,12 +70,16 @@ class Restraints:
 
     Terms:
 
-    - links: squared deviations (Å²) of six distances across each peptide bond, summed over the distances and averaged
-      over links, times three; a cis peptide of the start stays cis.
-    - clashes: squared overlaps (Å²) of atoms of residues that no link joins, summed and averaged over residues. Atoms
-      closer than 3.2 Å overlap (polar pairs 2.6 Å, CA atoms 3.8 Å), or closer than they were in the start.
-    - neighbours: ``mean log(1 + (d - d_start)^2 / (0.3 Å)^2)`` over CA pairs within 12 Å of each other in the start:
-      stiff against small changes, and all but free once a pair has come apart, as at a hinge or a domain's border.
+    - links: squared deviations (Å²) of six distances across each peptide bond, and five across each phosphate, summed
+      over the distances and averaged over links, times three; a cis peptide of the start stays cis.
+    - clashes: squared overlaps (Å²) of atoms of residues that no link joins, and of linked bases, summed and averaged
+      over residues. Atoms closer than 3.2 Å overlap (polar pairs 2.6 Å, CA atoms 3.8 Å), or closer than they were in
+      the start.
+    - neighbours: ``mean log(1 + (d - d_start)^2 / (0.3 Å)^2)`` over pairs within 12 Å of each other in the start, of CA
+      and of nucleotides C1' and the atom N1 or N3 at the pairing edge of the base: stiff against small changes, and all
+      but free once a pair has come apart, as at a hinge or a domain's border.
+    - base pairs: the same function of the nine distances between three ring atoms of either base, averaged over them,
+      summed over the start's pairs (``find_base_pairs``) and averaged over residues, times 0.2.
     """
 
     def __init__(
@@ -71,12 +89,15 @@ class Restraints:
         self._backbone = backbone
         self._device = device
         self._neighbour_weight = neighbour_weight
-        self._is_alpha = np.isin(np.arange(len(model)), backbone.atoms[:, 1])
+        self._is_alpha = np.isin(np.arange(len(model)), backbone.atoms[~backbone.is_nucleotide, 1])
         self._is_polar = np.isin(model.atomic_numbers, _POLAR)
-        self._n_peptides = int(backbone.linked.sum())
+        self._is_base = _are_base_atoms(model, backbone)
+        self._n_links = int(backbone.linked.sum())
         links, neighbours = _link_distances(model, backbone), _neighbour_distances(model, backbone)
+        paired = _base_pair_distances(model)
         self._links = self._tensors(*links)
-        kept, self._kept_distances = self._tensors(*(np.concatenate(both) for both in zip(links, neighbours)))
+        self._n_kept = [len(links[1]), len(neighbours[1]), len(paired[1])]
+        kept, self._kept_distances = self._tensors(*(np.concatenate(all_) for all_ in zip(links, neighbours, paired)))
         signs = torch.tensor([1.0, -1.0], device=device).expand(kept.shape[1], 2)
         self._kept_differences = WeightedSums(kept.T, signs, len(model))
         self._contacts = self._tensors(*self._find_contacts(model.positions))
@@ -102,12 +123,15 @@ class Restraints:
     def energy(self, positions: torch.Tensor) -> torch.Tensor:
         """Weighted sum of the terms at ``positions``, (n_atoms, 3) Å; differentiable."""
         change = _lengths(self._kept_differences(positions)) - self._kept_distances
-        links, neighbours = change.split([len(self._links[1]), len(change) - len(self._links[1])])
-        energy = _LINK_WEIGHT * (links**2).sum() / max(self._n_peptides, 1)
+        links, neighbours, paired = change.split(self._n_kept)
+        energy = _LINK_WEIGHT * (links**2).sum() / max(self._n_links, 1)
         energy = energy + (self._overlaps(positions) ** 2).sum() / len(self._backbone)
         if len(neighbours):
             loosened = torch.log1p((neighbours / _NEIGHBOUR_SLACK_ANGSTROM) ** 2)
             energy = energy + self._neighbour_weight * loosened.mean()
+        if len(paired):
+            loosened = torch.log1p((paired / _NEIGHBOUR_SLACK_ANGSTROM) ** 2)
+            energy = energy + _BASE_PAIR_WEIGHT / len(_RING_TRIANGLE) ** 2 * loosened.sum() / len(self._backbone)
         return energy
 
     def _overlaps(self, positions: torch.Tensor) -> torch.Tensor:
@@ -118,19 +142,19 @@ class Restraints:
         return -self._deviations(positions, (pairs.index_select(1, near), least.index_select(0, near)))
 
     def worst_link(self, positions: torch.Tensor) -> float:
-        """Largest deviation (Å) of a C-N bond from its ideal length; 0 if there is no peptide."""
+        """Largest deviation (Å) of a bond of the chain, C-N or O3'-P, from its ideal length; 0 without links."""
         bonds = self._bond_deviations(positions)
         return float(bonds.abs().max()) if len(bonds) else 0.0
 
     def link_rms(self, positions: torch.Tensor) -> float:
-        """Root mean square deviation (Å) of C-N bonds from their ideal length; 0 if there is no peptide."""
+        """Root mean square deviation (Å) of C-N and O3'-P bonds from their ideal length; 0 without links."""
         bonds = self._bond_deviations(positions)
         return float((bonds**2).mean().sqrt()) if len(bonds) else 0.0
 
     def _bond_deviations(self, positions: torch.Tensor) -> torch.Tensor:
-        """Deviations of all C-N bonds from their ideal length, Å: the first of the link distances."""
+        """Deviations of all C-N and O3'-P bonds from their ideal length, Å: the first of the link distances."""
         pairs, targets = self._links
-        return self._deviations(positions, (pairs[:, : self._n_peptides], targets[: self._n_peptides]))
+        return self._deviations(positions, (pairs[:, : self._n_links], targets[: self._n_links]))
 
     @staticmethod
     def _deviations(positions: torch.Tensor, pairs: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -145,8 +169,8 @@ class Restraints:
         pairs = tree.query_pairs(_CLASH_SEARCH_ANGSTROM, output_type="ndarray")
         first, second = self._backbone.frame_of_atom[pairs].T
         before, after = np.minimum(first, second), np.maximum(first, second)
-        joined = (before == after) | ((after == before + 1) & self._backbone.linked[before])
-        pairs = pairs[~joined]
+        joined = (after == before + 1) & self._backbone.linked[before] & ~self._is_base[pairs].all(1)
+        pairs = pairs[(before != after) & ~joined]
         pairs = pairs[(self._model.atomic_numbers[pairs] > 1).all(1)]
         least = np.where(self._is_polar[pairs].all(1), _MIN_POLAR_CONTACT_ANGSTROM, _MIN_CONTACT_ANGSTROM)
         least[self._is_alpha[pairs].all(1)] = _MIN_CA_CONTACT_ANGSTROM
@@ -162,30 +186,62 @@ def _distances(model: Model, pairs: np.ndarray) -> np.ndarray:
     return np.linalg.norm(model.positions[pairs[:, 0]] - model.positions[pairs[:, 1]], axis=1)
 
 
+def _are_base_atoms(model: Model, backbone: Backbone) -> np.ndarray:
+    """Which atoms are those of a nucleotide's base, (n_atoms,) bool."""
+    names = model.atom_names.tolist()
+    of_sugar = np.array([name.endswith("'") or name in PHOSPHATE_ATOMS for name in names], dtype=bool)
+    return np.isin(model.residue_of_atom, backbone.residues[backbone.is_nucleotide]) & ~of_sugar
+
+
 def _link_distances(model: Model, backbone: Backbone) -> tuple[np.ndarray, np.ndarray]:
-    """Atom pairs across peptide links, C-N first, and other bonds between residues, with the distances to keep."""
-    rows = {name: model.atoms_named(name)[backbone.residues] for name in ("N", "CA", "C", "O")}
-    before = np.flatnonzero(backbone.linked)
-    after = before + 1
-    cis = _distances(model, np.stack([rows["CA"][before], rows["CA"][after]], axis=1)) < _MAX_CIS_CA_CA_ANGSTROM
-    pairs, targets = [], []
-    for (name, next_name), trans in _TRANS_LINK.items():
-        pairs.append(np.stack([rows[name][before], rows[next_name][after]], axis=1))
-        targets.append(np.where(cis, _CIS_LINK[name, next_name], trans))
+    """Atom pairs across links, C-N and O3'-P first, and other bonds between residues, with the distances to keep."""
+    before, peptide = np.flatnonzero(backbone.linked), np.flatnonzero(backbone.has_peptide)
+    phosphate = np.setdiff1d(before, peptide)
+    alpha = backbone.atoms[:, 1]
+    cis = _distances(model, np.stack([alpha[peptide], alpha[peptide + 1]], axis=1)) < _MAX_CIS_CA_CA_ANGSTROM
+    found = [
+        _across_links(model, backbone, peptide, names, np.where(cis, _CIS_LINK[names], trans))
+        for names, trans in _TRANS_LINK.items()
+    ]
+    of_phosphates = [
+        _across_links(model, backbone, phosphate, names, np.full(len(phosphate), ideal))
+        for names, ideal in _PHOSPHATE_LINK.items()
+    ]
     bonds = covalent_bonds(model)
     first, second = np.sort(backbone.frame_of_atom[bonds], axis=1).T
     bonds = bonds[(first != second) & ~((second == first + 1) & backbone.linked[first])]
-    pair, target = np.concatenate([*pairs, bonds]), np.concatenate([*targets, _distances(model, bonds)])
+    ordered = [found[0], of_phosphates[0], *found[1:], *of_phosphates[1:], (bonds, _distances(model, bonds))]
+    pair, target = (np.concatenate(part) for part in zip(*ordered))
     present = (pair >= 0).all(1)
     return pair[present], target[present]
 
 
+def _across_links(
+    model: Model, backbone: Backbone, before: np.ndarray, names: tuple[str, str], targets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Atoms of two names across the links behind the frames in ``before``, -1 for one missing, and their distances."""
+    one, other = (model.atoms_named(name)[backbone.residues] for name in names)
+    return np.stack([one[before], other[before + 1]], axis=1), targets
+
+
 def _neighbour_distances(model: Model, backbone: Backbone) -> tuple[np.ndarray, np.ndarray]:
-    """CA pairs of the start within reach that no link joins, and their distances."""
-    alpha = backbone.atoms[:, 1]
-    pairs = cKDTree(model.positions[alpha]).query_pairs(_NEIGHBOUR_REACH_ANGSTROM, output_type="ndarray")
-    before, after = pairs.T
-    pairs = alpha[pairs[~((after == before + 1) & backbone.linked[before])]]
+    """Pairs of the start within reach that no peptide joins, and their distances: CA, C1' and edges of bases."""
+    frames = np.flatnonzero(backbone.is_nucleotide)
+    edges = pairing_edge_atoms(model)[backbone.residues[frames]]
+    atoms = np.concatenate([backbone.atoms[:, 1], edges[edges >= 0]])
+    frames = np.concatenate([np.arange(len(backbone)), frames[edges >= 0]])
+    pairs = cKDTree(model.positions[atoms]).query_pairs(_NEIGHBOUR_REACH_ANGSTROM, output_type="ndarray")
+    before, after = np.sort(frames[pairs], axis=1).T
+    pairs = atoms[pairs[(before != after) & ~((after == before + 1) & backbone.has_peptide[before])]]
+    return pairs, _distances(model, pairs)
+
+
+def _base_pair_distances(model: Model) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of ring atoms of bases that are paired, and their distances."""
+    rings = np.stack([model.atoms_named(name) for name in _RING_TRIANGLE], axis=1)
+    paired = find_base_pairs(model)
+    pairs = np.array([(one, other) for first, second in paired for one in rings[first] for other in rings[second]])
+    pairs = pairs.reshape(-1, 2).astype(int)
     return pairs, _distances(model, pairs)
 
 

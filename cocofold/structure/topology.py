@@ -19,29 +19,35 @@ from cocofold.structure.model import Model
 # A peptide bond has 1.33 Å. Models to be refined may have stretched ones, which restraints then mend; atoms that are
 # not bonded are 3 Å and more apart. A larger limit would pull breaks of a chain shut, a smaller one tear chains apart.
 LONGEST_PEPTIDE_BOND_ANGSTROM = 2.3
+# O3'-P has 1.61 Å, and C3' and P, which are not bonded, 2.6 Å. The same holds.
+LONGEST_PHOSPHATE_BOND_ANGSTROM = 2.6
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """Rigid frames to which all atoms of a model belong, and the peptide bonds between them.
+    """Rigid frames to which all atoms of a model belong, and the bonds between them.
 
-    Each residue with N, CA and C has a frame of its own. What is bonded to such a residue belongs to its frame, so that
-    the bond stays as it is: sugars of a glycan, a cofactor, a metal that it coordinates, a cap, a residue that lacks a
-    backbone atom. Nucleotides never belong to another residue's frame. All other residues (ligands, ions, nucleotides,
-    water) are detached: each is one rigid piece, with a frame of its own behind those of the backbone.
+    Each residue with N, CA and C, and each nucleotide with C3', C1' and C4', has a frame of its own. What is bonded to
+    such a residue belongs to its frame, so that the bond stays as it is: sugars of a glycan, a cofactor, a metal that
+    it coordinates, a cap, a residue that lacks a backbone atom. Nucleotides never belong to another residue's frame.
+    All other residues (ligands, ions, water) are detached: each is one rigid piece, with a frame of its own behind
+    those of the backbone.
 
     Attributes
     ----------
     residues : (n,) int
         Rows in ``Model.residues`` of those with a backbone, in file order. Frame i is residue ``residues[i]``.
     atoms : (n, 3) int
-        Rows of N, CA and C.
+        Rows of N, CA and C, or of C3', C1' and C4': a residue turns about the second.
+    is_nucleotide : (n,) bool
+        Which of them are nucleotides.
     detached_residues : (m,) int
         Rows in ``Model.residues`` of those that are not bonded to any with a backbone; they move with what is around
         them. Frame n + i is residue ``detached_residues[i]``.
     linked : (n + m,) bool
-        Whether a peptide bond joins a frame to the next one: both in one chain, C and N closer than 2.3 Å in the
-        model as given. False at a break in the chain, at its end, and for detached residues.
+        Whether a bond of the chain joins a frame to the next one: both in one chain, C and N closer than 2.3 Å, or O3'
+        and P closer than 2.6 Å, in the model as given. False at a break in the chain, at its end, and for detached
+        residues.
     frame_of_atom : (n_atoms,) int
         The frame of each atom.
     chain : (n + m,) int
@@ -50,6 +56,7 @@ class Backbone:
 
     residues: np.ndarray
     atoms: np.ndarray
+    is_nucleotide: np.ndarray
     detached_residues: np.ndarray
     linked: np.ndarray
     frame_of_atom: np.ndarray
@@ -61,18 +68,27 @@ class Backbone:
     @classmethod
     def of(cls, model: Model) -> Backbone:
         """Find the frames of a model and the links between them."""
-        residues, atoms = model.backbone()
+        residues, atoms, is_nucleotide = model.framed_residues()
         others = np.setdiff1d(np.unique(model.residue_of_atom), residues)
         anchors = _bonded_backbone_residues(model, residues, others) if len(others) else {}
         detached = np.array([row for row in others if row not in anchors], dtype=int)
         chain = _number_chains(model, residues)
         linked = np.zeros(len(residues) + len(detached), dtype=bool)
-        linked[: len(residues) - 1] = _are_linked_to_next(model, atoms, chain)
+        linked[: len(residues) - 1] = np.where(
+            is_nucleotide[:-1],
+            is_nucleotide[1:] & _are_nucleotides_linked_to_next(model, residues, chain),
+            ~is_nucleotide[1:] & _are_linked_to_next(model, atoms, chain),
+        )
         frame_of_residue = _assign_frames(len(model.residues), residues, detached, anchors)
         if len(detached):
             centres = residue_centroids(model, detached)
             chain = np.append(chain, chain[cKDTree(model.positions[atoms[:, 1]]).query(centres)[1]])
-        return cls(residues, atoms, detached, linked, frame_of_residue[model.residue_of_atom], chain)
+        return cls(residues, atoms, is_nucleotide, detached, linked, frame_of_residue[model.residue_of_atom], chain)
+
+    @property
+    def has_peptide(self) -> np.ndarray:
+        """Whether a peptide bond joins a residue with a backbone to the next one, (n,) bool."""
+        return self.linked[: len(self)] & ~self.is_nucleotide
 
 
 def residue_centroids(model: Model, residues: np.ndarray) -> np.ndarray:
@@ -89,7 +105,7 @@ def residue_frames(backbone_positions: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     backbone_positions : (n, 3, 3) float
-        N, CA and C of each residue.
+        N, CA and C of each residue; of nucleotides C3', C1' and C4' in their places.
 
     Returns
     -------
@@ -111,6 +127,14 @@ def _are_linked_to_next(model: Model, atoms: np.ndarray, chain: np.ndarray) -> n
     carbon, nitrogen = model.positions[atoms[:-1, 2]], model.positions[atoms[1:, 0]]
     close = np.linalg.norm(carbon - nitrogen, axis=1) < LONGEST_PEPTIDE_BOND_ANGSTROM
     return close & (chain[1:] == chain[:-1])
+
+
+def _are_nucleotides_linked_to_next(model: Model, residues: np.ndarray, chain: np.ndarray) -> np.ndarray:
+    """Whether O3' of each residue but the last is bonded to P of the one behind it, (n - 1,) bool."""
+    oxygen, phosphorus = (model.atoms_named(name)[residues] for name in ("O3'", "P"))
+    known = (oxygen[:-1] >= 0) & (phosphorus[1:] >= 0) & (chain[1:] == chain[:-1])
+    length = np.linalg.norm(model.positions[oxygen[:-1]] - model.positions[phosphorus[1:]], axis=1)
+    return known & (length < LONGEST_PHOSPHATE_BOND_ANGSTROM)
 
 
 def _assign_frames(count: int, residues: np.ndarray, detached: np.ndarray, anchors: dict[int, int]) -> np.ndarray:

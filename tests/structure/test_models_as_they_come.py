@@ -31,7 +31,8 @@ from structure_files import (
 )
 
 from cocofold.imaging.projection import render_density
-from cocofold.sources.deformation import DeformationSource, SideChainTorsions
+from cocofold.sources.deformation import DeformationSource
+from cocofold.sources.motion_field import SideChainTorsions
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cocofold.commands.demo import closed_state
-from cocofold.sources.deformation import SideChainTorsions
+from cocofold.sources.motion_field import SideChainTorsions
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model

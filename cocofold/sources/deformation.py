@@ -1,4 +1,4 @@
-"""Atoms of a given model, moved by rigid motions from whole to chains to ever smaller neighbourhoods, then by torsions."""
+"""Atoms of a given model, moved by rigid motions: the whole, chains, ever smaller neighbourhoods; then by torsions."""
 
 from __future__ import annotations
 

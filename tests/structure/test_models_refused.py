@@ -131,7 +131,7 @@ REFUSED = {
     "text junk": (lambda path: path.write_bytes(bytes(range(128, 256)) * 9) and None, "neither mmCIF"),
     "a map": (a_map, "is a map"),
     "CA only": (alphas_only, "214 have CA alone .* build the backbone first"),
-    "nucleic acid only": (nucleotides_only, "3 are nucleotides; nucleic acids only move along"),
+    "nucleic acid only": (nucleotides_only, "of 3 nucleotides none has C3', C1' and C4'"),
     "calcium only": (calcium_only, "a protein model with its backbone is needed"),
 }
 

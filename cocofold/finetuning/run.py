@@ -6,9 +6,9 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -133,8 +133,7 @@ def _errors_explained(folder: RunFolder, options: Options, processes: WorkerGrou
         raise InputError(message) from error
 
 
-@dataclass(frozen=True)
-class _ResumePoint:
+class _ResumePoint(NamedTuple):
     """Where a run goes on: number of the pass, state of its loop (None at its beginning), seconds spent before."""
 
     pass_number: int = 0
@@ -210,9 +209,8 @@ class _Run:
 
     def execute(self, given: ParticleSet) -> dict[str, Any]:
         """All passes, from the last checkpoint if there is one; ``given`` are the particles as they were read."""
-        resumed = self._load_checkpoint()
-        number, state = resumed.pass_number, resumed.tensors
-        self.began -= resumed.seconds_spent
+        number, state, seconds_spent = self._load_checkpoint()
+        self.began -= seconds_spent
         while number < len(self.passes):
             if number > 0:
                 self.passes[number].last_cycle = self.passes[number - 1].best

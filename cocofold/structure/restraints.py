@@ -14,7 +14,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch.nn.functional import embedding_bag
 
-from cocofold.structure.geometry import PHOSPHATE_ATOMS, find_base_pairs, pairing_edge_atoms
+from cocofold.structure.base_pairs import PHOSPHATE_ATOMS, find_base_pairs, pairing_edge_atoms
 from cocofold.structure.model import Model
 from cocofold.structure.topology import Backbone, covalent_bonds
 

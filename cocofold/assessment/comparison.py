@@ -13,10 +13,10 @@ from cocofold.assessment.matching import (
     CaTrace,
     ChainMatch,
     Matching,
-    ca_traces,
     match_residues,
     matched_positions,
     nucleotide_traces,
+    traces_of_both,
 )
 from cocofold.assessment.tm_score import StructuralAlignment, align_structures
 from cocofold.structure.base_pairs import find_base_pairs
@@ -134,10 +134,7 @@ def assess(model: Model, reference: Model) -> Assessment:
     InputError
         If the models have fewer than three residues in common.
     """
-    trace_atom, trace = "CA", ca_traces
-    if not (ca_traces(model) and ca_traces(reference)) and nucleotide_traces(model) and nucleotide_traces(reference):
-        trace_atom, trace = "C1'", nucleotide_traces
-    traces, reference_traces = trace(model), trace(reference)
+    trace_atom, traces, reference_traces = traces_of_both(model, reference)
     matching = match_residues(traces, reference_traces)
     moving, fixed = matched_positions(matching.superposed, traces, reference_traces)
     rotation, translation = find_superposition(moving, fixed)

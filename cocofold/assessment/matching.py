@@ -97,6 +97,12 @@ def nucleotide_traces(model: Model) -> list[CaTrace]:
     return [replace(_trace_of(model, name, chain, sugars), of_nucleotides=True) for name, chain in rows.items()]
 
 
+def traces_of_both(model: Model, reference: Model) -> tuple[str, list[CaTrace], list[CaTrace]]:
+    """The atom by which two models are compared, CA, or C1' where either has no protein; and the traces of both."""
+    proteins, acids = ([trace(one) for one in (model, reference)] for trace in (ca_traces, nucleotide_traces))
+    return ("C1'", *acids) if not all(proteins) and all(acids) else ("CA", *proteins)
+
+
 def _trace_of(model: Model, name: str, rows: list[int], atoms: np.ndarray) -> CaTrace:
     """Trace of a chain's residues; ``atoms`` is the atom of each of the model's residues that stands for it."""
     return CaTrace(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
-from cocofold.assessment.matching import ca_traces, match_residues, matched_positions
+from cocofold.assessment.matching import match_residues, matched_positions, traces_of_both
 from cocofold.likelihood.residue_support import Stretch, stretches_of
 from cocofold.structure.geometry import (
     ScrewMotion,
@@ -173,7 +173,7 @@ def what_changed(before: Model, after: Model) -> WhatChanged:
     InputError
         If they have fewer than three residues in common.
     """
-    traces, others = ca_traces(after), ca_traces(before)
+    _, traces, others = traces_of_both(after, before)
     matches = match_residues(traces, others).superposed
     second, first = matched_positions(matches, traces, others)
     rows = np.concatenate([traces[match.model].residues[match.pairs[:, 0]] for match in matches])

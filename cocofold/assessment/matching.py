@@ -99,8 +99,11 @@ def nucleotide_traces(model: Model) -> list[CaTrace]:
 
 def traces_of_both(model: Model, reference: Model) -> tuple[str, list[CaTrace], list[CaTrace]]:
     """The atom by which two models are compared, CA, or C1' where either has no protein; and the traces of both."""
-    proteins, acids = ([trace(one) for one in (model, reference)] for trace in (ca_traces, nucleotide_traces))
-    return ("C1'", *acids) if not all(proteins) and all(acids) else ("CA", *proteins)
+    proteins, others = ca_traces(model), ca_traces(reference)
+    if proteins and others:
+        return "CA", proteins, others
+    strands, other_strands = nucleotide_traces(model), nucleotide_traces(reference)
+    return ("C1'", strands, other_strands) if strands and other_strands else ("CA", proteins, others)
 
 
 def _trace_of(model: Model, name: str, rows: list[int], atoms: np.ndarray) -> CaTrace:

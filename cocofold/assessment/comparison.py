@@ -19,9 +19,9 @@ from cocofold.assessment.matching import (
     traces_of_both,
 )
 from cocofold.assessment.tm_score import StructuralAlignment, align_structures
-from cocofold.structure.base_pairs import find_base_pairs
 from cocofold.structure.geometry import find_superposition, rmsd, root_mean_square, superpose_onto, torsion_radians
 from cocofold.structure.model import Model
+from cocofold.structure.restraints import find_base_pairs
 from cocofold.system.atomic_files import atomic_path
 from cocofold.system.errors import InputError
 
@@ -237,7 +237,7 @@ class NucleicAcids:
     Attributes
     ----------
     nucleotides, base_pairs : int
-        Nucleotides with a sugar, and pairs of bases (``base_pairs.find_base_pairs``).
+        Nucleotides with a sugar, and pairs of bases (``restraints.find_base_pairs``).
     c3_endo, c2_endo, other_puckers : int
         Sugars by the phase of their pucker: 0 to 36 degrees, 144 to 190 degrees, and the rest.
     matched_nucleotides : int, optional

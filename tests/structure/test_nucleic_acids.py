@@ -16,10 +16,9 @@ import torch
 from cocofold.assessment.comparison import sugar_phases
 from cocofold.sources.deformation import DeformationSource
 from cocofold.sources.motion_field import SideChainTorsions
-from cocofold.structure.base_pairs import find_base_pairs
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
-from cocofold.structure.restraints import Restraints
+from cocofold.structure.restraints import Restraints, find_base_pairs
 from cocofold.structure.topology import Backbone, covalent_bonds
 
 DATA = Path(__file__).parents[1] / "data"

@@ -20,14 +20,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial.transform import Rotation
+from scipy.spatial.transform import Rotation, Slerp
 
 from benchmarks.accuracy import ROOT, cocofold
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
+from cocofold.structure.topology import Backbone, residue_frames
 
 _FAR_ANGSTROM = 1.5
+# Residues of a stretch that is put out of register, and of each of its flanks
+_STRETCH, _FLANK = 14, 12
 _LID, _NMP = range(118, 161), range(30, 60)
 _COLUMNS = ("case", "seed", "verdict", "right", "CA RMSD in place (Å)", "false residues")
 _COLUMNS += ("explained", "z", "missing", "mixed", "s")
@@ -70,6 +73,32 @@ def _displaced(model: Model, chain: str, degrees: float, shift: float, seed: int
     return model.moved_to(positions)
 
 
+def _out_of_register(model: Model, seed: int) -> Model:
+    """A stretch of the seed's choice takes the places of residues two or three farther on; its flanks give way.
+
+    Residues beside it follow the chain's path at a changed pace, so that the chain stays whole and bonds are wrong by
+    as much as a fit can mend.
+    """
+    random, backbone = np.random.default_rng([seed, 11]), Backbone.of(model)
+    beyond = _STRETCH + 2 * _FLANK
+    begins = [row for row in range(len(backbone) - beyond) if backbone.linked[row : row + beyond].all()]
+    pace = np.interp(np.arange(beyond), [0, _FLANK, _FLANK + _STRETCH - 1, beyond - 1], [0, 1, 1, 0])
+    at = np.arange(beyond) + random.choice([-3, -2, 2, 3]) * pace
+    for begin in random.permutation(begins):
+        rows = begin + np.arange(beyond)
+        axes, alpha = residue_frames(model.positions[backbone.atoms[rows]]), model.positions[backbone.atoms[rows, 1]]
+        new_axes = Slerp(np.arange(beyond), Rotation.from_matrix(axes))(at).as_matrix()
+        new_alpha = np.stack([np.interp(at, np.arange(beyond), one) for one in alpha.T], axis=1)
+        positions = model.positions.copy()
+        for row, old, new, before, after in zip(rows, axes, new_axes, alpha, new_alpha):
+            atoms = backbone.frame_of_atom == row
+            positions[atoms] = (model.positions[atoms] - before) @ old @ new.T + after
+        moved = model.moved_to(positions)
+        if np.array_equal(Backbone.of(moved).linked, backbone.linked):
+            return moved
+    raise ValueError("no stretch of the model can be put out of register without a break")
+
+
 def _placed_at(model: Model, other: Model) -> Model:
     """A model at the centre of another, as a fit in its map would leave it at best."""
     return model.moved_to(model.positions - model.positions.mean(0) + other.positions.mean(0))
@@ -110,6 +139,16 @@ CASES: dict[str, Case] = {
     ),
     "too many, two of five": Case(
         lambda data: [_chains(_tcr(data), "DE")], lambda data, _: _tcr(data), ("supported in part",), 600, 2.75
+    ),
+    "out of register": Case(
+        _OPEN, lambda data, seed: _out_of_register(_adk(data, "truth_open"), seed), ("supported", "supported in part")
+    ),
+    "out of register, five chains": Case(
+        lambda data: [_tcr(data)],
+        lambda data, seed: _out_of_register(_tcr(data), seed),
+        ("supported", "supported in part"),
+        600,
+        2.75,
     ),
     "two states": Case(
         lambda data: [_adk(data, "truth_open"), _adk(data, "start_closed")],

@@ -21,6 +21,7 @@ import mrcfile
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from PIL import Image
 
 from cocofold.structure.read_model import read_model
 
@@ -28,6 +29,7 @@ PICTURES = Path(__file__).resolve().parents[1] / "docs" / "pictures"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # Widths in pixels: a screen, and a phone
 REPORT_WIDTHS = {"report.png": (1400, 1000), "report_phone.png": (390, 844)}
+_COLOURS = 128
 _GREY, _START, _RESULT = "#b9bec6", "#d55e00", "#0072b2"
 _IMAGES_SHOWN, _NEAREST_LIGHT, _FARTHEST_LIGHT = 6, 0.0, 0.55
 
@@ -102,6 +104,8 @@ def take_report_pictures(page: Path) -> None:
         wait = "--virtual-time-budget=20000"
         words = [browser, "--headless", "--no-sandbox", "--use-angle=swiftshader", size, picture, wait, page.as_uri()]
         subprocess.run(words, check=True, capture_output=True)
+        # A page has few colours
+        Image.open(PICTURES / name).convert("RGB").quantize(_COLOURS).save(PICTURES / name, optimize=True)
         print(PICTURES / name)
 
 

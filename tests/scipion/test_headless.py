@@ -18,13 +18,20 @@ pytest.importorskip("pwem", reason="scipion-em is not installed (extra 'scipion'
 pytest.importorskip("scipion", reason="scipion-app is not installed (extra 'scipion')")
 
 import psutil
+from pwem.objects import AtomStruct
 from pwem.protocols import ProtImportPdb
 from pyworkflow.project import Manager
 from scipion_cocofold import headless, project_run
-from scipion_cocofold.protocols import ProtCocofoldFinetune
+from scipion_cocofold.protocols import (
+    ProtCocofoldAssess,
+    ProtCocofoldCheck,
+    ProtCocofoldFinetune,
+    ProtCocofoldRelax,
+    ProtCocofoldSelect,
+)
 from scipion_cocofold.verdict import FIGURES, SCHEMA_VERSION
 from scipion_cocofold.workflows import TemplateError, fieldsOf, fillIn, readTemplate
-from scipion_project import make_project
+from scipion_project import make_particles, make_project
 
 FIELDS_ALWAYS_THERE = {
     *FIGURES, "schema_version", "status", "error", "started", "ended", "placement", "check", "assessment", "relaxed",
@@ -267,3 +274,48 @@ def test_the_verdict_of_a_run_has_all_fields(everything, adk):
         assert os.path.isabs(verdict["paths"][name])
         assert os.path.exists(verdict["paths"][name])
     assert Path(verdict["paths"]["project"], verdict["model"]) == Path(verdict["paths"]["model"])
+
+
+def test_what_other_protocols_found_stands_beside_the_verdict(tmp_path):
+    """Protocols that are connected as in the templates, with the files that the engine writes for them."""
+    project = make_project("collected")
+    kinds = (ProtCocofoldSelect, ProtCocofoldFinetune, ProtCocofoldCheck, ProtCocofoldRelax, ProtCocofoldAssess)
+    select, finetune, check, relax, assess = protocols = [project.newProtocol(kind) for kind in kinds]
+    for protocol in protocols:
+        project._setupProtocol(protocol)
+        os.makedirs(protocol._getExtraPath())
+    select._defineOutputs(outputParticles=make_particles(tmp_path))
+    model = AtomStruct(filename=relax._getExtraPath("model.cif"))
+    relax._defineOutputs(outputAtomStruct=model)
+    for pointer, source, name in (
+        (finetune.inputParticles, select, "outputParticles"),
+        (check.inputParticles, select, "outputParticles"),
+        (relax.inputStructure, finetune, "outputAtomStruct"),
+        (assess.inputStructure, relax, "outputAtomStruct"),
+    ):
+        pointer.set(source)
+        pointer.setExtended(name)
+    for protocol in protocols:
+        project.saveProtocol(protocol)
+    faults = {"clashes": ["a", "b"], "outliers": ["c"]}
+    figures = dict.fromkeys(("ca_rmsd", "ca_rmsd_in_place", "coverage", "rmsd", "tm_score", "sequence_identity"), 0.5)
+    question = {"question": "hand", "verdict": "agrees", "line": "hand: agrees."}
+    for protocol, name, content in (
+        (check, "check.json", {"contradictions": [], "questions": [question]}),
+        (relax, "relaxed.json", {"before": faults, "after": {**faults, "clashes": []}, "ca_rmsd": 0.3, "frc": None}),
+        (assess, "after.json", figures),
+        (assess, "images.json", {"frc": 0.2, "against": ["A 1-3"]}),
+    ):
+        Path(protocol._getExtraPath(name)).write_text(json.dumps(content))
+    project_run._collect(project, "stopped for this test")
+    found = json.loads(Path(finetune._getExtraPath("verdict.json")).read_text())
+    assert set(found) >= FIELDS_ALWAYS_THERE
+    assert (found["status"], found["error"]) == ("not run", "stopped for this test")
+    assert found["check"]["questions"]["hand"]["verdict"] == "agrees"
+    assert found["relaxed"]["clashes"] == {"before": 2, "after": 0}
+    assert found["paths"]["relaxed"] == os.path.abspath(model.getFileName())
+    assert (found["assessment"]["tm_score"], found["assessment"]["frc"]) == (0.5, 0.2)
+    assert found["assessment"]["against"] == ["A 1-3"]
+    # A second look changes nothing
+    project_run._collect(project)
+    assert json.loads(Path(finetune._getExtraPath("verdict.json")).read_text()) == found

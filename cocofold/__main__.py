@@ -13,9 +13,8 @@ from cocofold.commands import verb, with_shared_options
 from cocofold.commands.assess import assess
 from cocofold.commands.demo import demo, simulate
 from cocofold.commands.finetune import finetune, report
-from cocofold.commands.fit import fit, move
+from cocofold.commands.fit import fit, move, relax
 from cocofold.commands.predict import predict
-from cocofold.commands.relax import relax
 from cocofold.commands.select import check, reconstruct, select
 from cocofold.system.errors import InputError
 from cocofold.system.hardware import keep_freed_memory

@@ -21,7 +21,7 @@ import cocofold.particles as particles_package
 from cocofold.assessment.comparison import Assessment
 from cocofold.assessment.comparison import assess as compare
 from cocofold.finetuning.options import Options, option_rules, options_with_preset
-from cocofold.finetuning.run import finetune as run_finetuning
+from cocofold.finetuning.states import finetune_states as run_finetuning
 from cocofold.likelihood.residue_support import ParticlesOfModel
 from cocofold.mapfit.density_map import DensityMap
 from cocofold.mapfit.density_map import read_map as read_map_file

@@ -59,7 +59,7 @@ def _parameter(one: Field, group: str) -> inspect.Parameter:
     default: Any = None if one.name in PAPER_SETTINGS else one.default
     if rules.switches_off:
         kind, default = bool, False
-    elif str(one.type).startswith("list["):
+    elif rules.more_in or str(one.type).startswith("list["):
         kind, default = List[kind], []
     elif default is MISSING:
         default = ...
@@ -90,6 +90,8 @@ def _options_from(given: dict[str, Any]) -> Options:
         if rules.switches_off:
             if value:
                 settings[one.name] = False if one.default is True else 0.0
+        elif rules.more_in:
+            settings |= {one.name: str(value[0]), rules.more_in: [str(path) for path in value[1:]]} if value else {}
         elif rules.is_path:
             settings[one.name] = [str(path) for path in value] if isinstance(value, list) else str(value)
         else:
@@ -138,7 +140,7 @@ def finetune(
     """
     # Others are started before anything large is imported, which they do at the same time.
     with WorkerProcess.start_or_join(processes) as member, contextlib.ExitStack() as at_end, time_limit(limit):
-        from cocofold.finetuning.run import finetune as run
+        from cocofold.finetuning.states import finetune_states as run
         from cocofold.likelihood.distributed import WorkerGroup
         from cocofold.system.progress import console_log
 

@@ -13,14 +13,21 @@ from typing import Any
 import yaml
 
 from cocofold import __version__
+from cocofold.finetuning.option_rules import (
+    MOST_STATES,
+    MOST_STATES_FOUND,
+    StateOptions,
+    check_value,
+    compared_value,
+    option_rules,
+)
 from cocofold.finetuning.option_rules import map_option as _map_option
 from cocofold.finetuning.option_rules import off_switch as _off_switch
 from cocofold.finetuning.option_rules import option as _option
-from cocofold.finetuning.option_rules import option_rules
 from cocofold.finetuning.option_rules import rules_of_field as _rules
 from cocofold.finetuning.option_rules import setting as _setting
 from cocofold.system.atomic_files import write_atomically
-from cocofold.system.errors import InputError, require_within
+from cocofold.system.errors import InputError
 
 MOST_CYCLES = 30  # each writes a model: more are more than anybody looks at
 CONTRASTS = ("auto", "white", "dark")
@@ -90,8 +97,10 @@ class ModelOptions:
 
     model: str | None = _option(
         None,
-        "Predicted model in the map's frame: mmCIF or PDB. With --prediction: its model where it lies in the map.",
+        "Predicted model in the map's frame: mmCIF or PDB; given again: the start of another state. With --prediction: "
+        "its model where it lies in the map.",
         is_path=True,
+        more_in="other_models",
     )
     prediction: str | None = _option(
         None, "Folder of cocofold predict: AlphaFold-Multimer's structure module itself is trained.", is_path=True
@@ -214,12 +223,12 @@ class NetworkOptions:
 
 
 # Groups by the name that --help gives them
-_GROUPS = (DataOptions, ModelOptions, TrainingOptions, NetworkOptions)
-OPTION_GROUPS = dict(zip(("Particles", "Model", "Training", "Network"), _GROUPS))
+_GROUPS = (DataOptions, ModelOptions, TrainingOptions, NetworkOptions, StateOptions)
+OPTION_GROUPS = dict(zip(("Particles", "Model", "Training", "Network", "States"), _GROUPS))
 
 
 @dataclass(frozen=True)
-class Options(NetworkOptions, TrainingOptions, ModelOptions, DataOptions):
+class Options(StateOptions, NetworkOptions, TrainingOptions, ModelOptions, DataOptions):
     """Options of a run, of all groups; raises ``InputError`` for values that cannot work."""
 
     def __post_init__(self) -> None:
@@ -227,8 +236,9 @@ class Options(NetworkOptions, TrainingOptions, ModelOptions, DataOptions):
             raise InputError("no start given; add --model FILE, or --prediction FOLDER of cocofold predict")
         self._check_placement()
         for one in fields(self):
-            _check_value(one, getattr(self, one.name))
+            check_value(one, getattr(self, one.name))
         self._check_network()
+        self._check_states()
 
     def _check_placement(self) -> None:
         """Refuse options of the start's place that do not go together."""
@@ -262,6 +272,50 @@ class Options(NetworkOptions, TrainingOptions, ModelOptions, DataOptions):
         if self.prediction is not None and self.teacher and not (self.single_rate or self.pair_rate):
             raise InputError("--no-additions: only they learn a teacher's model; add --no-teacher, or leave it out")
 
+    def _check_states(self) -> None:
+        """Refuse numbers of states that are none, and starts of states that cannot be."""
+        if self.states != "auto" and str(self.states) not in map(str, range(1, MOST_STATES + 1)):
+            raise InputError(f"--states {self.states}: give a number from 1 to {MOST_STATES}, or auto")
+        if self.other_models and (self.prediction is not None or self.map is not None or self.placement is not None):
+            raise InputError(
+                "--model: several starts are taken where they lie; leave --map, --placement and --prediction out"
+            )
+        if self.tells_particles_apart and self.preset == "paper":
+            raise InputError("--states, --junk: the paper has nothing of the kind; leave them or --preset paper out")
+
+    @property
+    def starts(self) -> list[str]:
+        """Models of the starts; one with ``prediction`` may have none."""
+        return [*([] if self.model is None else [self.model]), *self.other_models]
+
+    @property
+    def most_states(self) -> int:
+        """States that are looked for."""
+        return max(MOST_STATES_FOUND if self.states == "auto" else int(self.states), len(self.starts))
+
+    @property
+    def fewest_states(self) -> int:
+        """States for which there must be particles."""
+        return max(1 if self.states == "auto" else int(self.states), len(self.starts))
+
+    @property
+    def tells_particles_apart(self) -> bool:
+        """Whether particles are looked at one by one."""
+        return self.most_states > 1 or self.junk != "off"
+
+    def for_state(
+        self, star: Path, start: str | None, placement: Path | None, effort: float, check: bool, judged: bool
+    ) -> Options:
+        """Options of the run that fits one state, to the particles of a STAR with marks of those held out, if any."""
+        own: dict[str, Any] = {one.name: one.default for one in fields(StateOptions) if one.name != "other_models"}
+        own |= dict.fromkeys(("particles_dir", "first", "max_particles"))
+        if placement is not None:
+            own |= {one.name: one.default for one in self._set_by("map_only")}
+            own |= {"map": None, "placement": str(placement), "symmetry": None}
+        own |= {"model": self.model if start is None else start, "other_models": [], "passthrough": []}
+        own |= {"particles": str(star), "heldout": None if judged else 0.0, "second_pass": False}
+        return replace(self, effort=effort, check=check, **own)
+
     def _set_by(self, kind: str) -> list[Field]:
         """Fields of a kind, an attribute of their rules, that do not have their default."""
         chosen = [one for one in fields(self) if getattr(one.metadata["rules"], kind)]
@@ -293,7 +347,8 @@ class Options(NetworkOptions, TrainingOptions, ModelOptions, DataOptions):
         changed = [
             f"{one.name} ({stored[one.name]!r} then, {getattr(self, one.name)!r} now)"
             for one in fields(self)
-            if _compared(one, stored[one.name], by_content) != _compared(one, getattr(self, one.name), by_content)
+            if compared_value(one, stored[one.name], by_content)
+            != compared_value(one, getattr(self, one.name), by_content)
         ]
         if changed:
             raise InputError(
@@ -315,23 +370,6 @@ def options_with_preset(**given: Any) -> Options:
 
 
 _VERSION_KEY = "cocofold_version"
-
-
-def _compared(one: Field, value: Any, by_content: bool) -> Any:
-    rules = option_rules(one)
-    if rules.free_on_resume or (by_content and one.name in ("particles_dir", "passthrough")):
-        return None
-    return value is not None if by_content and rules.is_path else value
-
-
-def _check_value(one: Field, value: Any) -> None:
-    """Refuse a value that its field does not allow."""
-    rules = option_rules(one)
-    name = one.name if rules.flag is None or rules.switches_off else rules.flag
-    if rules.choices and value not in rules.choices:
-        raise InputError(f"{name} {value}: give {', '.join(rules.choices[:-1])} or {rules.choices[-1]}")
-    if rules.within is not None and value is not None:
-        require_within(name, value, *rules.within)
 
 
 def _read_values(path: Path) -> dict[str, Any]:

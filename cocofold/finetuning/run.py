@@ -95,7 +95,7 @@ def finetune(
         if folder.finished and resume:
             folder.log(f"{out}: is finished already; nothing to do")
             return folder.read_metrics()
-        with _errors_explained(folder, options, processes):
+        with errors_explained(folder, options, processes):
             particles = read_particles_of_run(options)
             folder.settle_inputs(particles)
             inside = functools.partial(_run_inside, stop_with=stop_with, processes=processes)
@@ -111,7 +111,7 @@ def _run_inside(options: Options, run: Path, **others: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _errors_explained(folder: RunFolder, options: Options, processes: WorkerGroup | None) -> Iterator[None]:
+def errors_explained(folder: RunFolder, options: Options, processes: WorkerGroup | None) -> Iterator[None]:
     """Say what to do where a run is interrupted, cannot write its files or runs out of memory."""
     try:
         yield
@@ -179,7 +179,7 @@ class _Run:
             watches_fold=options.prediction is not None,
             marked=prepared.particles.held_out,
             images=prepared.particles.particle_numbers,
-        )
+        )[: 1 + options.second_pass]
         self.best = prepared.start_state()
         self.second_fit: dict[str, Any] | None = None
 

@@ -216,7 +216,8 @@ def judge(better: str, evidence: Evidence | None, model: Model, held_out: bool =
         share = evidence.share_preferring_start
         return MIXED, [
             f"The images show more than one state: {100 * share:.0f} % of them are clearly better explained by the "
-            f"start, {100 * (1 - share):.0f} % by the new model. No single model is right.",
+            f"start, {100 * (1 - share):.0f} % by the new model. No single model is right: --states auto fits one to "
+            "each.",
             *reasons,
         ]
     complete = not reasons

@@ -197,14 +197,18 @@ class ParticleSet:
             **chosen,
         )
 
-    def limited(self, first: int | None, most: int | None, seed: int) -> ParticleSet:
-        """The first so many particles, of them so many drawn with a seed, with all their tilts; all if None."""
+    def limited_rows(self, first: int | None, most: int | None, seed: int) -> np.ndarray:
+        """Rows, (n,) int, of the first so many particles, of them so many drawn with a seed, with all their tilts."""
         number = np.arange(len(self)) if self.particle_index is None else self.particle_numbers
-        total = int(number.max(initial=-1)) + 1
-        chosen = np.arange(total)[:first]
+        chosen = np.arange(int(number.max(initial=-1)) + 1)[:first]
         if most is not None and most < len(chosen):
             chosen = np.random.default_rng(seed).choice(len(chosen), most, replace=False)
-        return self if len(chosen) == total else self.subset(np.isin(number, chosen))
+        return np.flatnonzero(np.isin(number, chosen))
+
+    def limited(self, first: int | None, most: int | None, seed: int) -> ParticleSet:
+        """The particles of ``limited_rows``."""
+        rows = self.limited_rows(first, most, seed)
+        return self if len(rows) == len(self) else self.subset(rows)
 
     def without_cryosparc_aberrations(self, note: str) -> ParticleSet:
         """The same particles without the aberrations that cannot be applied, and with a note of that."""

@@ -21,7 +21,9 @@ from cocofold.system.errors import InputError
 _ENDS_OF_VALUES = re.compile("[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")
 
 
-def write_star(path: str | os.PathLike[str], particles: ParticleSet) -> None:
+def write_star(
+    path: str | os.PathLike[str], particles: ParticleSet, columns: dict[str, np.ndarray] | None = None
+) -> None:
     """Write the metadata of particles; their images stay where they are.
 
     Paths of stacks below the STAR's folder are relative to it, others absolute. What RELION has no label for is
@@ -34,6 +36,8 @@ def write_star(path: str | os.PathLike[str], particles: ParticleSet) -> None:
     path : path
         File to write; it appears whole or not at all.
     particles : ParticleSet
+    columns : dict, optional
+        Further columns of the particles by their labels, each (n,).
 
     Raises
     ------
@@ -42,7 +46,8 @@ def write_star(path: str | os.PathLike[str], particles: ParticleSet) -> None:
     """
     path = Path(path)
     require_writable(path, particles)
-    write_star_blocks(path, {"optics": _optics_table(particles), "particles": _particle_table(particles, path)})
+    table = _particle_table(particles, path).assign(**(columns or {}))
+    write_star_blocks(path, {"optics": _optics_table(particles), "particles": table})
 
 
 def write_star_blocks(path: Path, blocks: dict) -> None:
@@ -182,7 +187,13 @@ def _format_single_precision(value: float) -> str:
     return f"{value:.9g}"
 
 
-def write_star_subset(path: Path, particles: ParticleSet, source: Path, rows: np.ndarray) -> None:
+def write_star_subset(
+    path: Path,
+    particles: ParticleSet,
+    source: Path,
+    rows: np.ndarray,
+    columns: dict[str, np.ndarray] | None = None,
+) -> None:
     """Write a STAR of the rows of a particles' file that were chosen; images stay where they are.
 
     Of a STAR file all blocks and columns are kept, digit by digit, but for ``rlnImageName``, which leads to the images
@@ -199,6 +210,8 @@ def write_star_subset(path: Path, particles: ParticleSet, source: Path, rows: np
         File from which all were read.
     rows : (n,) int
         Of the particles in ``source``, from 0.
+    columns : dict, optional
+        Columns by their labels, each (n,), in place of the file's own or besides them.
 
     Raises
     ------
@@ -206,7 +219,7 @@ def write_star_subset(path: Path, particles: ParticleSet, source: Path, rows: np
         If the folder does not exist or there are no particles.
     """
     if source.suffix.lower() != ".star":
-        write_star(path, particles)
+        write_star(path, particles, columns)
         return
     require_writable(path, particles)
     blocks = read_star_blocks(source, as_text=True)
@@ -215,8 +228,10 @@ def write_star_subset(path: Path, particles: ParticleSet, source: Path, rows: np
         return
     name = find_particle_and_optics_blocks(source, blocks)[0].name
     written = {other: _as_written(block) for other, block in blocks.items()}
-    chosen = blocks[name].table.iloc[rows].map(_quoted)
-    written[name] = chosen.assign(rlnImageName=image_names(particles, path), **selection_columns(particles))
+    # Marks of the file itself go where these particles have none.
+    chosen = blocks[name].table.iloc[rows].drop(columns=HELD_OUT_LABEL, errors="ignore").map(_quoted)
+    marks = {**selection_columns(particles), **(columns or {})}
+    written[name] = chosen.assign(rlnImageName=image_names(particles, path), **marks)
     write_star_blocks(path, written)
 
 

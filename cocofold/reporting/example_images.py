@@ -7,6 +7,7 @@ import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +15,15 @@ from PIL import Image
 
 from cocofold.finetuning.holdout import split_into_passes
 from cocofold.finetuning.preparation import apply_particle_options
+from cocofold.finetuning.state_files import class_numbers, held_out_particles
 from cocofold.imaging.fourier import RingPixels, ring_count
-from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, added_width_angstrom, project, rendering_grid
+from cocofold.imaging.projection import (
+    REFERENCE_WIDTH_ANGSTROM,
+    added_width_angstrom,
+    project,
+    render_density,
+    rendering_grid,
+)
 from cocofold.likelihood.frc_loss import AtomGaussians, correlate_in_chunks, images_per_chunk, settle_contrast
 from cocofold.likelihood.observed_images import Observations, ring_transforms
 from cocofold.likelihood.particle_optics import ParticleOptics, magnified_poses, poses_of
@@ -24,6 +32,8 @@ from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.particles.poses import view_directions
 from cocofold.reporting.run_contents import FinishedRun
+from cocofold.structure.model import Model
+from cocofold.structure.read_model import read_model
 from cocofold.system.errors import InputError
 
 # Resolution to which pictures are filtered: at finer resolution noise hides the molecule, at coarser its shape is lost.
@@ -93,6 +103,10 @@ def read_run_particles(run: FinishedRun, elsewhere: Path | None = None, folder: 
         used = used.mirrored()
     if len(used) != run.metrics["particles"]:
         raise InputError(f"{path}: gives {len(used)} particles, the run used {run.metrics['particles']}")
+    if run.metrics.get("states"):
+        # The result is the first state's model.
+        of_first = class_numbers(run.path / "particles.star") == 1
+        return RunParticles(used, np.flatnonzero(held_out_particles(used, options) & of_first))
     images = used.particle_numbers
     first_pass, *_ = split_into_passes(len(used), options.seed, options.heldout, marked=used.held_out, images=images)
     return RunParticles(used, first_pass.heldout.numpy())
@@ -135,6 +149,32 @@ def example_particles(run: FinishedRun, particles: RunParticles) -> list[Example
             )
         )
     return found
+
+
+# Size of a picture of a model (pixels), and its resolution (Å)
+_VIEW_PIXELS, _VIEW_RESOLUTION_ANGSTROM = 120, 6.0
+
+
+def model_views(models: list[Model]) -> list[list[str]]:
+    """Three views of each model, along z, y and x, all drawn alike: densities at 6 Å as data URIs of PNGs."""
+    places = np.concatenate([model.positions for model in models])
+    middle, extent = (places.min(0) + places.max(0)) / 2, (places.max(0) - places.min(0)).max() + 12
+    pixel, width = extent / _VIEW_PIXELS, _VIEW_RESOLUTION_ANGSTROM / 4
+    pictures = []
+    for model in models:
+        inside = model.positions - middle + _VIEW_PIXELS // 2 * pixel
+        masses = np.asarray(model.atomic_numbers, dtype=float)
+        drawn = render_density(inside, masses, np.full(len(model), width), _VIEW_PIXELS, pixel)
+        pictures.append([np.asarray(drawn).sum(axis) for axis in range(3)])
+    brightest = max(float(picture.max()) for views in pictures for picture in views)
+    return [[_png(2 * picture - brightest, brightest) for picture in views] for views in pictures]
+
+
+def state_rows(run: FinishedRun) -> list[dict[str, Any]]:
+    """Each state with its figures and views; none of a run that told no particles apart."""
+    states = run.metrics.get("states") or []
+    views = model_views([read_model(run.path / one["model"]) for one in states]) if states else []
+    return [{**one, "views": of_model} for one, of_model in zip(states, views)]
 
 
 def _start_gaussians(run: FinishedRun) -> tuple[torch.Tensor, AtomGaussians]:

@@ -154,6 +154,18 @@ def orientation_plot(directions: np.ndarray) -> PlotlyFigure:
     return _figure(traces, xaxis=hidden, yaxis={**hidden, "scaleanchor": "x"}, height=340)
 
 
+def certainty_plot(run: FinishedRun) -> PlotlyFigure:
+    """How many particles show their state with which probability."""
+    found = run.metrics["certainty"]
+    names = [f"{100 * start:.0f}–{100 * start + 10:.0f} %" for start in found["from"]]
+    bars: PlotlyFigure = {
+        "type": "bar", "x": names, "y": found["particles"], "marker": {"color": "#0072b2"},
+        "hovertemplate": "%{x}: %{y} particles<extra></extra>",
+    }  # fmt: skip
+    axes = {"xaxis": {"title": "probability of its state"}, "yaxis": {"title": "particles"}}
+    return _figure([bars], 260, **axes)
+
+
 def _graticule() -> list[PlotlyFigure]:
     """Meridians and parallels every 60 and 30 degrees."""
     lines: list[tuple[Any, Any]] = []

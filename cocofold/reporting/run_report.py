@@ -16,10 +16,17 @@ from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
 from cocofold import __version__
 from cocofold.particles.poses import view_directions
-from cocofold.reporting.example_images import LOW_PASS_ANGSTROM, ExampleParticle, example_particles, read_run_particles
+from cocofold.reporting.example_images import (
+    LOW_PASS_ANGSTROM,
+    ExampleParticle,
+    example_particles,
+    read_run_particles,
+    state_rows,
+)
 from cocofold.reporting.plots import (
     PlotlyFigure,
     ViewSampling,
+    certainty_plot,
     correlation_plot,
     cycles_plot,
     displacement_plots,
@@ -229,6 +236,9 @@ def _run_parts(run: FinishedRun, changed: ModelChanges) -> dict[str, Any]:
         "usual_settings": usual,
         "checked": [] if check is None else check["questions"],
         "placed": placement_lines(run.found_before("placement/placement.json")),
+        "states": state_rows(run),
+        "differences": run.metrics.get("differences") or [],
+        "junk": run.metrics.get("junk"),
     }
 
 
@@ -248,6 +258,8 @@ def _plots(run: FinishedRun, seen: ParticleViews, moved: list[tuple[str, PlotlyF
     plots.update((f"chain-{order}", figure) for order, (_, figure) in enumerate(moved))
     if seen.directions is not None:
         plots["orientations"] = orientation_plot(seen.directions)
+    if run.metrics.get("states"):
+        plots["certainty"] = certainty_plot(run)
     return plots
 
 
@@ -324,6 +336,7 @@ def _chain_rows(run: FinishedRun, changed: ModelChanges, names: list[str]) -> li
 def _run_facts(run: FinishedRun, versions: dict[str, str]) -> list[tuple[str, str]]:
     ended = datetime.fromtimestamp((run.path / "metrics.json").stat().st_mtime, timezone.utc)
     elsewhere = ("frc_curves", "versions", "verdict_headline", "verdict_explanation", "evidence", "source")
+    elsewhere += ("states", "differences", "certainty")
     shown = {name: value for name, value in run.metrics.items() if name not in elsewhere}
     return [
         ("run", str(run.path.absolute())),

@@ -20,7 +20,7 @@ from cocofold.system.errors import InputError
 # decides (the preset, the particles, the model), or nothing is done. Add to it; a flag that is here stays.
 FLAGS = {
     "--particles": None,
-    "--model": None,
+    "--model": [],
     "--prediction": None,
     "--map": None,
     "--map-resolution": None,
@@ -56,9 +56,13 @@ FLAGS = {
     "--context": None,
     "--remove-unseen": False,
     "--set-aside": "auto",
+    "--states": "1",
+    "--junk": "off",
     "--seed": 0,
     "--device": "auto",
     "--processes": 1,
+    "--threads": None,
+    "--time-limit": None,
     "--stop-with": None,
     "--resume": False,
     "--exit-verdict": False,
@@ -72,14 +76,16 @@ def test_flags_and_their_defaults_stay() -> None:
     found = {"/".join([*one.opts, *one.secondary_opts]): one for one in command.params}
     assert {flag: one.default for flag, one in found.items()} == FLAGS
     assert {flag for flag, one in found.items() if one.required} == {"--particles", "--out"}
-    assert {flag for flag, one in found.items() if one.multiple} == {"--passthrough"}
+    assert {flag for flag, one in found.items() if one.multiple} == {"--passthrough", "--model"}
     assert all(one.help for one in found.values())
 
 
 def given_on_the_command_line(*line: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Options, tuple[object, ...]]:
     """Options that a command line makes, and the other arguments of the run."""
     seen: list[tuple[Options, tuple[object, ...]]] = []
-    monkeypatch.setattr("cocofold.finetuning.run.finetune", lambda options, *others: seen.append((options, others)))
+    monkeypatch.setattr(
+        "cocofold.finetuning.states.finetune_states", lambda options, *others: seen.append((options, others))
+    )
     result = CliRunner().invoke(app, ["finetune", *line])
     assert result.exit_code == 0, result.output
     return seen[0]
@@ -92,7 +98,7 @@ def test_every_flag_sets_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
         "--symmetry C3 --out R --particles-dir D --passthrough one.cs --passthrough two.cs --no-check --contrast dark "
         "--scratch /fast --max-particles 900 --first 1000 --heldout 0.1 --cycles 12 --batch-size 8 --resolution 4 "
         "--effort 0.5 --no-teacher --no-adapter --no-additions --no-penalty --deform --pair-precision bfloat16 "
-        "--remove-below 30 --seed 7 --device cpu --stop-with 4711 --resume"
+        "--remove-below 30 --states 2 --junk auto --seed 7 --device cpu --stop-with 4711 --resume"
     )
     options, others = given_on_the_command_line(*line.split(), monkeypatch=monkeypatch)
     assert options == Options(
@@ -126,6 +132,8 @@ def test_every_flag_sets_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
         deform=True,
         pair_precision="bfloat16",
         remove_below=30.0,
+        states="2",
+        junk="auto",
         seed=7,
         device="cpu",
     )
@@ -189,11 +197,11 @@ def test_a_run_of_before_an_option_was_there_goes_on(lacking: str, stored: dict[
 
 def test_a_run_of_a_newer_version_is_refused(stored: dict[str, Any], tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
-    config.write_text(yaml.safe_dump({"cocofold_version": "9.1", **stored, "states": 3}))
+    config.write_text(yaml.safe_dump({"cocofold_version": "9.1", **stored, "spirits": 3}))
     options = Options(particles="P", model="M", seed=3)
     for reads in (Options.read, options.refuse_other_settings):
         with pytest.raises(
-            InputError, match=r"does not know: states; it was written by CoCoFold 9\.1: go on with that"
+            InputError, match=r"does not know: spirits; it was written by CoCoFold 9\.1: go on with that"
         ):
             reads(config)
 

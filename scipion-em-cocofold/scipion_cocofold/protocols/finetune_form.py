@@ -5,6 +5,7 @@ from pyworkflow.protocol import params
 from .base import EngineRange, addSeed
 from .inputs import addParticles
 from .protocol_fit import addFitParams
+from .states import addStates
 
 PLACE_AUTO, PLACE_YES, PLACE_NO = range(3)
 PRESETS = ["default", "paper"]
@@ -21,6 +22,7 @@ def defineFinetuneParams(form):
     _addUsualSettings(form)
     _addExpertSettings(form)
     _addSettingsOfPredictions(form)
+    addStates(form)
     _addResults(form)
 
 

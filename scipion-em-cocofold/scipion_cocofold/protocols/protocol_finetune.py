@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 
-from pwem.objects import AtomStruct, SetOfAtomStructs, Volume
+from pwem.objects import AtomStruct, SetOfAtomStructs, SetOfClasses3D, Volume
 from pyworkflow.constants import BETA
 from pyworkflow.exceptions import PyworkflowException
 from pyworkflow.object import Float, String
@@ -55,6 +55,7 @@ from .protocol_fit import (
     symmetryOption,
     validateFit,
 )
+from .states import stateOptions, stateOutputs, stateSummary
 from .summaries import (
     assessmentSummary,
     checkSummary,
@@ -86,6 +87,8 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         "outputMap": Volume,
         "outputPlacement": CocofoldPlacement,
         "outputCycles": SetOfAtomStructs,
+        "outputStates": SetOfAtomStructs,
+        "outputClasses": SetOfClasses3D,
     }
 
     def _defineParams(self, form):
@@ -170,6 +173,7 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         outputs["outputAtomStruct"] = self._writeStructure(ANSWER_CIF, target, volume or gaussians)
         if self.keepCycles:
             outputs["outputCycles"] = self._writeCycles(volume or gaussians)
+        outputs.update(stateOutputs(self, volume or gaussians))
         writeVerdict(self)
         self._defineOutputs(**outputs)
         for output in outputs.values():
@@ -244,6 +248,7 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
             "--b-factors": B_FACTOR_CHOICES[self.bFactors.get()],
             "--remove-below": self.removeBelow.get(),
             "--no-check": not self.checkFirst.get(),
+            **stateOptions(self),
             **self._deviceOptions(),
         }
         if isinstance(self.inputModel.get(), CocofoldPrediction):
@@ -380,6 +385,7 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
     def _summary(self):
         metrics = self._readMetrics()
         lines = progressLines(self._readCycles()) if metrics is None else finetuneSummary(metrics)
+        lines += stateSummary(metrics or {})
         after = self._readJson(AFTER_JSON)
         lines += assessmentSummary(self._readJson(BEFORE_JSON), after) if after else []
         frame = frameSentence(self)

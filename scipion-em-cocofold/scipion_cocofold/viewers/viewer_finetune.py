@@ -40,6 +40,7 @@ class CocofoldFinetuneViewer(ProtocolViewer):
         )
         for name, label, text in (
             ("showModels", "Start, result and volume", "In ChimeraX; the start is grey."),
+            ("showStates", "States", "Their models in ChimeraX, in the order of their shares."),
             (
                 "showIsolde",
                 "Result, ready for ISOLDE",
@@ -57,6 +58,7 @@ class CocofoldFinetuneViewer(ProtocolViewer):
     def _getVisualizeDict(self):
         return {
             "showModels": self._showModels,
+            "showStates": self._showStates,
             "showIsolde": self._showIsolde,
             "showReport": self._showReport,
             "showCycles": self._showCycles,
@@ -81,6 +83,16 @@ class CocofoldFinetuneViewer(ProtocolViewer):
         writeChimeraxScript(
             script, [(start, "start"), (result, "result")], structure.getVolume(), self.colour.get(), changes
         )
+        return [chimeraxView(self, script)]
+
+    def _showStates(self, param=None):
+        states = getattr(self.protocol, "outputStates", None)
+        if states is None:
+            return [self.errorMessage("Particles were not told apart: ask for states in the form.")]
+        models = [(state.getFileName(), state.getObjLabel()) for state in states.iterItems()]
+        # The last is coloured: that with most particles
+        script = self.protocol._getExtraPath("show_states.cxc")
+        writeChimeraxScript(script, models[::-1], states.getFirstItem().getVolume())
         return [chimeraxView(self, script)]
 
     def _showIsolde(self, param=None):

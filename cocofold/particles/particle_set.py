@@ -182,10 +182,8 @@ class ParticleSet:
         indices : (k,) int or (n,) bool
         """
         rows = self._rows(indices)
-        chosen: dict[str, Any] = {
-            name: None if getattr(self, name) is None else np.asarray(getattr(self, name))[rows]
-            for name in PER_PARTICLE_FIELDS
-        }
+        known = ((name, getattr(self, name)) for name in PER_PARTICLE_FIELDS)
+        chosen: dict[str, Any] = {name: None if values is None else np.asarray(values)[rows] for name, values in known}
         if len(rows) == 0:
             return replace(self, **chosen)
         groups, chosen["optics_index"] = np.unique(self.optics_index[rows], return_inverse=True)
@@ -200,15 +198,14 @@ class ParticleSet:
     def limited_rows(self, first: int | None, most: int | None, seed: int) -> np.ndarray:
         """Rows, (n,) int, of the first so many particles, of them so many drawn with a seed, with all their tilts."""
         number = np.arange(len(self)) if self.particle_index is None else self.particle_numbers
-        chosen = np.arange(int(number.max(initial=-1)) + 1)[:first]
-        if most is not None and most < len(chosen):
-            chosen = np.random.default_rng(seed).choice(len(chosen), most, replace=False)
+        count = len(np.arange(int(number.max(initial=-1)) + 1)[:first])
+        drawn = most is not None and most < count
+        chosen = np.random.default_rng(seed).choice(count, most, replace=False) if drawn else np.arange(count)
         return np.flatnonzero(np.isin(number, chosen))
 
     def limited(self, first: int | None, most: int | None, seed: int) -> ParticleSet:
         """The particles of ``limited_rows``."""
-        rows = self.limited_rows(first, most, seed)
-        return self if len(rows) == len(self) else self.subset(rows)
+        return self.subset(self.limited_rows(first, most, seed))
 
     def without_cryosparc_aberrations(self, note: str) -> ParticleSet:
         """The same particles without the aberrations that cannot be applied, and with a note of that."""

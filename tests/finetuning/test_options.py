@@ -62,6 +62,7 @@ FLAGS = {
     "--device": "auto",
     "--processes": 1,
     "--threads": None,
+    "--ignore-aberrations": False,
     "--time-limit": None,
     "--stop-with": None,
     "--resume": False,

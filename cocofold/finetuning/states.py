@@ -92,7 +92,6 @@ def finetune_states(
         with endings.deferred():
             folder = at_end.enter_context(RunFolder(out, options, resume))
         if folder.finished and resume:
-            folder.log(f"{out}: is finished already; nothing to do")
             return folder.read_metrics()
         with errors_explained(folder, options, processes):
             began = time.monotonic()
@@ -167,8 +166,10 @@ class _States:
             parted = self._part_further(fits)
             if parted is None:
                 break
-            level += 1
+            level, before = level + 1, len(fits)
             fits = self._fit_parts(parted, level)
+            if len(fits) <= before:
+                break
         # Particles may have gone to other states meanwhile, and a state that is not supported gives its away.
         fits = self._fit_parts(self._supported(fits), level + 1)
         return self._finish(fits, began)
@@ -222,8 +223,8 @@ class _States:
 
     @property
     def observations(self) -> Observations:
-        """Images of all particles, once a start is known."""
-        assert self._observations is not None, "opened with the first model"
+        """Images of all particles."""
+        assert self._observations is not None, "known with the first model"
         return self._observations
 
     def _atoms(self, model: Model) -> tuple[torch.Tensor, AtomGaussians]:
@@ -272,9 +273,9 @@ class _States:
             metrics = self._run(run, mine, one.start, self.options.effort, check=False)
             model = answer_of(run)
             fitted.append(_Fit(run, one.start, model, self._sums(model), metrics, mine))
-        if not fitted:
-            raise InputError(f"{self.options.particles}: too few of the particles show a state; give more particles")
-        return self._different(fitted)
+        if fitted:
+            return self._different(fitted)
+        raise InputError(f"{self.options.particles}: too few of the particles show a state; give more particles")
 
     def _different(self, fits: list[_Fit]) -> list[_Fit]:
         """Without models that became those of another state."""
@@ -298,17 +299,31 @@ class _States:
                 if are_same(*models):
                     continue
                 two = [self._unfitted(one.start, model) for model in models]
-                if self._is_supported([*two, *others], mine, way):
+                if self._is_supported([*two, *others], [one, *others], mine, way):
                     return [*others, *two]
         return None
 
-    def _is_supported(self, fits: list[_Fit], mine: np.ndarray, name: str) -> bool:
-        """Whether held-out particles support that both of the first two models are shown, among some particles."""
+    def _is_supported(self, fits: list[_Fit], before: list[_Fit], mine: np.ndarray, name: str) -> bool:
+        """Whether held-out particles support that both of the first two models are shown, by some particles.
+
+        Of two models on either side of the right one each is better than the other for many particles, but the right
+        one is better for all.
+        """
         shares = self.mixture(fits).chances[torch.as_tensor(mine)].mean(0)
         evidence = self._evidence(fits)[:2]
+        gained = float((self._log_evidence(fits) - self._log_evidence(before)).sum())
         said = ", ".join(f"{share:.0%} ({total:.0f}, {count})" for share, (total, count) in zip(shares[:2], evidence))
-        self.folder.log(f"parted by {name}: shares (held-out evidence, particles that are certain) {said}")
-        return bool((shares[:2] >= _LEAST_SHARE).all()) and all(map(_is_enough, evidence))
+        self.folder.log(
+            f"parted by {name}: shares (held-out evidence, particles that are certain) {said}; evidence for both "
+            f"instead of one {gained:.0f}"
+        )
+        enough = gained > _LEAST_EVIDENCE and all(map(_is_enough, evidence))
+        return enough and bool((shares[:2] >= _LEAST_SHARE).all())
+
+    def _log_evidence(self, fits: list[_Fit]) -> torch.Tensor:
+        """Log-likelihood of each judging particle, given some models."""
+        judging = tensor_of(self.heldout) if self.heldout.any() else tensor_of(~self.heldout)
+        return self.mixture(fits).log_evidence([one.sums.of_rows(judging) for one in fits])
 
     def _evidence(self, fits: list[_Fit]) -> list[tuple[float, int]]:
         """For each model the log-likelihood that judging particles lose without it, and how many are certain."""
@@ -375,11 +390,8 @@ class _States:
             return FittedState(one.run, written, one.model, one.metrics)
         others, start = fits[:number] + fits[number + 1 :], read_model(written)
         if verdict not in (MIXED, NOT_BELONGING) and others and self.heldout.any():
-            evidence = [
-                self.mixture([*others, each]).log_evidence([*(other.sums for other in others), each.sums])
-                for each in (one, replace(one, sums=self._sums(start)))
-            ]
-            gained = float((evidence[0] - evidence[1])[tensor_of(self.heldout)].sum())
+            without = [*others, replace(one, sums=self._sums(start))]
+            gained = float((self._log_evidence([*others, one]) - self._log_evidence(without)).sum())
             if gained > _LEAST_EVIDENCE:
                 metrics = {**one.metrics, "verdict": SUPPORTED}
                 return FittedState(one.run, one.run / "candidate.cif", one.model, metrics)

@@ -333,10 +333,13 @@ def _chain_rows(run: FinishedRun, changed: ModelChanges, names: list[str]) -> li
     return rows
 
 
+# Figures that the section on states shows
+_OF_STATES = ("states", "differences", "certainty")
+
+
 def _run_facts(run: FinishedRun, versions: dict[str, str]) -> list[tuple[str, str]]:
     ended = datetime.fromtimestamp((run.path / "metrics.json").stat().st_mtime, timezone.utc)
-    elsewhere = ("frc_curves", "versions", "verdict_headline", "verdict_explanation", "evidence", "source")
-    elsewhere += ("states", "differences", "certainty")
+    elsewhere = ("frc_curves", "versions", "verdict_headline", "verdict_explanation", "evidence", "source", *_OF_STATES)
     shown = {name: value for name, value in run.metrics.items() if name not in elsewhere}
     return [
         ("run", str(run.path.absolute())),

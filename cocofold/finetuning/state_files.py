@@ -32,6 +32,9 @@ from cocofold.system.errors import InputError
 
 # Share of the particles held out, least number, and most of few: a state of one particle in ten should have ten.
 _HELD_OUT_SHARE, _FEWEST_HELD_OUT, _MOST_HELD_OUT_SHARE = 0.1, 60, 0.25
+# What held-out particles must say for a state: a log-likelihood that they lose without it ("very strong" evidence from
+# 5 on; images are noisier than the model of their noise), and so many of them that are its for nearly certain.
+LEAST_EVIDENCE, _FEWEST_CERTAIN = 10.0, 3
 # Particles for each state at least: fewer fit no model.
 FEWEST_PARTICLES = 50
 # Probability from which a particle is nearly certain to show its state, and above which it shows none
@@ -349,3 +352,8 @@ def class_numbers(path: Path) -> np.ndarray:
         return table["rlnClassNumber"].astype(int).to_numpy()
     except (KeyError, ValueError) as error:
         raise InputError(f"{path}: holds no classes of particles (rlnClassNumber); run it anew") from error
+
+
+def is_enough(evidence: tuple[float, int]) -> bool:
+    """Whether held-out particles support a state: evidence, and the number that are certain."""
+    return evidence[0] > LEAST_EVIDENCE and evidence[1] >= _FEWEST_CERTAIN

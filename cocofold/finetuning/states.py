@@ -26,10 +26,12 @@ from cocofold.finetuning.state_files import (
     CERTAIN,
     FEWEST_PARTICLES,
     JUNK_FROM,
+    LEAST_EVIDENCE,
     FittedState,
     answer_of,
     are_same,
     held_out_particles,
+    is_enough,
     metrics_of_states,
     require_possible_states,
     tensor_of,
@@ -64,9 +66,6 @@ from cocofold.system.processes import SignalHandler
 _FIRST_EFFORT = 0.3
 # A state is not fitted again where so few of its particles are others than before.
 _MOST_CHANGED = 0.05
-# What held-out particles must say for a state: a log-likelihood that they lose without it ("very strong" evidence from
-# 5 on; images are noisier than the model of their noise), and so many of them that are its for nearly certain.
-_LEAST_EVIDENCE, _FEWEST_CERTAIN = 10.0, 3
 _WAYS_TO_PART = ("start and result", "the main pull of single images")
 # Least share of the particles of what is told apart
 _LEAST_SHARE = 0.04
@@ -317,7 +316,7 @@ class _States:
             f"parted by {name}: shares (held-out evidence, particles that are certain) {said}; evidence for both "
             f"instead of one {gained:.0f}"
         )
-        enough = gained > _LEAST_EVIDENCE and all(map(_is_enough, evidence))
+        enough = gained > LEAST_EVIDENCE and all(map(is_enough, evidence))
         return enough and bool((shares[:2] >= _LEAST_SHARE).all())
 
     def _log_evidence(self, fits: list[_Fit]) -> torch.Tensor:
@@ -352,7 +351,7 @@ class _States:
         while len(kept) > 1:
             evidence = self._evidence(kept)
             weakest = int(np.argmin([total for total, _ in evidence]))
-            if all(map(_is_enough, evidence)):
+            if all(map(is_enough, evidence)):
                 break
             total, count = evidence[weakest]
             run = kept[weakest].run
@@ -392,11 +391,7 @@ class _States:
         if verdict not in (MIXED, NOT_BELONGING) and others and self.heldout.any():
             without = [*others, replace(one, sums=self._sums(start))]
             gained = float((self._log_evidence([*others, one]) - self._log_evidence(without)).sum())
-            if gained > _LEAST_EVIDENCE:
+            if gained > LEAST_EVIDENCE:
                 metrics = {**one.metrics, "verdict": SUPPORTED}
                 return FittedState(one.run, one.run / "candidate.cif", one.model, metrics)
         return FittedState(one.run, written, start, one.metrics)
-
-
-def _is_enough(evidence: tuple[float, int]) -> bool:
-    return evidence[0] > _LEAST_EVIDENCE and evidence[1] >= _FEWEST_CERTAIN

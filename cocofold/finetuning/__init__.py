@@ -1,4 +1,99 @@
 """Fine-tuning: the optimiser's loop, held-out particles, checkpoints.
 
 Knows atoms only through ``cocofold.sources.base.AtomSource``, and particles only through ``ParticleSet``.
+
+Here is how an option of a run is told, with its field: help, flag and what is allowed; and the options of states.
 """
+
+from __future__ import annotations
+
+from dataclasses import Field, dataclass, field, replace
+from typing import Any
+
+from cocofold.system.errors import InputError, require_within
+
+
+@dataclass(frozen=True)
+class OptionRules:
+    """What belongs to a field of ``Options`` besides its type and default."""
+
+    help: str
+    flag: str | None  # of the command line; "": that of the field's name; None: no flag sets the field
+    switches_off: bool = False  # the flag takes no value and sets the field to 0 or False; fields may share one
+    is_path: bool = False
+    within: tuple[float, float] | None = None  # least and largest value allowed
+    choices: tuple[str, ...] = ()  # values allowed; empty: any
+    network_only: bool = False  # concerns the network of a prediction only
+    map_only: bool = False  # concerns the fit in a map only
+    free_on_resume: bool = False  # a run may be resumed with another value
+    more_in: str = ""  # field that takes further values where the flag is given again
+
+
+def option_rules(one: Field) -> OptionRules:
+    """Rules of a field of ``Options``, its flag by name."""
+    rules: OptionRules = one.metadata["rules"]
+    return replace(rules, flag="--" + one.name.replace("_", "-")) if rules.flag == "" else rules
+
+
+def rules_of_field(help: str, flag: str | None = "", **rules: Any) -> dict[str, OptionRules]:
+    """Metadata of a field with rules."""
+    return {"rules": OptionRules(help, flag, **rules)}
+
+
+def option(default: Any, help: str, flag: str | None = "", **rules: Any) -> Any:
+    """Field with rules; its flag is by default that of its name."""
+    return field(default=default, metadata=rules_of_field(help, flag, **rules))
+
+
+def map_option(default: Any, help: str, flag: str | None = "", **rules: Any) -> Any:
+    """Field that concerns the fit in a map only."""
+    return option(default, f"With --map: {help}", flag, map_only=True, **rules)
+
+
+def off_switch(default: Any, help: str, flag: str, **rules: Any) -> Any:
+    """Field that the command line can only switch off."""
+    return option(default, help, flag, switches_off=True, **rules)
+
+
+def setting(default: Any, within: tuple[float, float] | None, help: str) -> Any:
+    """Field that no flag sets."""
+    return option(default, help, None, within=within)
+
+
+def compared_value(one: Field, value: Any, by_content: bool) -> Any:
+    """What must be the same where a run is resumed; ``by_content``: files are compared elsewhere."""
+    rules = option_rules(one)
+    if rules.free_on_resume or (by_content and one.name in ("particles_dir", "passthrough")):
+        return None
+    return value is not None if by_content and rules.is_path else value
+
+
+def check_value(one: Field, value: Any) -> None:
+    """Refuse a value that its field does not allow."""
+    rules = option_rules(one)
+    name = one.name if rules.flag is None or rules.switches_off else rules.flag
+    if rules.choices and value not in rules.choices:
+        raise InputError(f"{name} {value}: give {', '.join(rules.choices[:-1])} or {rules.choices[-1]}")
+    if rules.within is not None and value is not None:
+        require_within(name, value, *rules.within)
+
+
+MOST_STATES, MOST_STATES_FOUND = 9, 3  # more would be found by nobody's eye; what auto looks for
+
+
+@dataclass(frozen=True)
+class StateOptions:
+    """Particles that do not all show the same."""
+
+    states: str = option(
+        "1",
+        "Number of models, each for the particles that show it: 1 to 9, or auto for 1 to 3. States that held-out "
+        "particles do not support are not written.",
+    )
+    junk: str = option(
+        "off", "auto: particles that no state explains are set aside, and listed.", choices=("off", "auto")
+    )
+    other_models: list[str] = field(
+        default_factory=list, metadata=rules_of_field("Starts of further states.", None, is_path=True)
+    )
+    second_pass: bool = setting(True, None, "Whether a pass follows that fits those held out of few particles too.")

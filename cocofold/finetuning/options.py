@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from cocofold import __version__
-from cocofold.finetuning.option_rules import (
+from cocofold.finetuning import (
     MOST_STATES,
     MOST_STATES_FOUND,
     StateOptions,
@@ -21,11 +21,11 @@ from cocofold.finetuning.option_rules import (
     compared_value,
     option_rules,
 )
-from cocofold.finetuning.option_rules import map_option as _map_option
-from cocofold.finetuning.option_rules import off_switch as _off_switch
-from cocofold.finetuning.option_rules import option as _option
-from cocofold.finetuning.option_rules import rules_of_field as _rules
-from cocofold.finetuning.option_rules import setting as _setting
+from cocofold.finetuning import map_option as _map_option
+from cocofold.finetuning import off_switch as _off_switch
+from cocofold.finetuning import option as _option
+from cocofold.finetuning import rules_of_field as _rules
+from cocofold.finetuning import setting as _setting
 from cocofold.system.atomic_files import write_atomically
 from cocofold.system.errors import InputError
 

@@ -2,7 +2,8 @@
 
 What is inside a residue needs none: the backbone of a residue moves as one rigid body and side chains turn about
 bonds, so bonds, angles, planar groups, the hand of every CA and the pucker of every sugar stay as they were.
-``find_base_pairs`` says which bases are paired. ``WeightedSums``, at the end, are the sums with fixed weights of which restraints and motion fields are made.
+``find_base_pairs`` says which bases are paired. ``WeightedSums``, at the end, are the sums with fixed weights of which
+restraints and motion fields are made.
 """
 
 from __future__ import annotations

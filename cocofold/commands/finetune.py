@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 import shlex
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
@@ -152,8 +153,10 @@ def finetune(
             at_end.enter_context(together)
         at_end.enter_context(console_log())
         metrics = run(_options_from(given), out, resume, stop_with, together)
+        # By the log, which a terminal that is gone does not end
         next_step = f"cocofold report {shlex.quote(str(out))}"
-        typer.echo(f"{out / 'model.cif'}: the model. Next: {next_step}, which writes {out / 'report.html'}")
+        told = f"{out / 'model.cif'}: the model. Next: {next_step}, which writes {out / 'report.html'}"
+        logging.getLogger("cocofold").info(told)
     if exit_verdict:
         raise typer.Exit(_STATUS_OF_VERDICT[metrics["verdict"]])
 

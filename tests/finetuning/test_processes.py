@@ -108,6 +108,7 @@ def test_several_give_the_model_of_one(
     assert done.returncode == 0, done.stderr
     assert f"{count} processes compare images" in log(out)
     assert done.stdout.count("verdict:") == 1
+    assert done.stdout.splitlines()[-1].startswith(f"{out / 'model.cif'}: the model. Next: cocofold report {out}")
     assert (out / "model.cif").read_bytes() == (alone / "model.cif").read_bytes()
     assert (out / "density.mrc").stat().st_size == (alone / "density.mrc").stat().st_size
     known, found = (json.loads((folder / "metrics.json").read_text()) for folder in (alone, out))

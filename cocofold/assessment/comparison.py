@@ -375,8 +375,9 @@ def _draw_displacements(panel: Axes, chain: str, rows: Sequence[ResidueDisplacem
 
 def _draw_support(panel: Axes, chain: str, rows: Sequence[dict[str, Any]]) -> None:
     numbers = [row["number"] for row in rows]
-    value = np.array([row["support"] for row in rows])
-    error = np.array([row["standard_error"] for row in rows])
+    value = np.array([row["smoothed_support"] for row in rows])
+    error = np.array([row["smoothed_standard_error"] for row in rows])
+    panel.plot(numbers, [row["support"] for row in rows], ".", color="0.6", markersize=2)
     panel.axhline(0, color="0.6", linewidth=0.8)
     if np.isfinite(error).all():
         panel.fill_between(numbers, value - 2 * error, value + 2 * error, color="C1", alpha=0.3, linewidth=0)

@@ -120,6 +120,7 @@ class _Findings:
             "geometry": asdict(self.geometry),
             "geometry_of_start": None if self.geometry_of_start is None else asdict(self.geometry_of_start),
             **{f"changed_from_{name}": changed.as_dict() for name, changed in self.changed.items()},
+            "views": None if self.support is None else self.support.views.as_dict(),
             "frc": None if self.support is None else self.support.correlation,
             "support": self.support_rows(model),
             "against": [] if self.support is None else [str(stretch) for stretch in self.support.against],
@@ -164,6 +165,7 @@ def _print_findings(findings: _Findings) -> None:
         typer.echo(
             f"Fourier ring correlation with the particles, mean over rings and images: {support.correlation:.4f}"
         )
+        typer.echo(f"Views: {support.views}")
         typer.echo(f"Residues that the images speak against: {', '.join(map(str, support.against)) or 'none'}")
 
 

@@ -97,3 +97,21 @@ class StateOptions:
         default_factory=list, metadata=rules_of_field("Starts of further states.", None, is_path=True)
     )
     second_pass: bool = setting(True, None, "Whether a pass follows that fits those held out of few particles too.")
+
+
+_MOST_TWINS, _MOST_CYCLES = 20, 30  # errors are then known to a tenth of their size; as many as runs have
+
+
+@dataclass(frozen=True)
+class TwinOptions:
+    """Fits to halves of the particles, by which errors of residues are told."""
+
+    twin: int | None = option(
+        None,
+        "Then fit halves of the particles so often, in pairs that share none: how far these models lie apart tells "
+        "how wrong each residue may be. 2 cost as much as the run again, more tell it better.",
+        within=(2, _MOST_TWINS),
+    )
+    # Of a run that is a twin itself: its number from 0, and the cycle up to which it goes.
+    twin_number: int | None = setting(None, (0, _MOST_TWINS - 1), "Which half of the particles is fitted.")
+    twin_cycle: int | None = setting(None, (1, _MOST_CYCLES), "Cycle with which a twin ends.")

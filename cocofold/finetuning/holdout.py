@@ -17,12 +17,17 @@ _HELD_OUT_SHARE, _FEWEST_OF_SHARE = 0.05, 50  # at least 50: 5 % of fewer than 1
 _SMALL_SET_DIVISOR = 5
 # Of fewer particles none are held out: a fifth of them would be three.
 _FEWEST_TO_HOLD_OUT = 20
+# Of fewer images a fit follows their noise; then twins say more of that than of the whole set's errors.
+_FEWEST_OF_HALF = 10
 # Least number of held-out particles: the standard error of fewer paired gains says next to nothing.
 FEWEST_HELD_OUT = 4
 # Gains over the start, in standard errors of the mean gain of held-out images: above the first a cycle is an answer,
 # below the second nothing points to one. Larger values leave the start more often.
 _CLEAR_IN_ERRORS = 3.0
 _HINT_IN_ERRORS = 1.0
+# Cycles in a row without a new highest held-out correlation after which a pass ends. More go on longer after the best
+# cycle; fewer may stop at a stage that does not gain before one that does.
+MOST_CYCLES_WITHOUT_GAIN = 4
 # By how much the root mean square deviation of C-N bonds may rise above the start's in a fold that a network has kept.
 # Larger values let broken chains be answers.
 MOST_ADDED_LINK_RMS_ANGSTROM = 0.1
@@ -123,6 +128,11 @@ class TrainingPass:
             self.curves[f"held-out, {when}"] = heldout.nanmean(0).tolist()
 
     @property
+    def has_stopped_gaining(self) -> bool:
+        """Whether held-out particles tell that later cycles are no better."""
+        return len(self.heldout) > 0 and self.cycles[-1].number - self.highest >= MOST_CYCLES_WITHOUT_GAIN
+
+    @property
     def gave_answer(self) -> bool:
         """Whether it came to an answer; one that was to follow another may have lost the fold where that had not."""
         return bool(self.cycles) and self.last_cycle in (None, self.best)
@@ -149,6 +159,18 @@ class TrainingPass:
         for name in set(_KEPT_IN_CHECKPOINT) & set(facts):
             setattr(self, name, facts[name])
         self.cycles = [Cycle(**cycle) for cycle in facts["cycles"]]
+
+
+def lost_folds(passes: list[TrainingPass]) -> tuple[int, str | None]:
+    """Number of cycles that are no answer for their geometry, and a sentence about them."""
+    cycles = [cycle for this in passes for cycle in this.cycles if not this.keeps_fold(cycle)]
+    if not cycles:
+        return 0, None
+    worst, start = max(cycle.link_rms_angstrom for cycle in cycles), passes[0].cycles[0].link_rms_angstrom
+    return len(cycles), (
+        f"{len(cycles)} cycles have lost the fold and are no answer: C-N bonds deviate by up to {worst:.2f} Å "
+        f"root mean square (start {start:.2f} Å, allowed {start + MOST_ADDED_LINK_RMS_ANGSTROM:.2f} Å)"
+    )
 
 
 # Key of checkpoints in which rows that share an image are held out or fitted together.
@@ -242,6 +264,35 @@ def split_into_passes(
     shared = None if n_images == n_particles else np.unique(images[is_held_out], return_inverse=True)[1]
     first = TrainingPass(everything[~mask], everything[mask], watches_fold, shared)
     return [first] if n_images >= _ONE_PASS_FROM else [first, TrainingPass(everything, everything[:0], watches_fold)]
+
+
+def half_of(fitted: torch.Tensor, images: np.ndarray, number: int, seed: int) -> np.ndarray:
+    """Rows of a random half of the fitted ones, ascending; halves 2k and 2k + 1 share no image.
+
+    Parameters
+    ----------
+    fitted : (n,) int
+        Rows that a run fits in the end.
+    images : (n_particles,) int
+        Number of each particle's image.
+    number : int
+        Of the half.
+    seed : int
+
+    Raises
+    ------
+    InputError
+        If a half would have fewer than ten images.
+    """
+    rows = fitted.numpy()
+    numbers = np.unique(images[rows])
+    if len(numbers) < 2 * _FEWEST_OF_HALF:
+        raise InputError(
+            f"--twin: {len(numbers)} particles are too few for halves of at least {_FEWEST_OF_HALF}; leave --twin out"
+        )
+    drawn = np.random.default_rng([seed, 5, number // 2]).permutation(numbers)
+    half = drawn[: len(drawn) // 2] if number % 2 == 0 else drawn[len(drawn) // 2 :]
+    return rows[np.isin(images[rows], half)]
 
 
 def verdict_of_pass(judged: TrainingPass) -> str:

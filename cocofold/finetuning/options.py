@@ -17,6 +17,7 @@ from cocofold.finetuning import (
     MOST_STATES,
     MOST_STATES_FOUND,
     StateOptions,
+    TwinOptions,
     check_value,
     compared_value,
     option_rules,
@@ -131,7 +132,7 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
-class TrainingOptions:
+class TrainingOptions(TwinOptions):
     """Length of the run, what is compared, weights of the loss, and where it is computed."""
 
     cycles: int | None = _option(
@@ -324,6 +325,7 @@ class Options(StateOptions, NetworkOptions, TrainingOptions, ModelOptions, DataO
     def for_teacher(self, model: Path, symmetry: str | None) -> Options:
         """Options of the run that moves a prediction's model, placed, before its network learns the result."""
         own: dict[str, Any] = {"map": None, "placement": None, "remove_below": None, "remove_unseen": False}
+        own |= {"twin": None, "twin_cycle": None}
         own |= {one.name: one.default for kind in ("map_only", "network_only") for one in self._set_by(kind)}
         return replace(self, model=str(model), prediction=None, symmetry=symmetry, **own)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cocofold.finetuning.holdout import FEWEST_HELD_OUT
+from cocofold.finetuning.holdout import FEWEST_HELD_OUT, half_of, split_into_passes
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.run_folder import ModelState, RunFolder
 from cocofold.finetuning.starting_model import PredictedStart, StartingModel, start_from_model
@@ -176,7 +176,7 @@ def prepare_run(
         context = read_context(Path(options.context), model, start.hand == MIRRORED, particles, folder.log)
     _write_hand_and_copies(start, particles, folder)
     source = start.source()
-    folder.require_space(bytes_to_write(model, source, options.cycles, particles.box))
+    folder.require_space((1 + (options.twin or 0)) * bytes_to_write(model, source, options.cycles, particles.box))
     if options.scratch is not None:
         particles = _copy_to_scratch(particles, Path(options.scratch), folder, at_end)
     box, pixel = particles.box, particles.pixel_size_angstrom
@@ -325,13 +325,18 @@ def read_particles_of_run(options: Options) -> ParticleSet:
 
 
 def apply_particle_options(particles: ParticleSet, options: Options) -> ParticleSet:
-    """Those of the particles that the options ask for, without aberrations that are not applied."""
+    """Those that the options ask for, without aberrations that are not applied; of a twin half of what is fitted."""
     particles = leave_out_aberrations(particles, options.particles, options.resolution)
     particles = particles.limited(options.first, options.max_particles, options.seed)
     if particles.held_out is not None:
         numbers = particles.particle_numbers
         _check_marks(np.isin(np.unique(numbers), numbers[particles.held_out]), options)
-    return particles
+    if options.twin is None and options.twin_number is None:
+        return particles
+    marked, images = particles.held_out, particles.particle_numbers
+    *_, last = split_into_passes(len(particles), options.seed, options.heldout, marked=marked, images=images)
+    half = half_of(last.work, images, options.twin_number or 0, options.seed)
+    return particles if options.twin_number is None else replace(particles.subset(half), held_out=None)
 
 
 def _check_marks(held_out: np.ndarray, options: Options) -> None:

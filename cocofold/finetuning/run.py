@@ -14,8 +14,10 @@ import numpy as np
 import torch
 
 from cocofold.finetuning.holdout import (
+    MOST_CYCLES_WITHOUT_GAIN,
     Cycle,
     TrainingPass,
+    lost_folds,
     mean_of_finite,
     split_into_passes,
     spread_draw,
@@ -23,12 +25,12 @@ from cocofold.finetuning.holdout import (
 )
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.preparation import PreparedRun, find_start, prepare_run, read_particles_of_run
+from cocofold.finetuning.residue_findings import explain_changes, finish_twin, fit_twins
 from cocofold.finetuning.run_folder import ModelState, RunFolder
 from cocofold.finetuning.run_result import (
     answer_curves,
     answer_pass,
     examine_answer,
-    lost_folds,
     plot_curves,
     reconstruct_run,
     run_metrics,
@@ -52,9 +54,6 @@ from cocofold.system.progress import EtaEstimator, TrainingProgressBar
 # Number of fitted particles that are scored at the end of a cycle, to show how the fit goes: more give a steadier mean
 # and take longer; nothing is decided by it.
 _MOST_FITTED_IMAGES_SCORED = 500
-# Cycles in a row without a new highest held-out correlation after which a pass ends. More go on longer after the best
-# cycle; fewer may stop at a stage that does not gain before one that does.
-_MOST_CYCLES_WITHOUT_GAIN = 4
 
 
 def finetune(
@@ -175,11 +174,12 @@ class _Run:
         self.passes = split_into_passes(
             len(prepared.particles),
             options.seed,
-            options.heldout,
+            options.heldout if options.twin_number is None else 0,
             watches_fold=options.prediction is not None,
             marked=prepared.particles.held_out,
             images=prepared.particles.particle_numbers,
         )[: 1 + options.second_pass]
+        self.passes[0].last_cycle = options.twin_cycle
         self.best = prepared.start_state()
         self.second_fit: dict[str, Any] | None = None
 
@@ -259,9 +259,9 @@ class _Run:
                 self._end_cycle(number, loop, "start")
             with TrainingProgressBar(ends[-1], loop.step) as progress:
                 for end in ends[len(this.cycles) - 1 :]:
-                    if _has_stopped_gaining(this):
+                    if this.has_stopped_gaining:
                         self.folder.log(
-                            f"held-out particles have not gained for {_MOST_CYCLES_WITHOUT_GAIN} cycles: stopped"
+                            f"held-out particles have not gained for {MOST_CYCLES_WITHOUT_GAIN} cycles: stopped"
                         )
                         break
                     self._advance(loop, end, progress)
@@ -339,6 +339,8 @@ class _Run:
     def _finish(self) -> dict[str, Any]:
         """Write the answer and what is known of it."""
         prepared, folder, held_out = self.prepared, self.folder, bool(self.passes[0].start_images)
+        if self.options.twin_number is not None:
+            return finish_twin(prepared, self.best, folder, self.options, time.monotonic() - self.began)
         evidence = self._fit_again(examine_answer(prepared, self.best, folder, self.options.seed))
         better = SUPPORTED if self.second_fit is not None else verdict_of_pass(self.passes[0])
         verdict, reasons = judge(better, evidence, only_ordered(prepared.model), held_out)
@@ -347,7 +349,9 @@ class _Run:
         if not moves and (self.second_fit is not None or answer_pass(self.passes).best > 0):
             folder.write_model("candidate.cif", self.best.to_output(prepared.model), prepared.start.placed_as)
             self.best = prepared.start_state()
-        removed = write_answer(prepared, self.best, folder, self.options, evidence if moves else None)
+        answer = self.second_fit or {"best_cycle": answer_pass(self.passes).best}
+        errors = fit_twins(prepared, self.best, folder, self.options, answer, self.run_inside) if moves else None
+        removed = write_answer(prepared, self.best, folder, self.options, evidence if moves else None, errors)
         lost, note = lost_folds(self.passes)
         if note:
             folder.log(note)
@@ -362,6 +366,8 @@ class _Run:
             answer=self.best if moves else None,
             cycles_that_lost_the_fold=lost,
             residues_removed=removed,
+            errors=errors,
+            changed=explain_changes(prepared, self.best, folder, self.options.seed) if moves else None,
             seconds=time.monotonic() - self.began,
         )
         folder.write_metrics(metrics)
@@ -377,11 +383,8 @@ class _Run:
         may = options.set_aside == "auto" and options.effort >= 1 and options.prediction is None
         if not may or prepared.start.symmetry or evidence is None or not evidence.asks_for_second_fit:
             return evidence
-        run = folder.path / "set_aside"
-        folder.log(
-            f"{100 * evidence.unexplained:.0f} % of the signal is explained by no atom: the model is fitted again from "
-            f"the start with that density set aside; see {run}"
-        )
+        run, percent = folder.path / "set_aside", f"{100 * evidence.unexplained:.0f} %"
+        folder.log(f"{percent} of the signal is explained by no atom: fitted again with that set aside; see {run}")
         again = self.run_inside(options.for_second_fit(folder.path / "models" / "cycle_00.cif"), run)
         first = answer_pass(self.passes).cycles[answer_pass(self.passes).best]
         explains_less = (again["frc_heldout"] or 0) < (first.frc_heldout or 0)
@@ -390,7 +393,3 @@ class _Run:
         tensors, _ = load_checkpoint(run / "checkpoints" / "latest.safetensors")
         self.best, self.second_fit = ModelState.pop_from_checkpoint(tensors, prepared.device), again
         return examine_answer(prepared, self.best, folder, self.options.seed)
-
-
-def _has_stopped_gaining(this: TrainingPass) -> bool:
-    return len(this.heldout) > 0 and this.cycles[-1].number - this.highest >= _MOST_CYCLES_WITHOUT_GAIN

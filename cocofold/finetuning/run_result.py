@@ -12,9 +12,11 @@ import torch
 
 from cocofold import __version__
 from cocofold.assessment.backbone_geometry import measure_geometry
-from cocofold.finetuning.holdout import MOST_ADDED_LINK_RMS_ANGSTROM, TrainingPass, spread_draw
+from cocofold.assessment.what_changed import WhatChanged
+from cocofold.finetuning.holdout import TrainingPass, spread_draw
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.preparation import PreparedRun
+from cocofold.finetuning.residue_findings import ResidueErrors, write_errors
 from cocofold.finetuning.run_folder import ModelState, RunFolder
 from cocofold.finetuning.verdict import Evidence, gather_evidence, verdict_text
 from cocofold.likelihood.explained_signal import ExplainedSignal
@@ -100,7 +102,12 @@ def examine_answer(prepared: PreparedRun, state: ModelState, folder: RunFolder, 
 
 
 def write_answer(
-    prepared: PreparedRun, state: ModelState, folder: RunFolder, options: Options, evidence: Evidence | None
+    prepared: PreparedRun,
+    state: ModelState,
+    folder: RunFolder,
+    options: Options,
+    evidence: Evidence | None,
+    errors: ResidueErrors | None = None,
 ) -> int:
     """Write ``model.cif``, the first subunit of an assembly, and ``density.mrc``.
 
@@ -115,6 +122,8 @@ def write_answer(
     evidence : Evidence, optional
         Parts that no image shows are put back to where they were beside the parts that moved, with the occupancy that
         was found.
+    errors : ResidueErrors, optional
+        Of the whole model's residues, added to the files.
 
     Returns
     -------
@@ -140,6 +149,10 @@ def write_answer(
         first = whole.first_copy(start.subunit)
         own = kept[: len(start.subunit.residues)]
         folder.write_model(SUBUNIT_FILE, first if own.all() else first.only(own), {"hand": start.hand})
+        if errors is not None:
+            write_errors(folder.path, SUBUNIT_FILE, first.model, errors)
+    if errors is not None:
+        write_errors(folder.path, "model.cif", whole.model, errors)
     folder.write_density(written, particles.box, particles.pixel_size_angstrom)
     removed = int((~kept).sum())
     if removed:
@@ -218,18 +231,6 @@ def plot_curves(path: Path, resolutions: list[float], curves: dict[str, list[flo
         FigureCanvasAgg(figure).print_figure(str(partial), format="png", dpi=120)
 
 
-def lost_folds(passes: list[TrainingPass]) -> tuple[int, str | None]:
-    """Number of cycles that are no answer for their geometry, and a sentence about them."""
-    cycles = [cycle for this in passes for cycle in this.cycles if not this.keeps_fold(cycle)]
-    if not cycles:
-        return 0, None
-    worst, start = max(cycle.link_rms_angstrom for cycle in cycles), passes[0].cycles[0].link_rms_angstrom
-    return len(cycles), (
-        f"{len(cycles)} cycles have lost the fold and are no answer: C-N bonds deviate by up to {worst:.2f} Å "
-        f"root mean square (start {start:.2f} Å, allowed {start + MOST_ADDED_LINK_RMS_ANGSTROM:.2f} Å)"
-    )
-
-
 def answer_pass(passes: list[TrainingPass]) -> TrainingPass:
     """Pass whose best cycle is the answer: the last one, or the first where the last came to none."""
     return passes[-1] if passes[-1].gave_answer else passes[0]
@@ -255,6 +256,8 @@ def run_metrics(
     answer: ModelState | None,
     cycles_that_lost_the_fold: int,
     residues_removed: int,
+    errors: ResidueErrors | None,
+    changed: WhatChanged | None,
     seconds: float,
 ) -> dict[str, Any]:
     """Content of ``metrics.json``.
@@ -271,6 +274,10 @@ def run_metrics(
     answer : ModelState, optional
         The model, where it is another one than the start.
     cycles_that_lost_the_fold, residues_removed : int
+    errors : ResidueErrors, optional
+        By twin runs.
+    changed : WhatChanged, optional
+        From the start to the answer.
     seconds : float
         Time of the run without the fit into a map and the teacher's run.
     """
@@ -302,6 +309,8 @@ def run_metrics(
         "hand": start.hand,
         "source": prepared.source_description,
         "symmetry": start.symmetry or "C1",
+        "changed": None if changed is None else changed.as_dict(),
+        "errors": None if errors is None else errors.as_dict(prepared.model),
         "particles": len(prepared.particles),
         "heldout_particles": len(judged.heldout),
         "passes": len(passes),

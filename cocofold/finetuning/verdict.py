@@ -15,8 +15,8 @@ from cocofold.likelihood.explained_signal import (
     PartOccupancy,
     PlacementScore,
 )
-from cocofold.likelihood.local_fit import LocalFit, find_local_fit
 from cocofold.likelihood.residue_support import parts_of, stretches_of
+from cocofold.likelihood.set_aside import LocalFit, find_local_fit
 from cocofold.mapfit.unexplained_density import UnexplainedDensity
 from cocofold.structure.model import Model
 

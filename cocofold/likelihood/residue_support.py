@@ -22,6 +22,7 @@ from cocofold.likelihood.frc_loss import (
 from cocofold.likelihood.observed_images import Observations, refuse_incompatible_input
 from cocofold.likelihood.particle_optics import leave_out_aberrations
 from cocofold.particles import read_particles
+from cocofold.particles.poses import view_directions
 from cocofold.structure.confidence import ordered_atoms
 from cocofold.structure.model import Model
 from cocofold.system.errors import require_within
@@ -42,6 +43,9 @@ _WINDOW_RESIDUES, _LEAST_SHARE_OF_MEAN, _SIGMAS = 9, 0.5, 3.0
 # parts have larger errors, longer ones hide what is wrong within them. Large models have longer ones, for time.
 _PART_RESIDUES, _MOST_PARTS = 12, 200
 
+# A share of shifts that is shown below this is round-off; where errors grow by less than the factor, views are even.
+_NEXT_TO_NOTHING, _UNEVEN_FACTOR = 1e-6, 1.2
+
 
 class Stretch(NamedTuple):
     """Residues of a chain, by number, from the first to the last."""
@@ -52,6 +56,46 @@ class Stretch(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.chain} {self.first}-{self.last}"
+
+
+@dataclass(frozen=True)
+class ViewCoverage:
+    """In which directions the views of a set of images tell positions, and in which they tell less.
+
+    An image tells nothing of a shift along its view. Views evenly from all sides tell all directions alike.
+
+    Attributes
+    ----------
+    factors : (3,) float
+        How many times as large errors are along each axis as with as many even views, the largest first; infinite
+        along an axis that no image tells of.
+    axes : (3, 3) float
+        Unit vectors in the map's frame, one a row.
+    """
+
+    factors: np.ndarray
+    axes: np.ndarray
+
+    @classmethod
+    def of(cls, rotations: np.ndarray) -> ViewCoverage:
+        """Of images whose matrices A (``particles.poses``) are ``rotations``, (n, 3, 3)."""
+        views = view_directions(rotations)
+        # Share of a shift along each axis that images show: on average two thirds with even views.
+        shown, axes = np.linalg.eigh(np.eye(3) - views.T @ views / len(views))
+        with np.errstate(divide="ignore"):
+            return cls(np.sqrt(2 / 3 / np.where(shown < _NEXT_TO_NOTHING, 0, shown)), axes.T)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; None stands for what is infinite."""
+        factors = [round(value, 3) if np.isfinite(value) else None for value in self.factors.tolist()]
+        return {"error_factors": factors, "axes": np.round(self.axes, 4).tolist()}
+
+    def __str__(self) -> str:
+        axis = ", ".join(f"{value:.2f}" for value in self.axes[0])
+        if not np.isfinite(self.factors[0]):
+            return f"no image tells of shifts along ({axis}): positions along it are those of the start"
+        text = f"along ({axis}) errors are {self.factors[0]:.2f} times those of even views"
+        return text if self.factors[0] >= _UNEVEN_FACTOR else f"views tell all directions about alike: {text}"
 
 
 @dataclass(frozen=True)
@@ -68,6 +112,10 @@ class ResidueSupport:
         zero are those that the images ask for less than for the rest.
     standard_errors : (n_residues,) float
         From ten groups of images; infinite if there are fewer images.
+    smoothed, smoothed_errors : (n_residues,) float
+        Means over the nine nearest residues of the chain, and their standard errors from the same groups.
+    views : ViewCoverage
+        Of the images.
     against : tuple of Stretch
         Stretches of chains that the images speak against, as ``opposed_stretches`` finds them.
     """
@@ -75,14 +123,17 @@ class ResidueSupport:
     correlation: float
     residues: np.ndarray
     standard_errors: np.ndarray
+    smoothed: np.ndarray
+    smoothed_errors: np.ndarray
+    views: ViewCoverage
     against: tuple[Stretch, ...]
 
     def rows(self, model: Model) -> list[dict[str, Any]]:
         """Each residue of the model with its support, for JSON."""
-        return [
-            {**key._asdict(), "support": value, "standard_error": error}
-            for key, value, error in zip(model.residues, self.residues.tolist(), self.standard_errors.tolist())
-        ]
+        names = ("support", "standard_error", "smoothed_support", "smoothed_standard_error")
+        columns = (self.residues, self.standard_errors, self.smoothed, self.smoothed_errors)
+        rows = zip(*(column.tolist() for column in columns))
+        return [{**key._asdict(), **dict(zip(names, row))} for key, row in zip(model.residues, rows)]
 
 
 @dataclass(frozen=True)
@@ -194,17 +245,32 @@ class ImageAgreement:
             added = (found.amplitudes * gaussians.amplitudes).double().cpu().numpy()
             np.add.at(share, model.residue_of_atom[heavy], added)
         sizes = [len(rows) for rows in groups]
-        errors = np.full(shares.shape[1], np.inf)
+        near = smoothed_along_chains(model, shares)
+        errors = np.full((2, shares.shape[1]), np.inf)
         if len(groups) == _IMAGE_GROUPS:
-            errors = shares.std(0, ddof=1) / np.sqrt(_IMAGE_GROUPS)
-        correlation, residues = float(np.average(values, weights=sizes)), np.average(shares, axis=0, weights=sizes)
-        return ResidueSupport(correlation, residues, errors, opposed_stretches(model, correlation, residues, errors))
+            errors = np.stack([shares, near]).std(1, ddof=1) / np.sqrt(_IMAGE_GROUPS)
+        correlation = float(np.average(values, weights=sizes))
+        residues, smoothed = (np.average(some, axis=0, weights=sizes) for some in (shares, near))
+        views = ViewCoverage.of(self._observations.particles.rotations)
+        against = opposed_stretches(model, correlation, residues, errors[0])
+        return ResidueSupport(correlation, residues, errors[0], smoothed, errors[1], views, against)
 
     def _gaussians(self, numbers: np.ndarray) -> AtomGaussians:
         return AtomGaussians.from_elements(numbers, self._observations.device)
 
     def _tensor(self, positions: np.ndarray) -> torch.Tensor:
         return torch.as_tensor(positions, dtype=torch.float32, device=self._observations.device)
+
+
+def smoothed_along_chains(model: Model, values: np.ndarray) -> np.ndarray:
+    """Means of values, (..., n_residues), over the nine nearest residues of each chain, or all of a shorter one."""
+    chains = np.array([key.chain for key in model.residues])
+    found = np.empty_like(values)
+    for chain in dict.fromkeys(chains.tolist()):
+        rows = np.flatnonzero(chains == chain)
+        size = min(_WINDOW_RESIDUES, len(rows))
+        found[..., rows] = uniform_filter1d(values[..., rows], size, axis=-1, mode="nearest")
+    return found
 
 
 def opposed_stretches(

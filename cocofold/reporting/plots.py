@@ -116,6 +116,9 @@ def displacement_plots(run: FinishedRun, changed: ModelChanges) -> list[tuple[st
             _line("in place", numbers, _rounded(changed.in_place[rows]), _WORK_COLOUR, "{y:.2f} Å", text=names),
             _line("superposed", numbers, _rounded(changed.superposed[rows]), _GREY, "{y:.2f} Å", text=names),
         ]
+        if run.errors_angstrom is not None:
+            errors = _rounded(run.errors_angstrom[rows])
+            traces.append(_line("error", numbers, errors, _HELDOUT_COLOUR, "± {y:.2f} Å", text=names))
         if run.plddt is not None:
             plddt = _rounded(run.plddt[rows])
             traces.append(_line("pLDDT", numbers, plddt, _PLDDT_COLOUR, "{y:.2f}", text=names, axis="y2"))

@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from cocofold.finetuning.options import Options
+from cocofold.finetuning.residue_findings import read_errors
 from cocofold.mapfit.placement_file import MIRRORED
 from cocofold.mapfit.workflow import MIRRORED_MAP_FILE
 from cocofold.particles.mrc import open_map
@@ -42,6 +43,8 @@ class FinishedRun:
         Gaussians of the answer.
     plddt : (n_residues,) float or None
         pLDDT of the answer's residues, NaN where none is stated.
+    errors_angstrom : (n_residues,) float or None
+        One sigma of the position of each of the answer's residues, where twin runs told it.
     """
 
     path: Path
@@ -53,6 +56,7 @@ class FinishedRun:
     amplitudes: np.ndarray
     widths_angstrom: np.ndarray
     plddt: np.ndarray | None
+    errors_angstrom: np.ndarray | None
 
     @property
     def answer_file(self) -> Path:
@@ -132,10 +136,11 @@ def read_run(path: Path) -> FinishedRun:
     answer_file = path / _ANSWER
     answer = read_model(answer_file)
     amplitudes, widths = _read_gaussians(answer_file, len(answer))
-    start = read_model(path / _START)
-    return FinishedRun(
-        path, options, metrics, cycles, start, answer, amplitudes, widths, _stated_plddt(answer_file, answer)
-    )
+    start, plddt = read_model(path / _START), _stated_plddt(answer_file, answer)
+    found = read_errors(answer_file)
+    errors = np.array([found.get((one.chain, one.number, one.insertion_code), (np.nan,))[0] for one in answer.residues])
+    known = errors if found else None
+    return FinishedRun(path, options, metrics, cycles, start, answer, amplitudes, widths, plddt, known)
 
 
 def read_density(path: Path) -> tuple[np.ndarray, np.ndarray]:

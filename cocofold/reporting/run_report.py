@@ -53,8 +53,10 @@ from cocofold.reporting.run_contents import (
 )
 from cocofold.reporting.viewer_files import (
     ISOLDE_SCRIPT,
+    MOTION_SCRIPT,
     ViewerFrame,
     isolde_script,
+    motion_files,
     viewer_density,
     viewer_model,
     write_isolde_models,
@@ -84,7 +86,7 @@ def write_report(
     title: str | None = None,
     relaxed: Path | None = None,
 ) -> WrittenReport:
-    """Write ``report.html`` and ``isolde/open_in_isolde.cxc`` into the folder of a finished run.
+    """Write ``report.html``, ``isolde/open_in_isolde.cxc`` and ``motions/`` into the folder of a finished run.
 
     Parameters
     ----------
@@ -119,6 +121,9 @@ def write_report(
         script.parent.mkdir(exist_ok=True)
         write_isolde_models(run, frame)
         write_atomically(script, commands)
+        for name, content in motion_files(run).items():
+            (path / MOTION_SCRIPT).parent.mkdir(exist_ok=True)
+            write_atomically(path / MOTION_SCRIPT.parent / name, content)
         write_atomically(page, text)
     return WrittenReport(page, script, seen.missing)
 
@@ -227,6 +232,8 @@ def _run_parts(run: FinishedRun, changed: ModelChanges) -> dict[str, Any]:
         "start_name": Path(run.start_name).name,
         "verdict": describe_verdict(run, changed),
         "has_plddt": run.plddt is not None,
+        "has_errors": run.errors_angstrom is not None,
+        "changes": (run.metrics.get("changed") or {}).get("sentences", []),
         "has_density": True,
         "removed": len(run.start.residues) - len(run.answer.residues),
         "methods": methods_paragraph(run),
@@ -339,8 +346,8 @@ _OF_STATES = ("states", "differences", "certainty")
 
 def _run_facts(run: FinishedRun, versions: dict[str, str]) -> list[tuple[str, str]]:
     ended = datetime.fromtimestamp((run.path / "metrics.json").stat().st_mtime, timezone.utc)
-    elsewhere = ("frc_curves", "versions", "verdict_headline", "verdict_explanation", "evidence", "source", *_OF_STATES)
-    shown = {name: value for name, value in run.metrics.items() if name not in elsewhere}
+    elsewhere = ("frc_curves", "versions", "verdict_headline", "verdict_explanation", "evidence", "source", "changed")
+    shown = {name: value for name, value in run.metrics.items() if name not in (*elsewhere, *_OF_STATES)}
     return [
         ("run", str(run.path.absolute())),
         ("ended", f"{ended:%Y-%m-%d %H:%M} UTC"),
@@ -366,6 +373,7 @@ def _viewer_data(
             "name": f"{key.name} {key.number}{key.insertion_code}",
             "moved": _number(changed.in_place[row]),
             "plddt": None if run.plddt is None else _number(run.plddt[row]),
+            "error": None if run.errors_angstrom is None else _number(run.errors_angstrom[row]),
         }
         for row, key in enumerate(run.answer.residues)
     ]

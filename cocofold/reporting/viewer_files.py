@@ -18,6 +18,7 @@ from cocofold.structure.read_model import write_moved_model
 from cocofold.system.errors import InputError
 
 ISOLDE_SCRIPT = Path("isolde") / "open_in_isolde.cxc"
+MOTION_SCRIPT = Path("motions") / "show_motions.cxc"
 # ChimeraX expands these in names of files, or ends the name there.
 _UNSAFE_IN_CHIMERAX = re.compile(r'["\\*?\[\]\x00-\x1f\x7f]')
 _Vector = Tuple[float, float, float]
@@ -118,6 +119,51 @@ def isolde_script(run: FinishedRun, map_file: Path | None = None, frame: ViewerF
         "# To begin: select atoms and press play, or: isolde sim start #1",
     ]
     return "\n".join(lines) + "\n"
+
+
+# ChimeraX's colours of bodies that moved
+_BODY_COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+# Half the length (Å) that an axis has at least where it is drawn
+_AXIS_REACH = 15.0
+
+
+def motion_files(run: FinishedRun) -> dict[str, str]:
+    """Contents of ``motions/show_motions.cxc`` and of the arrows that it opens; empty where nothing moved as a body.
+
+    An arrow leads from where each body's centre would be without its motion to where it is; rods are the axes.
+    """
+    bodies = (run.metrics.get("changed") or {}).get("moved", [])
+    if not bodies:
+        return {}
+    folder = (run.path / MOTION_SCRIPT).parent
+    opened = [_quoted(path, folder) for path in (run.answer_file, run.start_file)]
+    lines = [
+        "# Opens start and result with the motions between them, in ChimeraX.",
+        f"open {opened[0]} name result",
+        f"open {opened[1]} name start",
+        "cartoon",
+        "hide atoms",
+        "color #1 #b8bdc4",
+        "color #2 #8f959d transparency 60",
+        'open "motions.bild" name motions',
+    ]
+    arrows = []
+    for number, body in enumerate(bodies):
+        colour = _BODY_COLOURS[number % len(_BODY_COLOURS)]
+        lines.append(
+            f"# {', '.join(body['residues'])}: {body['angle_degrees']:.0f}°, {body['centre_shift_angstrom']:.1f} Å"
+        )
+        lines += [f"color #1/{' '.join(one.split()).replace(' ', ':')} {colour}" for one in body["residues"]]
+        arrows.append(f".color {colour}")
+        ends = [" ".join(f"{value:.2f}" for value in body[end]) for end in ("from_angstrom", "to_angstrom")]
+        if body["centre_shift_angstrom"] > 0:
+            arrows.append(f".arrow {ends[0]} {ends[1]} 0.5 1.2 0.75")
+        if body["axis"] is not None:
+            axis, point = np.array(body["axis"]), np.array(body["point_angstrom"])
+            rod = np.r_[point - _AXIS_REACH * axis, point + _AXIS_REACH * axis]
+            arrows.append(".cylinder " + " ".join(f"{value:.2f}" for value in rod) + " 0.3")
+    lines.append("view")
+    return {MOTION_SCRIPT.name: "\n".join(lines) + "\n", "motions.bild": "\n".join(arrows) + "\n"}
 
 
 def _quoted(path: Path, folder: Path) -> str:

@@ -187,30 +187,36 @@ class ScrewMotion:
         Of the axis, the one nearest to the body's centre.
     along_axis_angstrom : float
         Shift along the axis; 0 without one.
-    centre_shift_angstrom : float
-        By which the body's centre moves.
+    from_angstrom, to_angstrom : (3,) float
+        The body's centre before and after.
     """
 
     angle_degrees: float
     axis: np.ndarray | None
     point_angstrom: np.ndarray | None
     along_axis_angstrom: float
-    centre_shift_angstrom: float
+    from_angstrom: np.ndarray
+    to_angstrom: np.ndarray
+
+    @property
+    def centre_shift_angstrom(self) -> float:
+        """By how much the body's centre moves."""
+        return float(np.linalg.norm(self.to_angstrom - self.from_angstrom))
 
     @classmethod
     def of(cls, rotation: np.ndarray, translation: np.ndarray, centre: np.ndarray) -> ScrewMotion:
         """Of ``x -> rotation @ x + translation``, (3, 3) and (3,) Å, of a body with its centre there, (3,) Å."""
         turn = Rotation.from_matrix(rotation).as_rotvec()
         angle = float(np.linalg.norm(turn))
-        moved = float(np.linalg.norm(rotation @ centre + translation - centre))
+        ends = centre, rotation @ centre + translation
         if np.degrees(angle) < _LEAST_TURN_DEGREES:
-            return cls(float(np.degrees(angle)), None, None, 0.0, moved)
+            return cls(float(np.degrees(angle)), None, None, 0.0, *ends)
         axis = turn / angle
         along = float(axis @ translation)
         # (1 - R) p = t across the axis; what lies along the axis is free, and taken from the centre.
         point = np.linalg.lstsq(np.eye(3) - rotation, translation - along * axis, rcond=None)[0]
         point = point + axis * (axis @ (centre - point))
-        return cls(float(np.degrees(angle)), axis, point, along, moved)
+        return cls(float(np.degrees(angle)), axis, point, along, *ends)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, rounded."""
@@ -222,6 +228,8 @@ class ScrewMotion:
             ),
             "along_axis_angstrom": round(self.along_axis_angstrom, 2),
             "centre_shift_angstrom": round(self.centre_shift_angstrom, 2),
+            "from_angstrom": [round(value, 2) for value in self.from_angstrom.tolist()],
+            "to_angstrom": [round(value, 2) for value in self.to_angstrom.tolist()],
         }
 
     def __str__(self) -> str:

@@ -11,7 +11,7 @@ from maps_of_models import imaged, is_lid, whole_model
 from cocofold.finetuning.run_result import put_back
 from cocofold.finetuning.verdict import Evidence, gather_evidence, judge, share_below_zero, verdict_text
 from cocofold.likelihood.explained_signal import ExplainedShare, ExplainedSignal, PartOccupancy, PlacementScore
-from cocofold.likelihood.local_fit import LocalFit
+from cocofold.likelihood.set_aside import LocalFit
 from cocofold.mapfit.unexplained_density import UnexplainedDensity
 from cocofold.structure.model import Model
 

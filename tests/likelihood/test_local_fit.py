@@ -10,7 +10,7 @@ from maps_of_models import imaged, whole_model
 from scipy.spatial.transform import Rotation
 
 from cocofold.likelihood.explained_signal import ExplainedSignal
-from cocofold.likelihood.local_fit import find_local_fit
+from cocofold.likelihood.set_aside import find_local_fit
 from cocofold.structure.model import Model
 from cocofold.structure.topology import Backbone, residue_frames
 

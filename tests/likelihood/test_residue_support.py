@@ -10,7 +10,13 @@ import torch
 from disordered_models import with_tail
 
 from cocofold.commands.demo import closed_state
-from cocofold.likelihood.residue_support import ImageAgreement, ParticlesOfModel, opposed_stretches
+from cocofold.likelihood.residue_support import (
+    ImageAgreement,
+    ParticlesOfModel,
+    ViewCoverage,
+    opposed_stretches,
+    smoothed_along_chains,
+)
 from cocofold.structure.confidence import only_ordered, read_order
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
@@ -89,3 +95,40 @@ def test_stretches_at_both_ends_of_a_chain_are_named() -> None:
     assert str(found[0]) == f"{found[0].chain} {first[0]}-{first[1]}"
     everything = opposed_stretches(model, 0.2, np.full(len(numbers), -1e-2), errors)
     assert [(stretch.first, stretch.last) for stretch in everything] == [(numbers[0], numbers[-1])]
+
+
+def rotations_of(views: np.ndarray) -> np.ndarray:
+    """Matrices whose third rows are these views, (n, 3)."""
+    across = np.cross(views, np.add(np.roll(views, 1, axis=1), [0.3, 0.1, -0.2]))
+    across /= np.linalg.norm(across, axis=1, keepdims=True)
+    return np.stack([across, np.cross(views, across), views], axis=1)
+
+
+def test_even_views_tell_all_directions_alike() -> None:
+    views = np.concatenate([np.eye(3), -np.eye(3)])
+    found = ViewCoverage.of(rotations_of(views))
+    assert found.factors == pytest.approx(1)
+    assert "alike" in str(found)
+
+
+def test_views_around_an_axis_tell_nothing_less_along_it_and_views_along_one_nothing() -> None:
+    axis = np.array([2.0, -1.0, 2.0]) / 3
+    along = ViewCoverage.of(rotations_of(np.tile(axis, (5, 1))))
+    assert np.isinf(along.factors[0])
+    assert along.as_dict()["error_factors"][0] is None
+    assert abs(along.axes[0] @ axis) == pytest.approx(1)
+    assert "no image tells" in str(along)
+    across = [np.cross(axis, [1.0, 0, 0]), np.cross(axis, np.cross(axis, [1.0, 0, 0]))]
+    views = np.array([view / np.linalg.norm(view) for view in across])
+    around = ViewCoverage.of(rotations_of(views))
+    # Every image shows a shift along the axis whole, and one across it by half.
+    assert around.factors == pytest.approx([np.sqrt(4 / 3), np.sqrt(4 / 3), np.sqrt(2 / 3)])
+    assert abs(around.axes[2] @ axis) == pytest.approx(1)
+
+
+def test_means_of_neighbours_stay_within_chains(shared_data: Path) -> None:
+    model = read_model(shared_data / "tcr" / "truth.cif")
+    chains = np.array([key.chain for key in model.residues])
+    values = (chains == "C").astype(float)
+    assert (smoothed_along_chains(model, values) == values).all()
+    assert smoothed_along_chains(model, np.stack([values, 2 * values]))[1].max() == pytest.approx(2)

@@ -67,6 +67,8 @@ const CHAINS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"
 const RAMP = ["#3b4cc0", "#7b9ff9", "#c0d4f5", "#f2cbb7", "#ee8468", "#b40426"];
 const PLDDT = [[90, "#0053d6", "above 90"], [70, "#65cbf3", "70 to 90"], [50, "#ffdb13", "50 to 70"], [-1, "#ff7d45", "below 50"]];
 const UNKNOWN = "#b8bdc4";
+/* Å, at which the colours of errors end: neighbours cannot be told apart. */
+const MOST_ERROR = 3;
 
 function onRamp(share) {
   const at = Math.min(Math.max(share, 0), 1) * (RAMP.length - 1);
@@ -135,6 +137,7 @@ class Stage {
     const value = residue[this.colour];
     if (value === null) return UNKNOWN;
     if (this.colour === "plddt") return PLDDT.find(([least]) => value > least)[1];
+    if (this.colour === "error") return onRamp(value / MOST_ERROR);
     return onRamp(value / this.content.most_moved);
   }
 
@@ -155,6 +158,7 @@ class Stage {
       if (!residue) return;
       const parts = [residue.name + ", chain " + this.content.chains[residue.chain]];
       if (residue.moved !== null) parts.push("moved " + residue.moved.toFixed(2) + " Å");
+      if (residue.error !== null) parts.push("error " + residue.error.toFixed(2) + " Å");
       if (residue.plddt !== null) parts.push("pLDDT " + residue.plddt.toFixed(0));
       picked.textContent = parts.join("; ");
     };
@@ -185,12 +189,12 @@ function showLegend(stage) {
     mark.style.background = colour;
     add(text).prepend(mark);
   };
-  if (stage.colour === "moved") {
-    add("moved: 0 Å");
+  if (stage.colour === "moved" || stage.colour === "error") {
+    add(stage.colour + ": 0 Å");
     const ramp = Object.assign(document.createElement("span"), { className: "ramp" });
     ramp.style.background = "linear-gradient(to right, " + RAMP.join(",") + ")";
     legend.appendChild(ramp);
-    add(stage.content.most_moved.toFixed(1) + " Å and more");
+    add((stage.colour === "error" ? MOST_ERROR : stage.content.most_moved).toFixed(1) + " Å and more");
   } else if (stage.colour === "plddt") {
     add("pLDDT");
     for (const [, colour, text] of PLDDT) swatch(colour, text);

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 import sys
+from typing import Optional
 
 import typer
 
@@ -16,9 +18,21 @@ from cocofold.commands.finetune import finetune, report
 from cocofold.commands.fit import fit, move, relax
 from cocofold.commands.predict import predict
 from cocofold.commands.select import check, reconstruct, select
-from cocofold.system.errors import InputError
-from cocofold.system.hardware import keep_freed_memory
-from cocofold.system.processes import Interrupted, SignalHandler, ignore_signals, watch_process_of_environment
+from cocofold.system.errors import (
+    UNPACKED_OPTION,
+    UNPACKED_VARIABLE,
+    InputError,
+    UnexpectedError,
+    most_unpacked,
+)
+from cocofold.system.hardware import is_out_of_memory, keep_freed_memory
+from cocofold.system.processes import (
+    Interrupted,
+    SignalHandler,
+    ignore_signals,
+    settle_standard_streams,
+    watch_process_of_environment,
+)
 
 app = typer.Typer(
     name="cocofold",
@@ -39,8 +53,18 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _version_option(
     version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+    unpacked: Optional[float] = typer.Option(
+        None,
+        UNPACKED_OPTION,
+        help="GB to which one file may unpack; by default 0.5 of texts and 4.3 of maps and arrays, so that a small "
+        f"file does not fill the memory. {UNPACKED_VARIABLE} in the environment says the same.",
+    ),
 ) -> None:
     """Options before the verb."""
+    if unpacked is not None:
+        # In the environment, so that processes that share the work know it too.
+        os.environ[UNPACKED_VARIABLE] = str(unpacked)
+        most_unpacked(0)
 
 
 _VERBS = (
@@ -65,9 +89,10 @@ app.command(hidden=True)(move)
 def main() -> None:
     """Run the command line.
 
-    Exits with one message: with 2 for input or files that cannot be used, with 128 and the signal's number if a signal
-    ends it.
+    Exits with one message: with 2 for input or files that cannot be used and where memory does not suffice, with 128
+    and the signal's number if a signal ends it, with 70 and a file to report for what nobody expected.
     """
+    settle_standard_streams()
     try:
         # From here on a signal ends any command with the status that shells expect, and without a traceback.
         with SignalHandler():
@@ -84,6 +109,13 @@ def main() -> None:
         place = f"{error.filename}: " if error.filename else ""
         _print_error(f"{place}{error.strerror or error}")
         sys.exit(2)
+    except Exception as error:
+        if is_out_of_memory(error):
+            _print_error("out of memory; end other programs, raise the limit that is set, or give less at once")
+            sys.exit(2)
+        unexpected = UnexpectedError(error, __version__)
+        _print_error(str(unexpected))
+        raise unexpected from None
     finally:
         # While libraries are taken down nothing is left to end, and the status is settled.
         atexit.register(ignore_signals)

@@ -12,7 +12,7 @@ from typing import Any, Optional, get_type_hints
 import typer
 from typer.models import OptionInfo
 
-from cocofold.system.errors import require_within
+from cocofold.system.hardware import OVERSUBSCRIBE_HELP, OVERSUBSCRIBE_OPTION, require_threads
 
 # Groups of options in the help, by names of parameters; what is in none of them is what the verb does
 _GROUPS = {
@@ -23,11 +23,13 @@ _GROUPS = {
     "Output": "out json_file picture plot title half_maps",
     "Optics": "defocus astigmatism voltage cs amplitude_contrast phase_shift",
     "What disturbs images": ("life_like pose_noise shift_noise defocus_noise bfactor ice solvent belt neighbours junk"),
-    "Computation": "device seed threads",
+    "Computation": "device seed threads oversubscribe",
 }
 _GROUP_OF = {name: group for group, names in _GROUPS.items() for name in names.split()}
-_MOST_THREADS = 1024
 _THREADS_HELP = "Number of processor threads; by default that of the cores, or OMP_NUM_THREADS. The result is the same."
+
+
+_SHARED = ("threads", "oversubscribe")
 
 
 def verb(command: Callable[..., None], examples: str = "") -> dict[str, Any]:
@@ -38,14 +40,16 @@ def verb(command: Callable[..., None], examples: str = "") -> dict[str, Any]:
 
 
 def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb ``--threads``, unless it has one, and its options their groups in the help."""
+    """Give a verb ``--threads`` and ``--oversubscribe``, unless it has them, and its options groups in the help."""
     signature, types = inspect.signature(command), get_type_hints(command, include_extras=True)
     parameters = [one.replace(annotation=types.get(one.name, one.annotation)) for one in signature.parameters.values()]
-    own_threads = any(one.name == "threads" for one in parameters)
-    if not own_threads:
+    own, kind = {one.name for one in parameters}, inspect.Parameter.KEYWORD_ONLY
+    if "threads" not in own:
         option = typer.Option(None, help=_THREADS_HELP)
-        kind = inspect.Parameter.KEYWORD_ONLY
         parameters.append(inspect.Parameter("threads", kind, default=option, annotation=Optional[int]))
+    if "oversubscribe" not in own:
+        option = typer.Option(False, OVERSUBSCRIBE_OPTION, help=OVERSUBSCRIBE_HELP)
+        parameters.append(inspect.Parameter("oversubscribe", kind, default=option, annotation=bool))
     # The options of a run have groups of their own
     is_run = any(getattr(one.default, "rich_help_panel", None) == "Run" for one in parameters)
     for one in parameters:
@@ -54,9 +58,10 @@ def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*given: Any, **named: Any) -> None:
-        threads = named.get("threads") if own_threads else named.pop("threads", None)
+        threads, more = named.get("threads"), named.get("oversubscribe", False)
+        named = {name: value for name, value in named.items() if name in own or name not in _SHARED}
         if threads is not None:
-            require_within("--threads", threads, 1, _MOST_THREADS)
+            require_threads(threads, more)
             # Libraries read it when they are imported, which the verbs do when they run
             os.environ["OMP_NUM_THREADS"] = str(threads)
         command(*given, **named)

@@ -17,6 +17,7 @@ from typing import Any, List, Optional, Tuple, get_type_hints
 import typer
 
 from cocofold.finetuning.options import OPTION_GROUPS, PAPER_SETTINGS, Options, option_rules, options_with_preset
+from cocofold.system.hardware import OVERSUBSCRIBE_HELP, OVERSUBSCRIBE_OPTION
 from cocofold.system.processes import WorkerProcess, time_limit
 
 # Exit statuses of --exit-verdict
@@ -109,6 +110,7 @@ def finetune(
         "OMP_NUM_THREADS=1 each has one thread.",
         rich_help_panel="Run",
     ),
+    oversubscribe: bool = typer.Option(False, OVERSUBSCRIBE_OPTION, help=OVERSUBSCRIBE_HELP, rich_help_panel="Run"),
     stop_with: Optional[int] = typer.Option(
         None,
         help="End, with a checkpoint, when the process of this number is gone; for programs that start runs.",
@@ -140,7 +142,8 @@ def finetune(
     starts processes that share the images.
     """
     # Others are started before anything large is imported, which they do at the same time.
-    with WorkerProcess.start_or_join(processes) as member, contextlib.ExitStack() as at_end, time_limit(limit):
+    started = WorkerProcess.start_or_join(processes, oversubscribe)
+    with started as member, contextlib.ExitStack() as at_end, time_limit(limit):
         from cocofold.finetuning.states import finetune_states as run
         from cocofold.likelihood.distributed import WorkerGroup
         from cocofold.system.progress import console_log

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, List, Optional
 
 import typer
 
 from cocofold.system.atomic_files import check_writable, refuse_unwritable, write_json
-from cocofold.system.errors import InputError, require_within
+from cocofold.system.errors import SKIP_HELP, SKIP_OPTION, InputError, require_within
 
 if TYPE_CHECKING:
     from cocofold.particles.particle_set import ParticleSet
@@ -32,6 +33,7 @@ def select(
     ignore_aberrations: bool = typer.Option(
         False, "--ignore-aberrations", help="Leave out aberrations of CryoSPARC that cannot be applied."
     ),
+    skip_bad_images: bool = typer.Option(False, SKIP_OPTION, help=SKIP_HELP),
     seed: int = typer.Option(0, help="Of what is drawn."),
     json_file: Optional[Path] = typer.Option(None, "--json", help="File for positions, scores and settings."),
     device: str = typer.Option("auto", help="With --by frc: auto, cpu, cuda or cuda:N."),
@@ -50,9 +52,11 @@ def select(
         raise InputError(f"--out {out}: is there already; give another file")
     if out.suffix.lower() != ".star":
         raise InputError(f"--out {out}: a STAR file is written; give a name that ends in .star")
+    import numpy as np
+
     from cocofold.likelihood.observed_images import refuse_incompatible_input
     from cocofold.likelihood.particle_optics import leave_out_aberrations
-    from cocofold.particles import read_particles
+    from cocofold.particles import read_particles, without_bad_images
     from cocofold.selection import SCORING_RESOLUTION_ANGSTROM
     from cocofold.selection import select_particles as choose
     from cocofold.structure.read_model import read_model
@@ -66,8 +70,14 @@ def select(
         read = read_model(model)
         applied = leave_out_aberrations(every, str(particles), SCORING_RESOLUTION_ANGSTROM)
         refuse_incompatible_input(read, applied, str(model), str(particles))
+    usable, rows = every, np.arange(len(every))
+    if skip_bad_images:
+        with image_progress_bar("looking at images") as progress:
+            usable, rows = without_bad_images(every, progress)
+        typer.echo(usable.notes[-1])
     with image_progress_bar("comparing images with the model") as progress:
-        found = choose(every, count, by, seed, read, chosen_device, progress)
+        found = choose(usable, count, by, seed, read, chosen_device, progress)
+    found = replace(found, selected=rows[found.selected], held_out=rows[found.held_out])
     files = {"particles_file": str(particles), "model": None if model is None else str(model), "out": str(out)}
     _write(found, every, particles, out, json_file, {**files, "of_particles": len(every), "seed": seed})
     for line in _lines(found, len(every)):
@@ -129,6 +139,7 @@ def reconstruct(
     ),
     first: Optional[int] = typer.Option(None, help="Use the first so many particles."),
     max_particles: Optional[int] = typer.Option(None, help="Use so many particles at most, drawn with the seed."),
+    skip_bad_images: bool = typer.Option(False, SKIP_OPTION, help=SKIP_HELP),
     symmetry: Optional[str] = typer.Option(
         None,
         help="Point group of the particle: C3, D2, T, O, I, ... with axes as in RELION. Each image is put in at all of "
@@ -153,19 +164,22 @@ def reconstruct(
 
     from cocofold.likelihood.particle_optics import leave_out_aberrations
     from cocofold.mapfit.particle_map import reconstruct_particles
-    from cocofold.particles import read_particles
+    from cocofold.particles import read_particles, without_bad_images
     from cocofold.system.hardware import prepare_short_work
     from cocofold.system.progress import image_progress_bar
 
     prepare_short_work(device)
     if threads is not None:
-        require_within("--threads", threads, 1, 1024)
         torch.set_num_threads(threads)
     read = read_particles(particles, particles_dir, passthrough, ignore_aberrations)
     read = leave_out_aberrations(read, str(particles))
     for note in read.notes:
         typer.echo(note)
     read = read.limited(first, max_particles, seed)
+    if skip_bad_images:
+        with image_progress_bar("looking at images") as progress:
+            read, _ = without_bad_images(read, progress)
+        typer.echo(read.notes[-1])
     with image_progress_bar("reconstructing") as progress:
         found = reconstruct_particles(
             read, model, out, half_maps=half_maps, symmetry=symmetry, seed=seed, device=device, progress=progress
@@ -191,6 +205,7 @@ def check(
     contrast: str = typer.Option(
         "auto", help="What protein is said to be in the images: white, dark, or auto if either is right."
     ),
+    skip_bad_images: bool = typer.Option(False, SKIP_OPTION, help=SKIP_HELP),
     b_factors: str = typer.Option(
         "auto",
         help="What the model's B factors are: plddt, experimental, or auto to find out. Residues of a pLDDT below 50 "
@@ -221,7 +236,7 @@ def check(
     from cocofold.structure.read_model import read_model
     from cocofold.system.hardware import prepare_short_work
 
-    settings = CheckSettings(count=count, seed=seed, contrast=contrast)
+    settings = CheckSettings(count=count, seed=seed, contrast=contrast, skip_bad_images=skip_bad_images)
     chosen_device = prepare_short_work(device)
     option = "--map-pixel-size"
     density = None if map_file is None else read_map(map_file, map_pixel_size, pixel_size_option=option)
@@ -236,6 +251,8 @@ def check(
     order.tell(typer.echo)
     report = look(read, only_ordered(marked), settings, density, chosen_device)
     _write_check(report, json_file, picture, {"particles_file": str(particles), "model": str(model)})
+    if skip_bad_images:
+        typer.echo(report.facts["images_left_out"])
     for line in report.lines:
         typer.echo(line)
     if report.contradictions:

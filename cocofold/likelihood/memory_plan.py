@@ -17,7 +17,7 @@ from cocofold.system.hardware import available_bytes, resident_bytes
 _ATOMS_AT_ONCE_ON_GPU = 1 << 20
 # Pixels of images compared at once, which bound the number of images where atoms are few.
 _PIXELS_AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 24}
-# Share of the available memory that images compared at once may take; the rest is for the source and for transforms.
+# Share of a GPU's available memory that images compared at once may take; the rest is for the source and transforms.
 _MOST_SHARE_AT_ONCE = 0.25
 # Parts of a batch on a CPU, so that two processes have one each.
 _LEAST_PARTS = 2
@@ -94,10 +94,13 @@ class MemoryPlan:
 
     @classmethod
     def of(cls, work: RunWorkload, device: torch.device) -> MemoryPlan:
-        """Fit a run's work into the memory that there is: images that are kept give way first, then those at once."""
+        """Fit a run's work into the memory that there is: images that are kept give way, on a GPU those at once too."""
         held, available = _held_and_available(device)
         each = bytes_per_image(work.atoms, work.rings, work.pixel_size_angstrom, math.sqrt(MOST_VARIANCE_A2))
-        count = max(1, min(work.most_images_at_once(device), int(_MOST_SHARE_AT_ONCE * available) // each))
+        count = work.most_images_at_once(device)
+        # On a CPU, where a result is the same bit by bit, it must not depend on the memory that happens to be free.
+        if device.type == "cuda":
+            count = max(1, min(count, int(_MOST_SHARE_AT_ONCE * available) // each))
         at_once = count * each + BYTES_AHEAD
         left = (1 - _SPARE_SHARE) * available - work.source_bytes - at_once
         kept = min(work.images, max(0, min(cache_budget(device), int(left))) // bytes_per_transform(work.rings))
@@ -133,12 +136,6 @@ def memory_advice(is_prediction: bool, device: torch.device, processes: int) -> 
     ways += ["--device cpu"] if device.type == "cuda" else []
     ways += ["fewer --processes"] if processes > 1 else []
     return ", ".join([*ways, "ending other programs"])
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a GPU or this machine had no more memory to give."""
-    # torch has no class of its own for a CPU's.
-    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def _held_and_available(device: torch.device) -> tuple[int, int]:

@@ -236,8 +236,19 @@ def ring_transforms(
     """
     device = rings.kx.device
     images = torch.as_tensor(particles.images(rows), device=device)
-    planes = torch.fft.rfft2(images).reshape(len(rows), -1)[:, rings.flat_indices_in(particles.box)]
+    planes = _transforms(images).reshape(len(rows), -1)[:, rings.flat_indices_in(particles.box)]
     return optics.without_antisymmetric_phase(planes, torch.as_tensor(rows, device=device))
+
+
+def _transforms(images: torch.Tensor) -> torch.Tensor:
+    """Fourier transforms of images, (n, box, box), each the same bits whichever images are transformed with it.
+
+    A CPU's library rounds differently in batches of different lengths, and at places in memory of other alignment; with
+    which others an image is read depends on the memory that is free.
+    """
+    if images.device.type != "cpu" or len(images) == 0:
+        return torch.fft.rfft2(images)
+    return torch.stack([torch.fft.rfft2(image.clone()) for image in images])
 
 
 def bytes_per_transform(rings: RingPixels) -> int:

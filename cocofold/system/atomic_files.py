@@ -6,28 +6,38 @@ import contextlib
 import json
 import math
 import os
+import secrets
 import shutil
+import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from cocofold.system.errors import InputError
+from cocofold.system.errors import MOST_TEXT_BYTES, InputError, refuse_damaged, refuse_large
 
 # Names of temporary files: hidden, and of no format that another program would read.
 _PARTIAL_PREFIX, _PARTIAL_SUFFIX = ".", ".part"
+_KEPT_OF_NAME = 200  # bytes of a file's name that its temporary file repeats
+_MODE_OF_FILES = 0o666  # less the umask, as of every new file
 _MOST_LISTED_FILES = 5  # that a message names
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside ``path``, renamed to it at the end; removed if anything goes wrong.
+    """A temporary file beside ``path``, renamed to it at the end; removed if anything goes wrong.
+
+    It is there, empty, and its name cannot be foreseen: nobody else can have put a link in its place, and what others
+    put there later is not followed.
 
     The file is flushed to the disk before it is renamed, so that the machine too may fail at any moment. An ``OSError``
     while writing, of a full disk for example, leaves with the name of ``path``.
     """
     path = Path(path)
-    partial = path.with_name(f"{_PARTIAL_PREFIX}{path.name}.{os.getpid()}{_PARTIAL_SUFFIX}")
+    # The name's end tells formats to some programs, its beginning that the file is hidden; a name of 255 bytes is full.
+    kept = os.fsdecode(os.fsencode(path.name)[:_KEPT_OF_NAME])
+    partial = path.with_name(f"{_PARTIAL_PREFIX}{kept}.{secrets.token_hex(8)}{_PARTIAL_SUFFIX}")
     try:
+        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _MODE_OF_FILES))
         yield partial
         _flush(partial)
         os.replace(partial, path)
@@ -42,8 +52,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(f"{path}: somebody put something else in the place of this file")
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -69,6 +81,30 @@ def write_atomically(path: str | os.PathLike[str], content: str) -> None:
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write JSON that appears whole or not at all; numbers that are not finite, which JSON does not have, are null."""
     write_atomically(path, json.dumps(_with_finite_numbers(content), indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str], name: object, remedy: str, needs_object: bool = True) -> Any:
+    """Content of a JSON file, by default an object.
+
+    Parameters
+    ----------
+    path
+    name : object
+        What the user calls the file.
+    remedy : str
+        What to do if it is none.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, is no JSON, or holds no object.
+    """
+    with refuse_damaged(name, remedy, "JSON"):
+        refuse_large(name, os.path.getsize(path), MOST_TEXT_BYTES)
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    if needs_object and not isinstance(content, dict):
+        raise InputError(f"{name}: holds a {type(content).__name__} and no JSON object; {remedy}")
+    return content
 
 
 def _with_finite_numbers(content: Any) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
-from cocofold.system.errors import InputError
+from cocofold.system.errors import InputError, require_within
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +60,57 @@ def prepare_short_work(name: str) -> torch.device:
     device = find_device(name)
     torch.set_num_threads(max(1, min(torch.get_num_threads(), _MAX_THREADS_OF_SHORT_WORK)))
     return device
+
+
+OVERSUBSCRIBE_OPTION = "--oversubscribe"
+OVERSUBSCRIBE_HELP = "Go on with more threads or processes than there are cores, or than the free memory holds."
+# What a process of CoCoFold holds before it has read anything, as measured: Python, torch, and what torch keeps.
+_BYTES_OF_A_PROCESS = 400 * 10**6
+_MOST_THREADS = 10_000  # beyond any machine's cores
+
+
+def usable_cores() -> int:
+    """Number of cores that this process may use, by its affinity mask, which queues and containers set."""
+    return len(os.sched_getaffinity(0))
+
+
+def require_threads(count: int, oversubscribe: bool) -> None:
+    """Refuse threads without a core of their own.
+
+    Raises
+    ------
+    InputError
+    """
+    require_within("--threads", count, 1, _MOST_THREADS)
+    if count > usable_cores() and not oversubscribe:
+        raise InputError(
+            f"--threads {count}: this process may use {usable_cores()} cores; give as many at most, or add "
+            f"{OVERSUBSCRIBE_OPTION}"
+        )
+
+
+def require_processes(count: int, oversubscribe: bool) -> None:
+    """Refuse processes without a core of their own, or that the free memory does not hold.
+
+    Raises
+    ------
+    InputError
+    """
+    if count < 1:
+        raise InputError(f"--processes {count}: give 1 or more")
+    if count == 1 or oversubscribe:
+        return
+    if count > usable_cores():
+        raise InputError(
+            f"--processes {count}: this process may use {usable_cores()} cores; give as many at most, or add "
+            f"{OVERSUBSCRIBE_OPTION}"
+        )
+    free = available_bytes()
+    if count * _BYTES_OF_A_PROCESS > free:
+        raise InputError(
+            f"--processes {count}: they hold {count * _BYTES_OF_A_PROCESS / 1e9:.1f} GB before they read anything, and "
+            f"{free / 1e9:.1f} GB are free; give fewer, end other programs, or add {OVERSUBSCRIBE_OPTION}"
+        )
 
 
 # What is free on the machine, and what this process holds, in the kernel's words.
@@ -152,6 +203,17 @@ def peak_resident_bytes() -> int:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
     except (OSError, StopIteration):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+# In what torch and the C library say of a CPU's memory, for which torch has no class of its own
+_WORDS_OF_FULL_MEMORY = ("can't allocate memory", "Cannot allocate memory", "bad_alloc")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a GPU or this machine had no more memory to give."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS_OF_FULL_MEMORY)
 
 
 def keep_freed_memory() -> None:

@@ -1,13 +1,17 @@
 """Processes: their end by a signal, or with the program that started them, when their state is whole; and workers.
 
+Also what they print: whoever looks, and in whatever letters, it never ends the work.
+
 Of several processes that work together, the coordinator, of rank 0, runs the program; the workers compare their share
 of the images for it. Which one this is, is known before anything large is imported.
 """
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
+import io
 import os
 import re
 import select
@@ -21,6 +25,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from cocofold.system.errors import InputError
+from cocofold.system.hardware import require_processes
 
 # The alarm is the time limit's.
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM)
@@ -231,6 +236,56 @@ def _is_gone(watched: int) -> bool:
     return bool(poll.poll(0))
 
 
+_GONE = (errno.EPIPE, errno.EIO, errno.EBADF)  # a closed pipe, a terminal that hung up
+_SPELLED = "cocofold-spelled"  # our handler of letters that an encoding lacks
+_ANGSTROM = "Å"
+
+
+class _StandardOutput(io.FileIO):
+    """Standard output that nobody may be reading any more: what is written is then lost, and nothing else."""
+
+    def write(self, content: object) -> int:
+        """Write bytes; a full disk is an error, once, and a reader that is gone is none."""
+        try:
+            return super().write(content)  # type: ignore[arg-type]
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            if error.errno not in _GONE:
+                raise
+            return memoryview(content).nbytes  # type: ignore[arg-type]
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    """Letters that a terminal does not have: A for Å, and for others their number as Python writes it."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    found = error.object[error.start : error.end]
+    plain = (letter if letter != _ANGSTROM else "A" for letter in found)
+    return "".join(letter.encode("ascii", "backslashreplace").decode() for letter in plain), error.end
+
+
+def settle_standard_streams() -> None:
+    """Let no reader that is gone, and no letter that a terminal lacks, end the work.
+
+    Streams that are closed are opened to nothing, so that no file of the work takes their number.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    codecs.register_error(_SPELLED, _spell)
+    # Tests, notebooks and other programs have streams of their own.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream in (sys.__stdout__, sys.__stderr__):
+            stream.reconfigure(errors=_SPELLED)
+    stream = sys.stdout
+    if isinstance(stream, io.TextIOWrapper) and sys.stdout is sys.__stdout__:
+        raw = io.BufferedWriter(_StandardOutput(stream.fileno(), "w", closefd=False))
+        stream.flush()
+        sys.stdout = io.TextIOWrapper(raw, stream.encoding, _SPELLED, line_buffering=stream.isatty())
+
+
 # The coordinator tells a worker its rank, and the number of processes, in these.
 _RANK_VARIABLE, _COUNT_VARIABLE = "COCOFOLD_WORKER_RANK", "COCOFOLD_WORKER_COUNT"
 # Set by torchrun for the processes that it starts.
@@ -260,16 +315,16 @@ class WorkerProcess:
     started_processes: Sequence[subprocess.Popen] = ()
 
     @classmethod
-    def start_or_join(cls, count: int) -> WorkerProcess:
+    def start_or_join(cls, count: int, oversubscribe: bool = False) -> WorkerProcess:
         """Find out which process this is; if it is the first of ``count``, start the workers on this machine.
 
         Raises
         ------
         InputError
-            For a count below 1, or one that is not torchrun's.
+            For a count below 1, one that is not torchrun's, or more than the machine has cores or memory for.
         """
         if count < 1:
-            raise InputError(f"--processes {count}: give 1 or more")
+            require_processes(count, oversubscribe)
         if _RANK_VARIABLE in os.environ:
             every = int(os.environ[_COUNT_VARIABLE])
             return cls(int(os.environ[_RANK_VARIABLE]), every, every)
@@ -278,6 +333,7 @@ class WorkerProcess:
             if count not in (1, every):
                 raise InputError(f"--processes {count}: torchrun has started {every}; leave the option out")
             return cls(int(os.environ["RANK"]), every, int(os.environ["LOCAL_WORLD_SIZE"]), by_torchrun=True)
+        require_processes(count, oversubscribe)
         return cls._start_workers(count) if count > 1 else cls(0, 1)
 
     @classmethod

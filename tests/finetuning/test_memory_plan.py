@@ -52,11 +52,17 @@ def test_with_less_memory_fewer_are_kept_and_then_none(monkeypatch: pytest.Monke
     assert short.is_short
 
 
-def test_fewer_images_are_compared_at_once_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_images_are_compared_at_once_where_a_gpu_is_short_of_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     small = {"atoms": 500, "source_bytes": 0, "batch_size": 100}
-    wide, narrow = (planned(monkeypatch, available, **small).images_at_once for available in (30e9, 200e6))
-    assert wide == (1 << 21) // 288**2
-    assert 1 <= narrow < wide
+    wide, narrow = (planned(monkeypatch, available, **small) for available in (30e9, 200e6))
+    assert wide.images_at_once == narrow.images_at_once == (1 << 21) // 288**2
+    assert narrow.is_short
+    on_gpu = torch.device("cuda")
+    monkeypatch.setattr(memory_plan, "_held_and_available", lambda device: (0, int(200e6)))
+    work = RunWorkload(500, 3000, RingPixels.up_to(288, 143), 1.073, 0, 24_000, 100)
+    assert 1 <= MemoryPlan.of(work, on_gpu).images_at_once < work.most_images_at_once(on_gpu)
 
 
 @pytest.mark.parametrize(("batch_size", "processes", "on_cpu", "on_gpu"), [(16, 1, 8, 16), (16, 4, 8, 4), (1, 4, 1, 1)])

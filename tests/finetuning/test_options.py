@@ -61,6 +61,8 @@ FLAGS = {
     "--seed": 0,
     "--device": "auto",
     "--processes": 1,
+    "--oversubscribe": False,
+    "--skip-bad-images": False,
     "--ignore-aberrations": False,
     "--stop-with": None,
     "--resume": False,

@@ -103,7 +103,7 @@ def test_several_give_the_model_of_one(
 ) -> None:
     """A batch is two chunks, so that one of three processes has nothing to do in a step, and all have in scoring."""
     out = tmp_path / "run"
-    ours = command(particles, start, out, *SHORT, "--processes", count)
+    ours = command(particles, start, out, *SHORT, "--processes", count, "--oversubscribe")
     done = run(several(count, particles, start, out) if by_torchrun else ours)
     assert done.returncode == 0, done.stderr
     assert f"{count} processes compare images" in log(out)
@@ -226,7 +226,7 @@ def test_a_killed_helper_is_told_of_in_one_message(particles: Path, start: Path,
 
 @pytest.mark.slow
 def test_all_end_soon_when_one_of_them_is_killed(particles: Path, start: Path, tmp_path: Path) -> None:
-    arguments = command(particles, start, tmp_path / "run", *SHORT, "--processes", 4)
+    arguments = command(particles, start, tmp_path / "run", *SHORT, "--processes", 4, "--oversubscribe")
     process = began(arguments)
     wait_for_cycle(tmp_path / "run", "cycle  1", process)
     helpers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()

@@ -303,3 +303,13 @@ def test_the_thread_works_alone_and_leaves_others_their_threads() -> None:
         ahead.close()
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("box", [16, 32, 50, 64])
+def test_transforms_do_not_depend_on_what_is_read_together(box: int) -> None:
+    """Which images that are depends on the memory that is free."""
+    images = torch.randn(9, box, box, generator=torch.Generator().manual_seed(1))
+    transforms = cocofold.likelihood.observed_images._transforms
+    for count in (1, 2, 4):
+        apart = torch.cat([transforms(images[row : row + count]) for row in range(0, 9, count)])
+        assert torch.equal(torch.view_as_real(apart), torch.view_as_real(transforms(images)))

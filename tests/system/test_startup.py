@@ -73,11 +73,11 @@ def test_workers_know_their_rank_and_count(monkeypatch: pytest.MonkeyPatch) -> N
         return None
 
     monkeypatch.setattr(subprocess, "Popen", start)
-    first = WorkerProcess.start_or_join(3)
+    first = WorkerProcess.start_or_join(3, oversubscribe=True)
     assert (first.rank, first.count, first.count_on_machine, len(first.started_processes)) == (0, 3, 3, 2)
     for rank, environment in enumerate(started, 1):
         for name in ("COCOFOLD_WORKER_RANK", "COCOFOLD_WORKER_COUNT"):
             monkeypatch.setenv(name, environment[name])
-        worker = WorkerProcess.start_or_join(3)
+        worker = WorkerProcess.start_or_join(3, oversubscribe=True)
         assert (worker.rank, worker.count, worker.count_on_machine) == (rank, 3, 3)
         assert not worker.started_processes

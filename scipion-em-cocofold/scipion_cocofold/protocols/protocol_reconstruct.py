@@ -95,6 +95,7 @@ class ProtCocofoldReconstruct(ProtCocofoldBase):
             "--symmetry": None if symmetry.upper() in ("", NO_SYMMETRY) else symmetry,
             "--seed": self.seed.get(),
             "--threads": max(1, self.numberOfThreads.get()),
+            "--oversubscribe": True,
             "--out": folder,
             **self._deviceOptions(),
         }

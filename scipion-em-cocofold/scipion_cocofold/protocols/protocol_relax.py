@@ -82,6 +82,8 @@ class ProtCocofoldRelax(ProtCocofoldBase):
             "--out": self._getExtraPath("relaxed.cif"),
             "--json": self._getExtraPath(RELAXED_JSON),
             "--threads": self.numberOfThreads.get(),
+            # The form's number is what the user wants
+            "--oversubscribe": True,
             "--hydrogens": self.hydrogens.get(),
             **self._deviceOptions(),
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,7 +24,8 @@ from cocofold.alphafold.run_programs import COLABFOLD_FLAGS, COLABFOLD_MODEL_TYP
 from cocofold.alphafold.sequences import read_a3m_chains
 from cocofold.alphafold.weight_layout import MSA_WIDTH, PAIR_WIDTH
 from cocofold.alphafold.weights import find_weights, project_single_representation
-from cocofold.system.errors import InputError
+from cocofold.system.atomic_files import read_json
+from cocofold.system.errors import InputError, refuse_damaged
 
 
 def read_colabfold_prediction(
@@ -60,19 +60,21 @@ def read_colabfold_prediction(
     files = choose_model_files(folder, job, rank, model_number)
     _require_complete(files)
     weight_file = find_weights(weights, files.model_number)
-    chains = read_a3m_chains(files.msa)
-    n = len(chains)
-    first_row, pair = _read_representations(files, n)
-    scores = {} if "scores" not in files.paths else _read_json(files.paths["scores"])
-    output = ProgramOutput(
-        chains=chains,
-        single=project_single_representation(first_row, weight_file),
-        pair=pair,
-        origin=_provenance(files, weight_file),
-        ca_positions=read_ca_positions(files.paths["unrelaxed"], chains),
-        plddt=_score(scores, "plddt", (n,), files),
-        pae=_score(scores, "pae", (n, n), files),
-    )
+    # What is in its files may be of any kind.
+    with refuse_damaged(f"--colabfold {folder}", "copy its files again, as ColabFold wrote them"):
+        chains = read_a3m_chains(files.msa)
+        n = len(chains)
+        first_row, pair = _read_representations(files, n)
+        scores = {} if "scores" not in files.paths else _read_json(files.paths["scores"])
+        output = ProgramOutput(
+            chains=chains,
+            single=project_single_representation(first_row, weight_file),
+            pair=pair,
+            origin=_provenance(files, weight_file),
+            ca_positions=read_ca_positions(files.paths["unrelaxed"], chains),
+            plddt=_score(scores, "plddt", (n,), files),
+            pae=_score(scores, "pae", (n, n), files),
+        )
     return build_verified_prediction(output, weight_file, max_deviation_angstrom)
 
 
@@ -131,11 +133,9 @@ def _read_representations(files: ModelFiles, n: int) -> tuple[torch.Tensor, torc
 
 
 def _load_npy(path: Path) -> np.ndarray:
-    try:
+    with refuse_damaged(path, "copy it again", "a numpy array"):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: not readable as a numpy array ({error}); copy it again") from error
-    if array.dtype not in (np.float16, np.float32):
+    if not isinstance(array, np.ndarray) or array.dtype not in (np.float16, np.float32):
         raise InputError(f"{path}: its numbers are {array.dtype}; ColabFold writes float16")
     return array
 
@@ -160,12 +160,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as JSON ({error}); copy it again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds a {type(content).__name__}; needed is the JSON object that ColabFold writes")
+    content: dict[str, Any] = read_json(path, path, "copy it again, as ColabFold wrote it")
     return content
 
 

@@ -23,7 +23,7 @@ from cocofold.alphafold.run_programs import OPENFOLD_OUTPUT_SUFFIX
 from cocofold.alphafold.sequences import ATOM14_NAMES, ONE_LETTER_CODES, Chains, read_fasta
 from cocofold.alphafold.weight_layout import PAIR_WIDTH, SINGLE_WIDTH
 from cocofold.alphafold.weights import find_weights
-from cocofold.system.errors import InputError
+from cocofold.system.errors import InputError, refuse_damaged
 
 _OUTPUT_NAME_PATTERN = re.compile(r"(?P<job>.+)_model_(?P<number>[1-5])(?P<kind>_ptm|_multimer(?:_v[23])?)?(?:_.+)?")
 # AlphaFold's order of atoms in arrays of 37 (``atom_types`` of its residue_constants.py).
@@ -73,26 +73,28 @@ def read_openfold_prediction(
     job, number = _job_and_model(path, model_number)
     weight_file = find_weights(weights, number)
     outputs = load_pickled_arrays(path)
-    single, pair = _representations(outputs, path)
-    chains, source = _chains(path, outputs, fasta, len(single))
-    n = len(chains)
-    recycles = outputs.get("num_recycles")
-    output = ProgramOutput(
-        chains=chains,
-        single=_float32(single[:n]),
-        pair=torch.from_numpy(np.array(pair[:n, :n])),
-        origin=Provenance(
-            program="OpenFold",
-            program_version=None,
-            job=job,
-            model_number=number,
-            recycles=None if recycles is None else int(recycles),
-            files={"outputs": str(path), "weights": str(weight_file), "sequences": source},
-        ),
-        ca_positions=_ca_positions(outputs, path, chains, source, len(single)),
-        plddt=_float32(outputs["plddt"][:n]) if outputs.get("plddt") is not None else None,
-        pae=_float32(outputs[_PAE][:n, :n]) if outputs.get(_PAE) is not None else None,
-    )
+    # What is in the pickle may be of any kind.
+    with refuse_damaged(f"--openfold {path}", "give OpenFold's outputs as it wrote them"):
+        single, pair = _representations(outputs, path)
+        chains, source = _chains(path, outputs, fasta, len(single))
+        n = len(chains)
+        recycles = outputs.get("num_recycles")
+        output = ProgramOutput(
+            chains=chains,
+            single=_float32(single[:n]),
+            pair=torch.from_numpy(np.array(pair[:n, :n])),
+            origin=Provenance(
+                program="OpenFold",
+                program_version=None,
+                job=job,
+                model_number=number,
+                recycles=None if recycles is None else int(recycles),
+                files={"outputs": str(path), "weights": str(weight_file), "sequences": source},
+            ),
+            ca_positions=_ca_positions(outputs, path, chains, source, len(single)),
+            plddt=_float32(outputs["plddt"][:n]) if outputs.get("plddt") is not None else None,
+            pae=_float32(outputs[_PAE][:n, :n]) if outputs.get(_PAE) is not None else None,
+        )
     return build_verified_prediction(output, weight_file, max_deviation_angstrom)
 
 

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from cocofold import __version__
 from cocofold.alphafold.sequences import UNKNOWN_RESIDUE, Chains
 from cocofold.alphafold.weight_layout import PAIR_WIDTH, SINGLE_WIDTH, check_module_arrays
 from cocofold.system.atomic_files import atomic_path, check_new_folder
-from cocofold.system.errors import InputError
+from cocofold.system.errors import InputError, refuse_damaged
 
 FILE_NAME, MODEL_NAME = "prediction.safetensors", "model.cif"
 FORMAT = "cocofold prediction 1"
@@ -138,7 +138,7 @@ class Prediction:
         path = Path(folder) / FILE_NAME
         if not path.is_file():
             raise InputError(f"{folder}: holds no {FILE_NAME}; give the folder that cocofold predict wrote")
-        try:
+        with refuse_damaged(path, "write it anew with cocofold predict"):
             tensors, facts = _read_tensors_and_facts(path)
             if facts["format"] != FORMAT:
                 raise InputError(
@@ -147,9 +147,7 @@ class Prediction:
                 )
             chains = Chains(**{name: tuple(value) for name, value in facts["chains"].items()})
             prediction = _prediction_from_tensors(tensors, chains, Provenance(**facts["origin"]))
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
-            raise InputError(f"{path}: damaged ({error}); write it anew with cocofold predict") from error
-        prediction.check(str(path))
+            prediction.check(str(path))
         return prediction
 
     def check(self, where: str) -> None:

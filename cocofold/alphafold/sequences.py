@@ -11,7 +11,7 @@ import gemmi
 import numpy as np
 
 from cocofold.structure.geometry import axes_from_directions
-from cocofold.system.errors import InputError
+from cocofold.system.errors import MOST_TEXT_BYTES, InputError, refuse_large
 
 AMINO_ACID_GEOMETRY = """
 ALA
@@ -305,6 +305,10 @@ def read_a3m_chains(path: Path) -> Chains:
         raise InputError(f"{path}: not an a3m file; it starts with an optional line '#lengths<tab>copies' and '>name'")
     records = _aligned_records(lines)
     lengths, copies = _lengths_and_copies(header, path) if header else ([len(records[0])], [1])
+    if sum(copies) > len(CHAIN_NAMES):
+        raise InputError(
+            f"{path}: its first line announces {sum(copies)} chains; at most {len(CHAIN_NAMES)} can be named"
+        )
     if len(records[0]) != sum(lengths):
         raise InputError(
             f"{path}: its first line {header!r} announces {sum(lengths)} residues, but its first sequence has "
@@ -355,6 +359,7 @@ def _read_lines(path: Path, what: str) -> list[str]:
     if not path.is_file():
         raise InputError(f"{what} {path}: no such file")
     try:
+        refuse_large(f"{what} {path}", path.stat().st_size, MOST_TEXT_BYTES)
         text = path.read_text(encoding="utf-8").replace("\x00", "")
     except (UnicodeDecodeError, OSError) as error:
         raise InputError(f"{what} {path}: not readable as text ({error})") from error

@@ -6,10 +6,7 @@ A file is AlphaFold's (``.npz``) or a checkpoint of OpenFold's (``.pt``), which 
 from __future__ import annotations
 
 import os
-import pickle
 import re
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +28,8 @@ from cocofold.alphafold.weight_layout import (
     check_module_arrays,
 )
 from cocofold.system.atomic_files import atomic_path
-from cocofold.system.errors import InputError
+from cocofold.system.errors import MOST_ARRAY_BYTES, InputError, refuse_damaged, refuse_large
+from cocofold.system.hardware import is_out_of_memory
 
 # An array that only AlphaFold's monomer models have: their key and value share a projection.
 _ALPHAFOLD_MONOMER_KEY = f"{SCOPE}structure_module/fold_iteration/invariant_point_attention/kv_scalar//weights"
@@ -120,15 +118,14 @@ def _read_arrays(
 
 def _read_npz(path: Path, beginnings: tuple[str, ...]) -> dict[str, torch.Tensor]:
     """Arrays whose names have one of these beginnings; the others, which are far more, are not read."""
-    try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            if _ALPHAFOLD_MONOMER_KEY in file.files:
-                raise InputError(f"{path}: these are weights of an AlphaFold monomer model; {WEIGHT_FILE_ADVICE}")
-            return {
-                name: torch.from_numpy(np.asarray(file[name])) for name in file.files if name.startswith(beginnings)
-            }
-    except (OSError, ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: damaged, or no file of arrays ({error}); {WEIGHT_FILE_ADVICE}") from error
+    damaged = refuse_damaged(path, WEIGHT_FILE_ADVICE, "a file of arrays")
+    with damaged, open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+        # What the archive says of itself: more than that is not unpacked of any of its files.
+        wanted = [one for one in file.zip.infolist() if one.filename.startswith(beginnings)]
+        refuse_large(path, sum(one.file_size for one in wanted), MOST_ARRAY_BYTES)
+        if _ALPHAFOLD_MONOMER_KEY in file.files:
+            raise InputError(f"{path}: these are weights of an AlphaFold monomer model; {WEIGHT_FILE_ADVICE}")
+        return {name: torch.from_numpy(np.asarray(file[name])) for name in file.files if name.startswith(beginnings)}
 
 
 _CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt")
@@ -156,7 +153,10 @@ def read_openfold_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    # A damaged archive or pickle may fail in any way.
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: damaged, or holds more than tensors ({reason}); {_CHECKPOINT_ADVICE}") from error
     state = _tensors_of_checkpoint(content)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import Field, dataclass, field, replace
 from typing import Any
 
-from cocofold.system.errors import InputError, require_within
+from cocofold.system.errors import InputError, require_type, require_within
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ def check_value(one: Field, value: Any) -> None:
     """Refuse a value that its field does not allow."""
     rules = option_rules(one)
     name = one.name if rules.flag is None or rules.switches_off else rules.flag
+    require_type(name, value, str(one.type), one.default is None)
     if rules.choices and value not in rules.choices:
         raise InputError(f"{name} {value}: give {', '.join(rules.choices[:-1])} or {rules.choices[-1]}")
     if rules.within is not None and value is not None:

@@ -28,7 +28,7 @@ from cocofold.finetuning import option as _option
 from cocofold.finetuning import rules_of_field as _rules
 from cocofold.finetuning import setting as _setting
 from cocofold.system.atomic_files import write_atomically
-from cocofold.system.errors import InputError
+from cocofold.system.errors import SKIP_HELP, SKIP_OPTION, InputError, refuse_damaged
 
 MOST_CYCLES = 30  # each writes a model: more are more than anybody looks at
 CONTRASTS = ("auto", "white", "dark")
@@ -81,6 +81,7 @@ class DataOptions:
     scratch: str | None = _option(
         None, "Folder on a fast disk to which the images are copied for the run.", is_path=True, free_on_resume=True
     )
+    skip_bad_images: bool = _option(False, SKIP_HELP, SKIP_OPTION)
     max_particles: int | None = _option(None, "Use so many particles, drawn with the seed.", within=(1, 10**9))
     first: int | None = _option(None, "Use the first so many particles.", within=(1, 10**9))
     heldout: float | None = _option(
@@ -379,10 +380,8 @@ def _read_values(path: Path) -> dict[str, Any]:
 
     An option that the file lacks is newer than the run, and gets its default.
     """
-    try:
+    with refuse_damaged(path, "start the run anew in another folder"):
         stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); start the run anew in another folder") from error
     if not isinstance(stored, dict) or "particles" not in stored:
         raise InputError(f"{path}: holds no settings; start the run anew in another folder")
     version = stored.pop(_VERSION_KEY, "unknown")

@@ -25,7 +25,7 @@ from cocofold.likelihood.set_aside import MOST_POINTS, ContextComparison, read_c
 from cocofold.likelihood.worker_messages import MessageShape
 from cocofold.mapfit.placement_file import MIRRORED
 from cocofold.mapfit.workflow import SUBUNIT_FILE
-from cocofold.particles import read_particles
+from cocofold.particles import read_particles, without_bad_images
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.particles.stack_files import copied_to_scratch
 from cocofold.particles.star_write import write_star
@@ -328,6 +328,9 @@ def apply_particle_options(particles: ParticleSet, options: Options) -> Particle
     """Those that the options ask for, without aberrations that are not applied; of a twin half of what is fitted."""
     particles = leave_out_aberrations(particles, options.particles, options.resolution)
     particles = particles.limited(options.first, options.max_particles, options.seed)
+    if options.skip_bad_images:
+        with image_progress_bar("looking at images") as report:
+            particles, _ = without_bad_images(particles, report)
     if particles.held_out is not None:
         numbers = particles.particle_numbers
         _check_marks(np.isin(np.unique(numbers), numbers[particles.held_out]), options)

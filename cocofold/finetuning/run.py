@@ -41,13 +41,13 @@ from cocofold.finetuning.training_loop import TrainingLoop, load_checkpoint, ref
 from cocofold.finetuning.verdict import MOVES_THE_MODEL, SUPPORTED, UNDECIDED, Evidence, judge
 from cocofold.likelihood.distributed import Comparison, WorkerGroup
 from cocofold.likelihood.explained_signal import ExplainedSignal
-from cocofold.likelihood.memory_plan import is_out_of_memory, memory_advice
+from cocofold.likelihood.memory_plan import memory_advice
 from cocofold.likelihood.set_aside import SetAsideComparison
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.structure.confidence import only_ordered, ordered_atoms, ordered_residues
 from cocofold.structure.restraints import Restraints
 from cocofold.system.errors import InputError
-from cocofold.system.hardware import find_device
+from cocofold.system.hardware import find_device, is_out_of_memory
 from cocofold.system.processes import Interrupted, SignalHandler
 from cocofold.system.progress import EtaEstimator, TrainingProgressBar
 

@@ -8,7 +8,6 @@ import errno
 import fcntl
 import hashlib
 import io
-import json
 import logging
 import os
 import shutil
@@ -28,7 +27,7 @@ from cocofold.particles.mrc import write_map
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
-from cocofold.system.atomic_files import is_partial, remove_partial, write_atomically, write_json
+from cocofold.system.atomic_files import is_partial, read_json, remove_partial, write_atomically, write_json
 from cocofold.system.errors import InputError
 
 _LOG = logging.getLogger("cocofold")
@@ -57,13 +56,15 @@ _SAME_FILES = "resume with the same files, wherever they are, or start anew in a
 
 
 def _read_record(path: Path, like: dict[str, Any]) -> dict[str, Any]:
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); start the run anew in another folder") from error
-    if not isinstance(known, dict) or any(not isinstance(known.get(name), type(like[name])) for name in _NEEDED):
+    known: dict[str, Any] = read_json(path, path, "start the run anew in another folder")
+    if any(not isinstance(known.get(name), type(like[name])) for name in _NEEDED):
         raise InputError(f"{path}: is not what a run writes; start the run anew in another folder")
     return known
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    """For files that are not written anew: what somebody may have linked to is not touched."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _digest_of_file(path: str) -> str | None:
@@ -123,7 +124,7 @@ class RunFolder:
         """Lock the folder and have in it what a run begins with."""
         self.path.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as until_ready:
-            lock = until_ready.enter_context(open(self.path / _LOCK, "w"))
+            lock = until_ready.enter_context(open(self.path / _LOCK, "a", opener=_open_no_link))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if self._resume:
                 self._options.refuse_other_settings(config, by_content=(self.path / _INPUTS).is_file())
@@ -141,7 +142,7 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(value, InputError) and not self._resume and not self._has_checkpoint:
+        if isinstance(value, Exception) and not self._resume and not self._has_checkpoint:
             self._remove_failed_start()
         self._held.close()
 
@@ -270,11 +271,8 @@ class RunFolder:
     def read_metrics(self) -> dict[str, Any]:
         """Content of ``metrics.json`` of a finished run."""
         path = self.path / "metrics.json"
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise InputError(f"{path}: cannot be read ({error}); {_METRICS_ANEW}") from error
-        if not isinstance(content, dict) or not set(_METRICS_READ) <= set(content):
+        content: dict[str, Any] = read_json(path, path, _METRICS_ANEW)
+        if not set(_METRICS_READ) <= set(content):
             raise InputError(f"{path}: is not what a run writes; {_METRICS_ANEW}")
         return content
 
@@ -284,7 +282,7 @@ class RunFolder:
 
     def log_to_file(self, line: str) -> None:
         """Keep a line in log.txt; a folder that cannot take it could not take a checkpoint either."""
-        with open(self.path / "log.txt", "a", encoding="utf-8") as log:
+        with open(self.path / "log.txt", "a", encoding="utf-8", errors="backslashreplace", opener=_open_no_link) as log:
             log.write(line + "\n")
 
     def log(self, line: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from cocofold.sources.base import AtomSource, ParameterGroup, Stage
 from cocofold.structure.restraints import Restraints
 from cocofold.system.atomic_files import atomic_path
 from cocofold.system.errors import InputError
+from cocofold.system.hardware import is_out_of_memory
 
 # Steps between searches for pairs of atoms that may clash: atoms move by a fraction of their size meanwhile. Larger
 # saves time and lets atoms meet that the restraints do not know of.
@@ -331,7 +333,8 @@ def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor
 def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
     """Write tensors and JSON facts."""
     # Written here, not by safetensors, whose errors do not tell a full disk from another fault.
-    content = save(tensors, metadata={"facts": json.dumps(facts)})
+    told = json.dumps(facts)
+    content = save(tensors, metadata={"facts": told, _DIGEST: _digest(tensors, told)})
     with atomic_path(path) as partial:
         partial.write_bytes(content)
 
@@ -343,7 +346,17 @@ def refuse_bad_checkpoint(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error}); make it readable, then go on with --resume") from error
-    except (SafetensorError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        SafetensorError,
+        LookupError,
+        ValueError,
+        TypeError,
+        ArithmeticError,
+        AttributeError,
+        RuntimeError,
+    ) as error:
+        if is_out_of_memory(error):
+            raise
         raise InputError(
             f"{path}: not a usable checkpoint ({error}); remove this file, and --resume begins the run anew"
         ) from error
@@ -359,4 +372,21 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     """
     with refuse_bad_checkpoint(path), safe_open(str(path), framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return tensors, json.loads(file.metadata()["facts"])
+        noted = file.metadata()
+        # Older versions noted no digest.
+        if noted.get(_DIGEST, _NONE) not in (_NONE, _digest(tensors, noted["facts"])):
+            raise ValueError("its content was changed")
+        return tensors, json.loads(noted["facts"])
+
+
+_DIGEST, _NONE = "digest", ""
+
+
+def _digest(tensors: dict[str, torch.Tensor], facts: str) -> str:
+    """By which a checkpoint is known to be as it was written."""
+    digest = hashlib.sha256(facts.encode())
+    for name in sorted(tensors):
+        values = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

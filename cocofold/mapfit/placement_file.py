@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cocofold.structure.geometry import normalise_point_group
-from cocofold.system.atomic_files import write_json
+from cocofold.system.atomic_files import read_json, write_json
 from cocofold.system.errors import InputError
 
 AS_IS, MIRRORED = "as-is", "mirrored"
@@ -124,14 +123,7 @@ class Placement:
         name = f"placement {path}"
         if not Path(path).is_file():
             raise InputError(f"{name}: no such file; give the placement.json of cocofold fit")
-        try:
-            content = json.loads(Path(path).read_text())
-        except (OSError, ValueError, RecursionError) as error:
-            raise InputError(
-                f"{name}: cannot be read as JSON ({error}); give the placement.json of cocofold fit"
-            ) from error
-        if not isinstance(content, dict):
-            raise InputError(f"{name}: holds no placement; give the placement.json of cocofold fit")
+        content: dict[str, Any] = read_json(path, name, "give the placement.json of cocofold fit")
         hand = content.pop("hand", None)
         if hand not in (AS_IS, MIRRORED):
             raise InputError(f"{name}: hand is {hand!r}; it must be '{AS_IS}' or '{MIRRORED}'")

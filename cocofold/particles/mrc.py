@@ -6,7 +6,9 @@ memory, and names what is damaged. Maps are read and written by ``mrcfile``.
 
 from __future__ import annotations
 
+import bz2
 import contextlib
+import gzip
 import math
 import os
 import shlex
@@ -17,12 +19,13 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mrcfile
 import numpy as np
 
 from cocofold.system.atomic_files import atomic_path
-from cocofold.system.errors import InputError, packing_program
+from cocofold.system.errors import MOST_ARRAY_BYTES, SKIP_OPTION, InputError, packing_program, refuse_large
 
 # Length of the fixed header (MRC2014); an extended header may follow
 HEADER_BYTES = 1024
@@ -248,7 +251,7 @@ _SAMPLED_PIXELS, _SHARE_WITHIN, _DEVIATIONS_OF_SHARE = 512, 0.97, 2.170
 
 
 def require_usable_images(images: np.ndarray, stack: Path, slices: np.ndarray) -> np.ndarray:
-    """Refuse images, (k, height, width), that are not finite, have pixels far from all others, or are no float32.
+    """Refuse images that ``faults_of_images`` finds fault with; returns those whose pixels are all alike, (k,) bool.
 
     Parameters
     ----------
@@ -258,24 +261,42 @@ def require_usable_images(images: np.ndarray, stack: Path, slices: np.ndarray) -
     slices : (k,) int
         Numbers of the images in the stack, from 0, for messages.
 
-    Returns
-    -------
-    (k,) bool
-        Images whose pixels are all alike.
-
     Raises
     ------
     InputError
     """
+    faults, empty = faults_of_images(images)
+    for bad, fault in faults.items():
+        raise InputError(
+            f"{stack}: image {slices[bad] + 1} (counted from 1) {fault}; remove the particle or extract it again, or "
+            f"leave such images out with {SKIP_OPTION}"
+        )
+    return empty
+
+
+def faults_of_images(images: np.ndarray) -> tuple[dict[int, str], np.ndarray]:
+    """What is wrong with images that are not finite, have pixels far from all others, or are no float32.
+
+    Parameters
+    ----------
+    images : (k, height, width) float32
+
+    Returns
+    -------
+    faults : dict of int to str
+        By the row of the image.
+    empty : (k,) bool
+        Images whose pixels are all alike.
+    """
     pixels = images.reshape(len(images), -1)
     # These are no numbers, or infinite, where any pixel is.
     low, high = pixels.min(1).astype(float), pixels.max(1).astype(float)
-    bad = np.flatnonzero(~(np.isfinite(low) & np.isfinite(high)))
-    if len(bad):
-        raise InputError(
-            f"{stack}: image {slices[bad[0]] + 1} (counted from 1) has pixels that are NaN or "
-            "infinite; remove the particle or extract it again"
-        )
+    is_finite = np.isfinite(low) & np.isfinite(high)
+    faults = dict.fromkeys(np.flatnonzero(~is_finite).tolist(), "has pixels that are NaN or infinite")
+    if faults:
+        # As zeros they have no other fault.
+        pixels = np.where(is_finite[:, None], pixels, 0)
+        low, high = np.where(is_finite, low, 0), np.where(is_finite, high, 0)
     step = max(1, pixels.shape[1] // _SAMPLED_PIXELS)
     while math.gcd(step, images.shape[2]) > 1:  # so that all columns are visited
         step += 1
@@ -288,13 +309,12 @@ def require_usable_images(images: np.ndarray, stack: Path, slices: np.ndarray) -
     spread = np.maximum(spread, np.finfo(np.float32).eps * np.abs(middle))
     too_far = (spread > 0) & (np.maximum(high - middle, middle - low) > _MOST_DEVIATIONS * spread)
     too_large = np.maximum(-low, high) * pixels.shape[1] > np.sqrt(np.finfo(np.float32).max)
-    for bad in np.flatnonzero(too_far | too_large):
-        raise InputError(
-            f"{stack}: image {slices[bad] + 1} (counted from 1) has pixels from {low[bad]:.3g} to {high[bad]:.3g}, "
-            f"which is no signal (median {middle[bad]:.3g}, standard deviation {spread[bad]:.3g}; allowed are "
-            f"{_MOST_DEVIATIONS:g} deviations, within float32); remove the particle or extract it again"
+    for bad in np.flatnonzero(too_far | too_large).tolist():
+        faults[bad] = (
+            f"has pixels from {low[bad]:.3g} to {high[bad]:.3g}, which is no signal (median {middle[bad]:.3g}, "
+            f"standard deviation {spread[bad]:.3g}; allowed are {_MOST_DEVIATIONS:g} deviations, within float32)"
         )
-    return low == high
+    return dict(sorted(faults.items())), (low == high) & is_finite
 
 
 def unpack_remedy(path: Path) -> str:
@@ -319,9 +339,23 @@ def write_map(path: str | os.PathLike[str], values: np.ndarray, pixel_size_angst
     pixel_size_angstrom : float
         The same along all axes.
     """
-    with atomic_path(path) as partial, mrcfile.new(partial) as file:
+    with atomic_path(path) as partial, mrcfile.new(partial, overwrite=True) as file:
         file.set_data(values)
         file.voxel_size = pixel_size_angstrom
+
+
+def _refuse_large_map(path: Path, name: str, packed: str | None) -> None:
+    """Refuse a map whose header announces more than memory is to hold, before it is unpacked."""
+    opener: Any = {"gzip": gzip.open, "bzip2": bz2.open}.get(packed or "", open)
+    with opener(path, "rb") as file:
+        head = file.read(HEADER_BYTES)
+    if not _has_possible_header(path, head):
+        return  # its reader says so
+    words = np.frombuffer(head, dtype=f"{_byte_order(path, head)}i4").astype(object)
+    # Complex float32 pixels, the largest, have eight bytes; int16 pixels become float32.
+    pixel_bytes = 8 if words[_MODE] in UNSUPPORTED_MODES else 4
+    count = int(words[_NX] * words[_NY] * words[_NZ])
+    refuse_large(name, HEADER_BYTES + int(words[_NSYMBT]) + count * pixel_bytes, MOST_ARRAY_BYTES)
 
 
 @contextlib.contextmanager
@@ -351,6 +385,7 @@ def open_map(path: Path, name: str) -> Iterator[mrcfile.mrcfile.MrcFile]:
             raise InputError(f"{name}: compressed with {packed}; {unpack_remedy(path)}")
         if packed is None and head[208:211] != b"MAP" and not _has_possible_header(path, head):
             raise InputError(f"{name}: is no MRC or CCP4 map (its header has no 'MAP' and no possible sizes); give one")
+        _refuse_large_map(path, name, packed)
         with warnings.catch_warnings():
             # mrcfile warns of a file that is longer than its header says; a shorter one is an error.
             warnings.simplefilter("ignore", RuntimeWarning)
@@ -359,5 +394,5 @@ def open_map(path: Path, name: str) -> Iterator[mrcfile.mrcfile.MrcFile]:
             if file.data is None:
                 raise ValueError("the data are not there, or not as the header says")
             yield file
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, OverflowError, zlib.error) as error:
         raise InputError(f"{name}: cannot be read as a map ({error}); it may be cut short: copy it again") from error

@@ -17,7 +17,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cocofold.particles.mrc import COMPRESSED_ENDS, HEADER_BYTES, StackReader, read_stack_header, unpack_remedy
+from cocofold.particles.mrc import (
+    COMPRESSED_ENDS,
+    HEADER_BYTES,
+    StackReader,
+    read_stack_header,
+    unpack_remedy,
+)
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.system.errors import InputError
 

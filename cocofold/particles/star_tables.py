@@ -46,7 +46,7 @@ _SPECIAL = re.compile(
 _BLANK, _TAB, _EMPTY = "\x1f", "\x1e", "\x1d"
 _STAND_INS = bytes.maketrans(b" \t", (_BLANK + _TAB).encode())
 # Rows are read in parts of this size, by so many threads: enough for each of them, and little beside the file itself.
-_BYTES_AT_ONCE, _MOST_THREADS = 1 << 23, 4
+_BYTES_AT_ONCE, _MOST_THREADS, _MOST_LABELS, _MOST_BLOCKS = 1 << 23, 4, 2000, 5000
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ def read_star_blocks(path: Path, as_text: bool = False) -> dict[str, StarBlock]:
     """
     content, encoding = _read_content(path)
     split = _split_blocks(path, content, encoding)
-    if not split:
-        raise InputError(f"{path}: not a STAR file (no line starts with data_)")
+    if not 0 < len(split) <= _MOST_BLOCKS:
+        raise InputError(f"{path}: not a STAR file (no line starts with data_, or more than {_MOST_BLOCKS} do)")
     found = [_read_block(path, content, encoding, text, as_text) for text in split if text.lines]
     if not found:
         raise InputError(f"{path}: not readable as STAR (no block has labels); give the file as its program wrote it")
@@ -239,6 +239,8 @@ def _next_line(content: bytes, start: int) -> tuple[bytes, int]:
 def _read_block(path: Path, content: bytes, encoding: str, text: _BlockText, as_text: bool) -> StarBlock:
     """The values of a block that has labels."""
     name, lines = text.name, text.lines
+    if max(len(lines), len(_next_line(content, text.rows.start)[0].split())) > _MOST_LABELS:
+        raise InputError(f"{path}: data_{name} has more than {_MOST_LABELS} labels, or values in a row; repair it")
     has_rows = lines[0].startswith("loop_")
     if has_rows:
         heads, parts = lines[1:], list(_parts_of(content, text.rows))

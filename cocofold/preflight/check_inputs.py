@@ -19,6 +19,7 @@ from cocofold.mapfit.search_pipeline import (
     refine_at_full_resolution,
 )
 from cocofold.mapfit.target_map import TargetMap, resolution_from_noise
+from cocofold.particles import without_bad_images
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.preflight.check_report import AGREES, UNDECIDED, WRONG, Alternative, CheckReport, CheckVerdict
 from cocofold.preflight.judging import (
@@ -68,12 +69,15 @@ class CheckSettings:
         Finer rings are not looked at, nor those finer than a fifth of the radius of gyration of a large model.
     contrast : str
         What protein is said to be in the images: white, dark, or auto, where either is fine.
+    skip_bad_images : bool
+        Leave those of the drawn particles out whose images are empty or no signal.
     """
 
     count: int = DEFAULT_COUNT
     seed: int = 0
     resolution_angstrom: float = CHECK_RESOLUTION_ANGSTROM
     contrast: str = "white"
+    skip_bad_images: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, in the words of the command line."""
@@ -118,6 +122,8 @@ def check(
     if len(particles) == 0:
         raise InputError("there are no particles; give a file that lists some")
     drawn = _draw_subset(particles, settings)
+    if settings.skip_bad_images:
+        drawn, _ = without_bad_images(drawn)
     resolution = max(settings.resolution_angstrom, _RESOLUTION_PER_RADIUS * radius_of_gyration(model.positions))
     comparer_of = _ComparerFactory(resolution, device, settings.seed)
     comparer = comparer_of(drawn, model)
@@ -139,6 +145,8 @@ def check(
         "fine_below_angstrom": round(comparer.fine_angstrom, 3),
         "model_explains_fine_rings": not doubt,
     }
+    if settings.skip_bad_images:
+        facts["images_left_out"] = drawn.notes[-1]
     verdicts.append(pixel_size)
     if all(verdict.verdict != WRONG for verdict in verdicts):
         verdicts.insert(0, check_identity(comparer, best.accepted, device))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from cocofold.particles.mrc import open_map
 from cocofold.structure.geometry import find_superposition, root_mean_square
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
-from cocofold.system.errors import InputError
+from cocofold.system.atomic_files import read_json
+from cocofold.system.errors import InputError, refuse_damaged
 
 _ANSWER, _START, _DENSITY = Path("model.cif"), Path("models") / "cycle_00.cif", Path("density.mrc")
 
@@ -81,10 +81,7 @@ class FinishedRun:
     def found_before(self, name: str) -> dict[str, Any] | None:
         """What the check (``check.json``) or the placement (``placement/placement.json``) found; None without it."""
         path = self.path / name
-        try:
-            found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-        except ValueError:
-            return None
+        found: dict[str, Any] | None = read_json(path, path, "run it anew") if path.is_file() else None
         return found
 
     @property
@@ -124,16 +121,14 @@ def read_run(path: Path) -> FinishedRun:
             f"{path}: the run in it is not finished (no metrics.json); let it end, or go on with it by the same "
             "cocofold finetune command and --resume, then report"
         )
-    try:
+    anew, answer_file = "run it anew", path / _ANSWER
+    with refuse_damaged(path / "config.yaml", anew):
         options = _read_options(path / "config.yaml")
-        metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
+    metrics = read_json(path / "metrics.json", path / "metrics.json", anew)
+    with refuse_damaged(path / "metrics.csv", anew):
         cycles = _read_cycles(path / "metrics.csv")
+    with refuse_damaged(path / "metrics.json", anew):
         _require_metrics(metrics)
-    except InputError:
-        raise
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: a file of the run cannot be read ({error}); run it anew") from error
-    answer_file = path / _ANSWER
     answer = read_model(answer_file)
     amplitudes, widths = _read_gaussians(answer_file, len(answer))
     start, plddt = read_model(path / _START), _stated_plddt(answer_file, answer)

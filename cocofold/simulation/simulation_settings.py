@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any, Dict
 
@@ -130,6 +130,9 @@ class SimulationSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, in the words of the command line."""
+        for one in fields(self):
+            if isinstance(value := getattr(self, one.name), float):
+                object.__setattr__(self, one.name, value + 0.0)  # -0.0 becomes 0.0
         require_within("--box", self.box, 16, 4096)
         if self.box % 2:
             raise InputError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import gzip
 import os
 import re
 import string
@@ -21,7 +20,7 @@ from cocofold.structure.labels import AMINO_ACIDS, COORDINATE_RECORDS, complete_
 from cocofold.structure.model import CONFIDENCE_CATEGORIES, Model, keep_first_conformations
 from cocofold.structure.modelcif import MOLECULE_CATEGORIES, PLACEMENT_CATEGORY, complete_atom_site, write_model
 from cocofold.system.atomic_files import atomic_path
-from cocofold.system.errors import InputError, packing_program
+from cocofold.system.errors import MOST_TEXT_BYTES, InputError, packing_program, refuse_large, unpack_gzip
 
 # What packed files are called, and what unpacks them, by the program that packed them.
 _ARCHIVES = {
@@ -139,9 +138,11 @@ def _stem(path: Path) -> str:
 
 def _read_text(path: Path) -> str:
     """Text of a file: UTF-8, UTF-16 with its mark, or else Latin-1, as old programs write names of authors."""
-    content = path.read_bytes()
-    if packing_program(content) == "gzip":
-        content = gzip.decompress(content)
+    with path.open("rb") as start:
+        is_packed = packing_program(start.read(8)) == "gzip"
+    if not is_packed:
+        refuse_large(f"model {path}", path.stat().st_size, MOST_TEXT_BYTES)
+    content = unpack_gzip(path, f"model {path}", MOST_TEXT_BYTES) if is_packed else path.read_bytes()
     program = packing_program(content)
     if program in _ARCHIVES:
         kind, command = _ARCHIVES[program]

@@ -222,9 +222,9 @@ def _extra_residue(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: _truncate(f / PAIR), "not readable as a numpy array"),
-        (lambda f: (f / SINGLE).write_bytes(b""), "not readable as a numpy array"),
-        (lambda f: np.save(f / SINGLE, np.array([None]), allow_pickle=True), "not readable as a numpy array"),
+        (lambda f: _truncate(f / PAIR), "cannot be read as a numpy array"),
+        (lambda f: (f / SINGLE).write_bytes(b""), "cannot be read as a numpy array"),
+        (lambda f: np.save(f / SINGLE, np.array([None]), allow_pickle=True), "cannot be read as a numpy array"),
         (lambda f: _saved(f / PAIR, lambda a: a.astype(np.int8)), "its numbers are int8"),
         (lambda f: _saved(f / PAIR, lambda a: a * np.float16(np.inf)), "pair holds numbers that are not finite"),
         (lambda f: _saved(f / PAIR, lambda a: a[:20, :20]), r"the pair representation is \(20, 20, 128\)"),
@@ -232,7 +232,7 @@ def _extra_residue(path: Path) -> None:
         (lambda f: _saved(f / SINGLE, lambda a: np.repeat(a, 2, 1)), r"the single representation is \(22, 512\)"),
         (lambda f: _scores(f / SCORES, plddt=[1.0]), r"plddt is \(1,\); for 22 residues"),
         (lambda f: _scores(f / SCORES, pae=[[1.0], [1.0, 2.0]]), "pae is not a table of numbers"),
-        (lambda f: _truncate(f / SCORES), "not readable as JSON"),
+        (lambda f: _truncate(f / SCORES), "cannot be read as JSON"),
         (lambda f: (f / "config.json").write_text("[]"), "holds a list"),
         (lambda f: (f / PDB).write_text("END\n"), "neither mmCIF .* nor PDB"),
         (lambda f: (f / "job.a3m").write_text("#22\t1\n>101\n" + "A" * 22), "residue 1 of chain A is"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import mrcfile
@@ -12,7 +13,7 @@ import torch
 from particle_project import Project
 
 from cocofold.likelihood.frc_loss import ContrastEstimate
-from cocofold.particles import read_particles
+from cocofold.particles import read_particles, without_bad_images
 from cocofold.particles.mrc import require_usable_images
 from cocofold.system.errors import InputError
 
@@ -103,6 +104,42 @@ def test_an_image_of_one_value_has_no_signal(tmp_path: Path) -> None:
     assert not images[0].any()
     assert particles.reader.empty == {(tmp_path / "stacks" / "a.mrcs", 1)}
     assert np.array_equal(images[2], project.a[2])
+
+
+def damage(folder: Path) -> None:
+    """Image 2 of stack a is empty, image 3 has a pixel that is no signal."""
+    with mrcfile.open(folder / "stacks" / "a.mrcs", "r+") as stack:
+        stack.data[1] = 0.1
+        stack.data[2, 3, 3] = np.nan
+
+
+def test_bad_images_are_left_out_and_listed(tmp_path: Path) -> None:
+    star = Project(tmp_path).star()
+    whole, kept = without_bad_images(read_particles(star))
+    assert len(whole) == 3
+    damage(tmp_path)
+    left, kept = without_bad_images(read_particles(star))
+    assert kept.tolist() == [1]
+    assert [path.name for path in left.stacks] == ["b.mrcs"]
+    assert f"2 of 3 particles are left out for their images (--skip-bad-images): images (from 1) of {tmp_path}" in str(
+        left.notes[-1]
+    )
+    assert left.notes[-1].endswith("a.mrcs: 2-3")
+    with mrcfile.open(tmp_path / "stacks" / "b.mrcs", "r+") as stack:
+        stack.data[:] = 3
+    with pytest.raises(InputError, match="all 3 images are empty or no signal"):
+        without_bad_images(read_particles(star))
+
+
+def test_select_leaves_bad_images_out(tmp_path: Path, command: Callable[..., int]) -> None:
+    star = Project(tmp_path).star()
+    damage(tmp_path)
+    one, two = tmp_path / "one.star", tmp_path / "two.star"
+    arguments = ["select", "--particles", star, "--by", "random", "--skip-bad-images"]
+    assert command(*arguments, "--count", 1, "--out", one) == 0
+    assert [path.name for path in read_particles(one).stacks] == ["b.mrcs"]
+    assert command(*arguments, "--count", 2, "--out", two) == 2
+    assert not two.exists()
 
 
 def test_what_is_no_number_decides_no_contrast() -> None:

@@ -356,3 +356,17 @@ def test_matrices_are_those_of_scipy() -> None:
     angles = np.random.default_rng(0).uniform(-360, 360, (50, 3))
     expected = Rotation.from_euler("ZYZ", angles, degrees=True).as_matrix().transpose(0, 2, 1)
     np.testing.assert_allclose(matrices_from_relion(*angles.T), expected, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("data_particles\nloop_\n_rlnImageName\n" + "1 " * 3000 + "\n", "more than 2000 labels, or values in a row"),
+        ("data_particles\n" + "".join(f"_a{row} 1\n" for row in range(3000)), "more than 2000 labels"),
+        ("".join(f"data_a{row}\n_b 1\n" for row in range(6000)), "more than 5000 do"),
+    ],
+)
+def test_a_table_that_would_fill_the_memory_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "p.star").write_text(text)
+    with pytest.raises(InputError, match=said):
+        read_particles(tmp_path / "p.star")

@@ -9,7 +9,7 @@ WORKERS ?= 2
 PYTEST = OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup \
 	--no-loadscope-reorder
 
-.PHONY: venv demo test test-fast test-gpu test-colabfold test-browser test-plugin gui bench docs-pictures clean
+.PHONY: venv demo test test-fast test-gpu test-colabfold test-browser test-plugin gui bench docs-pictures torture audit clean
 
 venv: $(VENV)/.ready
 
@@ -74,6 +74,15 @@ bench: venv $(CRYOJAX)/.ready
 # Of a run of cocofold demo, which is made in bench_runs/demo if there is none.
 docs-pictures: venv
 	$(BIN)/python -m benchmarks.pictures
+
+# Damaged files, kills, small disks and more, drawn at random for so many hours; adds to torture.json.
+HOURS ?= 1
+torture: venv
+	$(BIN)/python -m benchmarks.torture --hours $(HOURS)
+
+# Versions, digests, licences and known vulnerabilities of all packages, and what is asked of a network.
+audit: venv
+	$(BIN)/python -m benchmarks.audit
 
 clean:
 	rm -rf demo_run bench_runs build *.egg-info

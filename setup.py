@@ -40,6 +40,7 @@ SCIPION = ["scipion-em>=3.11,<4", "scipion-app>=3.8,<4"]
 DEV = [
     "pytest>=8.0",
     "pytest-xdist>=3.6",
+    "hypothesis>=6.100",
     "tmtools>=0.3",
     "websocket-client>=1.8",
     "modelcif>=1.8",

@@ -1,0 +1,658 @@
+"""Files that lie and days that go wrong: ``python -m benchmarks.torture --hours 1``, or ``make torture HOURS=1``.
+
+Trials are drawn at random, each from a number of its own, until the time is over, and added to a tally that a later
+call goes on with. Kinds of trials, besides damaged files for every reader (``benchmarks.fuzz_readers``):
+
+- kill: a verb that writes is ended by SIGKILL, SIGTERM or SIGINT at a random moment. Nothing half-written lies under
+  a file's name, nothing lies outside of the output, and the same command (a run with ``--resume``) then gives the
+  bytes of an undisturbed one.
+- stop: SIGSTOP and SIGCONT at random moments; closed: nobody reads what is printed, or the streams are closed; twice:
+  the same command at the same time. The bytes are those of an undisturbed run.
+- memory, disk, size: a limit on the address space, a small tmpfs (where one may be mounted), a limit on the size of
+  files. A command ends well, or with status 2 and one message.
+- options: values out of range, of other types and of odd spelling, for all options of all verbs: status 0 or 2 (1 of a
+  check that finds fault), one message.
+- names: files and folders of odd names. moved: a run is killed, its project moved, and resumed.
+- flat: short runs in one process; memory, descriptors, threads and temporary files do not grow.
+
+Status 70, a traceback, an end by a signal that was not sent, more than 10 s from a signal to the end (of a reader,
+more than 10 s of processor time), bytes that differ
+and files outside count as failures; each is kept with its number, by which ``--kind KIND --number N`` repeats it.
+
+Commands run in children that this process forks after it has imported all that they need.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import torch
+import typer
+
+from benchmarks.fuzz_readers import LIMIT_S, READERS, fuzz, make_samples
+from cocofold.__main__ import app, main
+from cocofold.system.atomic_files import is_partial, write_json
+
+LONGEST_S = 240.0  # after which a command is taken to hang
+ALLOWED_OF_LIMITS = (0, 2)
+_READ_KIND = "read: "
+
+
+@dataclass
+class Ended:
+    """How a command ended: its status (negative: the signal that ended it), what it said, and how long it took."""
+
+    status: int
+    said: str
+    seconds: float
+
+
+@dataclass
+class Trial:
+    """One trial: its random numbers, the samples, and an empty folder."""
+
+    random: random.Random
+    samples: Path
+    folder: Path
+    verbs: dict[str, Verb]
+    faults: list[str] = field(default_factory=list)
+    counted: int = 1
+
+    def require(self, holds: bool, what: str) -> None:
+        """Note a fault unless something holds."""
+        if not holds:
+            self.faults.append(what[:2000])
+
+
+@dataclass
+class Verb:
+    """A verb that writes: its arguments, the files that are the same in each undisturbed run, and how long it takes."""
+
+    arguments: list[str]
+    results: tuple[str, ...]
+    seconds: float = 0.0
+    expected: dict[str, bytes] = field(default_factory=dict)
+    resumes: bool = False
+
+
+def start(arguments: list[str], said: Path, prepare: Callable[[], None] = lambda: None) -> int:
+    """Fork a command that prints into a file; returns the child's number."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child:
+        return child
+    status = 70
+    try:
+        os.setsid()
+        file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        sys.stderr = sys.__stderr__ = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        sys.argv = ["cocofold", *arguments]
+        prepare()
+        main()
+        status = 0
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stdout.flush()
+    os._exit(status)
+
+
+def wait(child: int, said: Path, began: float, longest: float = LONGEST_S) -> Ended:
+    """Wait for a child, which is killed after the longest time."""
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            text = said.read_text(errors="replace") if said.is_file() else ""
+            return Ended(os.waitstatus_to_exitcode(status), text, time.monotonic() - began)
+        if time.monotonic() - began > longest:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return Ended(-signal.SIGKILL, f"hung for {longest:.0f} s", time.monotonic() - began)
+        time.sleep(0.005)
+
+
+def run(arguments: list[str], said: Path, prepare: Callable[[], None] = lambda: None) -> Ended:
+    """Run a command to its end."""
+    began = time.monotonic()
+    return wait(start(arguments, said, prepare), said, began)
+
+
+def make_verbs(samples: Path) -> dict[str, Verb]:
+    """Verbs that write, small; those that the samples' files suffice for."""
+    star, model, other = samples / "set" / "particles.star", samples / "m.cif", samples / "open.cif"
+    texts = {
+        "simulate": (f"simulate --model {other} --box 32 --pixel-size 3 --count 40 --snr 1 --seed 5 --centre --map",
+                     ("particles.mrcs", "map.mrc")),
+        "select": (f"select --particles {star} --by random --count 5 --seed 2", ("",)),
+        "finetune": (f"finetune --particles {star} --model {model} --no-check --contrast white --effort 0.02 "
+                     "--cycles 3 --heldout 0.5 --seed 1 --device cpu",
+                     ("model.cif", "models/cycle_02.cif", "density.mrc")),
+        "fit": (f"fit --model {model} --map {samples / 'truth.mrc'} --resolution 12 --device cpu", ("placed.cif",)),
+        "reconstruct": (f"reconstruct --particles {star} --seed 1 --device cpu", ("reconstruction.mrc",)),
+        "assess": (f"assess --model {model} --reference {other}", ("",)),
+        "move": (f"move --model {model} --shift 1 2 3", ("",)),
+    }  # fmt: skip
+    return {name: Verb(text.split(), results, resumes=name == "finetune") for name, (text, results) in texts.items()}
+
+
+_OUT = {"select": ("--out", "out.star"), "assess": ("--json", "out.json"), "move": ("--out", "out.cif")}
+
+
+def command_of(name: str, verb: Verb, folder: Path) -> list[str]:
+    """A verb's command that writes into a folder."""
+    option, file = _OUT.get(name, ("--out", "out"))
+    return [*verb.arguments, option, str(folder / file)]
+
+
+def results_of(name: str, verb: Verb, folder: Path) -> dict[str, bytes]:
+    """Bytes of a verb's results, without those that are not there."""
+    place = folder / _OUT.get(name, ("", "out"))[1]
+    paths = {result: place / result if result else place for result in verb.results}
+    return {result: path.read_bytes() for result, path in paths.items() if path.is_file()}
+
+
+def measure(verbs: dict[str, Verb], folder: Path) -> None:
+    """Run every verb undisturbed: what it gives, and how long it takes."""
+    for name, verb in verbs.items():
+        place = folder / name
+        place.mkdir(parents=True)
+        ended = run(command_of(name, verb, place), place / "said")
+        if ended.status != 0:
+            raise SystemExit(f"{name} does not run here: {ended.said}")
+        verb.seconds, verb.expected = ended.seconds, results_of(name, verb, place)
+
+
+def half_written(folder: Path) -> list[str]:
+    """Files of a folder that cannot be read as what they are, temporary ones aside."""
+    import gemmi
+    import mrcfile
+    from safetensors import safe_open
+
+    wrong = []
+    for path in folder.rglob("*"):
+        if not path.is_file() or is_partial(path) or path.name in ("said", ".lock", "log.txt"):
+            continue
+        try:
+            if path.suffix == ".json":
+                json.loads(path.read_text())
+            elif path.suffix == ".cif":
+                gemmi.cif.read(str(path)).sole_block()
+            elif path.suffix in (".mrc", ".mrcs"):
+                with mrcfile.open(path) as file:
+                    assert file.data is not None
+            elif path.suffix == ".safetensors":
+                with safe_open(str(path), framework="pt") as file:
+                    assert list(file.keys())
+        except Exception as error:
+            wrong.append(f"{path.name}: {error}")
+    return wrong
+
+
+def require_ended(trial: Trial, name: str, ended: Ended, allowed: tuple[int, ...]) -> None:
+    """Note a status that is not allowed, a traceback, and more than a message where there must be one."""
+    trial.require(ended.status in allowed, f"{name}: status {ended.status}: {ended.said[-1500:]}")
+    trial.require("Traceback" not in ended.said, f"{name}: traceback: {ended.said[-1500:]}")
+
+
+def require_result(trial: Trial, name: str, folder: Path) -> None:
+    """Note results that differ from an undisturbed run's, files that are not whole, and files outside."""
+    verb = trial.verbs[name]
+    trial.require(results_of(name, verb, folder) == verb.expected, f"{name}: other bytes than of an undisturbed run")
+    trial.require(not half_written(folder), f"{name}: not whole: {half_written(folder)}")
+
+
+def require_nothing_outside(trial: Trial, name: str, folder: Path, besides: tuple[str, ...] = ()) -> None:
+    """Note what a command has left beside its output."""
+    own = {_OUT.get(name, ("", "out"))[1], "said", *besides}
+    outside = [path.name for path in folder.iterdir() if path.name not in own and not is_partial(path)]
+    trial.require(not outside, f"{name}: left outside: {outside}")
+
+
+def again(name: str, verb: Verb, folder: Path) -> list[str]:
+    """The command that goes on where a killed one ended."""
+    started = verb.resumes and (folder / "out" / "config.yaml").is_file()
+    return command_of(name, verb, folder) + ["--resume"] * started
+
+
+def kill(trial: Trial) -> None:
+    """One to three ends at random moments."""
+    name = trial.random.choice(list(trial.verbs))
+    verb, said = trial.verbs[name], trial.folder / "said"
+    for _ in range(trial.random.randint(1, 3)):
+        number = trial.random.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+        began = time.monotonic()
+        child = start(again(name, verb, trial.folder), said)
+        time.sleep(trial.random.uniform(0, 1.1 * verb.seconds))
+        sent = time.monotonic()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, number)
+        ended = wait(child, said, began)
+        trial.require(ended.status in (0, 2, -number, 128 + number), f"{name}: status {ended.status}: {ended.said}")
+        trial.require(ended.status != 2 or "is there already" in ended.said or "holds" in ended.said, ended.said)
+        late = time.monotonic() - sent if ended.status == 128 + number else 0.0
+        trial.require(late < LIMIT_S + verb.seconds, f"{name}: ended {late:.0f} s after the signal")
+        trial.require(not half_written(trial.folder), f"{name}: not whole: {half_written(trial.folder)}")
+    if results_of(name, verb, trial.folder) != verb.expected or verb.resumes:
+        # Folders that were half filled when the power went are given up by name; nothing in them is half a file.
+        if not verb.resumes and (trial.folder / "out").is_dir():
+            shutil.rmtree(trial.folder / "out")
+        ended = run(again(name, verb, trial.folder), said)
+        require_ended(trial, name, ended, (0,))
+    require_result(trial, name, trial.folder)
+    require_nothing_outside(trial, name, trial.folder)
+
+
+def stop(trial: Trial) -> None:
+    """Stopped and continued at random moments."""
+    name = trial.random.choice(list(trial.verbs))
+    verb, said = trial.verbs[name], trial.folder / "said"
+    began = time.monotonic()
+    child = start(command_of(name, verb, trial.folder), said)
+    for _ in range(trial.random.randint(1, 4)):
+        time.sleep(trial.random.uniform(0, verb.seconds / 3))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGSTOP)
+            time.sleep(trial.random.uniform(0, 0.3))
+            os.kill(child, signal.SIGCONT)
+    require_ended(trial, name, wait(child, said, began), (0,))
+    require_result(trial, name, trial.folder)
+
+
+def closed(trial: Trial) -> None:
+    """Standard streams that are closed, or that nobody reads."""
+    name = trial.random.choice(list(trial.verbs))
+    numbers = trial.random.choice([(1,), (1, 2), (0, 1, 2), (0,)])
+    pipe = trial.random.random() < 0.5
+
+    def prepare() -> None:
+        for number in numbers:
+            if pipe and number:
+                reading, writing = os.pipe()
+                os.dup2(writing, number)
+                os.close(reading)
+                os.close(writing)
+            else:
+                os.close(number)
+
+    ended = run(command_of(name, trial.verbs[name], trial.folder), trial.folder / "said", prepare)
+    require_ended(trial, f"{name}, {numbers} {'unread' if pipe else 'closed'}", ended, (0,))
+    require_result(trial, name, trial.folder)
+
+
+def twice(trial: Trial) -> None:
+    """The same command twice at once: one result, whole, and no more than a message from the other."""
+    name = trial.random.choice(list(trial.verbs))
+    verb, began = trial.verbs[name], time.monotonic()
+    said = [trial.folder / "said", trial.folder / "said2"]
+    children = [start(command_of(name, verb, trial.folder), path) for path in said]
+    ended = [wait(child, path, began) for child, path in zip(children, said)]
+    for one in ended:
+        require_ended(trial, name, one, (0, 2))
+    trial.require(any(one.status == 0 for one in ended), f"{name}: both ended with 2: {[one.said for one in ended]}")
+    require_result(trial, name, trial.folder)
+
+
+def _limit(kind: int, value: int) -> Callable[[], None]:
+    return lambda: resource.setrlimit(kind, (value, value))
+
+
+def _held_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def memory(trial: Trial) -> None:
+    """A limit on the address space."""
+    name = trial.random.choice(list(trial.verbs))
+    most = _held_bytes() + int(10 ** trial.random.uniform(6.5, 9.3))
+    said = trial.folder / "said"
+    ended = run(command_of(name, trial.verbs[name], trial.folder), said, _limit(resource.RLIMIT_AS, most))
+    require_ended(trial, f"{name} with {most - _held_bytes():.3g} bytes", ended, ALLOWED_OF_LIMITS)
+    trial.require(not half_written(trial.folder), f"{name}: not whole: {half_written(trial.folder)}")
+    if ended.status == 0:
+        require_result(trial, name, trial.folder)
+    _runs_after_all(trial, name)
+
+
+def size(trial: Trial) -> None:
+    """A limit on the size of files."""
+    name, said = trial.random.choice(list(trial.verbs)), trial.folder / "said"
+    most = int(10 ** trial.random.uniform(2, 6))
+    ended = run(command_of(name, trial.verbs[name], trial.folder), said, _limit(resource.RLIMIT_FSIZE, most))
+    require_ended(trial, f"{name}, files of {most} bytes", ended, ALLOWED_OF_LIMITS)
+    trial.require(not half_written(trial.folder), f"{name}: not whole: {half_written(trial.folder)}")
+    _runs_after_all(trial, name)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, n_bytes: int) -> Iterator[bool]:
+    """A tmpfs mounted on a folder; False where this is not allowed."""
+    command = ["mount", "-t", "tmpfs", "-o", f"size={n_bytes}", "tmpfs", str(folder)]
+    mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
+    try:
+        yield mounted
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+def disk(trial: Trial) -> None:
+    """A small disk, which in the end is made large enough."""
+    name = trial.random.choice(list(trial.verbs))
+    place = trial.folder / "disk"
+    place.mkdir()
+    with small_disk(place, int(10 ** trial.random.uniform(3.7, 6.3))) as mounted:
+        if not mounted:
+            trial.counted = 0
+            return
+        ended = run(command_of(name, trial.verbs[name], place), trial.folder / "said")
+        require_ended(trial, name, ended, ALLOWED_OF_LIMITS)
+        trial.require(not half_written(place), f"{name}: not whole: {half_written(place)}")
+        subprocess.run(["mount", "-o", "remount,size=64m", str(place)], check=True)
+        if ended.status != 0:
+            ended = run(again(name, trial.verbs[name], place), trial.folder / "said")
+            require_ended(trial, f"{name}, after the disk was full", ended, (0,))
+        require_result(trial, name, place)
+
+
+def _runs_after_all(trial: Trial, name: str) -> None:
+    """After a refusal the same command runs, without anything being removed by hand."""
+    verb = trial.verbs[name]
+    if results_of(name, verb, trial.folder) == verb.expected:
+        return
+    ended = run(again(name, verb, trial.folder), trial.folder / "said")
+    require_ended(trial, f"{name}, the same command again", ended, (0,))
+    require_result(trial, name, trial.folder)
+
+
+_ODD = (
+    *("-1", "0", "-0.0", "nan", "inf", "-inf", "1e308", "1e-320", "99999999999999999999", "3.7", "", " ", "x", "Å"),
+    *("auto", "A", "A:1-3", "A;B", "C3", "C999", "cuda:99", "cpu", "/", ".", "/dev/null", "/proc/self/mem", "é" * 300),
+    *("A" * 5000, "1,2", "--", "None", "True", "0x10", "1_0", "../..", "\udcff", "a\nb"),
+)
+
+
+def options(trial: Trial) -> None:
+    """One to three options of a verb with odd values."""
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    name = trial.random.choice(list(trial.verbs))
+    verb = trial.verbs[name]
+    arguments = command_of(name, verb, trial.folder)
+    for _ in range(trial.random.randint(1, 3)):
+        option = trial.random.choice([one for one in commands[name].params if one.opts[0].startswith("--")])
+        values = 0 if getattr(option, "is_flag", False) else option.nargs
+        flag = trial.random.choice([*option.opts, *option.secondary_opts])
+        # Outside of the trial's folder nothing may be written, whatever an option's value.
+        odd = [one for one in _ODD if flag not in ("--out", "--json", "--scratch", "--picture") or "/" not in one]
+        arguments += [flag, *(trial.random.choice(odd) for _ in range(values))]
+    if "--processes" in arguments or "--stop-with" in arguments:
+        arguments = command_of(name, verb, trial.folder)
+    ended = run(arguments, trial.folder / "said", lambda: os.chdir(trial.folder))
+    require_ended(trial, " ".join(map(repr, arguments)), ended, (0, 2))
+
+
+_NAMES = (
+    "a b",
+    "-x",
+    "é",
+    "日本",
+    "a'b\"c",
+    "a;b",
+    "$HOME",
+    "~",
+    "a#b",
+    "x" * 200,
+    "\udcff\udcfe",
+    "a%sb",
+    "{a}",
+    "a@b",
+)
+
+
+def names(trial: Trial) -> None:
+    """Folders of odd names."""
+    name = trial.random.choice(list(trial.verbs))
+    place = trial.folder / trial.random.choice(_NAMES)
+    place.mkdir()
+    ended = run(command_of(name, trial.verbs[name], place), trial.folder / "said")
+    require_ended(trial, f"{name} in {place.name!r}", ended, (0,))
+    expected = trial.verbs[name].expected
+    trial.require(
+        set(results_of(name, trial.verbs[name], place)) == set(expected), f"{name} in {place.name!r}: no result"
+    )
+
+
+def moved(trial: Trial) -> None:
+    """A run that was killed goes on in a project that lies elsewhere."""
+    verb, said = trial.verbs["finetune"], trial.folder / "said"
+    old, new = trial.folder / "old", trial.folder / "new"
+    old.mkdir()
+    for name in ("set", "m.cif"):
+        source = trial.samples / name
+        shutil.copytree(source, old / name) if source.is_dir() else shutil.copy(source, old / name)
+
+    def arguments(project: Path) -> list[str]:
+        return [
+            *[one.replace(str(trial.samples), str(project)) for one in verb.arguments],
+            "--out",
+            str(project / "out"),
+        ]
+
+    began = time.monotonic()
+    child = start(arguments(old), said)
+    time.sleep(trial.random.uniform(0, verb.seconds))
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, trial.random.choice([signal.SIGKILL, signal.SIGTERM]))
+    wait(child, said, began)
+    old.rename(new)
+    resumes = ["--resume"] * (new / "out" / "config.yaml").is_file()
+    # Before it has noted what its input holds, a run knows it by its names.
+    knows = not resumes or (new / "out" / "inputs.json").is_file()
+    ended = run([*arguments(new), *resumes], said)
+    require_ended(trial, "finetune, moved", ended, (0,) if knows else (0, 2))
+    if ended.status == 0:
+        require_result(trial, "finetune", new)
+
+
+def flat(trial: Trial) -> None:
+    """Short runs one after the other in one process."""
+    child = os.fork()
+    if not child:
+        status = 1
+        with contextlib.suppress(BaseException):
+            status = int(not _stays_flat(trial.samples, trial.folder, trial.random.randint(4, 8)))
+        os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    trial.require(status == 0, "memory, descriptors, threads or temporary files grow")
+
+
+def _stays_flat(samples: Path, folder: Path, count: int) -> bool:
+    from cocofold.finetuning.options import Options
+    from cocofold.finetuning.run import finetune
+    from cocofold.system.hardware import resident_bytes
+
+    tempfile.tempdir = str(folder / "temporary")
+    Path(tempfile.tempdir).mkdir()
+    star, model = str(samples / "set" / "particles.star"), str(samples / "m.cif")
+    held = []
+    for number in range(2 * count):
+        out = folder / f"run{number}"
+        finetune(Options(star, model=model, check=False, effort=0.01, cycles=2, heldout=0.5, device="cpu"), out)
+        shutil.rmtree(out)
+        files = len(os.listdir("/proc/self/fd")), threading.active_count(), len(os.listdir(tempfile.tempdir))
+        held.append((resident_bytes(), *files))
+    first, last = held[count - 1], held[-1]
+    return first[1:] == last[1:] and last[0] - first[0] < 20e6
+
+
+KINDS: dict[str, Callable[[Trial], None]] = {
+    "kill": kill, "stop": stop, "closed": closed, "twice": twice, "memory": memory, "size": size, "disk": disk,
+    "options": options, "names": names, "moved": moved, "flat": flat,
+}  # fmt: skip
+_WEIGHTS = {"options": 4, "kill": 3, "flat": 0.2}  # others have 1
+
+
+class _Alarm(Exception):
+    """A reader took too long."""
+
+
+def _ring(number: int, frame: FrameType | None) -> None:
+    raise _Alarm
+
+
+def read(trial: Trial, name: str, seconds: float = 5.0) -> None:
+    """Damaged files for a reader, in a child, for some seconds."""
+    reader = READERS[name]
+    count = max(3, int(seconds / reader.seconds))
+    path = trial.folder / "said"
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGPROF, _ring)
+        most = _held_bytes() + 3 * 2**30
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        found: dict[str, object] = {}
+        try:
+            done = fuzz(
+                name,
+                trial.samples,
+                trial.random.getrandbits(32),
+                count,
+                lambda: signal.setitimer(signal.ITIMER_PROF, LIMIT_S) and None,
+            )
+            found = {"inputs": done.inputs}
+        except BaseException as error:
+            place = [f"{one.filename}:{one.lineno}" for one in traceback.extract_tb(error.__traceback__)]
+            near = [one for one in place if "/cocofold/" in one and "/benchmarks/" not in one][-3:]
+            found = {"inputs": 1, "fault": f"{type(error).__name__}: {str(error)[:300]} at {near}"}
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        path.write_text(json.dumps(found))
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    content = json.loads(path.read_text()) if path.is_file() else {"fault": f"the reader ended with {status}"}
+    trial.counted = content.get("inputs", 1)
+    if "fault" in content:
+        trial.faults.append(content["fault"])
+
+
+@dataclass
+class Tally:
+    """What was tried, how often, and what failed; kept in a file."""
+
+    path: Path
+    hours: float = 0.0
+    tried: dict[str, int] = field(default_factory=dict)
+    failed: list[dict[str, object]] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, path: Path) -> Tally:
+        """The tally of a file, empty if there is none."""
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        return cls(path, **known)
+
+    def save(self) -> None:
+        """Write the file anew."""
+        write_json(self.path, {"hours": self.hours, "tried": self.tried, "failed": self.failed})
+
+    def table(self) -> str:
+        """Markdown."""
+        faults = {kind: sum(one["kind"] == kind for one in self.failed) for kind in self.tried}
+        rows = [f"| {kind} | {count:,} | {faults[kind]} |" for kind, count in sorted(self.tried.items())]
+        return "\n".join([f"{self.hours:.2f} hours", "", "| what | trials | failures |", "| --- | --- | --- |", *rows])
+
+
+def one_trial(kind: str, number: int, samples: Path, verbs: dict[str, Verb]) -> Trial:
+    """A trial of a kind, by its number."""
+    with tempfile.TemporaryDirectory(prefix="torture-") as folder:
+        trial = Trial(random.Random(number), samples, Path(folder), verbs)
+        try:
+            if kind.startswith(_READ_KIND):
+                read(trial, kind[len(_READ_KIND) :])
+            else:
+                KINDS[kind](trial)
+        except Exception as error:  # a trial's own
+            trial.faults.append(f"the trial itself: {type(error).__name__}: {error}")
+        return trial
+
+
+def prepare(samples: Path, with_programs: bool = True) -> dict[str, Verb]:
+    """Make the samples, and run every verb undisturbed."""
+    torch.set_num_threads(1)
+    make_samples(samples)
+    verbs = make_verbs(samples)
+    if with_programs:
+        said = samples / "said"
+        out = samples / "large"
+        text = f"simulate --model {samples / 'open.cif'} --box 32 --pixel-size 3 --count 60 --snr 5 --centre --map"
+        ended = run([*text.split(), "--out", str(out)], said)
+        if ended.status != 0:
+            raise SystemExit(ended.said)
+        shutil.copy(out / "map.mrc", samples / "truth.mrc")
+        measure(verbs, samples / "undisturbed")
+    return verbs
+
+
+def torture(hours: float, tally: Tally, samples: Path, seed: int) -> None:
+    """Trials for some hours."""
+    verbs = prepare(samples)
+    drawn = random.Random(f"{seed} {tally.hours}")
+    began = last = time.monotonic()
+    kinds = [*KINDS, *(_READ_KIND + name for name in READERS)]
+    weights = [_WEIGHTS.get(kind, 1.0) for kind in kinds]
+    while last - began < 3600 * hours:
+        kind, number = drawn.choices(kinds, weights)[0], drawn.getrandbits(32)
+        trial = one_trial(kind, number, samples, verbs)
+        now = time.monotonic()
+        tally.hours += (now - last) / 3600
+        tally.tried[kind] = tally.tried.get(kind, 0) + trial.counted
+        for fault in trial.faults:
+            tally.failed.append({"kind": kind, "number": number, "fault": fault})
+            print(f"{kind} {number}: {fault}", flush=True)
+        tally.save()
+        last = now
+
+
+def command_line() -> None:
+    """Options of the program."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hours", type=float, default=1.0)
+    parser.add_argument("--tally", type=Path, default=Path("torture.json"), help="file that is added to")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kind", help="with --number: repeat one trial")
+    parser.add_argument("--number", type=int)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="torture-samples-") as folder:
+        if given.kind:
+            verbs = prepare(Path(folder) / "samples")
+            print("\n".join(one_trial(given.kind, given.number, Path(folder) / "samples", verbs).faults) or "no fault")
+            return
+        tally = Tally.load(given.tally)
+        torture(given.hours, tally, Path(folder) / "samples", given.seed)
+        print(tally.table())
+
+
+if __name__ == "__main__":
+    command_line()

@@ -144,7 +144,8 @@ def finetune(
     # Others are started before anything large is imported, which they do at the same time.
     started = WorkerProcess.start_or_join(processes, oversubscribe)
     with started as member, contextlib.ExitStack() as at_end, time_limit(limit):
-        from cocofold.finetuning.states import finetune_states as run
+        from cocofold.finetuning.run import finetune as fit_one_model
+        from cocofold.finetuning.states import finetune_states as fit_several
         from cocofold.likelihood.distributed import WorkerGroup
         from cocofold.system.progress import console_log
 
@@ -155,7 +156,9 @@ def finetune(
         if together is not None:
             at_end.enter_context(together)
         at_end.enter_context(console_log())
-        metrics = run(_options_from(given), out, resume, stop_with, together)
+        options = _options_from(given)
+        run = fit_several if options.tells_particles_apart else fit_one_model
+        metrics = run(options, out, resume, stop_with, together)
         # By the log, which a terminal that is gone does not end
         next_step = f"cocofold report {shlex.quote(str(out))}"
         told = f"{out / 'model.cif'}: the model. Next: {next_step}, which writes {out / 'report.html'}"

@@ -84,9 +84,8 @@ def test_flags_and_their_defaults_stay() -> None:
 def given_on_the_command_line(*line: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Options, tuple[object, ...]]:
     """Options that a command line makes, and the other arguments of the run."""
     seen: list[tuple[Options, tuple[object, ...]]] = []
-    monkeypatch.setattr(
-        "cocofold.finetuning.states.finetune_states", lambda options, *others: seen.append((options, others))
-    )
+    for run in ("run.finetune", "states.finetune_states"):
+        monkeypatch.setattr(f"cocofold.finetuning.{run}", lambda options, *others: seen.append((options, others)))
     result = CliRunner().invoke(app, ["finetune", *line])
     assert result.exit_code == 0, result.output
     return seen[0]

@@ -250,7 +250,9 @@ def command(*arguments: object) -> Callable[[], None]:
 
 @pytest.mark.slow
 def test_a_model_is_followed_through_few_files(simulated: Path, tmp_path: Path) -> None:
-    fit = command("fit", "--model", closed_state(), "--map", simulated / "map.mrc", "--out", tmp_path / "fit")
+    given = ["--model", closed_state(), "--map", simulated / "map.mrc", "--out", tmp_path / "fit"]
+    # Profiling is slow, and a search of one hand at low resolution goes the same way.
+    fit = command("fit", *given, "--hand", "as-is", "--resolution", 20)
     files = files_that_are_handed(Model, fit)
     assert "commands/fit.py" in files
     assert len(files) <= MOST_FILES_THAT_FOLLOW, sorted(files)

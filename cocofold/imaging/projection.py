@@ -228,7 +228,9 @@ class _TiledAtoms:
         # A tile's atoms begin with a row of their own.
         skipped = (rows.cumsum(0) - rows) * _ATOMS_PER_ROW - (counts.cumsum(0) - counts)
         slot = torch.empty_like(order)
-        slot[order] = torch.arange(len(order), device=x.device) + skipped.repeat_interleave(counts)
+        slot[order] = torch.arange(len(order), device=x.device) + skipped.repeat_interleave(
+            counts, output_size=len(order)
+        )
         tile = used.repeat_interleave(rows)
         steps = torch.arange(-reach, side - reach, device=x.device)
         down = ((tile // across % across * width)[:, None] + steps).remainder(grid)

@@ -206,10 +206,7 @@ class WorkerGroup:
 
     def local_device(self, name: str) -> torch.device:
         """The device of this process: of several GPUs each process on a machine takes its own, in turn."""
-        device = find_device(name)
-        if device.type == "cuda" and device.index is None:
-            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-        return device
+        return find_device(name, int(os.environ.get("LOCAL_RANK", "0")))
 
     def share_images(self, observations: Observations, shape: MessageShape) -> DistributedComparison:
         """Have all workers get these images ready, for requests of this length; the coordinator calls it.

@@ -11,12 +11,12 @@ from cocofold.imaging.fourier import RingPixels
 from cocofold.imaging.projection import bytes_per_image
 from cocofold.likelihood.frc_loss import MOST_VARIANCE_A2
 from cocofold.likelihood.observed_images import BYTES_AHEAD, bytes_per_transform, cache_budget
-from cocofold.system.hardware import available_bytes, resident_bytes
+from cocofold.system.hardware import available_bytes, free_bytes, resident_bytes
 
 # Atoms times images compared at once on a GPU: enough to keep it busy. More take memory and no less time.
 _ATOMS_AT_ONCE_ON_GPU = 1 << 20
 # Pixels of images compared at once, which bound the number of images where atoms are few.
-_PIXELS_AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 24}
+_PIXELS_AT_ONCE, _PIXELS_AT_ONCE_ON_GPU = 1 << 21, 1 << 24
 # Share of a GPU's available memory that images compared at once may take; the rest is for the source and transforms.
 _MOST_SHARE_AT_ONCE = 0.25
 # Parts of a batch on a CPU, so that two processes have one each.
@@ -61,9 +61,11 @@ class RunWorkload:
         On a CPU a batch comes in two parts at least, however many processes there are: their number must not change the
         result. On GPUs, which do not add up in a fixed order anyway, it comes in one part for each process.
         """
-        atoms = _ATOMS_AT_ONCE_ON_GPU if device.type == "cuda" else self.atoms_at_once
-        parts = self.processes if device.type == "cuda" else _LEAST_PARTS
-        most = min(atoms // self.atoms, _PIXELS_AT_ONCE[device.type] // self.rings.box**2)
+        on_cpu = device.type == "cpu"
+        atoms = self.atoms_at_once if on_cpu else _ATOMS_AT_ONCE_ON_GPU
+        pixels = _PIXELS_AT_ONCE if on_cpu else _PIXELS_AT_ONCE_ON_GPU
+        parts = _LEAST_PARTS if on_cpu else self.processes
+        most = min(atoms // self.atoms, pixels // self.rings.box**2)
         return max(1, min(most, math.ceil(self.batch_size / parts)))
 
 
@@ -99,7 +101,7 @@ class MemoryPlan:
         each = bytes_per_image(work.atoms, work.rings, work.pixel_size_angstrom, math.sqrt(MOST_VARIANCE_A2))
         count = work.most_images_at_once(device)
         # On a CPU, where a result is the same bit by bit, it must not depend on the memory that happens to be free.
-        if device.type == "cuda":
+        if device.type != "cpu":
             count = max(1, min(count, int(_MOST_SHARE_AT_ONCE * available) // each))
         at_once = count * each + BYTES_AHEAD
         left = (1 - _SPARE_SHARE) * available - work.source_bytes - at_once
@@ -133,13 +135,14 @@ def memory_advice(is_prediction: bool, device: torch.device, processes: int) -> 
     """Options that lower the memory of a run, for a message to the user."""
     ways = ["--pair-precision float16"] if is_prediction else []
     ways += ["a coarser --resolution"]
-    ways += ["--device cpu"] if device.type == "cuda" else []
+    ways += ["--device cpu"] if device.type != "cpu" else []
     ways += ["fewer --processes"] if processes > 1 else []
     return ", ".join([*ways, "ending other programs"])
 
 
 def _held_and_available(device: torch.device) -> tuple[int, int]:
-    if device.type != "cuda":
+    if device.type == "cpu":
         return resident_bytes(), available_bytes()
-    held = torch.cuda.memory_allocated(device)
-    return held, torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - held
+    gpu = torch.get_device_module(device)
+    held = gpu.memory_allocated(device)
+    return held, free_bytes(device) + gpu.memory_reserved(device) - held

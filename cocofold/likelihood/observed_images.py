@@ -27,7 +27,7 @@ from cocofold.likelihood.particle_optics import (
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.structure.model import Model
 from cocofold.system.errors import InputError
-from cocofold.system.hardware import available_bytes
+from cocofold.system.hardware import free_bytes
 
 # Share of the available memory that transforms may take, and the most: a run leaves room to others, and reading ahead
 # is fast enough for larger sets.
@@ -169,7 +169,7 @@ class Observations:
                 "--device cpu, or end other programs on the GPU"
             )
         self.image_limit = count // 2
-        torch.cuda.empty_cache()
+        torch.get_device_module(self.device).empty_cache()
         if self._on_warning is not None:
             self._on_warning(f"{self.device} is out of memory with {count} images at once: going on with {count // 2}")
 
@@ -196,15 +196,16 @@ class Observations:
 
     def _with_cached(self, rows: torch.Tensor, missing: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
         """Transforms of all rows from those read and those in memory; what was read is kept as far as the budget."""
-        new = rows[missing]
-        kept = new < len(self._cache)
-        self._cache[new[kept].to(self.device)] = read[kept.to(self.device)]
-        self._filled[new[kept]] = True
+        # Rows by their numbers: a GPU would be waited for to count those of a mask.
+        new, known = missing.nonzero()[:, 0], (~missing).nonzero()[:, 0]
+        kept = (rows[new] < len(self._cache)).nonzero()[:, 0]
+        self._cache[rows[new[kept]].to(self.device)] = read[kept.to(self.device)]
+        self._filled[rows[new[kept]]] = True
         if missing.all():
             return read
         transforms = read.new_empty(len(rows), *read.shape[1:])
-        transforms[missing.to(self.device)] = read
-        transforms[~missing.to(self.device)] = self._cache[rows[~missing].to(self.device)]
+        transforms[new.to(self.device)] = read
+        transforms[known.to(self.device)] = self._cache[rows[known].to(self.device)]
         return transforms
 
     def _transform(self, rows: np.ndarray) -> torch.Tensor:
@@ -258,8 +259,7 @@ def bytes_per_transform(rings: RingPixels) -> int:
 
 def cache_budget(device: torch.device) -> int:
     """Memory that transforms may take: a quarter of what is available, 4 GiB at most."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
-    return min(int(_SHARE_OF_MEMORY * free), MOST_CACHE_BYTES)
+    return min(int(_SHARE_OF_MEMORY * free_bytes(device)), MOST_CACHE_BYTES)
 
 
 T = TypeVar("T")

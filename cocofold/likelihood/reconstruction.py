@@ -13,7 +13,7 @@ from cocofold.likelihood.observed_images import ring_transforms
 from cocofold.likelihood.particle_optics import ParticleOptics, magnified_poses, poses_of
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.system.errors import InputError
-from cocofold.system.hardware import available_bytes
+from cocofold.system.hardware import free_bytes
 
 # Voxels of the Fourier volume along an axis for one of the map. With 2, what trilinear interpolation blurs and folds
 # back stays outside the map's inner half; 1 leaves ghosts at its edges, 3 takes 3.4 times the memory.
@@ -302,7 +302,7 @@ def _level_corners(values: np.ndarray) -> np.ndarray:
 def _require_memory(box: int, device: torch.device) -> None:
     """Refuse boxes whose padded Fourier volumes the memory does not hold."""
     needed = (_PADDING * box) ** 3 // 2 * _BYTES_PER_VOXEL
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
+    free = free_bytes(device)
     if needed > free:
         raise InputError(
             f"the Fourier volumes of a box of {box} pixels take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are "

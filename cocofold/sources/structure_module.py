@@ -247,10 +247,11 @@ class StructureModuleSource(AtomSource):
     @contextlib.contextmanager
     def _dropout_active(self) -> Iterator[None]:
         """Drop activations, others at each call, the same ones in a run that is resumed."""
-        devices = [self._single.device] if self._single.is_cuda else []
+        device = self._single.device
+        gpu: dict = {"devices": []} if device.type == "cpu" else {"devices": [device], "device_type": device.type}
         self._module.train()
         try:
-            with torch.random.fork_rng(devices):
+            with torch.random.fork_rng(**gpu):
                 torch.manual_seed(self._training.seed * _DRAWS_PER_SEED + self._draws)
                 yield
         finally:

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     import torch
 
 
-def find_device(name: str) -> torch.device:
-    """The device that ``--device`` names: auto, cpu, cuda or cuda:N.
+def find_device(name: str, process: int | None = None) -> torch.device:
+    """The device that ``--device`` names: auto, cpu, cuda or cuda:N, or that of another backend of torch.
+
+    Where several processes share a machine, ``process`` is the number of this one: GPUs without a number are given to
+    them in turn.
 
     Raises
     ------
@@ -29,17 +32,31 @@ def find_device(name: str) -> torch.device:
     import torch
 
     allowed = "give auto, cpu, cuda or cuda:N"
+    # Torch's name for the device of a backend that was installed beside it.
+    known = ("cpu", "cuda", torch._C._get_privateuse1_backend_name())
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise InputError(f"--device {name}: {allowed}") from error
-    if device.type not in ("cpu", "cuda"):
+    if device.type not in known or not hasattr(torch, device.type):
         raise InputError(f"--device {name}: {allowed}")
-    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
-        raise InputError(f"--device {name}: {torch.cuda.device_count()} CUDA devices were found; use --device cpu")
-    return device
+    count = 1 if device.type == "cpu" else torch.get_device_module(device).device_count()
+    if device.type != "cpu" and (device.index or 0) >= count:
+        raise InputError(f"--device {name}: {count} {device.type.upper()} devices were found; use --device cpu")
+    if process is None or device.type == "cpu" or device.index is not None:
+        return device
+    return torch.device(device.type, process % count)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free for arrays on a device, in bytes."""
+    if device.type == "cpu":
+        return available_bytes()
+    import torch
+
+    return int(torch.get_device_module(device).mem_get_info(device)[0])
 
 
 # Threads of commands that work for seconds to minutes on small arrays: more of them wait for each other longer than

@@ -57,6 +57,7 @@ FLAGS = {
     "--remove-unseen": False,
     "--set-aside": "auto",
     "--states": "1",
+    "--twin": None,
     "--junk": "off",
     "--seed": 0,
     "--device": "auto",

@@ -183,7 +183,8 @@ class _States:
         self.folder.log("a short run with all particles gives a first model; see states/first")
         run = self.folder.path / "states" / "first"
         everything = np.ones(len(self.particles), dtype=bool)
-        metrics = self._run(run, everything, None, _FIRST_EFFORT * self.options.effort, self.options.check)
+        # Of a mixed set the first stages may explain less than the start: nothing is to stop them.
+        metrics = self._run(run, everything, None, _FIRST_EFFORT * self.options.effort, first=True)
         self._open(read_model(run / "models" / "cycle_00.cif"))
         model = answer_of(run)
         return [_Fit(None, None, model, self._sums(model), metrics)]
@@ -192,18 +193,20 @@ class _States:
         return _Fit(None, start, model, self._sums(model), {})
 
     def _run(
-        self, run: Path, chosen: np.ndarray, start: str | None, effort: float, check: bool = False
+        self, run: Path, chosen: np.ndarray, start: str | None, effort: float, first: bool = False
     ) -> dict[str, Any]:
-        """A run of its own with some of the particles, (n,) bool."""
+        """A run of its own with some of the particles, (n,) bool; the first one goes through all stages unjudged."""
         star = run.parent / f"{run.name}.star"
         marked = chosen & self.heldout
-        judged = int(marked.sum()) >= 4
+        judged = int(marked.sum()) >= 4 and not first
         taken = np.flatnonzero(chosen if judged else chosen & ~self.heldout)
         some = replace(self.particles.subset(taken), held_out=self.heldout[taken] if judged else None)
         if not star.is_file():
             write_star_subset(star, some, Path(self.options.particles), self.rows[taken])
         place = self.folder.path / "states" / "first" / "placement" / "placement.json"
-        own = self.options.for_state(star, start, place if place.is_file() else None, effort, check, judged)
+        own = self.options.for_state(
+            star, start, place if place.is_file() else None, effort, first and self.options.check, judged
+        )
         metrics = self._run_inside(own, run)
         self._told.append({**metrics, "run": str(run.relative_to(self.folder.path))})
         return metrics
@@ -269,7 +272,7 @@ class _States:
                 self.folder.log(f"{int(mine.sum())} particles are too few to fit a model to: they are no state")
                 continue
             self.folder.log(f"{int(mine.sum())} particles are fitted by themselves; see states/{run.name}")
-            metrics = self._run(run, mine, one.start, self.options.effort, check=False)
+            metrics = self._run(run, mine, one.start, self.options.effort)
             model = answer_of(run)
             fitted.append(_Fit(run, one.start, model, self._sums(model), metrics, mine))
         if fitted:

@@ -35,7 +35,7 @@ from cocofold.finetuning.run import finetune
 from cocofold.finetuning.run_folder import RunFolder
 from cocofold.finetuning.training_loop import load_checkpoint
 from cocofold.mapfit.density_map import read_map
-from cocofold.mapfit.placement_file import Placement
+from cocofold.mapfit.map_files import Placement
 from cocofold.particles import read_particles
 from cocofold.particles.mrc import StackReader, write_map
 from cocofold.reporting.run_contents import read_run

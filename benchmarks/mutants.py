@@ -126,8 +126,16 @@ MUTANTS = (
     Mutant("no stage is judged", _LOOP, "if self._stages[stage].revert_unless_better and", "if False and", _LOOP_TESTS),
     Mutant("contacts are never refreshed", _LOOP, "if within % _CONTACT_REFRESH_STEPS == 0:", "if False:", _LOOP_TESTS),
     Mutant("contacts refreshed half as often", _LOOP, "_REFRESH_STEPS = 25", "_REFRESH_STEPS = 50", _LOOP_TESTS),
-    Mutant("rates fall to a tenth", _LOOP, "_FINAL_RATE_FACTOR = 0.05", "_FINAL_RATE_FACTOR = 0.1", _LOOP_TESTS),
-    Mutant("no warm-up", _LOOP, "min(1.0, (within + 1) / stage.warm_up_steps)", "1.0", _LOOP_TESTS),
+    Mutant(
+        "rates fall to a tenth",
+        "cocofold/sources/base.py",
+        "_FINAL_RATE_FACTOR = 0.05",
+        "_FINAL_RATE_FACTOR = 0.1",
+        _LOOP_TESTS,
+    ),
+    Mutant(
+        "no warm-up", "cocofold/sources/base.py", "min(1.0, (within + 1) / stage.warm_up_steps)", "1.0", _LOOP_TESTS
+    ),
     Mutant(
         "a stage's limit goes before the run's",
         _LOOP,

@@ -26,7 +26,7 @@ from cocofold.likelihood.residue_support import ParticlesOfModel
 from cocofold.mapfit.density_map import DensityMap
 from cocofold.mapfit.density_map import read_map as read_map_file
 from cocofold.mapfit.fit_model import FitResult
-from cocofold.mapfit.particle_map import reconstruct_particles
+from cocofold.mapfit.map_files import reconstruct_particles
 from cocofold.mapfit.workflow import MapFiles, place_and_write
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.preflight.check_inputs import CheckSettings

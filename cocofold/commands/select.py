@@ -163,7 +163,7 @@ def reconstruct(
     import torch
 
     from cocofold.likelihood.particle_optics import leave_out_aberrations
-    from cocofold.mapfit.particle_map import reconstruct_particles
+    from cocofold.mapfit.map_files import reconstruct_particles
     from cocofold.particles import read_particles, without_bad_images
     from cocofold.system.hardware import prepare_short_work
     from cocofold.system.progress import image_progress_bar

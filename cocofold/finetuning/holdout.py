@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from cocofold.system.atomic_files import atomic_path
 from cocofold.system.errors import InputError
 
 # From this number of particles on, 5 % are enough to judge by, and one pass does. Below, a fifth is held out, which is
@@ -63,7 +66,8 @@ class TrainingPass:
     correlation, however little that says, and ``gain_in_errors`` its gain over the start, image by image, in standard
     errors. Where rows share images, ``heldout_images``, (n_heldout,) int, numbers them, and each counts once in that
     error. Where ``watches_fold`` is set, a cycle whose C-N bonds deviate by 0.1 Å more than the start's, root mean
-    square, is no answer, whatever it explains.
+    square, is no answer, whatever it explains. ``judging_rings`` are those, from 1, that judge once poses are refined;
+    None as long as all rings judge at the poses given.
     """
 
     work: torch.Tensor
@@ -77,6 +81,30 @@ class TrainingPass:
     gain_in_errors: float = 0.0
     start_images: list[float] = field(default_factory=list)
     curves: dict[str, list[float]] = field(default_factory=dict)
+    judging_rings: list[int] | None = None
+
+    def judged(self, scores: torch.Tensor) -> torch.Tensor:
+        """Correlations, (n, n_rings), on the rings that judge."""
+        return scores if self.judging_rings is None else scores[:, [ring - 1 for ring in self.judging_rings]]
+
+    def judge_anew(self, rings: list[int], judge: Callable[[Any], torch.Tensor], start: Any, best: Any) -> None:
+        """From now on judge refined poses, by rings (from 1) that were not asked for them.
+
+        ``judge`` gives correlations of the held-out images, (n_heldout, n_rings), with a model, at poses refined with
+        it: with the start and with the answer so far, ``best``.
+        """
+        self.judging_rings = rings
+        if len(self.heldout):
+            scores = judge(start).cpu()
+            self.start_images = self.judged(scores).mean(1).tolist()
+            self.cycles[0].frc_heldout = mean_of_finite(self.judged(scores))
+            self.curves["held-out, start"] = scores.nanmean(0).tolist()
+            self.highest, self.gain_in_errors = self.best, 0.0
+        if len(self.heldout) and self.best:
+            scores = judge(best).cpu()
+            self.cycles[self.best].frc_heldout = mean_of_finite(self.judged(scores))
+            self._note_gain(self.cycles[self.best], self.judged(scores).mean(1).numpy())
+            self.curves["held-out, end"] = scores.nanmean(0).tolist()
 
     def add(self, cycle: Cycle, work: torch.Tensor, heldout: torch.Tensor | None) -> bool:
         """Take note of a cycle; returns whether it is the answer so far.
@@ -89,11 +117,13 @@ class TrainingPass:
         """
         self.cycles.append(cycle)
         if cycle.number == 0:
-            self.start_images = [] if heldout is None else heldout.mean(1).tolist()
+            self.start_images = [] if heldout is None else self.judged(heldout).mean(1).tolist()
             self._keep_curves("start", work, heldout)
         is_answer = cycle.number == 0
         if not is_answer and self.keeps_fold(cycle):
-            is_answer = heldout is None or self._explains_more(cycle, self._note_gain(cycle, heldout.mean(1).numpy()))
+            is_answer = heldout is None or self._explains_more(
+                cycle, self._note_gain(cycle, self.judged(heldout).mean(1).numpy())
+            )
         if is_answer:
             self.best = cycle.number
             self._keep_curves("end", work, heldout)
@@ -184,6 +214,7 @@ _KEPT_IN_CHECKPOINT = (
     "gain_in_errors",
     "start_images",
     "curves",
+    "judging_rings",
 )
 
 
@@ -306,3 +337,53 @@ def verdict_of_pass(judged: TrainingPass) -> str:
     if judged.best > 0:
         return "supported"
     return "undecided" if judged.gain_in_errors > _HINT_IN_ERRORS else "not supported"
+
+
+def answer_pass(passes: list[TrainingPass]) -> TrainingPass:
+    """Pass whose best cycle is the answer: the last one, or the first where the last came to none."""
+    return passes[-1] if passes[-1].gave_answer else passes[0]
+
+
+def answer_curves(passes: list[TrainingPass]) -> dict[str, list[float]]:
+    """Ring correlations at the start and end: held-out ones of the first pass, of fitted particles those of the answer.
+
+    Keys are those of ``metrics.json``, such as "work, start".
+    """
+    fitted = {name: curve for name, curve in answer_pass(passes).curves.items() if name.startswith("work")}
+    return {**passes[0].curves, **fitted}
+
+
+def plot_curves(path: Path, resolutions: list[float], curves: dict[str, list[float]]) -> None:
+    """Draw the Fourier ring correlation curves."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    frequency = 1 / np.array(resolutions)
+    for name, curve in sorted(curves.items()):
+        kind, when = name.split(", ")
+        axes.plot(
+            frequency,
+            curve,
+            color="tab:blue" if kind == "work" else "tab:orange",
+            linestyle=":" if when == "start" else "-",
+            label=name,
+        )
+    axes.axhline(0, color="grey", linewidth=0.5)
+    ticks = np.linspace(frequency[0], frequency[-1], 6)
+    axes.set_xticks(ticks, [f"{1 / tick:.1f}" for tick in ticks])
+    axes.set_xlabel("resolution (Å)")
+    axes.set_ylabel("Fourier ring correlation, mean over images")
+    axes.legend(frameon=False)
+    with atomic_path(path) as partial:
+        FigureCanvasAgg(figure).print_figure(str(partial), format="png", dpi=120)
+
+
+def highest_gain(judged: TrainingPass) -> dict[str, float | None]:
+    """The highest gain of the mean held-out correlation over the start's, and its standard error; None if unknown."""
+    before, after = judged.cycles[0].frc_heldout, judged.cycles[judged.highest].frc_heldout
+    if before is None or after is None or judged.highest == 0:
+        return {"heldout_gain": None, "heldout_gain_error": None}
+    gain, in_errors = after - before, judged.gain_in_errors
+    return {"heldout_gain": gain, "heldout_gain_error": abs(gain / in_errors) if in_errors else None}

@@ -150,6 +150,9 @@ class TrainingOptions(TwinOptions):
     resolution: float | None = _option(
         None, "Finest resolution compared (Å); by default all rings.", within=(0.5, 1000)
     )
+    refine_poses: str = _option(
+        "off", "Refine particles' poses with the model; auto: where they are off.", choices=("off", "on", "auto")
+    )
     effort: float = _option(1.0, "Factor on the number of optimiser steps: 0.3 for a quick look.", within=(0.01, 100))
     seed: int = _option(0, "Seed: on CPU the same seed gives the same model, bit by bit.", within=(0, 2**63 - 1))
     device: str = _option("auto", "auto, cpu, cuda or cuda:N.", free_on_resume=True)
@@ -282,8 +285,10 @@ class Options(StateOptions, NetworkOptions, TrainingOptions, ModelOptions, DataO
             raise InputError(
                 "--model: several starts are taken where they lie; leave --map, --placement and --prediction out"
             )
-        if self.tells_particles_apart and self.preset == "paper":
-            raise InputError("--states, --junk: the paper has nothing of the kind; leave them or --preset paper out")
+        if (self.tells_particles_apart or self.refine_poses != "off") and self.preset == "paper":
+            raise InputError("--states, --junk, --refine-poses: the paper has nothing of the kind; drop --preset paper")
+        if self.tells_particles_apart and self.refine_poses != "off":
+            raise InputError("--refine-poses: takes one state for all; leave it out, or --states and --junk")
 
     @property
     def starts(self) -> list[str]:
@@ -320,19 +325,18 @@ class Options(StateOptions, NetworkOptions, TrainingOptions, ModelOptions, DataO
 
     def _set_by(self, kind: str) -> list[Field]:
         """Fields of a kind, an attribute of their rules, that do not have their default."""
-        chosen = [one for one in fields(self) if getattr(one.metadata["rules"], kind)]
-        return [one for one in chosen if getattr(self, one.name) != one.default]
+        return [f for f in fields(self) if getattr(option_rules(f), kind) and getattr(self, f.name) != f.default]
 
     def for_teacher(self, model: Path, symmetry: str | None) -> Options:
         """Options of the run that moves a prediction's model, placed, before its network learns the result."""
         own: dict[str, Any] = {"map": None, "placement": None, "remove_below": None, "remove_unseen": False}
-        own |= {"twin": None, "twin_cycle": None}
+        own |= {"twin": None, "twin_cycle": None, "refine_poses": "off"}
         own |= {one.name: one.default for kind in ("map_only", "network_only") for one in self._set_by(kind)}
         return replace(self, model=str(model), prediction=None, symmetry=symmetry, **own)
 
     def for_second_fit(self, start: Path) -> Options:
         """Options of a run from a placed start that sets density aside."""
-        return replace(self.for_teacher(start, None), set_aside="on", check=False)
+        return replace(self.for_teacher(start, None), set_aside="on", check=False, refine_poses=self.refine_poses)
 
     def write(self, path: Path) -> None:
         """Write as YAML, with the version."""
@@ -384,15 +388,13 @@ def _read_values(path: Path) -> dict[str, Any]:
         stored = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(stored, dict) or "particles" not in stored:
         raise InputError(f"{path}: holds no settings; start the run anew in another folder")
-    version = stored.pop(_VERSION_KEY, "unknown")
-    known = {one.name: one for one in fields(Options)}
+    version, known = stored.pop(_VERSION_KEY, "unknown"), {one.name: one for one in fields(Options)}
     unknown = [str(name) for name in stored if name not in known]
     if unknown:
         raise InputError(
             f"{path}: has options that CoCoFold {__version__} does not know: {', '.join(unknown)}; it was written by "
             f"CoCoFold {version}: go on with that version, or start anew in another folder"
         )
-    defaults = {
-        name: one.default if one.default_factory is MISSING else one.default_factory() for name, one in known.items()
-    }
-    return {**defaults, **stored}
+    for name, one in known.items():
+        stored.setdefault(name, one.default if one.default_factory is MISSING else one.default_factory())
+    return dict(stored)

@@ -16,14 +16,15 @@ from cocofold.finetuning.options import Options
 from cocofold.finetuning.run_folder import ModelState, RunFolder
 from cocofold.finetuning.starting_model import PredictedStart, StartingModel, start_from_model
 from cocofold.imaging.fourier import RingPixels, ring_count
-from cocofold.likelihood.distributed import Comparison, LocalComparison, WorkerGroup
+from cocofold.likelihood.distributed import WorkerGroup
 from cocofold.likelihood.frc_loss import AtomGaussians, ContrastEstimate, settle_contrast
+from cocofold.likelihood.image_comparison import FEWEST_RINGS_FOR_POSES, Comparison, LocalComparison
 from cocofold.likelihood.memory_plan import MemoryPlan, RunWorkload, memory_advice
 from cocofold.likelihood.observed_images import Observations, refuse_incompatible_input
 from cocofold.likelihood.particle_optics import leave_out_aberrations
 from cocofold.likelihood.set_aside import MOST_POINTS, ContextComparison, read_context
 from cocofold.likelihood.worker_messages import MessageShape
-from cocofold.mapfit.placement_file import MIRRORED
+from cocofold.mapfit.map_files import MIRRORED
 from cocofold.mapfit.workflow import SUBUNIT_FILE
 from cocofold.particles import read_particles, without_bad_images
 from cocofold.particles.particle_set import ParticleSet
@@ -44,6 +45,8 @@ from cocofold.system.progress import image_progress_bar
 # Sizes of an atom's row in an mmCIF file with its Gaussian, and of its numbers in a checkpoint, rounded up.
 # They decide only whether a run is refused for want of disk space.
 _BYTES_PER_ATOM_IN_MODEL, _BYTES_PER_ATOM_IN_CHECKPOINT = 150, 250
+# Size of a row of particles.star, and of a pose in two checkpoints.
+_BYTES_PER_POSE = 300
 
 
 @dataclass(frozen=True)
@@ -176,11 +179,18 @@ def prepare_run(
         context = read_context(Path(options.context), model, start.hand == MIRRORED, particles, folder.log)
     _write_hand_and_copies(start, particles, folder)
     source = start.source()
-    folder.require_space((1 + (options.twin or 0)) * bytes_to_write(model, source, options.cycles, particles.box))
+    run = bytes_to_write(model, source, options.cycles, particles.box)
+    run += 0 if options.refine_poses == "off" else _BYTES_PER_POSE * len(particles)
+    folder.require_space((1 + (options.twin or 0)) * run)
     if options.scratch is not None:
         particles = _copy_to_scratch(particles, Path(options.scratch), folder, at_end)
     box, pixel = particles.box, particles.pixel_size_angstrom
     n_rings = ring_count(box, pixel, options.resolution)
+    if options.refine_poses != "off" and n_rings < FEWEST_RINGS_FOR_POSES:
+        raise InputError(
+            f"--refine-poses {options.refine_poses}: {n_rings} rings are compared, and poses take at least "
+            f"{FEWEST_RINGS_FOR_POSES}; give a finer --resolution, or leave --refine-poses out"
+        )
     process_count = 1 if processes is None else processes.count
     n_atoms = len(model) + (0 if context is None else len(context))
     memory = _plan_memory(options, source, n_atoms, particles, n_rings, device, process_count)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +17,11 @@ from cocofold.finetuning.holdout import (
     MOST_CYCLES_WITHOUT_GAIN,
     Cycle,
     TrainingPass,
+    answer_curves,
+    answer_pass,
     lost_folds,
     mean_of_finite,
+    plot_curves,
     split_into_passes,
     spread_draw,
     verdict_of_pass,
@@ -28,19 +31,19 @@ from cocofold.finetuning.preparation import PreparedRun, find_start, prepare_run
 from cocofold.finetuning.residue_findings import explain_changes, finish_twin, fit_twins
 from cocofold.finetuning.run_folder import ModelState, RunFolder
 from cocofold.finetuning.run_result import (
-    answer_curves,
-    answer_pass,
     examine_answer,
-    plot_curves,
+    poses_as_given,
     reconstruct_run,
+    refine_answer_poses,
     run_metrics,
     summary_line,
     write_answer,
 )
 from cocofold.finetuning.training_loop import TrainingLoop, load_checkpoint, refuse_bad_checkpoint, save_checkpoint
 from cocofold.finetuning.verdict import MOVES_THE_MODEL, SUPPORTED, UNDECIDED, Evidence, judge
-from cocofold.likelihood.distributed import Comparison, WorkerGroup
+from cocofold.likelihood.distributed import WorkerGroup
 from cocofold.likelihood.explained_signal import ExplainedSignal
+from cocofold.likelihood.image_comparison import Comparison
 from cocofold.likelihood.memory_plan import memory_advice
 from cocofold.likelihood.set_aside import SetAsideComparison
 from cocofold.particles.particle_set import ParticleSet
@@ -132,14 +135,6 @@ def errors_explained(folder: RunFolder, options: Options, processes: WorkerGroup
         raise InputError(message) from error
 
 
-class _ResumePoint(NamedTuple):
-    """Where a run goes on: number of the pass, state of its loop (None at its beginning), seconds spent before."""
-
-    pass_number: int = 0
-    tensors: dict[str, torch.Tensor] | None = None
-    seconds_spent: float = 0.0
-
-
 class _Run:
     """Passes of a prepared run.
 
@@ -196,6 +191,7 @@ class _Run:
             this.work,
             options,
             prepared.memory.images_at_once,
+            judges=len(this.heldout) > 0,
         )
 
     def _comparison(self, this: TrainingPass) -> Comparison:
@@ -219,11 +215,12 @@ class _Run:
             number, state = number + 1, None
         if self.options.scratch is None:
             self.folder.require_unchanged_stacks(given, all_were_read=False)
-        return self._finish()
+        return self._finish(given)
 
-    def _load_checkpoint(self) -> _ResumePoint:
+    def _load_checkpoint(self) -> tuple[int, dict[str, torch.Tensor] | None, float]:
+        """Where to go on: number of the pass, state of its loop (None at its beginning), seconds spent before."""
         if not self.folder.checkpoint.is_file():
-            return _ResumePoint()
+            return 0, None, 0.0
         tensors, facts = load_checkpoint(self.folder.checkpoint)
         with refuse_bad_checkpoint(self.folder.checkpoint):
             for this, known in zip(self.passes, facts["passes"]):
@@ -231,7 +228,7 @@ class _Run:
             self.best = ModelState.pop_from_checkpoint(tensors, self.prepared.device)
             step, number, seconds = int(tensors["step"]), facts["number"], facts["seconds"]
         self.folder.log(f"resumed at step {step}")
-        return _ResumePoint(number, tensors, seconds)
+        return number, tensors, seconds
 
     def _save(self, number: int, loop: TrainingLoop) -> None:
         tensors = {**loop.state(), **self.best.tensors()}
@@ -284,7 +281,11 @@ class _Run:
         """Score the end of a cycle, keep the best, write files."""
         this = self.passes[number]
         work = loop.score(spread_draw(this.work, _MOST_FITTED_IMAGES_SCORED, self.options.seed)).cpu()
-        heldout = loop.score(this.heldout).cpu() if len(this.heldout) else None
+        heldout = loop.judge(this.heldout).cpu() if len(this.heldout) else None
+        if loop.poses is not None and loop.poses.active and this.judging_rings is None:
+            self.folder.log(f"poses are off, {loop.poses.prior}: they are refined; rings that were not asked judge")
+            judge = functools.partial(loop.judge, this.heldout)
+            this.judge_anew(loop.poses.judging, judge, self.prepared.start_state(), self.best)
         with self.endings.deferred():
             self._keep(number, loop, self._cycle(this, loop, stage, work, heldout), work, heldout)
             if stage != "start":
@@ -302,7 +303,7 @@ class _Run:
             stage=stage,
             seconds=round(time.monotonic() - self.began, 1),
             frc_work=mean_of_finite(work),
-            frc_heldout=None if heldout is None else mean_of_finite(heldout),
+            frc_heldout=None if heldout is None else mean_of_finite(this.judged(heldout)),
             moved_angstrom=float(((positions - self.prepared.start_positions)[alpha] ** 2).sum(1).mean().sqrt()),
             worst_link_angstrom=loop.restraints.worst_link(positions),
             link_rms_angstrom=loop.restraints.link_rms(positions),
@@ -336,8 +337,10 @@ class _Run:
             f"{left}"
         )
 
-    def _finish(self) -> dict[str, Any]:
+    def _finish(self, given: ParticleSet) -> dict[str, Any]:
         """Write the answer and what is known of it."""
+        # The evidence is of images at the poses that were given, which no model has drawn to itself.
+        poses_as_given(self.prepared, self.options)
         prepared, folder, held_out = self.prepared, self.folder, bool(self.passes[0].start_images)
         if self.options.twin_number is not None:
             return finish_twin(prepared, self.best, folder, self.options, time.monotonic() - self.began)
@@ -352,6 +355,7 @@ class _Run:
         answer = self.second_fit or {"best_cycle": answer_pass(self.passes).best}
         errors = fit_twins(prepared, self.best, folder, self.options, answer, self.run_inside) if moves else None
         removed = write_answer(prepared, self.best, folder, self.options, evidence if moves else None, errors)
+        poses = refine_answer_poses(prepared, self.best, folder, self.options, given, self.passes, verdict)
         lost, note = lost_folds(self.passes)
         if note:
             folder.log(note)
@@ -366,6 +370,7 @@ class _Run:
             answer=self.best if moves else None,
             cycles_that_lost_the_fold=lost,
             residues_removed=removed,
+            poses=poses,
             errors=errors,
             changed=explain_changes(prepared, self.best, folder, self.options.seed) if moves else None,
             seconds=time.monotonic() - self.began,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,24 +13,27 @@ import torch
 from cocofold import __version__
 from cocofold.assessment.backbone_geometry import measure_geometry
 from cocofold.assessment.what_changed import WhatChanged
-from cocofold.finetuning.holdout import TrainingPass, spread_draw
+from cocofold.finetuning.holdout import TrainingPass, answer_curves, answer_pass, highest_gain, spread_draw
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.preparation import PreparedRun
 from cocofold.finetuning.residue_findings import ResidueErrors, write_errors
 from cocofold.finetuning.run_folder import ModelState, RunFolder
-from cocofold.finetuning.verdict import Evidence, gather_evidence, verdict_text
+from cocofold.finetuning.verdict import MIXED, NOT_BELONGING, Evidence, gather_evidence, verdict_text
 from cocofold.likelihood.explained_signal import ExplainedSignal
+from cocofold.likelihood.image_comparison import PoseRefiner
+from cocofold.likelihood.particle_optics import ERRORS_PER_POSE, with_pose_errors
 from cocofold.likelihood.reconstruction import Reconstruction, reconstruct
 from cocofold.mapfit.unexplained_density import find_unexplained_density
 from cocofold.mapfit.workflow import SUBUNIT_FILE
 from cocofold.particles.mrc import write_map
+from cocofold.particles.particle_set import ParticleSet
+from cocofold.particles.star_write import write_star
 from cocofold.structure.confidence import only_ordered, ordered_residues, runs_of
 from cocofold.structure.geometry import find_superposition
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import residues_of
-from cocofold.system.atomic_files import atomic_path
 from cocofold.system.errors import InputError
-from cocofold.system.hardware import peak_resident_bytes
+from cocofold.system.hardware import peak_memory_gb
 
 # Images that are looked at for the evidence: of more, its errors are small beside what models leave unexplained. Fewer
 # than the least show nothing.
@@ -204,45 +207,53 @@ def put_back(start: Model, answer: Model, unseen: np.ndarray, occupancies: np.nd
     return replace(answer, structure=structure, positions=positions)
 
 
-def plot_curves(path: Path, resolutions: list[float], curves: dict[str, list[float]]) -> None:
-    """Draw the Fourier ring correlation curves."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    frequency = 1 / np.array(resolutions)
-    for name, curve in sorted(curves.items()):
-        kind, when = name.split(", ")
-        axes.plot(
-            frequency,
-            curve,
-            color="tab:blue" if kind == "work" else "tab:orange",
-            linestyle=":" if when == "start" else "-",
-            label=name,
-        )
-    axes.axhline(0, color="grey", linewidth=0.5)
-    ticks = np.linspace(frequency[0], frequency[-1], 6)
-    axes.set_xticks(ticks, [f"{1 / tick:.1f}" for tick in ticks])
-    axes.set_xlabel("resolution (Å)")
-    axes.set_ylabel("Fourier ring correlation, mean over images")
-    axes.legend(frameon=False)
-    with atomic_path(path) as partial:
-        FigureCanvasAgg(figure).print_figure(str(partial), format="png", dpi=120)
+def poses_as_given(prepared: PreparedRun, options: Options) -> None:
+    """Forget how far poses are off."""
+    if options.refine_poses != "off":
+        every = torch.arange(len(prepared.particles))
+        prepared.comparison.move_poses(every, torch.zeros(len(every), ERRORS_PER_POSE))
 
 
-def answer_pass(passes: list[TrainingPass]) -> TrainingPass:
-    """Pass whose best cycle is the answer: the last one, or the first where the last came to none."""
-    return passes[-1] if passes[-1].gave_answer else passes[0]
+def refine_answer_poses(
+    prepared: PreparedRun,
+    state: ModelState,
+    folder: RunFolder,
+    options: Options,
+    given: ParticleSet,
+    passes: list[TrainingPass],
+    verdict: str,
+) -> dict[str, Any] | None:
+    """Refine the poses of all particles with the answer, by all rings, and write them as ``particles.star``.
 
-
-def answer_curves(passes: list[TrainingPass]) -> dict[str, list[float]]:
-    """Ring correlations at the start and end: held-out ones of the first pass, of fitted particles those of the answer.
-
-    Keys are those of ``metrics.json``, such as "work, start".
+    Nothing is judged by these poses. ``given`` are the particles as they were read, in their own hand. Returns figures
+    for ``metrics.json``, None if nobody asked, or the model is no single right one.
     """
-    fitted = {name: curve for name, curve in answer_pass(passes).curves.items() if name.startswith("work")}
-    return {**passes[0].curves, **fitted}
+    are_off = any(this.judging_rings for this in passes)
+    every = torch.arange(len(prepared.particles))
+    rings = prepared.observations.rings(prepared.observations.finest_rings)
+    poses = PoseRefiner.of_run(
+        options.refine_poses, prepared.comparison, prepared.observations, every, rings, prepared.memory.images_at_once
+    )
+    if poses is None or verdict in (MIXED, NOT_BELONGING):
+        return None
+    atoms = (state.positions, state.gaussians)
+    found: dict[str, Any] = {"refined": are_off or poses.decide(*atoms)}
+    if found["refined"]:
+        poses.refine_all(*atoms)
+        moved = with_pose_errors(prepared.start.apply_hand(given), poses.errors.double().numpy())
+        write_star(folder.path / "particles.star", moved)
+        turns, shifts = (part.double().square().sum(1).mean().sqrt() for part in poses.errors.split([3, 2], 1))
+        found |= {
+            "prior_turn_deg": round(poses.prior.turn_deg, 3),
+            "prior_shift_angstrom": round(poses.prior.shift_angstrom, 3),
+            "turned_deg": round(math.degrees(turns), 3),
+            "shifted_angstrom": round(float(shifts), 3),
+            "judging_rings": poses.judging if are_off else None,
+            "particles": "particles.star",
+        }
+    folder.log(f"poses: {poses.prior}" if found["refined"] else "poses: the images do not show that they are off")
+    poses_as_given(prepared, options)
+    return found
 
 
 def run_metrics(
@@ -256,6 +267,7 @@ def run_metrics(
     answer: ModelState | None,
     cycles_that_lost_the_fold: int,
     residues_removed: int,
+    poses: dict[str, Any] | None,
     errors: ResidueErrors | None,
     changed: WhatChanged | None,
     seconds: float,
@@ -274,6 +286,8 @@ def run_metrics(
     answer : ModelState, optional
         The model, where it is another one than the start.
     cycles_that_lost_the_fold, residues_removed : int
+    poses : dict, optional
+        See ``refine_answer_poses``.
     errors : ResidueErrors, optional
         By twin runs.
     changed : WhatChanged, optional
@@ -299,12 +313,13 @@ def run_metrics(
         "frc_heldout": heldout,
         "frc_work_start": fitted.cycles[0].frc_work,
         "frc_heldout_start": heldout_start,
-        **_highest_gain(judged),
+        **highest_gain(judged),
         "moved_angstrom": best.moved_angstrom,
         "worst_link_angstrom": best.worst_link_angstrom,
         "link_rms_angstrom": best.link_rms_angstrom,
         "cycles_that_lost_the_fold": cycles_that_lost_the_fold,
         "residues_removed": residues_removed,
+        "poses": poses,
         "disordered": list(start.order.stretches) if start.order else [],
         "hand": start.hand,
         "source": prepared.source_description,
@@ -362,14 +377,6 @@ def _geometry(prepared: PreparedRun, answer: ModelState | None) -> tuple[dict[st
     ]
 
 
-def peak_memory_gb() -> float:
-    """Peak memory of this process, or on a GPU of its tensors if that is more."""
-    peak = peak_resident_bytes() / 1e9
-    if torch.cuda.is_available():
-        peak = max(peak, torch.cuda.max_memory_allocated() / 1e9)
-    return peak
-
-
 def versions() -> dict[str, str]:
     """Versions of the programs that computed."""
     return {
@@ -378,15 +385,6 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
-
-
-def _highest_gain(judged: TrainingPass) -> dict[str, float | None]:
-    """The highest gain of the mean held-out correlation over the start's, and its standard error; None if unknown."""
-    before, after = judged.cycles[0].frc_heldout, judged.cycles[judged.highest].frc_heldout
-    if before is None or after is None or judged.highest == 0:
-        return {"heldout_gain": None, "heldout_gain_error": None}
-    gain, in_errors = after - before, judged.gain_in_errors
-    return {"heldout_gain": gain, "heldout_gain_error": abs(gain / in_errors) if in_errors else None}
 
 
 def summary_line(metrics: dict[str, Any]) -> str:

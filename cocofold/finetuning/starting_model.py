@@ -18,7 +18,7 @@ from cocofold.finetuning.options import Options
 from cocofold.finetuning.run_folder import RunFolder
 from cocofold.mapfit.bodies import apply_placement, body_of_each_atom, refuse_overlapping_copies
 from cocofold.mapfit.fit_model import AUTO
-from cocofold.mapfit.placement_file import AS_IS, MIRRORED, Placement
+from cocofold.mapfit.map_files import AS_IS, MIRRORED, Placement
 from cocofold.mapfit.workflow import PLACEMENT_FILE, SUBUNIT_FILE, MapFiles, MapOptionNames, place_and_write
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.sources.base import AtomSource, SymmetricCopies

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,12 @@ from safetensors.torch import save
 
 from cocofold.finetuning.holdout import mean_of_finite, spread_draw
 from cocofold.finetuning.options import TrainingOptions
+from cocofold.finetuning.run_folder import ModelState
 from cocofold.imaging.fourier import RingPixels, ring_count
-from cocofold.likelihood.distributed import Comparison
 from cocofold.likelihood.frc_loss import AtomGaussians, CorrelationGradient
+from cocofold.likelihood.image_comparison import Comparison, PoseRefiner
 from cocofold.likelihood.observed_images import Observations
-from cocofold.sources.base import AtomSource, ParameterGroup, Stage
+from cocofold.sources.base import AtomSource, ParameterGroup, Stage, counted_in_steps, learning_rate_factor
 from cocofold.structure.restraints import Restraints
 from cocofold.system.atomic_files import atomic_path
 from cocofold.system.errors import InputError
@@ -30,8 +29,6 @@ from cocofold.system.hardware import is_out_of_memory
 # Steps between searches for pairs of atoms that may clash: atoms move by a fraction of their size meanwhile. Larger
 # saves time and lets atoms meet that the restraints do not know of.
 _CONTACT_REFRESH_STEPS = 25
-# Share of the full learning rates at which a stage ends, on a half cosine; larger leaves more of the batches' noise.
-_FINAL_RATE_FACTOR = 0.05
 # Number of fitted images by which a tentative stage is kept or taken back; more decide more surely, and take longer.
 _IMAGES_TO_JUDGE_STAGE = 200
 # Number of rings at least that a coarse stage compares, as far as there are so many: fewer tell next to nothing.
@@ -59,6 +56,8 @@ class TrainingLoop:
     settings : TrainingOptions
     images_at_once : int
         Number of images compared at once; part of the result's rounding.
+    judges : bool
+        Whether there are held-out images, so that refined poses leave rings to judge by.
     """
 
     def __init__(
@@ -72,6 +71,7 @@ class TrainingLoop:
         work: torch.Tensor,
         settings: TrainingOptions,
         images_at_once: int,
+        judges: bool = True,
     ) -> None:
         self.source = source
         self.restraints = restraints
@@ -83,12 +83,15 @@ class TrainingLoop:
         self._work = work
         self._settings = settings
         self._chunk = images_at_once
-        self._stages = [_counted_in_steps(stage, len(work), settings.batch_size) for stage in source.stages()]
+        self._stages = [counted_in_steps(stage, len(work), settings.batch_size) for stage in source.stages()]
         self._starts = [sum(stage.steps for stage in self._stages[:row]) for row in range(len(self._stages))]
         self.total_steps = sum(stage.steps for stage in self._stages)
         self._optimiser: torch.optim.Adam | None = None  # until the first step
         self._rates: list[float] = []
         self._orders: dict[int, torch.Tensor] = {}
+        self.poses = PoseRefiner.of_run(
+            settings.refine_poses, comparison, observations, work, self._all_rings(), images_at_once, not judges
+        )
 
     def advance(self, to_step: int, on_step: Callable[[float], None]) -> None:
         """Take steps up to ``to_step``; ``on_step`` gets the mean correlation of each batch and may raise."""
@@ -123,6 +126,10 @@ class TrainingLoop:
         return self._stages[self._stage_of(max(0, self.step - 1))[0]].name
 
     def _begin(self, stage: int) -> None:
+        # Coarser stages hardly notice errors of poses.
+        if self.poses is not None and self._stages[stage].trains_gaussians:
+            coming = [self._batch(step) for step in range(self.step, self.step + self._stages[stage].steps)]
+            self.poses.begin_stage(self.positions(), self.gaussians.detached(), torch.cat(coming).unique())
         extent = self._observations.particles.box * self._observations.pixel_size_angstrom
         self._comparison.begin_stage(self.positions, extent / self._rings(self._stages[stage]).n_rings)
         self._optimise(self.source.begin_stage(stage), self._stages[stage])
@@ -146,7 +153,7 @@ class TrainingLoop:
         """One step of the optimiser; returns the mean correlation of its images, 0 where a stage compares none."""
         optimiser = self._optimiser
         assert optimiser is not None, "a stage begins with an optimiser"
-        share = _learning_rate_factor(stage, within)
+        share = learning_rate_factor(stage, within)
         for group, rate in zip(optimiser.param_groups, self._rates):
             group["lr"] = rate * share
         optimiser.zero_grad()
@@ -212,6 +219,9 @@ class TrainingLoop:
             limit = max(stage.resolution_angstrom, limit or 0.0)
         return self._observations.rings(max(min(_FEWEST_RINGS, self.finest_rings), ring_count(box, pixel, limit)))
 
+    def _all_rings(self) -> RingPixels:
+        return self._observations.rings(self.finest_rings)
+
     @property
     def finest_rings(self) -> int:
         """Number of rings up to the resolution asked for."""
@@ -263,9 +273,16 @@ class TrainingLoop:
         with self._on_idle_cores():
             return self.source.confidence()
 
+    def judge(self, rows: torch.Tensor, state: ModelState | None = None) -> torch.Tensor:
+        """Correlations of held-out images with these or other atoms, at poses refined by the rule of fitted ones."""
+        if self.poses is None or not self.poses.active:
+            return self.score(rows)
+        atoms = (state.positions, state.gaussians) if state else (self.positions(), self.gaussians.detached())
+        return self.poses.score_anew(*atoms, rows)
+
     def score(self, rows: torch.Tensor) -> torch.Tensor:
         """Correlations of the images in ``rows`` on all rings that are asked for, (n, n_rings)."""
-        rings = self._observations.rings(self.finest_rings)
+        rings = self._all_rings()
         return self._comparison.score(self.positions(), self.gaussians, rows, rings, self._chunk)
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -273,6 +290,8 @@ class TrainingLoop:
         state = {f"source.{name}": values for name, values in self.source.state().items()}
         state.update({f"restraints.{name}": values for name, values in self.restraints.state().items()})
         state.update({f"comparison.{name}": values for name, values in self._comparison.state().items()})
+        if self.poses is not None:
+            state.update({f"poses.{name}": values for name, values in self.poses.state().items()})
         state["step"] = torch.tensor(self.step)
         state["gaussians.amplitudes"] = self.gaussians.amplitudes.detach()
         state["gaussians.widths"] = self.gaussians.widths_angstrom.detach()
@@ -287,6 +306,8 @@ class TrainingLoop:
         self.gaussians = AtomGaussians(state["gaussians.amplitudes"].to(device), state["gaussians.widths"].to(device))
         self.restraints.restore(_part(state, "restraints."))
         self._comparison.restore(_part(state, "comparison."))
+        if self.poses is not None:
+            self.poses.restore(_part(state, "poses."))
         stage, _ = self._stage_of(max(0, self.step - 1))
         self._optimise(self.source.restore(stage, _part(state, "source.")), self._stages[stage])
         if self._optimiser is not None:
@@ -311,19 +332,6 @@ def _unpack_moments(optimiser: torch.optim.Adam, packed: dict[str, torch.Tensor]
     content = optimiser.state_dict()
     content["state"] = moments
     optimiser.load_state_dict(content)
-
-
-def _counted_in_steps(stage: Stage, n_work: int, batch_size: int) -> Stage:
-    """A stage whose length is known in steps."""
-    return replace(stage, steps=math.ceil(stage.epochs * n_work / batch_size)) if stage.epochs else stage
-
-
-def _learning_rate_factor(stage: Stage, within: int) -> float:
-    """Share of the full learning rates at a step within a stage."""
-    if stage.epochs:
-        return 1.0
-    falling = _FINAL_RATE_FACTOR + (1 - _FINAL_RATE_FACTOR) * 0.5 * (1 + math.cos(math.pi * within / stage.steps))
-    return falling * min(1.0, (within + 1) / stage.warm_up_steps) if stage.warm_up_steps else falling
 
 
 def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from types import TracebackType
@@ -22,7 +21,6 @@ from cocofold.likelihood.frc_loss import (
     chunk_count,
     correlate_chunks,
     correlate_in_chunks,
-    mean_correlation_gradient,
     packed_gradient_of_chunks,
     packed_length,
     pairwise_spans,
@@ -30,6 +28,7 @@ from cocofold.likelihood.frc_loss import (
     sum_pairwise,
     unpack_gradient,
 )
+from cocofold.likelihood.image_comparison import EQUATION_NUMBERS, ERRORS_PER_POSE, Comparison, pose_equations
 from cocofold.likelihood.observed_images import Observations
 from cocofold.likelihood.worker_messages import (
     SECONDS_TO_END,
@@ -52,80 +51,6 @@ _SECONDS_BETWEEN_LOOKS = 0.02
 _HERE = "127.0.0.1"
 # Counts the workers that have started.
 _READY_COUNTER = "ready"
-
-
-class Comparison(ABC):
-    """Compares atoms with images, here or with workers; the result is the same, bit by bit."""
-
-    @abstractmethod
-    def gradient(
-        self,
-        positions: torch.Tensor,
-        gaussians: AtomGaussians,
-        rows: torch.Tensor,
-        rings: RingPixels,
-        chunk: int,
-        meanwhile: Callable[[], None],
-    ) -> CorrelationGradient:
-        """See ``mean_correlation_gradient``; ``meanwhile`` is called once, where workers would be waited for."""
-
-    @abstractmethod
-    def score(
-        self, positions: torch.Tensor, gaussians: AtomGaussians, rows: torch.Tensor, rings: RingPixels, chunk: int
-    ) -> torch.Tensor:
-        """See ``correlate_in_chunks``."""
-
-    @abstractmethod
-    def prefetch(self, rows: torch.Tensor, chunk: int) -> None:
-        """Begin to read images for the gradient after the next."""
-
-    def begin_stage(self, positions: Callable[[], torch.Tensor], finest_angstrom: float) -> None:  # noqa: B027
-        """Take note of the beginning of a stage that compares to a resolution; ``positions`` gives (n_atoms, 3) Å."""
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """What ``restore`` needs; of most comparisons nothing."""
-        return {}
-
-    def restore(self, state: dict[str, torch.Tensor]) -> None:  # noqa: B027
-        """Go back to a state."""
-
-    @abstractmethod
-    def on_idle_cores(self) -> contextlib.AbstractContextManager[None]:
-        """Within this, the coordinator works by itself, also on the cores of workers that wait."""
-
-
-class LocalComparison(Comparison):
-    """Comparison in this process."""
-
-    def __init__(self, observations: Observations) -> None:
-        self._observations = observations
-
-    def gradient(
-        self,
-        positions: torch.Tensor,
-        gaussians: AtomGaussians,
-        rows: torch.Tensor,
-        rings: RingPixels,
-        chunk: int,
-        meanwhile: Callable[[], None],
-    ) -> CorrelationGradient:
-        """See ``Comparison``."""
-        meanwhile()
-        return mean_correlation_gradient(positions, gaussians, self._observations, rows, rings, chunk)
-
-    def score(
-        self, positions: torch.Tensor, gaussians: AtomGaussians, rows: torch.Tensor, rings: RingPixels, chunk: int
-    ) -> torch.Tensor:
-        """See ``Comparison``."""
-        return correlate_in_chunks(positions, gaussians, self._observations, rows, rings, chunk)
-
-    def prefetch(self, rows: torch.Tensor, chunk: int) -> None:
-        """See ``Comparison``."""
-        self._observations.prefetch(split_into_chunks(rows, chunk))
-
-    def on_idle_cores(self) -> contextlib.AbstractContextManager[None]:
-        """See ``Comparison``; there are no workers."""
-        return contextlib.nullcontext()
 
 
 class WorkerGroup:
@@ -274,7 +199,10 @@ class WorkerGroup:
                 shared = DistributedComparison(self, self._received(self.local_device(device_name)))
             else:
                 assert shared is not None
-                receiver.answer(shared.answer(request))
+                if request.kind == RequestKind.MOVE_POSES:
+                    shared.observations.move_poses(request.rows, request.values.view(-1, ERRORS_PER_POSE))
+                else:
+                    receiver.answer(shared.answer(request))
         if shared is not None:
             shared.observations.close()
         dist.destroy_process_group()
@@ -343,9 +271,32 @@ class DistributedComparison(Comparison):
         every = outbox.answers((self._most_chunks(rows, chunk), chunk, rings.n_rings))
         every[0] = self._own_scores(positions, gaussians, rows, rings, chunk)
         outbox.wait()
-        shares = [self._processes.chunks_of(rank, rows, chunk) for rank in range(self._processes.count)]
-        found = [row[: len(some)] for share, of_rank in zip(shares, every) for some, row in zip(share, of_rank)]
-        return torch.cat(found).to(positions.device)
+        return self._in_order(every, rows, chunk).to(positions.device)
+
+    def pose_equations(
+        self,
+        positions: torch.Tensor,
+        gaussians: AtomGaussians,
+        rows: torch.Tensor,
+        rings: RingPixels,
+        chunk: int,
+        weights: torch.Tensor,
+    ) -> torch.Tensor:
+        """See ``Comparison``."""
+        kind, outbox = RequestKind.POSE_EQUATIONS, self._processes.outbox
+        outbox.send(
+            ComparisonRequest(kind, rows, rows[:0], rings.n_rings, chunk, positions, gaussians, weights.flatten())
+        )
+        every = outbox.answers((self._most_chunks(rows, chunk), chunk, EQUATION_NUMBERS))
+        every[0] = self._own_equations(positions, gaussians, rows, rings, chunk, weights)
+        outbox.wait()
+        return self._in_order(every, rows, chunk)
+
+    def move_poses(self, rows: torch.Tensor, errors: torch.Tensor) -> None:
+        """See ``Comparison``."""
+        self._processes.outbox.send(ComparisonRequest(RequestKind.MOVE_POSES, rows, values=errors.flatten()))
+        self.observations.move_poses(rows, errors)
+        self._processes.outbox.wait()
 
     def prefetch(self, rows: torch.Tensor, chunk: int) -> None:
         """See ``Comparison``."""
@@ -362,6 +313,10 @@ class DistributedComparison(Comparison):
             self.observations.prefetch(self._processes.own_share(request.next_rows, request.chunk))
         device = self.observations.device
         atoms = (request.gaussians.amplitudes.to(device), request.gaussians.widths_angstrom.to(device))
+        if request.kind == RequestKind.POSE_EQUATIONS:
+            given = (request.positions.to(device), AtomGaussians(*atoms), request.rows)
+            rings = self.observations.rings(request.n_rings)
+            return self._own_equations(*given, rings, request.chunk, request.values.view(2, -1))
         compare = self._own_gradients if request.kind == RequestKind.GRADIENT else self._own_scores
         rings = self.observations.rings(request.n_rings)
         return compare(request.positions.to(device), AtomGaussians(*atoms), request.rows, rings, request.chunk)
@@ -385,6 +340,29 @@ class DistributedComparison(Comparison):
         """Spans of chunks whose sums a process sends."""
         count = chunk_count(rows, chunk)
         return pairwise_spans(0, count, *self._processes.share(count, rank))
+
+    def _own_equations(
+        self,
+        positions: torch.Tensor,
+        gaussians: AtomGaussians,
+        rows: torch.Tensor,
+        rings: RingPixels,
+        chunk: int,
+        weights: torch.Tensor,
+    ) -> torch.Tensor:
+        """Equations of the poses of images in this process's chunks, padded, (n, chunk, 20)."""
+        found = positions.new_zeros(self._most_chunks(rows, chunk), chunk, EQUATION_NUMBERS)
+        parts = self._processes.own_share(rows, chunk)
+        for row, some in zip(found, pose_equations(positions, gaussians, self.observations, parts, rings, weights)):
+            row[: len(some)] = some
+        return found
+
+    def _in_order(self, every: torch.Tensor, rows: torch.Tensor, chunk: int) -> torch.Tensor:
+        """What all processes found of single images, (n_processes, n_chunks, chunk, ...), as rows have them."""
+        shares = [self._processes.chunks_of(rank, rows, chunk) for rank in range(self._processes.count)]
+        return torch.cat(
+            [row[: len(some)] for share, of_rank in zip(shares, every) for some, row in zip(share, of_rank)]
+        )
 
     def _own_scores(
         self, positions: torch.Tensor, gaussians: AtomGaussians, rows: torch.Tensor, rings: RingPixels, chunk: int

@@ -23,6 +23,7 @@ from cocofold.likelihood.particle_optics import (
     magnified_poses,
     poses_of,
     unsupported_aberrations,
+    with_pose_errors,
 )
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.structure.model import Model
@@ -93,8 +94,9 @@ class Observations:
         self._on_warning = on_warning
         self._rings = {n_rings: RingPixels.up_to(particles.box, n_rings, self.device)}
         self._finest = n_rings
+        self.rotations = poses_of(particles).rotations.to(self.device)
         self._poses = magnified_poses(poses_of(particles), particles).to(self.device)
-        self._optics = ParticleOptics(particles, self._rings[n_rings])
+        self.optics = ParticleOptics(particles, self._rings[n_rings])
         weights = dose_weights(particles, n_rings)
         self._dose_weights = None if weights is None else weights.to(self.device)
         each = bytes_per_transform(self._rings[n_rings])
@@ -145,6 +147,18 @@ class Observations:
             self._rings[n_rings] = RingPixels.up_to(self.particles.box, n_rings, self.device)
         return self._rings[n_rings]
 
+    def move_poses(self, rows: torch.Tensor, errors: torch.Tensor) -> None:
+        """Take poses for those of the file with ``errors``, (n, 5) float32, whatever they were taken for before.
+
+        Errors are turns about x, y and z of the image (rotation vectors, rad) and shifts of the origin (Å).
+        """
+        moved = with_pose_errors(self.particles.subset(rows.numpy()), errors.numpy())
+        on_device, poses = rows.to(self.device), poses_of(moved)
+        self.rotations[on_device] = poses.rotations.to(self.device)
+        poses = magnified_poses(poses, moved).to(self.device)
+        self._poses.rotations[on_device] = poses.rotations
+        self._poses.origins_angstrom[on_device] = poses.origins_angstrom
+
     def prefetch(self, chunks: Sequence[torch.Tensor]) -> None:
         """Begin to read images that will be asked for in these chunks of rows, in this order; returns at once."""
         pieces = [rows for rows in chunks if not self._filled[rows].all()]
@@ -185,7 +199,7 @@ class Observations:
             transforms = self._with_cached(rows, *read)[:, : len(rings)]
         if self.contrast_sign < 0:
             transforms = -transforms
-        return Batch(self._poses[on_device], self._optics.transfer(on_device, rings)[..., None], transforms)
+        return Batch(self._poses[on_device], self.optics.transfer(on_device, rings)[..., None], transforms)
 
     def _read(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Which of these rows are not in memory, (n,) bool, and the transforms of those."""
@@ -211,7 +225,7 @@ class Observations:
     def _transform(self, rows: np.ndarray) -> torch.Tensor:
         # Pixels are sorted by ring, so fewer rings are the first pixels of more.
         rings = self._rings[self._finest]
-        planes = ring_transforms(self.particles, rows, rings, self._optics)
+        planes = ring_transforms(self.particles, rows, rings, self.optics)
         return normalise_rings(torch.view_as_real(planes), rings)
 
 

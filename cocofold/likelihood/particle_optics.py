@@ -1,9 +1,10 @@
-"""The optics of particles in the terms of ``cocofold.imaging``: CTF, aberrations and magnification of each image."""
+"""Optics and poses of particles in the terms of ``cocofold.imaging``; and how far poses are off (``PoseEquations``)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from cocofold.imaging.fourier import (
 )
 from cocofold.imaging.projection import Poses
 from cocofold.particles.particle_set import IDENTITY_MAGNIFICATION, NEGLIGIBLE_ABERRATION, OpticsGroup, ParticleSet
+from cocofold.particles.poses import turned_matrices
 from cocofold.system.errors import InputError
 
 ANGSTROM_PER_MM = 1e7
@@ -59,12 +61,15 @@ class ParticleOptics:
 
     def transfer(self, rows: torch.Tensor, rings: RingPixels) -> torch.Tensor:
         """CTF of images with their even aberrations, (n, n_pixels of ``rings``)."""
-        pixels, group = len(rings), self._group[rows]
-        kx, ky = self._kx[:pixels], self._ky[:pixels]
-        if self._magnified_frequencies is not None:
-            kx, ky = (axis[group, :pixels] for axis in self._magnified_frequencies)
-        phase = None if self._symmetric is None else self._symmetric[group, :pixels]
-        return contrast_transfer(self._ctf[rows], kx, ky, phase)
+        phase = None if self._symmetric is None else self._symmetric[self._group[rows], : len(rings)]
+        return contrast_transfer(self._ctf[rows], *self.frequencies(rows, rings), phase)
+
+    def frequencies(self, rows: torch.Tensor, rings: RingPixels) -> tuple[torch.Tensor, torch.Tensor]:
+        """Frequencies kx and ky (1/Å) of the specimen at the pixels of images, (n, n_pixels), or (n_pixels,) of all."""
+        if self._magnified_frequencies is None:
+            return self._kx[: len(rings)], self._ky[: len(rings)]
+        kx, ky = (axis[self._group[rows], : len(rings)] for axis in self._magnified_frequencies)
+        return kx, ky
 
     def without_antisymmetric_phase(self, planes: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Transforms of images, (n, n_pixels) complex at all pixels, with beam tilt and odd aberrations taken out."""
@@ -122,6 +127,12 @@ def magnified_poses(poses: Poses, particles: ParticleSet) -> Poses:
     by_image = torch.as_tensor(matrices, dtype=poses.rotations.dtype, device=poses.rotations.device)
     planar = torch.matmul(by_image.transpose(1, 2), poses.rotations[:, :2])
     return Poses(torch.cat([planar, poses.rotations[:, 2:]], 1), poses.origins_angstrom)
+
+
+def with_pose_errors(particles: ParticleSet, errors: np.ndarray) -> ParticleSet:
+    """The same images with poses turned in the image (rotation vectors, rad) and origins shifted (Å) by (n, 5)."""
+    turned = turned_matrices(particles.rotations, errors[:, :3])
+    return replace(particles, rotations=turned, origins_angstrom=particles.origins_angstrom + errors[:, 3:])
 
 
 def poses_of(particles: ParticleSet) -> Poses:
@@ -269,3 +280,113 @@ def _joined(messages: Sequence[str]) -> str:
 
 def _has(coefficients: Sequence[float]) -> bool:
     return bool(np.any(np.abs(coefficients) > NEGLIGIBLE_ABERRATION))
+
+
+ERRORS_PER_POSE = 5
+# Numbers of an image's equations: the gradient, then rows of the lower triangle of the matrix.
+EQUATION_NUMBERS = ERRORS_PER_POSE + ERRORS_PER_POSE * (ERRORS_PER_POSE + 1) // 2
+# Widths that are tried: from where no image notices an error to where a local search makes no sense, in steps that are
+# finer than the widths are known.
+_TURNS_DEG, _SHIFTS_ANGSTROM, _WIDTH_STEP = (0.1, 12.0), (0.02, 8.0), 1.2
+# Images that tell the widths, at most: of more they would be known better than the steps between them.
+_MOST_TELLING_IMAGES = 500
+# Rounds in which the width of turns or that of shifts is changed, the one that gives more; they end where neither does.
+_MOST_WIDTH_ROUNDS = 10
+
+
+@dataclass(frozen=True)
+class PosePrior:
+    """How far poses are off: standard deviations of each of three turns (rad) and of each of two shifts (Å)."""
+
+    turn_rad: float = 0.0
+    shift_angstrom: float = 0.0
+
+    @property
+    def turn_deg(self) -> float:
+        """Root mean square of the whole turn, degrees."""
+        return math.degrees(math.sqrt(3) * self.turn_rad)
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether poses are taken for right."""
+        return self.turn_rad == 0 and self.shift_angstrom == 0
+
+    def __str__(self) -> str:
+        return f"by {self.turn_deg:.2f}° and {self.shift_angstrom:.2f} Å along x and y (root mean square)"
+
+    def widths(self) -> np.ndarray:
+        """Standard deviation of each of the five errors, (5,)."""
+        return np.repeat([self.turn_rad, self.shift_angstrom], [3, 2])
+
+
+@dataclass(frozen=True)
+class PoseEquations:
+    """Quadratic log-likelihoods of errors d of poses, ``target d - d matrix d / 2``, less those of d = 0.
+
+    Attributes
+    ----------
+    matrix : (n, 5, 5) float64
+    target : (n, 5) float64
+    """
+
+    matrix: np.ndarray
+    target: np.ndarray
+
+    @classmethod
+    def unpack(cls, packed: np.ndarray, errors: np.ndarray) -> PoseEquations:
+        """Of what ``pose_equations`` found, (n, 20), with poses taken for off by ``errors``, (n, 5)."""
+        matrix = np.zeros((len(packed), ERRORS_PER_POSE, ERRORS_PER_POSE))
+        rows, columns = np.tril_indices(ERRORS_PER_POSE)
+        matrix[:, rows, columns] = matrix[:, columns, rows] = packed[:, ERRORS_PER_POSE:]
+        return cls(matrix, packed[:, :ERRORS_PER_POSE] + np.einsum("nij,nj->ni", matrix, errors))
+
+    def usable(self) -> PoseEquations:
+        """Of images whose numbers are all finite."""
+        finite = np.isfinite(self.target).all(1) & np.isfinite(self.matrix).all((1, 2))
+        return PoseEquations(self.matrix[finite], self.target[finite])
+
+    def spread(self, most: int) -> PoseEquations:
+        """Of so many images at most, from all over the set."""
+        rows = np.linspace(0, len(self.target) - 1, min(len(self.target), most)).round().astype(int)
+        return PoseEquations(self.matrix[rows], self.target[rows])
+
+    def evidence(self, prior: PosePrior) -> float:
+        """Log of the marginal likelihood of all images under a prior, less that with poses as they are given."""
+        inner, sized = self._sized(prior)
+        solved = np.linalg.solve(inner, sized[..., None])[..., 0]
+        return float(0.5 * ((sized * solved).sum(1) - np.linalg.slogdet(inner)[1]).sum())
+
+    def solve(self, prior: PosePrior) -> np.ndarray:
+        """Errors of highest posterior probability, (n, 5); zero for images whose numbers are not finite."""
+        finite = np.isfinite(self.target).all(1) & np.isfinite(self.matrix).all((1, 2))
+        inner, sized = self.usable()._sized(prior)
+        found = np.zeros_like(self.target)
+        found[finite] = prior.widths() * np.linalg.solve(inner, sized[..., None])[..., 0]
+        return found
+
+    def _sized(self, prior: PosePrior) -> tuple[np.ndarray, np.ndarray]:
+        """Matrix and target with errors in units of the prior's widths, which may be zero."""
+        widths = prior.widths()
+        return np.eye(ERRORS_PER_POSE) + widths[:, None] * self.matrix * widths, widths * self.target
+
+    def estimate_prior(self) -> tuple[PosePrior, float]:
+        """Prior of the highest evidence, and that evidence; widths that no image asks for are zero."""
+        some = self.usable().spread(_MOST_TELLING_IMAGES)
+        turns = [0.0, *(math.radians(value) / math.sqrt(3) for value in _widths(*_TURNS_DEG))]
+        shifts = [0.0, *_widths(*_SHIFTS_ANGSTROM)]
+        best, highest = PosePrior(), 0.0
+        for _ in range(_MOST_WIDTH_ROUNDS):
+            tried = [PosePrior(best.turn_rad, shift) for shift in shifts]
+            tried += [PosePrior(turn, best.shift_angstrom) for turn in turns]
+            found = [some.evidence(prior) for prior in tried]
+            if max(found) <= highest:
+                break
+            highest = max(found)
+            best = tried[int(np.argmax(found))]
+        return best, highest
+
+
+def _widths(least: float, most: float) -> list[float]:
+    """Widths in even steps of their logarithm."""
+    count = math.floor(math.log(most / least) / math.log(_WIDTH_STEP))
+    return [least * _WIDTH_STEP**step for step in range(count + 1)]

@@ -19,9 +19,9 @@ import torch
 from scipy.spatial import cKDTree
 
 from cocofold.imaging.fourier import RingPixels
-from cocofold.likelihood.distributed import Comparison
 from cocofold.likelihood.explained_signal import ExplainedSignal
 from cocofold.likelihood.frc_loss import AtomGaussians, CorrelationGradient
+from cocofold.likelihood.image_comparison import Comparison
 from cocofold.likelihood.observed_images import refuse_incompatible_input
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.structure.confidence import runs_of
@@ -64,6 +64,10 @@ class _BesideComparison(Comparison):
         """See ``Comparison``."""
         self._inner.begin_stage(positions, finest_angstrom)
 
+    def drawn(self, positions: torch.Tensor, gaussians: AtomGaussians) -> tuple[torch.Tensor, AtomGaussians]:
+        """See ``Comparison``."""
+        return self._inner.drawn(*self._beside(positions, gaussians))
+
     def gradient(
         self,
         positions: torch.Tensor,
@@ -84,6 +88,22 @@ class _BesideComparison(Comparison):
     ) -> torch.Tensor:
         """See ``Comparison``."""
         return self._inner.score(*self._beside(positions, gaussians), rows, rings, chunk)
+
+    def pose_equations(
+        self,
+        positions: torch.Tensor,
+        gaussians: AtomGaussians,
+        rows: torch.Tensor,
+        rings: RingPixels,
+        chunk: int,
+        weights: torch.Tensor,
+    ) -> torch.Tensor:
+        """See ``Comparison``."""
+        return self._inner.pose_equations(*self._beside(positions, gaussians), rows, rings, chunk, weights)
+
+    def move_poses(self, rows: torch.Tensor, errors: torch.Tensor) -> None:
+        """See ``Comparison``."""
+        self._inner.move_poses(rows, errors)
 
     def prefetch(self, rows: torch.Tensor, chunk: int) -> None:
         """See ``Comparison``."""

@@ -27,8 +27,8 @@ from cocofold.system.errors import InputError
 SECONDS_TO_END = 10
 # Least time that each of them is given of that, however late it has become.
 _SECONDS_TO_END_EACH = 0.1
-# Tag of rows that follow a request.
-_ROWS_TAG = 1
+# Tags of rows and of other values that follow a request.
+_ROWS_TAG, _VALUES_TAG = 1, 2
 _FLOATS_PER_ATOM = 5  # position, amplitude, width
 
 
@@ -39,6 +39,8 @@ class RequestKind(IntEnum):
     OBSERVE = 1
     GRADIENT = 2
     SCORE = 3
+    POSE_EQUATIONS = 4
+    MOVE_POSES = 5
 
 
 class Header(NamedTuple):
@@ -55,6 +57,8 @@ class Header(NamedTuple):
         Rings to compare, and number of images at once at most.
     n_atoms : int
         Number of atoms; of ``OBSERVE`` that for which later messages have room.
+    n_values : int
+        Number of values that follow.
     """
 
     kind: int
@@ -63,6 +67,7 @@ class Header(NamedTuple):
     n_rings: int = 0
     chunk: int = 0
     n_atoms: int = 0
+    n_values: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,8 @@ class ComparisonRequest:
         Rings to compare, and number of images at once at most.
     positions : (n_atoms, 3) float
     gaussians : AtomGaussians
+    values : (n,) float
+        Weights of ``POSE_EQUATIONS``, or errors of ``MOVE_POSES``, row by row.
     """
 
     kind: RequestKind
@@ -119,6 +126,7 @@ class ComparisonRequest:
     chunk: int = 0
     positions: torch.Tensor = field(default_factory=lambda: torch.empty(0, 3))
     gaussians: AtomGaussians = field(default_factory=lambda: AtomGaussians(torch.empty(0), torch.empty(0)))
+    values: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 @dataclass(frozen=True)
@@ -167,6 +175,7 @@ class RequestSender:
             request.n_rings,
             request.chunk,
             len(request.positions),
+            len(request.values),
         )
         message = self._message_shape.message()
         atoms = [request.positions.flatten(), request.gaussians.amplitudes, request.gaussians.widths_angstrom]
@@ -175,6 +184,8 @@ class RequestSender:
         self._send(message, header, rows if fit else rows[:0])
         if not fit:
             self._to_all(rows, tag=_ROWS_TAG)
+        if len(request.values):
+            self._to_all(request.values, tag=_VALUES_TAG)
 
     def _send(self, message: torch.Tensor, header: Header, rows: torch.Tensor | None = None) -> None:
         numbers = torch.tensor([*header, *([] if rows is None else rows.tolist())])
@@ -262,6 +273,10 @@ class RequestReceiver:
             rows = torch.empty(n_rows, dtype=torch.int64)
             with translate_peer_errors():
                 dist.recv(rows, 0, tag=_ROWS_TAG)
+        values = torch.empty(header.n_values)
+        if header.n_values:
+            with translate_peer_errors():
+                dist.recv(values, 0, tag=_VALUES_TAG)
         following = self if header.kind == RequestKind.STOP else self.listen(self._message_shape)
         n_atoms = header.n_atoms
         flat, *others = message[_atoms_in(message, n_atoms)].split([3 * n_atoms, n_atoms, n_atoms])
@@ -274,6 +289,7 @@ class RequestReceiver:
             header.chunk,
             flat.view(-1, 3),
             AtomGaussians(*others),
+            values,
         )
         return request, following
 

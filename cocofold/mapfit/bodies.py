@@ -12,7 +12,7 @@ from scipy.cluster.hierarchy import average, fcluster
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import squareform
 
-from cocofold.mapfit.placement_file import Placement
+from cocofold.mapfit.map_files import Placement
 from cocofold.mapfit.rigid_refinement import MAX_CLASH_FRACTION, RigidMolecule, RigidPoses, clash_fraction
 from cocofold.mapfit.search_pipeline import (
     TRUSTED_STANDARD_ERRORS,

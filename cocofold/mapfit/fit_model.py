@@ -18,7 +18,7 @@ from cocofold.mapfit.bodies import (
     selection_of_all,
 )
 from cocofold.mapfit.density_map import DensityMap
-from cocofold.mapfit.placement_file import AS_IS, MIRRORED, PlacedBody, Placement
+from cocofold.mapfit.map_files import AS_IS, MIRRORED, PlacedBody, Placement
 from cocofold.mapfit.rigid_refinement import RigidMolecule, RigidPoses, angles_between, clash_fraction
 from cocofold.mapfit.search_pipeline import (
     TRUSTED_STANDARD_ERRORS,

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from cocofold.mapfit.bodies import molecule_of, select_residues
 from cocofold.mapfit.density_map import DensityMap, read_map, same_grid
 from cocofold.mapfit.fit_model import AUTO, HANDS, FitResult, fit_in_map, refuse_unknown_hand
-from cocofold.mapfit.placement_file import MIRRORED
+from cocofold.mapfit.map_files import MIRRORED
 from cocofold.mapfit.rigid_refinement import RigidMolecule
 from cocofold.mapfit.target_map import (
     TargetMap,

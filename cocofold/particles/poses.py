@@ -66,6 +66,11 @@ def mirrored_matrices(rotations: np.ndarray) -> np.ndarray:
     return mirror[:, None] * np.asarray(rotations) * mirror
 
 
+def turned_matrices(rotations: np.ndarray, turns_rad: np.ndarray) -> np.ndarray:
+    """Matrices A, (n, 3, 3), after a turn in the image's frame, (n, 3) rotation vectors (rad): ``exp(turn) A``."""
+    return np.einsum("nij,njk->nik", Rotation.from_rotvec(np.asarray(turns_rad, dtype=float)).as_matrix(), rotations)
+
+
 def relion_from_matrices(rotations: np.ndarray) -> np.ndarray:
     """RELION's Euler angles of matrices A, with tilt from 0 to 180° and rot and psi from -180° to 180°.
 

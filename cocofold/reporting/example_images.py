@@ -27,7 +27,7 @@ from cocofold.imaging.projection import (
 from cocofold.likelihood.frc_loss import AtomGaussians, correlate_in_chunks, images_per_chunk, settle_contrast
 from cocofold.likelihood.observed_images import Observations, ring_transforms
 from cocofold.likelihood.particle_optics import ParticleOptics, magnified_poses, poses_of
-from cocofold.mapfit.placement_file import MIRRORED
+from cocofold.mapfit.map_files import MIRRORED
 from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.particles.poses import view_directions

@@ -106,11 +106,31 @@ def methods_paragraph(run: FinishedRun) -> str:
         if run.second_pass
         else ""
     )
+    second += _poses_sentence(metrics)
     return (
         f"{what}, with the poses and CTF parameters of the reconstruction. Atoms were Gaussians, projected at each "
         f"particle's pose, multiplied by its CTF and compared with the image by Fourier ring correlation to "
         f"{finest:.1f} Å (Adam, {options.batch_size} images a step, {metrics.get('steps', 0):,} steps, "
         f"{metrics.get('images', 0):,} images compared in all). {how}{judged}{second}"
+    )
+
+
+def _poses_sentence(metrics: dict[str, Any]) -> str:
+    """How poses were refined, if they were; runs of earlier versions did not ask."""
+    poses = metrics.get("poses") or {}
+    if not poses.get("refined"):
+        return ""
+    judged = (
+        " Rings {} were not used for that, and figures of held-out particles are of these rings.".format(
+            ", ".join(map(str, poses["judging_rings"]))
+        )
+        if poses["judging_rings"]
+        else ""
+    )
+    return (
+        " Poses of single particles were refined with the model (maximum a posteriori; the prior's width, "
+        f"{poses['prior_turn_deg']:.2f}° and {poses['prior_shift_angstrom']:.2f} Å, was estimated from the images)."
+        f"{judged}"
     )
 
 

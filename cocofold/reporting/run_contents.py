@@ -13,7 +13,7 @@ import yaml
 
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.residue_findings import read_errors
-from cocofold.mapfit.placement_file import MIRRORED
+from cocofold.mapfit.map_files import MIRRORED
 from cocofold.mapfit.workflow import MIRRORED_MAP_FILE
 from cocofold.particles.mrc import open_map
 from cocofold.structure.geometry import find_superposition, root_mean_square

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 import numpy as np
@@ -46,6 +47,23 @@ class Stage:
     epochs: int = 0
     warm_up_steps: int = 0
     max_gradient_norm: float = 0.0
+
+
+# Share of the full learning rates at which a stage ends, on a half cosine; larger leaves more of the batches' noise.
+_FINAL_RATE_FACTOR = 0.05
+
+
+def counted_in_steps(stage: Stage, n_work: int, batch_size: int) -> Stage:
+    """A stage whose length is known in steps."""
+    return replace(stage, steps=math.ceil(stage.epochs * n_work / batch_size)) if stage.epochs else stage
+
+
+def learning_rate_factor(stage: Stage, within: int) -> float:
+    """Share of the full learning rates at a step within a stage."""
+    if stage.epochs:
+        return 1.0
+    falling = _FINAL_RATE_FACTOR + (1 - _FINAL_RATE_FACTOR) * 0.5 * (1 + math.cos(math.pi * within / stage.steps))
+    return falling * min(1.0, (within + 1) / stage.warm_up_steps) if stage.warm_up_steps else falling
 
 
 class ParameterGroup(TypedDict):

@@ -254,3 +254,13 @@ def _available_on_machine() -> int:
         pass
     # Without the kernel's word half of the machine is taken to be free.
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def peak_memory_gb() -> float:
+    """Peak memory of this process, or on a GPU of its tensors if that is more."""
+    import torch
+
+    peak = peak_resident_bytes() / 1e9
+    if torch.cuda.is_available():
+        peak = max(peak, torch.cuda.max_memory_allocated() / 1e9)
+    return peak

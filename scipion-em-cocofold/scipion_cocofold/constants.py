@@ -39,6 +39,7 @@ PLACED_CIF, PLACEMENT_JSON, PLACEMENT_PNG, MIRRORED_MRC = (
     "mirrored.mrc",
 )
 START_CIF, DENSITY_MRC, METRICS_JSON, METRICS_CSV = "models/cycle_00.cif", "density.mrc", "metrics.json", "metrics.csv"
+PARTICLES_STAR = "particles.star"
 CONFIG_YAML, CYCLES_FOLDER, REPORT_HTML = "config.yaml", "models", "report.html"
 ISOLDE_SCRIPT = "isolde/open_in_isolde.cxc"
 

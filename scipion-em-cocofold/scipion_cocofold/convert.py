@@ -12,6 +12,7 @@ import warnings
 
 import emtable
 import numpy as np
+from pwem.objects import Transform
 from pyworkflow.object import Integer, String
 from pyworkflow.utils import cleanPath
 from scipy.spatial.transform import Rotation
@@ -164,6 +165,55 @@ def appendSelectedParticles(particles, positions, heldOut, scoredRings, selected
             if scoredRings:
                 setattr(copy, "_" + _SCORED_RINGS, String(f"[{','.join(map(str, scoredRings))}]"))
             selected.append(copy)
+
+
+def appendRefinedParticles(particles, star, refined):
+    """Append the particles that a run used, with the poses that it refined, to another set.
+
+    Parameters
+    ----------
+    particles : SetOfParticles
+        Those that were written for the run.
+    star : str
+        The run's ``particles.star``: particles in the same order, or some of them.
+    refined : SetOfParticles
+        Empty set, which gets the properties of the first one.
+
+    Raises
+    ------
+    ConversionError
+        If the file names images that the set does not have.
+    """
+    refined.copyInfo(particles)
+    table = emtable.Table()
+    with open(star, encoding="utf-8") as content:
+        table.readStar(content, tableName="particles")
+    rows, folder = iter(table), os.path.dirname(os.path.abspath(star))
+    row, wanted = None, None
+    for particle in particles.iterItems():
+        if row is None:
+            row = next(rows, None)
+            if row is None:
+                break
+            index, _, name = row.rlnImageName.partition("@")
+            wanted = (int(index), os.path.realpath(os.path.join(folder, name)))
+        index, name = particle.getLocation()
+        if (int(max(index, 1)), os.path.realpath(name)) == wanted:
+            copy = particle.clone()
+            copy.setTransform(_transformOf(row, particle.getSamplingRate()))
+            refined.append(copy)
+            row = None
+    if row is not None or next(rows, None) is not None:
+        raise ConversionError(f"{star} names images in another order than the particles have them.")
+
+
+def _transformOf(row, sampling):
+    """Return the pose of a row of a STAR file, as the module's text has it."""
+    inverse = np.eye(4)
+    angles = [float(row.rlnAngleRot), float(row.rlnAngleTilt), float(row.rlnAnglePsi)]
+    inverse[:3, :3] = Rotation.from_euler("ZYZ", angles, degrees=True).as_matrix().T
+    inverse[:2, 3] = -float(row.rlnOriginXAngst) / sampling, -float(row.rlnOriginYAngst) / sampling
+    return Transform(matrix=np.linalg.inv(inverse))
 
 
 def _inBatches(particles):

@@ -15,7 +15,7 @@ from cocofold.finetuning import starting_model
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.run_folder import ModelState, RunFolder
 from cocofold.likelihood.frc_loss import AtomGaussians
-from cocofold.mapfit.placement_file import PlacedBody, Placement
+from cocofold.mapfit.map_files import PlacedBody, Placement
 from cocofold.structure.confidence import ordered_atoms, read_order
 from cocofold.structure.read_model import read_model
 from cocofold.system.errors import InputError

@@ -149,7 +149,7 @@ def test_chunks_do_not_change_the_gradient(particles: Path, start: Path) -> None
 def test_every_particle_comes_once_before_any_comes_again(particles: Path, start: Path, tmp_path: Path) -> None:
     from cocofold.finetuning.options import TrainingOptions
     from cocofold.finetuning.training_loop import TrainingLoop
-    from cocofold.likelihood.distributed import LocalComparison
+    from cocofold.likelihood.image_comparison import LocalComparison
     from cocofold.sources.deformation import DeformationSource
     from cocofold.structure.restraints import Restraints
 
@@ -191,7 +191,7 @@ def test_every_particle_comes_once_before_any_comes_again(particles: Path, start
 def test_gaussians_may_be_trained_without_images(particles: Path, start: Path) -> None:
     from cocofold.finetuning.options import TrainingOptions
     from cocofold.finetuning.training_loop import TrainingLoop
-    from cocofold.likelihood.distributed import LocalComparison
+    from cocofold.likelihood.image_comparison import LocalComparison
     from cocofold.sources.deformation import DeformationSource
     from cocofold.structure.restraints import Restraints
 

@@ -13,8 +13,8 @@ from cocofold.finetuning import training_loop
 from cocofold.finetuning.options import TrainingOptions
 from cocofold.finetuning.training_loop import TrainingLoop
 from cocofold.imaging.fourier import RingPixels
-from cocofold.likelihood.distributed import Comparison
 from cocofold.likelihood.frc_loss import AtomGaussians, CorrelationGradient
+from cocofold.likelihood.image_comparison import Comparison
 from cocofold.likelihood.observed_images import Observations
 from cocofold.particles import read_particles
 from cocofold.sources.base import Stage

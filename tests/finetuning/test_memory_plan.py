@@ -125,7 +125,7 @@ def test_a_run_says_its_plan_and_keeps_to_it(particles: Path, start: Path, tmp_p
 @pytest.mark.slow
 def test_a_peak_is_that_of_the_run_not_of_what_started_it() -> None:
     """A program of little memory, started by one that holds much."""
-    program = "from cocofold.finetuning.run_result import peak_memory_gb; print(peak_memory_gb())"
+    program = "from cocofold.system.hardware import peak_memory_gb; print(peak_memory_gb())"
     held = np.ones(2**27)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert held.nbytes / 1e9 > 1

@@ -44,6 +44,7 @@ FLAGS = {
     "--batch-size": None,
     "--resolution": None,
     "--effort": 1.0,
+    "--refine-poses": "off",
     "--preset": "default",
     "--teacher/--no-teacher": None,
     "--no-adapter": False,

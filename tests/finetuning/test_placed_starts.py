@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from cocofold.assessment.comparison import assess
 from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, render_density
 from cocofold.mapfit.density_map import DensityMap
-from cocofold.mapfit.placement_file import PlacedBody, Placement
+from cocofold.mapfit.map_files import PlacedBody, Placement
 from cocofold.particles import read_particles
 from cocofold.particles.star_write import write_star
 from cocofold.structure.geometry import copy_positions, point_group_rotations

@@ -27,7 +27,7 @@ from cocofold.finetuning.options import Options, options_with_preset
 from cocofold.finetuning.run import finetune
 from cocofold.finetuning.run_folder import RunFolder
 from cocofold.finetuning.starting_model import PredictedStart, superpose_chains
-from cocofold.likelihood.distributed import LocalComparison
+from cocofold.likelihood.image_comparison import LocalComparison
 from cocofold.particles import read_particles
 from cocofold.simulation.particle_simulation import simulate
 from cocofold.simulation.simulation_settings import SimulationSettings

@@ -9,7 +9,7 @@ import pytest
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.run import finetune
 from cocofold.likelihood.residue_support import ParticlesOfModel
-from cocofold.mapfit.placement_file import Placement
+from cocofold.mapfit.map_files import Placement
 from cocofold.preflight.check_inputs import CheckSettings
 from cocofold.relaxation.minimization import RelaxSettings
 from cocofold.reporting.run_contents import read_run

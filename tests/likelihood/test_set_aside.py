@@ -14,9 +14,9 @@ import torch
 from maps_of_models import imaged, is_lid, whole_model
 
 from cocofold.imaging.fourier import RingPixels
-from cocofold.likelihood.distributed import Comparison
 from cocofold.likelihood.explained_signal import ExplainedSignal
 from cocofold.likelihood.frc_loss import AtomGaussians, CorrelationGradient
+from cocofold.likelihood.image_comparison import Comparison
 from cocofold.likelihood.set_aside import (
     MOST_POINTS,
     ContextComparison,

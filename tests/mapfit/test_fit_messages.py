@@ -10,12 +10,12 @@ import pytest
 from command_options import named_options, options_of
 
 import cocofold.mapfit
-from cocofold.mapfit.placement_file import PlacedBody, Placement
+from cocofold.mapfit.map_files import PlacedBody, Placement
 from cocofold.mapfit.workflow import MapFiles, MapOptionNames
 from cocofold.system.errors import InputError
 
 _PACKAGE = Path(cocofold.mapfit.__file__).parent
-_OF_RECONSTRUCT = ("particle_map.py", "unexplained_density.py")
+_OF_RECONSTRUCT = ("map_files.py", "unexplained_density.py")
 
 
 @pytest.mark.parametrize("module", sorted(path.name for path in _PACKAGE.glob("*.py")))

@@ -8,7 +8,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from cocofold.mapfit.bodies import apply_placement, format_selection, parse_bodies, select_residues, selection_of_all
-from cocofold.mapfit.placement_file import PlacedBody, Placement
+from cocofold.mapfit.map_files import PlacedBody, Placement
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
 from cocofold.system.errors import InputError

@@ -15,7 +15,7 @@ from cocofold.mapfit.bodies import molecule_of
 from cocofold.mapfit.density_map import DensityMap
 from cocofold.mapfit.fft_search import compact_part
 from cocofold.mapfit.fit_model import FitResult, fit_in_map
-from cocofold.mapfit.placement_file import PlacedBody, Placement
+from cocofold.mapfit.map_files import PlacedBody, Placement
 from cocofold.mapfit.target_map import TargetMap, correlate_shells
 from cocofold.structure.confidence import read_order
 from cocofold.structure.model import Model

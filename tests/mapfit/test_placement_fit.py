@@ -16,7 +16,7 @@ from cocofold.commands.fit import fit as fit_command
 from cocofold.mapfit.bodies import apply_placement, molecule_of, place_bodies, select_residues
 from cocofold.mapfit.density_map import DensityMap, read_map
 from cocofold.mapfit.fit_model import fit_in_map
-from cocofold.mapfit.placement_file import Placement
+from cocofold.mapfit.map_files import Placement
 from cocofold.mapfit.rigid_refinement import RigidMolecule, RigidPoses
 from cocofold.mapfit.search_pipeline import assess_significance, uncovered_share
 from cocofold.mapfit.target_map import TargetMap, resolution_from_half_maps, resolution_from_noise, soft_molecule_mask

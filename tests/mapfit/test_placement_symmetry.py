@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from cocofold.mapfit.bodies import bodies_from_pae
 from cocofold.mapfit.density_map import DensityMap
 from cocofold.mapfit.fit_model import fit_in_map
-from cocofold.mapfit.placement_file import Placement
+from cocofold.mapfit.map_files import Placement
 from cocofold.mapfit.target_map import TargetMap, detect_symmetry
 from cocofold.mapfit.workflow import MapFiles, place_and_write
 from cocofold.structure.geometry import build_assembly, copy_positions, point_group_rotations

@@ -11,10 +11,17 @@ pytest.importorskip("scipion", reason="scipion-app is not installed (extra 'scip
 
 from pwem.constants import ALIGN_2D, ALIGN_PROJ
 from pwem.objects import Acquisition, SetOfParticles, Transform
-from scipion_cocofold.convert import ConversionError, appendSelectedParticles, writeParticles
+from scipion_cocofold.convert import (
+    ConversionError,
+    appendRefinedParticles,
+    appendSelectedParticles,
+    writeParticles,
+)
 from scipion_project import empty_set, import_particles, make_particles, make_project
 
+from cocofold.likelihood.particle_optics import with_pose_errors
 from cocofold.particles import read_particles
+from cocofold.particles.star_write import write_star
 
 
 def angles_between(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -100,6 +107,30 @@ def test_names_with_blanks_and_identity_poses(tmp_path):
     assert found.images(np.array([3])).std() > 0.5
     assert np.allclose(found.rotations, np.eye(3))
     assert found.slice_index.tolist() == [0, 1, 2, 3]
+
+
+def test_refined_poses_come_back(tmp_path):
+    """Of some of the particles, by their images."""
+    particles = make_particles(tmp_path)
+    writeParticles(particles, str(tmp_path / "out.star"))
+    given = read_particles(tmp_path / "out.star", tmp_path).subset(np.array([1, 3]))
+    moved = with_pose_errors(given, np.array([[0.1, -0.2, 0.3, 1.5, -2.5], [0.0, 0.1, 0.0, 0.0, 1.0]]))
+    write_star(tmp_path / "refined.star", moved)
+    for name in ("refined", "other"):
+        (tmp_path / name).mkdir()
+    refined = empty_set(tmp_path / "refined")
+    appendRefinedParticles(particles, str(tmp_path / "refined.star"), refined)
+    assert refined.getSize() == 2
+    writeParticles(refined, str(tmp_path / "again.star"))
+    assert_same_poses(read_particles(tmp_path / "again.star", tmp_path), moved)
+    with pytest.raises(ConversionError, match="another order"):
+        appendRefinedParticles(refined, str(tmp_path / "out.star"), empty_set(tmp_path / "other"))
+
+
+def assert_same_poses(found, known):
+    assert angles_between(found.rotations, known.rotations).max() < 1e-4
+    assert np.abs(found.origins_angstrom - known.origins_angstrom).max() < 1e-3
+    assert found.slice_index.tolist() == known.slice_index.tolist()
 
 
 def test_phase_flipped_images_are_said_to_be(tmp_path):

@@ -7,6 +7,7 @@ from .inputs import addParticles
 from .protocol_fit import addFitParams
 from .states import addStates
 
+REFINEMENTS = ["off", "auto", "on"]
 PLACE_AUTO, PLACE_YES, PLACE_NO = range(3)
 PRESETS = ["default", "paper"]
 # Conditions of parameters: what has no effect is not shown. A condition knows the parameters before its own
@@ -107,6 +108,17 @@ def _addUsualSettings(form):
         label="Finest resolution (Å)",
         validators=[EngineRange("finetune --resolution")],
         help="Finer detail of the images is not compared. Empty: all Fourier rings up to Nyquist are compared.",
+    )
+    form.addParam(
+        "refinePoses",
+        params.EnumParam,
+        choices=REFINEMENTS,
+        default=0,
+        display=params.EnumParam.DISPLAY_HLIST,
+        label="Refine poses",
+        help="The poses of single particles are refined with the model, by turns and shifts that are as large as the "
+        "images show, and are an output. auto: only if the images show clearly that poses are off. This is a local "
+        "refinement: it mends errors of some degrees.",
     )
     form.addParam(
         "effort",

@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 
-from pwem.objects import AtomStruct, SetOfAtomStructs, SetOfClasses3D, Volume
+from pwem.objects import AtomStruct, SetOfAtomStructs, SetOfClasses3D, SetOfParticles, Volume
 from pyworkflow.constants import BETA
 from pyworkflow.exceptions import PyworkflowException
 from pyworkflow.object import Float, String
@@ -22,17 +22,19 @@ from ..constants import (
     DENSITY_MRC,
     METRICS_CSV,
     METRICS_JSON,
+    PARTICLES_STAR,
     PLACED_FOLDER,
     PLACEMENT_JSON,
     RUN_FOLDER,
     START_CIF,
 )
+from ..convert import appendRefinedParticles
 from ..frames import linkForViewers, originOf
 from ..models import isPlaced, writeMoved
 from ..objects import CocofoldPlacement, CocofoldPrediction
 from ..verdict import writeVerdict
 from .base import ProtCocofoldBase
-from .finetune_form import PLACE_NO, PLACE_YES, PRESETS, defineFinetuneParams
+from .finetune_form import PLACE_NO, PLACE_YES, PRESETS, REFINEMENTS, defineFinetuneParams
 from .inputs import (
     frameSentence,
     missingFiles,
@@ -89,6 +91,7 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         "outputCycles": SetOfAtomStructs,
         "outputStates": SetOfAtomStructs,
         "outputClasses": SetOfClasses3D,
+        "outputParticles": SetOfParticles,
     }
 
     def _defineParams(self, form):
@@ -174,6 +177,11 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         if self.keepCycles:
             outputs["outputCycles"] = self._writeCycles(volume or gaussians)
         outputs.update(stateOutputs(self, volume or gaussians))
+        poses = (self._readMetrics() or {}).get("poses") or {}
+        if poses.get("refined"):
+            outputs["outputParticles"] = self._createSetOfParticles()
+            star = os.path.join(self._runFolder(), PARTICLES_STAR)
+            appendRefinedParticles(self.inputParticles.get(), star, outputs["outputParticles"])
         writeVerdict(self)
         self._defineOutputs(**outputs)
         for output in outputs.values():
@@ -243,6 +251,7 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
             "--cycles": self.cycles.get(),
             "--batch-size": self.batchSize.get(),
             "--resolution": self.resolution.get(),
+            "--refine-poses": REFINEMENTS[self.refinePoses.get()],
             "--effort": self.effort.get(),
             "--seed": self.seed.get(),
             "--b-factors": B_FACTOR_CHOICES[self.bFactors.get()],

@@ -56,7 +56,7 @@ def test_refined_poses_are_written_and_judged(refined: Path, disturbed: Path) ->
     assert "rings that were not asked judge" in log(refined)
     given, written = read_particles(disturbed), read_particles(refined / poses["particles"])
     np.testing.assert_array_equal(written.images(np.arange(3)), given.images(np.arange(3)))
-    np.testing.assert_allclose(written.defocus_u_angstrom, given.defocus_u_angstrom, rtol=1e-6)
+    np.testing.assert_allclose(written.defocus_u_angstrom, given.defocus_u_angstrom[:40], rtol=1e-6)
     assert angle_deg(refined / "particles.star", disturbed) > 1
 
 

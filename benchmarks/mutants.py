@@ -66,7 +66,7 @@ _HALVING_TESTS = (
 )
 _PLAN_TESTS = (
     "tests/finetuning/test_memory_plan.py::test_with_less_memory_fewer_are_kept_and_then_none",
-    "tests/finetuning/test_memory_plan.py::test_fewer_images_are_compared_at_once_where_memory_is_short",
+    "tests/finetuning/test_memory_plan.py::test_fewer_images_are_compared_at_once_where_a_gpu_is_short_of_memory",
     "tests/finetuning/test_memory_plan.py::test_a_batch_has_parts_for_several_processes",
 )
 
@@ -172,9 +172,11 @@ MUTANTS = (
     Mutant("a fold may lose 0.2 Å", _HOLDOUT, "_LINK_RMS_ANGSTROM = 0.1", "_LINK_RMS_ANGSTROM = 0.2", _STOPPING_TESTS),
     Mutant("the fold is not watched", _HOLDOUT, "return not self.watches_fold or", "return True or", _STOPPING_TESTS),
     # When a run stops
-    Mutant("eight cycles without gain", _RUN, "CYCLES_WITHOUT_GAIN = 4", "CYCLES_WITHOUT_GAIN = 8", _STOPPING_TESTS),
-    Mutant("two cycles without gain", _RUN, "CYCLES_WITHOUT_GAIN = 4", "CYCLES_WITHOUT_GAIN = 2", _STOPPING_TESTS),
-    Mutant("patience from the answer on", _RUN, ".number - this.highest", ".number - this.best", _STOPPING_TESTS),
+    Mutant(
+        "eight cycles without gain", _HOLDOUT, "CYCLES_WITHOUT_GAIN = 4", "CYCLES_WITHOUT_GAIN = 8", _STOPPING_TESTS
+    ),
+    Mutant("two cycles without gain", _HOLDOUT, "CYCLES_WITHOUT_GAIN = 4", "CYCLES_WITHOUT_GAIN = 2", _STOPPING_TESTS),
+    Mutant("patience from the answer on", _HOLDOUT, ".number - self.highest", ".number - self.best", _STOPPING_TESTS),
     Mutant("the second pass goes to the end", _RUN, "[: this.last_cycle]", "[:]", _STOPPING_TESTS),
     Mutant(
         "the second pass ends at what is not clear",

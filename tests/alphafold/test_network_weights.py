@@ -220,14 +220,14 @@ def test_files_that_are_none_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="no such weight file"):
         load_structure_module(path)
     path.write_bytes(b"not weights at all")
-    with pytest.raises(InputError, match=r"damaged|must be \.npz"):
+    with pytest.raises(InputError, match=r"damaged|cannot be read as a file of arrays|must be \.npz"):
         load_structure_module(path)
 
 
 def test_a_truncated_file_is_refused(path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match="cannot be read as a file of arrays"):
         load_structure_module(path)
 
 
@@ -235,7 +235,7 @@ def test_pickled_objects_are_refused(tmp_path: Path, weights: dict[str, torch.Te
     path = tmp_path / "params.npz"
     arrays = {name: array.numpy() for name, array in weights.items()}
     np.savez(path, **{**arrays, UPDATE: np.array([{"a": 1}], dtype=object)})
-    with pytest.raises(InputError, match="damaged, or no file of arrays"):
+    with pytest.raises(InputError, match="cannot be read as a file of arrays"):
         load_structure_module(path)
 
 

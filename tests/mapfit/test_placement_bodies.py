@@ -64,8 +64,8 @@ def test_what_is_no_protein_follows_the_nearest_body(kinase: Model) -> None:
         ("A:1-100;A:90-214", "in two bodies, 'A:1-100' and 'A:90-214'"),
         ("A:1-100", "LEU|[A-Z]{3} 101 of chain A.*in no body"),
         ("A:1-100;A:500-600", "no residue in A:500-600; chain A goes from 1 to 214"),
-        ("A:1-", "is no chain .* and no range"),
-        ("A;", "is no chain"),
+        ("A:1-", "'A:1-' is neither; give chains .* or ranges"),
+        ("A;", "'' is neither; give chains"),
     ],
 )
 def test_bodies_that_cannot_be(kinase: Model, text: str, said: str) -> None:
@@ -131,5 +131,5 @@ def test_a_placement_of_another_model_is_refused(kinase: Model, tmp_path: Path) 
         apply_placement(kinase, twice)
     for content in ("{", "[1]"):
         (tmp_path / "placement.json").write_text(content)
-        with pytest.raises(InputError, match=r"cannot be read as JSON|holds no placement"):
+        with pytest.raises(InputError, match=r"cannot be read as JSON|holds a list and no JSON object"):
             Placement.read(tmp_path / "placement.json")

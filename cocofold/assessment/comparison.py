@@ -21,7 +21,6 @@ from cocofold.assessment.matching import (
 from cocofold.assessment.tm_score import StructuralAlignment, align_structures
 from cocofold.structure.geometry import find_superposition, rmsd, root_mean_square, superpose_onto, torsion_radians
 from cocofold.structure.model import Model
-from cocofold.structure.restraints import find_base_pairs
 from cocofold.system.atomic_files import atomic_path
 from cocofold.system.errors import InputError
 
@@ -269,6 +268,8 @@ def assess_nucleic_acids(model: Model, reference: Model | None = None) -> Nuclei
     rows = model.nucleotides()[0]
     if not len(rows):
         return None
+    from cocofold.structure.restraints import find_base_pairs  # it loads torch, which most models do not need
+
     pairs, phases = find_base_pairs(model), sugar_phases(model)
     known = phases[rows][np.isfinite(phases[rows])]
     north, south = ((known >= low) & (known < high) for low, high in (_C3_ENDO_DEGREES, _C2_ENDO_DEGREES))

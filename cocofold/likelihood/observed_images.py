@@ -183,7 +183,8 @@ class Observations:
                 "--device cpu, or end other programs on the GPU"
             )
         self.image_limit = count // 2
-        torch.get_device_module(self.device).empty_cache()
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).empty_cache()
         if self._on_warning is not None:
             self._on_warning(f"{self.device} is out of memory with {count} images at once: going on with {count // 2}")
 

@@ -243,10 +243,10 @@ def test_sigterm_ends_protocols_and_engines(adk):
     command = [sys.executable, "-m", "scipion_cocofold.headless", adk.project.getShortName(), "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         end, engines = time.monotonic() + 120, []
-        while not engines and time.monotonic() < end:
+        while not engines and process.poll() is None and time.monotonic() < end:
             engines = engines_below(process.pid)
             time.sleep(0.2)
-        assert engines
+        assert engines, "no engine within two minutes" if process.poll() is None else process.communicate()
         process.terminate()
         said, _ = process.communicate(timeout=60)
     assert process.returncode == 143

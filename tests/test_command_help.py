@@ -54,7 +54,7 @@ def test_threads_are_those_that_libraries_start(monkeypatch: pytest.MonkeyPatch,
     there = tmp_path / "there.star"
     there.touch()
     refused = ["select", "--particles", "a.star", "--count", "20", "--by", "random", "--out", str(there), "--threads"]
-    found = CliRunner().invoke(app, [*refused, "3"])
+    found = CliRunner().invoke(app, [*refused, "3", "--oversubscribe"])
     assert isinstance(found.exception, InputError)
     assert os.environ["OMP_NUM_THREADS"] == "3"
     assert "--threads 0: must be from 1" in str(CliRunner().invoke(app, [*refused, "0"]).exception)

@@ -37,7 +37,8 @@ def options_of_verbs() -> dict[str, set[str]]:
 
 
 OPTIONS = options_of_verbs()
-EVERY = set().union(*OPTIONS.values()) | NAMED_OF_OTHERS | {"--help", "--version"}
+BEFORE_THE_VERB = {option for one in typer.main.get_command(app).params for option in one.opts}
+EVERY = set().union(*OPTIONS.values()) | BEFORE_THE_VERB | NAMED_OF_OTHERS | {"--help"}
 
 
 def sources() -> Iterator[tuple[str, ast.Module]]:

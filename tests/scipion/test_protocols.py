@@ -26,7 +26,7 @@ from scipion_cocofold.protocols import (
     ProtCocofoldRelax,
     ProtCocofoldSelect,
 )
-from scipion_cocofold.viewers import CocofoldAssessViewer
+from scipion_cocofold.viewers import CocofoldAssessViewer, CocofoldReconstructViewer
 from scipion_project import finished, import_model, import_particles, run
 
 pytestmark = pytest.mark.slow
@@ -156,7 +156,8 @@ def test_assess_without_a_reference(placed, adk):
     with open(protocol._getExtraPath("images.json")) as content:
         assert protocol.outputAtomStruct._cocofoldFrc.get() == pytest.approx(json.load(content)["frc"])
     views = CocofoldAssessViewer(project=adk.project, protocol=protocol)._visualize(protocol)
-    assert [len(view.getFigure().axes[0].images) for view in views] == [1]
+    (axes,) = (view.getFigure().axes[0] for view in views)
+    assert len(axes.lines[0].get_xdata()) > 200
 
 
 def test_check_agrees(adk, placed):
@@ -257,6 +258,12 @@ def test_a_reconstruction_lies_where_the_model_does(adk, tmp_path, shared_data):
     assert "300 images" in summary
     mass = float(summary.partition("Missing mass: ")[2].partition(" ")[0])
     assert mass == pytest.approx(20.8, abs=3)
+    # Shown are the half maps' FSC, both maps and the model; without ChimeraX a message names the script
+    plot, _ = CocofoldReconstructViewer(project=adk.project, protocol=protocol)._visualize(protocol)
+    assert plot.getFigure().axes[0].lines[0].get_ydata()[0] > 0.99
+    with open(protocol._getExtraPath("show_map.cxc")) as script:
+        shown = [line for line in script if line.startswith("open")]
+    assert [line.split(" name ")[1].strip() for line in shown] == ['"volume"', '"other density"', '"model"']
 
 
 def test_relax(adk, shared_data, tmp_path):

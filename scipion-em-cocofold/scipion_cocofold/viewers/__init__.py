@@ -7,6 +7,7 @@ from .viewers import (
     CocofoldFitViewer,
     CocofoldPlacementViewer,
     CocofoldPredictViewer,
+    CocofoldReconstructViewer,
     CocofoldRelaxViewer,
     CocofoldSelectViewer,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "CocofoldFitViewer",
     "CocofoldPlacementViewer",
     "CocofoldPredictViewer",
+    "CocofoldReconstructViewer",
     "CocofoldRelaxViewer",
     "CocofoldSelectViewer",
 ]

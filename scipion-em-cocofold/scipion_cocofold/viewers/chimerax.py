@@ -22,7 +22,7 @@ def chimeraxView(viewer, script):
     )
 
 
-def writeChimeraxScript(path, models, volume=None, colour=BY_CHAIN, changes=None):
+def writeChimeraxScript(path, models, volume=None, colour=BY_CHAIN, changes=None, others=()):
     """Write a ChimeraX script that opens models on a volume and colours the last one.
 
     Parameters
@@ -36,17 +36,20 @@ def writeChimeraxScript(path, models, volume=None, colour=BY_CHAIN, changes=None
         One of `COLOURS`.
     changes : dict, optional
         Displacement (Å) by (chain, number), for `BY_CHANGE`.
+    others : list of Volume
+        Shown in red.
     """
     lines = ["close session", "set bgColor white"]
     number = 0
-    if volume is not None:
-        number = 1
-        x, y, z = volume.getOrigin(force=True).getShifts()
+    volumes = [(shown, "volume", "#6b8fb560") for shown in (volume,) if shown is not None]
+    for shown, name, hue in [*volumes, *((other, "other density", "#d55e00b0") for other in others)]:
+        number += 1
+        x, y, z = shown.getOrigin(force=True).getShifts()
         lines += [
-            f"open {_quoted(volume.getFileName().split(':')[0])} name volume",
-            f"volume #1 voxelSize {volume.getSamplingRate():g}",
-            f"volume #1 origin {x:.3f},{y:.3f},{z:.3f}",
-            "volume #1 style surface color #6b8fb560",
+            f"open {_quoted(shown.getFileName().split(':')[0])} name {_quoted(name, whole=False)}",
+            f"volume #{number} voxelSize {shown.getSamplingRate():g}",
+            f"volume #{number} origin {x:.3f},{y:.3f},{z:.3f}",
+            f"volume #{number} style surface color {hue}",
         ]
     for model, name in models:
         number += 1
@@ -68,7 +71,7 @@ def writeChimeraxScript(path, models, volume=None, colour=BY_CHAIN, changes=None
         ]
     elif colour == BY_CONFIDENCE:
         lines += [f"color bfactor #{number} palette alphafold"]
-    else:
+    elif models:
         lines += [f"color #{number} bychain"]
     lines += [f"view #{number}"]
     with open(path, "w", encoding="utf-8") as script:

@@ -95,6 +95,24 @@ def pairPlot(title, xlabel, before, after):
     return plotter
 
 
+def shellPlot(title, ylabel, shells, threshold):
+    """Return a window with a value of each resolution shell, and a threshold.
+
+    Parameters
+    ----------
+    title, ylabel : str
+    shells : list of (float, float)
+        Resolution (Å) and value.
+    threshold : float
+    """
+    plotter, axes = newPlot(title, "", ylabel, (8, 5))
+    axes.plot([1 / resolution for resolution, _ in shells], [value for _, value in shells], color=_AGREES)
+    axes.axhline(threshold, color="grey", linewidth=0.8, linestyle="--")
+    axes.axhline(0, color="grey", linewidth=0.5)
+    showResolutions(axes, shells[-1][0])
+    return plotter
+
+
 def showResolutions(axes, finest):
     """Label an axis of spatial frequency (1/Å) by resolutions in Å, down to the finest one (Å)."""
     shown = [value for value in _RESOLUTIONS_SHOWN if value >= finest * 0.999]

@@ -12,6 +12,8 @@ from ..constants import (
     IMAGES_JSON,
     PLACED_FOLDER,
     PLACEMENT_PNG,
+    RECONSTRUCTED_FOLDER,
+    RECONSTRUCTION_JSON,
     RELAXED_JSON,
     SELECTED_JSON,
 )
@@ -21,11 +23,12 @@ from ..protocols import (
     ProtCocofoldCheck,
     ProtCocofoldFit,
     ProtCocofoldPredict,
+    ProtCocofoldReconstruct,
     ProtCocofoldRelax,
     ProtCocofoldSelect,
 )
 from .chimerax import BY_CONFIDENCE, chimeraxView, writeChimeraxScript
-from .plots import barPlot, checkPlot, newPlot, pairPlot, picture, residuePlot
+from .plots import barPlot, checkPlot, newPlot, pairPlot, picture, residuePlot, shellPlot
 
 
 class CocofoldViewer(Viewer):
@@ -144,6 +147,23 @@ class CocofoldSelectViewer(CocofoldViewer):
             axes.plot(*angles[rows].T, marker, markersize=4, label=f"{len(rows)} {text}")
         axes.legend()
         return [plotter]
+
+
+class CocofoldReconstructViewer(CocofoldViewer):
+    """The FSC of the half maps; in ChimeraX the map, the model, and the density that no atom explains."""
+
+    _label = "reconstruction"
+    _targets = [ProtCocofoldReconstruct]
+
+    def _visualize(self, obj, **kwargs):
+        found, volume = self._read(RECONSTRUCTED_FOLDER, RECONSTRUCTION_JSON), self._output("outputVolume")
+        if found is None or volume is None:
+            return self._nothingYet()
+        structure, unexplained = self.protocol.inputStructure.get(), self._output("outputUnexplained")
+        models = [] if structure is None else [(structure.getFileName(), "model")]
+        others = [] if unexplained is None else [unexplained]
+        plot = shellPlot("Half maps", "FSC within a soft mask", found["fsc"], 0.143)
+        return [plot, self._models("show_map.cxc", models, volume, others=others)]
 
 
 class CocofoldPredictViewer(CocofoldViewer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from cocofold.imaging.fourier import RingPixels, ring_count
 from cocofold.likelihood.frc_loss import AtomGaussians, CorrelationGradient
 from cocofold.likelihood.image_comparison import Comparison, PoseRefiner
 from cocofold.likelihood.observed_images import Observations
-from cocofold.sources.base import AtomSource, ParameterGroup, Stage, counted_in_steps, learning_rate_factor
+from cocofold.sources.base import AtomSource, ParameterGroup, Stage, StageOptimiser, counted_in_steps
 from cocofold.structure.restraints import Restraints
 from cocofold.system.atomic_files import atomic_path
 from cocofold.system.errors import InputError
@@ -31,6 +32,9 @@ from cocofold.system.hardware import is_out_of_memory
 _CONTACT_REFRESH_STEPS = 25
 # Number of fitted images by which a tentative stage is kept or taken back; more decide more surely, and take longer.
 _IMAGES_TO_JUDGE_STAGE = 200
+# A stage has settled if it moved no atom by more than this share of the finest resolution that it compares: what noise
+# in the images moves lies below it. A smaller share takes more rounds.
+_SETTLED_SHARE = 0.1
 # Number of rings at least that a coarse stage compares, as far as there are so many: fewer tell next to nothing.
 _FEWEST_RINGS = 3
 # The order of particles in an epoch is drawn with ``seed * _SEED_STRIDE + epoch``, so that no two seeds share an order.
@@ -86,9 +90,10 @@ class TrainingLoop:
         self._stages = [counted_in_steps(stage, len(work), settings.batch_size) for stage in source.stages()]
         self._starts = [sum(stage.steps for stage in self._stages[:row]) for row in range(len(self._stages))]
         self.total_steps = sum(stage.steps for stage in self._stages)
-        self._optimiser: torch.optim.Adam | None = None  # until the first step
-        self._rates: list[float] = []
+        self._optimiser: StageOptimiser | None = None  # until the first step
         self._orders: dict[int, torch.Tensor] = {}
+        self._images_left_out = 0
+        self._stage_start = source.positions().detach()
         self.poses = PoseRefiner.of_run(
             settings.refine_poses, comparison, observations, work, self._all_rings(), images_at_once, not judges
         )
@@ -99,26 +104,41 @@ class TrainingLoop:
             stage, within = self._stage_of(self.step)
             if within == 0:
                 self._begin(stage)
-            if within % _CONTACT_REFRESH_STEPS == 0:
+            if within % _CONTACT_REFRESH_STEPS == 0 and not self._stages[stage].allows_overlaps:
                 self.restraints.refresh(self.positions())
             if self.step + 1 < self.total_steps:
                 coming = self._batch(self.step + 1)
                 if len(coming):
                     self._comparison.prefetch(coming, self._chunk)
             correlation = self._take_step(self._stages[stage], within)
-            if self._stages[stage].revert_unless_better and within == self._stages[stage].steps - 1:
-                self._keep_if_better(stage)
             self.step += 1
+            if within == self._stages[stage].steps - 1:
+                self._end(stage)
             on_step(correlation)
+
+    def _end(self, stage: int) -> None:
+        """Take a stage back if it made nothing better; leave out further rounds of it if it has settled."""
+        if self._stages[stage].revert_unless_better:
+            self._keep_if_better(stage)
+        rounds = list(itertools.takewhile(lambda one: one.until_settled, self._stages[stage + 1 :]))
+        if rounds and self._moved_angstrom() < _SETTLED_SHARE * self._stages[stage].resolution_angstrom:
+            before = self._images_before(self.step)
+            self.step += sum(one.steps for one in rounds)
+            self._images_left_out += self._images_before(self.step) - before
+
+    def _moved_angstrom(self) -> float:
+        """Largest displacement of an atom since the stage began."""
+        return float((self.positions() - self._stage_start).norm(dim=1).max())
 
     def _stage_of(self, step: int) -> tuple[int, int]:
         stage = max(row for row, start in enumerate(self._starts) if start <= step)
         return stage, step - self._starts[stage]
 
     def cycle_ends(self, cycles: int | None) -> list[int]:
-        """Steps at which cycles end: evenly spaced, or by default with the stages."""
+        """Steps at which cycles end: evenly spaced, or by default with the stages, rounds of one taken together."""
         if cycles is None:
-            return [start + stage.steps for start, stage in zip(self._starts, self._stages)]
+            ends, names = [*self._starts[1:], self.total_steps], [*(stage.name for stage in self._stages), ""]
+            return [end for end, name, following in zip(ends, names, names[1:]) if name != following]
         return [round(self.total_steps * (number + 1) / cycles) for number in range(cycles)]
 
     def stage_name(self) -> str:
@@ -130,6 +150,7 @@ class TrainingLoop:
         if self.poses is not None and self._stages[stage].trains_gaussians:
             coming = [self._batch(step) for step in range(self.step, self.step + self._stages[stage].steps)]
             self.poses.begin_stage(self.positions(), self.gaussians.detached(), torch.cat(coming).unique())
+        self._stage_start = self.positions()
         extent = self._observations.particles.box * self._observations.pixel_size_angstrom
         self._comparison.begin_stage(self.positions, extent / self._rings(self._stages[stage]).n_rings)
         self._optimise(self.source.begin_stage(stage), self._stages[stage])
@@ -146,24 +167,20 @@ class TrainingLoop:
                 {"params": [widths.requires_grad_()], "lr": self._settings.width_rate},
             ]
         self.gaussians = AtomGaussians(amplitudes, widths)
-        self._rates = [group["lr"] for group in groups]
-        self._optimiser = torch.optim.Adam([dict(group) for group in groups])
+        self._optimiser = StageOptimiser(stage, groups)
 
     def _take_step(self, stage: Stage, within: int) -> float:
         """One step of the optimiser; returns the mean correlation of its images, 0 where a stage compares none."""
         optimiser = self._optimiser
         assert optimiser is not None, "a stage begins with an optimiser"
-        share = learning_rate_factor(stage, within)
-        for group, rate in zip(optimiser.param_groups, self._rates):
-            group["lr"] = rate * share
-        optimiser.zero_grad()
+        optimiser.begin_step(within)
         with self._on_idle_cores():
             positions = self.source.positions()
         by_geometry = torch.zeros_like(positions)
 
         def restrain() -> None:
             held = positions.detach().requires_grad_()
-            energy = self._settings.geometry_weight * self.restraints.energy(held)
+            energy = self._settings.geometry_weight * self.restraints.energy(held, not stage.allows_overlaps)
             by_geometry.copy_(torch.autograd.grad(energy, held)[0])
 
         images = self._image_gradient(positions, stage, restrain)
@@ -179,9 +196,6 @@ class TrainingLoop:
             surrogate = surrogate - weight * (self.gaussians.widths_angstrom * images.widths).sum()
         with self._on_idle_cores():
             surrogate.backward()
-        if stage.max_gradient_norm:
-            learned = [values for group in optimiser.param_groups for values in group["params"]]
-            torch.nn.utils.clip_grad_norm_(learned, stage.max_gradient_norm)
         optimiser.step()
         return images.value
 
@@ -214,9 +228,7 @@ class TrainingLoop:
 
     def _rings(self, stage: Stage) -> RingPixels:
         box, pixel = self._observations.particles.box, self._observations.pixel_size_angstrom
-        limit = self._settings.resolution
-        if stage.resolution_angstrom:
-            limit = max(stage.resolution_angstrom, limit or 0.0)
+        limit = max(stage.resolution_angstrom, self._settings.resolution or 0.0) or None
         return self._observations.rings(max(min(_FEWEST_RINGS, self.finest_rings), ring_count(box, pixel, limit)))
 
     def _all_rings(self) -> RingPixels:
@@ -232,7 +244,7 @@ class TrainingLoop:
     @property
     def images(self) -> int:
         """Number of images that have been compared."""
-        return self._images_before(self.step)
+        return self._images_before(self.step) - self._images_left_out
 
     def _images_before(self, step: int) -> int:
         batches = sum(
@@ -293,15 +305,21 @@ class TrainingLoop:
         if self.poses is not None:
             state.update({f"poses.{name}": values for name, values in self.poses.state().items()})
         state["step"] = torch.tensor(self.step)
+        state["images_left_out"] = torch.tensor(self._images_left_out)
+        state["stage_start"] = self._stage_start
         state["gaussians.amplitudes"] = self.gaussians.amplitudes.detach()
         state["gaussians.widths"] = self.gaussians.widths_angstrom.detach()
         if self._optimiser is not None:
-            state.update(_pack_moments(self._optimiser))
+            state.update({f"adam.{name}": values for name, values in self._optimiser.state().items()})
         return {name: values.detach().cpu().contiguous().clone() for name, values in state.items()}
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         """Go back to a state."""
         device = self.gaussians.amplitudes.device
+        if "stage_start" in state:
+            self._stage_start, self._images_left_out = state["stage_start"].to(device), int(state["images_left_out"])
+        elif any(stage.until_settled for stage in self._stages):
+            raise ValueError("it is of an older version, whose stages were others")
         self.step = int(state["step"])
         self.gaussians = AtomGaussians(state["gaussians.amplitudes"].to(device), state["gaussians.widths"].to(device))
         self.restraints.restore(_part(state, "restraints."))
@@ -311,27 +329,7 @@ class TrainingLoop:
         stage, _ = self._stage_of(max(0, self.step - 1))
         self._optimise(self.source.restore(stage, _part(state, "source.")), self._stages[stage])
         if self._optimiser is not None:
-            _unpack_moments(self._optimiser, _part(state, "adam."))
-
-
-def _pack_moments(optimiser: torch.optim.Adam) -> dict[str, torch.Tensor]:
-    """Moments of Adam, by the names that a checkpoint gives them."""
-    return {
-        f"adam.{number}.{name}": values
-        for number, moments in optimiser.state_dict()["state"].items()
-        for name, values in moments.items()
-    }
-
-
-def _unpack_moments(optimiser: torch.optim.Adam, packed: dict[str, torch.Tensor]) -> None:
-    """Give Adam the moments of a checkpoint, whose names are without the prefix "adam."."""
-    moments: dict[int, dict[str, torch.Tensor]] = {}
-    for name, values in packed.items():
-        number, _, key = name.partition(".")
-        moments.setdefault(int(number), {})[key] = values
-    content = optimiser.state_dict()
-    content["state"] = moments
-    optimiser.load_state_dict(content)
+            self._optimiser.restore(_part(state, "adam."))
 
 
 def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -394,7 +392,8 @@ def _digest(tensors: dict[str, torch.Tensor], facts: str) -> str:
     """By which a checkpoint is known to be as it was written."""
     digest = hashlib.sha256(facts.encode())
     for name in sorted(tensors):
-        values = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
-        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
+        values = tensors[name].detach().cpu().flatten()
+        digest.update(f"{name} {values.dtype} {tuple(tensors[name].shape)}".encode())
+        # An array of one element may have any stride, with which it cannot be seen as bytes; a new one has not.
+        digest.update(torch.empty(len(values), dtype=values.dtype).copy_(values).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -11,6 +11,7 @@ import torch
 from scipy.spatial import cKDTree
 
 from cocofold.mapfit.density_map import VOXELS_PER_RESOLUTION, MapGrid, even_fast_length, low_pass_filter
+from cocofold.sources.base import Adam
 
 # Volume of a protein of 1.35 g/cm^3 per atom other than hydrogen.
 VOLUME_PER_ATOM_A3 = 16.9
@@ -322,7 +323,7 @@ def _refine_batch(grid: MapGrid, template: Template, poses: RigidPoses, steps: i
     rotations, centres = _tensors(poses, grid)
     moves = torch.zeros(len(poses), 6, device=centres.device, requires_grad=True)
     rate = _RATE_IN_RESOLUTIONS * template.resolution_angstrom
-    optimiser = torch.optim.Adam([moves], lr=rate, betas=_ADAM_BETAS)
+    optimiser = Adam([{"params": [moves], "lr": rate}], _ADAM_BETAS)
     best = torch.full((len(poses),), -math.inf, device=centres.device)
     best_moves = torch.zeros_like(moves)
     for step in range(steps + 1):
@@ -334,8 +335,7 @@ def _refine_batch(grid: MapGrid, template: Template, poses: RigidPoses, steps: i
             best_moves = torch.where(better[:, None], moves, best_moves)
         if step == steps:
             break
-        for group in optimiser.param_groups:
-            group["lr"] = rate * _rate_factor(step / steps)
+        optimiser.groups[0]["lr"] = rate * _rate_factor(step / steps)
         optimiser.zero_grad()
         (-correlation.sum()).backward()
         optimiser.step()

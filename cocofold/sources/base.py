@@ -1,4 +1,4 @@
-"""What fine-tuning asks of a source of atoms, whichever it is; the base of sources that wrap another one; copies."""
+"""What fine-tuning asks of a source of atoms, its stages and their optimiser; sources that wrap another one; copies."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TypedDict
 
 import numpy as np
 import torch
+from torch.optim.adam import adam
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class Stage:
         Number of steps in which rates rise from zero.
     max_gradient_norm : float
         Norm to which a longer gradient is cut; 0 for none.
+    allows_overlaps : bool
+        Whether atoms may pass through each other: bodies that lie in each other's place have to.
+    until_settled : bool
+        Whether it is left out if the stage before it has settled, or was left out.
     """
 
     name: str
@@ -47,6 +52,8 @@ class Stage:
     epochs: int = 0
     warm_up_steps: int = 0
     max_gradient_norm: float = 0.0
+    allows_overlaps: bool = False
+    until_settled: bool = False
 
 
 # Share of the full learning rates at which a stage ends, on a half cosine; larger leaves more of the batches' noise.
@@ -58,19 +65,116 @@ def counted_in_steps(stage: Stage, n_work: int, batch_size: int) -> Stage:
     return replace(stage, steps=math.ceil(stage.epochs * n_work / batch_size)) if stage.epochs else stage
 
 
-def learning_rate_factor(stage: Stage, within: int) -> float:
-    """Share of the full learning rates at a step within a stage."""
-    if stage.epochs:
-        return 1.0
-    falling = _FINAL_RATE_FACTOR + (1 - _FINAL_RATE_FACTOR) * 0.5 * (1 + math.cos(math.pi * within / stage.steps))
-    return falling * min(1.0, (within + 1) / stage.warm_up_steps) if stage.warm_up_steps else falling
-
-
 class ParameterGroup(TypedDict):
     """Parameters that an optimiser changes at one learning rate, in the form that ``torch.optim`` takes."""
 
     params: list[torch.Tensor]
     lr: float
+
+
+class Adam:
+    """Adam as torch computes it, without ``torch.optim.Adam``, which imports torch's compiler: seconds of every run.
+
+    Parameters
+    ----------
+    groups : list of ParameterGroup
+        Their learning rates may be changed between steps.
+    betas : (float, float)
+        Shares of the moments that a step keeps.
+    """
+
+    def __init__(self, groups: list[ParameterGroup], betas: tuple[float, float] = (0.9, 0.999)) -> None:
+        self.groups = [ParameterGroup(params=list(group["params"]), lr=group["lr"]) for group in groups]
+        self.parameters = [values for group in self.groups for values in group["params"]]
+        self._betas = betas
+        self._moments: dict[int, dict[str, torch.Tensor]] = {}
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for values in self.parameters:
+            values.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Change the parameters by their gradients; those that have none stay."""
+        number = 0
+        for group in self.groups:
+            rows = []
+            for values in group["params"]:
+                if values.grad is not None:
+                    rows.append((values, values.grad, self._moments_of(number, values)))
+                number += 1
+            adam(
+                [values for values, _, _ in rows],
+                [gradient for _, gradient, _ in rows],
+                [moments["exp_avg"] for _, _, moments in rows],
+                [moments["exp_avg_sq"] for _, _, moments in rows],
+                [],
+                [moments["step"] for _, _, moments in rows],
+                amsgrad=False,
+                beta1=self._betas[0],
+                beta2=self._betas[1],
+                lr=group["lr"],
+                weight_decay=0.0,
+                eps=1e-8,
+                maximize=False,
+            )
+
+    def _moments_of(self, number: int, values: torch.Tensor) -> dict[str, torch.Tensor]:
+        if number not in self._moments:
+            zeros = torch.zeros_like(values)
+            self._moments[number] = {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+        return self._moments[number]
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Moments, by the names that they have in a checkpoint."""
+        return {
+            f"{number}.{name}": values for number, moments in self._moments.items() for name, values in moments.items()
+        }
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on with the moments that ``state`` returned."""
+        self._moments = {}
+        for name, values in state.items():
+            number, _, key = name.partition(".")
+            # The number of steps is asked by the processor.
+            device = values.device if key == "step" else self.parameters[int(number)].device
+            self._moments.setdefault(int(number), {})[key] = values.to(device, copy=True)
+
+
+class StageOptimiser(Adam):
+    """Adam on the parameters of a stage, with rates that rise and fall as the stage says.
+
+    Parameters
+    ----------
+    stage : Stage
+    groups : list of ParameterGroup
+        With their full learning rates.
+    """
+
+    def __init__(self, stage: Stage, groups: list[ParameterGroup]) -> None:
+        super().__init__(groups)
+        self._stage = stage
+        self._full_rates = [group["lr"] for group in groups]
+
+    def begin_step(self, within: int) -> None:
+        """Set the learning rates of a step of the stage, and forget the gradients of the last."""
+        for group, rate in zip(self.groups, self._full_rates):
+            group["lr"] = rate * self._share_of_rates(within)
+        self.zero_grad()
+
+    def _share_of_rates(self, within: int) -> float:
+        stage = self._stage
+        if stage.epochs:
+            return 1.0
+        falling = _FINAL_RATE_FACTOR + (1 - _FINAL_RATE_FACTOR) * 0.5 * (1 + math.cos(math.pi * within / stage.steps))
+        return falling * min(1.0, (within + 1) / stage.warm_up_steps) if stage.warm_up_steps else falling
+
+    def step(self) -> None:
+        """Change the parameters by their gradients, which are cut to the norm that the stage allows."""
+        if self._stage.max_gradient_norm:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self._stage.max_gradient_norm)
+        super().step()
 
 
 class AtomSource(ABC):

@@ -66,6 +66,7 @@ class _LevelRow(NamedTuple):
     trains_gaussians: bool = False
     trains_torsions: bool = False
     revert_unless_better: bool = False
+    most_rounds: int = 1
 
 
 # The stages from coarse to fine. The finest resolution compared (Å; 0: all that is asked for) follows the radius, so
@@ -73,9 +74,13 @@ class _LevelRow(NamedTuple):
 # neighbourhoods have less far to go. Amplitudes and widths follow the images only below 4 Å: freed earlier they fade
 # out a misplaced domain in place of moving it. With fewer steps a stage ends before its motions have settled; more of
 # them cost time. The model as a whole is moved first, and put back if the images are not explained better by that.
+# Chains are moved in rounds until they have settled. At 17 Å a globular chain does not show how it is turned, and all
+# rings together tell its place best: neighbourhoods that have nothing left to mend only follow the noise.
 _LEVEL_TABLE = (
     _LevelRow("whole", None, 0.20, 20.0, 40, revert_unless_better=True),
-    _LevelRow("chains", None, 0.30, 17.0, 160, by_chain=True),
+    _LevelRow("chains", None, 0.30, 17.0, 60, by_chain=True, most_rounds=5),
+    _LevelRow("chains", None, 0.20, 10.0, 60, by_chain=True, most_rounds=5),
+    _LevelRow("chains", None, 0.05, 0.0, 60, by_chain=True),
     _LevelRow("20 Å", 20.0, 0.30, 20.0, 80),
     _LevelRow("12 Å", 12.0, 0.30, 17.0, 180),
     _LevelRow("8 Å", 8.0, 0.25, 17.0, 240),
@@ -99,12 +104,15 @@ def _coarse_to_fine_levels(n_chains: int, effort: float) -> list[_FieldLevel]:
                 row.resolution_angstrom,
                 trains_gaussians=row.trains_gaussians,
                 revert_unless_better=row.revert_unless_better,
+                allows_overlaps=row.by_chain,
+                until_settled=number > 0,
             ),
             row.by_chain,
             row.trains_torsions,
         )
         for row in _LEVEL_TABLE
         if n_chains > 1 or not row.by_chain
+        for number in range(row.most_rounds)
     ]
 
 

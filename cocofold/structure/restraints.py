@@ -121,12 +121,13 @@ class Restraints:
         """Set the contacts to those that ``state`` returned."""
         self._contacts = (state["pairs"].to(self._device), state["least"].to(self._device))
 
-    def energy(self, positions: torch.Tensor) -> torch.Tensor:
-        """Weighted sum of the terms at ``positions``, (n_atoms, 3) Å; differentiable."""
+    def energy(self, positions: torch.Tensor, clashes: bool = True) -> torch.Tensor:
+        """Weighted sum of the terms at ``positions``, (n_atoms, 3) Å, with or without clashes; differentiable."""
         change = _lengths(self._kept_differences(positions)) - self._kept_distances
         links, neighbours, paired = change.split(self._n_kept)
         energy = _LINK_WEIGHT * (links**2).sum() / max(self._n_links, 1)
-        energy = energy + (self._overlaps(positions) ** 2).sum() / len(self._backbone)
+        if clashes:
+            energy = energy + (self._overlaps(positions) ** 2).sum() / len(self._backbone)
         if len(neighbours):
             loosened = torch.log1p((neighbours / _NEIGHBOUR_SLACK_ANGSTROM) ** 2)
             energy = energy + self._neighbour_weight * loosened.mean()

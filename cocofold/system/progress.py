@@ -112,11 +112,11 @@ class TrainingProgressBar:
     ) -> None:
         _stop(self._bar)
 
-    def step(self, correlation: float) -> None:
-        """Count a step with the mean correlation of its batch."""
+    def step(self, correlation: float, done: int) -> None:
+        """Show the mean correlation of a step's batch, and the number of steps that are done."""
         before = correlation if self._correlation is None else self._correlation
         self._correlation = (1 - _SMOOTHED) * before + _SMOOTHED * correlation
-        self._bar.update(self._task, advance=1, description=f"FRC {self._correlation:.3f}")
+        self._bar.update(self._task, completed=done, description=f"FRC {self._correlation:.3f}")
 
 
 @contextlib.contextmanager

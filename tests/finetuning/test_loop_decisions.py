@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -278,3 +279,63 @@ def test_a_stage_without_batches_asks_no_image(loop_of) -> None:
     assert comparison.rings == []
     loop.advance(4, lambda correlation: None)
     assert comparison.rings == [31]
+
+
+ROUNDS = [
+    Stage("chains", 5, 20.0),
+    Stage("chains", 5, 20.0, until_settled=True),
+    Stage("chains", 5, 20.0, until_settled=True),
+    Stage("fine", 5, 0.0),
+]
+
+
+def test_rounds_are_left_out_once_a_stage_has_settled(loop_of) -> None:
+    """Five steps move atoms by some hundredths of an Å: less than a tenth of 20 Å, and more than a tenth of 0.1 Å."""
+    loop, *_ = loop_of(ROUNDS)
+    assert loop.cycle_ends(None) == [15, 20]
+    loop.advance(15, lambda correlation: None)
+    assert loop.step == 15
+    assert loop.images == 5 * 16
+    assert loop.stage_name() == "chains"
+    loop.advance(20, lambda correlation: None)
+    assert loop.images == 10 * 16
+    finer = [replace(stage, resolution_angstrom=0.1) for stage in ROUNDS[:3]]
+    taken, *_ = loop_of([*finer, ROUNDS[3]])
+    taken.advance(15, lambda correlation: None)
+    assert taken.images == 15 * 16
+
+
+def test_a_run_goes_on_in_a_round_and_behind_those_left_out(loop_of) -> None:
+    for at in (3, 5, 16):
+        whole, source, *_ = loop_of(ROUNDS)
+        whole.advance(20, lambda correlation: None)
+        first, *_ = loop_of(ROUNDS)
+        first.advance(at, lambda correlation: None)
+        again, other, *_ = loop_of(ROUNDS)
+        again.restore(first.state())
+        again.advance(20, lambda correlation: None)
+        assert again.step == whole.step == 20
+        assert again.images == whole.images
+        assert torch.equal(other.positions(), source.positions()), at
+
+
+def test_a_checkpoint_of_other_stages_is_refused(loop_of) -> None:
+    loop, *_ = loop_of(ROUNDS)
+    loop.advance(3, lambda correlation: None)
+    older = {name: values for name, values in loop.state().items() if name not in ("stage_start", "images_left_out")}
+    with pytest.raises(ValueError, match="older version"):
+        loop.restore(older)
+
+
+def test_overlaps_are_allowed_where_a_stage_says_so(loop_of, model: Model) -> None:
+    """Atoms in one place: with clashes the energy pulls them apart, without it does not know of them."""
+    _, _, restraints, _ = loop_of(ROUNDS)
+    squeezed = torch.as_tensor(model.positions, dtype=torch.float32) * 0.8
+    restraints.refresh(squeezed)
+    with_clashes, without = (float(restraints.energy(squeezed, clashes)) for clashes in (True, False))
+    assert with_clashes > without + 0.1
+    loop, *_ = loop_of([Stage("fine", 5, 0.0), Stage("chains", 5, 20.0, allows_overlaps=True)])
+    asked = []
+    loop.restraints.energy = lambda held, clashes=True: (asked.append(clashes), 0 * held.sum())[1]
+    loop.advance(6, lambda correlation: None)
+    assert asked == [True] * 5 + [False]

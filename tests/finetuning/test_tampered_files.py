@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.run import finetune
+from cocofold.finetuning.training_loop import load_checkpoint, save_checkpoint
 from cocofold.likelihood.residue_support import ParticlesOfModel
 from cocofold.mapfit.map_files import Placement
 from cocofold.preflight.check_inputs import CheckSettings
@@ -35,6 +37,15 @@ def test_deeply_nested_json_is_refused(tmp_path: Path) -> None:
         read_run(tmp_path)
     with pytest.raises(InputError, match="cannot be read as JSON"):
         Placement.read(tmp_path / "placement.json")
+
+
+def test_any_array_goes_into_a_checkpoint(tmp_path: Path) -> None:
+    """Also one of a single element that lies in a larger array, whose stride is not that of its elements."""
+    tensors = {"one": torch.arange(12.0).view(4, 3)[:1, 1], "none": torch.zeros(0, 3), "number": torch.tensor(3)}
+    save_checkpoint(tmp_path / "checkpoint", {name: values.detach() for name, values in tensors.items()}, {"step": 3})
+    found, facts = load_checkpoint(tmp_path / "checkpoint")
+    assert facts == {"step": 3}
+    assert all(torch.equal(found[name], values) for name, values in tensors.items())
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"verdict": "supported"}', DEEP])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cocofold.commands.demo import closed_state
-from cocofold.sources.base import Stage
+from cocofold.sources.base import Adam, ParameterGroup, Stage
 from cocofold.sources.deformation import DeformationSource
 from cocofold.sources.motion_field import FieldNodes, FieldOnTopSource, spread_nodes
 from cocofold.structure.model import Model
@@ -65,11 +65,36 @@ def test_few_nodes_have_the_shares_of_a_gaussian() -> None:
     np.testing.assert_allclose(_shares(nodes)[3].numpy(), expected / expected.sum(), atol=1e-5)
 
 
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.8, 0.95)])
+def test_the_optimiser_is_torchs(betas: tuple[float, float]) -> None:
+    """Bit by bit, where a parameter has no gradient in some steps too, and behind a checkpoint."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.randn(5, 3, generator=generator), torch.randn(7, generator=generator)]
+    ours, theirs = ([values.clone().requires_grad_() for values in drawn] for _ in range(2))
+
+    def groups(values: list[torch.Tensor]) -> list[ParameterGroup]:
+        return [{"params": [values[0]], "lr": 0.1}, {"params": [values[1]], "lr": 0.02}]
+
+    optimiser, known = Adam(groups(ours), betas), torch.optim.Adam(groups(theirs), betas=betas)
+    for step in range(12):
+        for values, one in ((ours, optimiser), (theirs, known)):
+            one.zero_grad()
+            loss = (values[0] ** 3).sum()
+            (loss + (values[1] ** 2).sum() if step % 3 else loss).backward()
+            one.step()
+        if step == 6:
+            kept, optimiser = optimiser.state(), Adam(groups(ours), betas)
+            optimiser.restore(kept)
+    assert all(torch.equal(one, other) for one, other in zip(ours, theirs))
+    assert not torch.equal(ours[1], drawn[1])
+
+
 def test_stages_of_a_model_go_from_coarse_to_fine(two_chains: Model) -> None:
     stages = DeformationSource(two_chains).stages()
     names = [stage.name for stage in stages]
-    assert names[:2] == ["whole", "chains"]
-    fields = stages[2:]
+    n_bodies = len([name for name in names if name in ("whole", "chains")])
+    assert names[:n_bodies] == ["whole", *["chains"] * (n_bodies - 1)]
+    fields = stages[n_bodies:]
     radii = [float(stage.name.split()[0]) for stage in fields]
     assert radii == sorted(set(radii), reverse=True)
     assert radii[0] == 20
@@ -87,17 +112,28 @@ def test_stages_of_a_model_go_from_coarse_to_fine(two_chains: Model) -> None:
     assert [stage.name for stage in stages if stage.revert_unless_better] == ["whole"]
     trained = [radius for radius, stage in zip(radii, fields) if stage.trains_gaussians]
     assert trained == [radius for radius in radii if radius < 4]
-    assert not any(stage.trains_gaussians for stage in stages[:2])
+    assert not any(stage.trains_gaussians for stage in stages[:n_bodies])
+    # Chains may have to pass through each other; what is finer may not.
+    assert [stage.allows_overlaps for stage in stages] == [name == "chains" for name in names]
+    # First at a coarse resolution and then at one that shows how chains are turned, each in rounds.
+    rounds = stages[1:n_bodies]
+    limits = [stage.resolution_angstrom for stage in rounds if not stage.until_settled]
+    assert limits == [17.0, 10.0, 0.0]
+    assert limits == sorted({stage.resolution_angstrom for stage in rounds}, reverse=True)
+    assert not any(stage.until_settled for stage in [stages[0], *fields])
 
 
 def test_nodes_become_more_from_stage_to_stage(two_chains: Model) -> None:
     source = DeformationSource(two_chains)
     groups = [source.begin_stage(number) for number in range(len(source.stages()))]
     counts = [len(stage_groups[0]["params"][0]) for stage_groups in groups]
-    assert counts[:2] == [1, 2]
     assert counts == sorted(counts)
-    assert 4 < counts[2] < counts[3] < counts[4] < counts[5] < counts[-1] == len(Backbone.of(two_chains))
-    rates = [stage_groups[0]["lr"] for stage_groups in groups[2:]]
+    assert counts[0] == 1
+    fields = [number for number, stage in enumerate(source.stages()) if stage.name not in ("whole", "chains")]
+    assert {counts[number] for number in range(1, fields[0])} == {2}
+    one, two, three, four = (counts[number] for number in fields[:4])
+    assert 4 < one < two < three < four < counts[-1] == len(Backbone.of(two_chains))
+    rates = [groups[number][0]["lr"] for number in fields]
     assert rates == sorted(rates, reverse=True)
 
 

@@ -13,6 +13,15 @@ from cocofold.system.processes import Interrupted, SignalHandler, WorkerProcess
 
 LARGE = {"torch", "numpy", "scipy", "pandas", "gemmi", "matplotlib"}
 HELP = "from cocofold.__main__ import app; app(['finetune', '--help'], standalone_mode=False)"
+# Torch's compiler takes seconds to import; nothing of it is used.
+OPTIMISER = """
+import torch, cocofold.finetuning.run, cocofold.mapfit.workflow
+from cocofold.sources.base import Adam
+values = torch.ones(3, requires_grad=True)
+optimiser = Adam([{"params": [values], "lr": 0.1}])
+values.sum().backward()
+optimiser.step()
+"""
 ASSESSMENT = "import " + ", ".join(
     f"cocofold.assessment.{name}" for name in ("comparison", "matching", "tm_score", "backbone_geometry")
 )
@@ -26,11 +35,12 @@ ASSESSMENT = "import " + ", ".join(
         ("import cocofold.__main__", LARGE),
         (HELP, LARGE),
         (ASSESSMENT, {"torch", "matplotlib"}),
+        (OPTIMISER, {"torch._dynamo"}),
     ],
-    ids=["package", "command", "help", "assessment"],
+    ids=["package", "command", "help", "assessment", "optimiser"],
 )
 def test_imports_stay_cheap(code: str, absent: set[str]) -> None:
-    program = f"{code}; import sys; print(); print(*sys.modules)"
+    program = f"{code}\nimport sys; print(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     loaded = set(done.stdout.splitlines()[-1].split())
     assert "cocofold" in loaded

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from cocofold.mapfit.bodies import molecule_of, select_residues
 from cocofold.mapfit.density_map import DensityMap, read_map, same_grid
@@ -278,6 +276,9 @@ def plot_placement(
     resolution_angstrom : float
         At which both are drawn, or 8 Å where it is finer.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     grid = TargetMap(density, resolution_angstrom, torch.device("cpu")).grid(
         max(_FINEST_DRAWN_ANGSTROM, resolution_angstrom)
     )

@@ -7,9 +7,6 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from cocofold.system.atomic_files import atomic_path
 
 AGREES, WRONG, UNDECIDED = "agrees", "wrong", "undecided"
@@ -139,6 +136,9 @@ _ERRORS_SHOWN = 2.0
 
 def plot_check(path: str | os.PathLike[str], report: CheckReport) -> None:
     """Write a PNG with the scores as bars and two standard errors; it appears whole or not at all."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     verdicts = [verdict for verdict in report.verdicts if verdict.alternatives]
     heights = [len(verdict.alternatives) + 1.8 for verdict in verdicts]
     figure = Figure(figsize=(8, 0.8 + 0.21 * sum(heights)), layout="constrained")

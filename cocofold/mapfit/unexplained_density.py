@@ -36,9 +36,10 @@ _ERROR_DEVIATIONS = 4.0
 # Passes of the fit with its blur found anew in between, steps of each, of the last two, and of those of a refit, which
 # begins at what was found.
 _PASSES, _STEPS, _LAST_STEPS, _REFIT_STEPS = 4, 100, 150, 50
+# A fit has settled once a step changes this share of the density or less; a tenth of it alters figures by 0.0001.
+_SETTLED = 1e-3
 # Runs of atoms within this share of the model's height give it.
-_SAME_HEIGHT = 0.3
-_FIRST_HEIGHT_PERCENTILE = 80
+_SAME_HEIGHT, _FIRST_HEIGHT_PERCENTILE = 0.3, 80
 # Refits with errors like those that the first fit left, whose spread is the error.
 _REFITS = 6
 # Share of displaced mass by which missing mass is unsure: a run that lies half in density and half outside leaves
@@ -238,8 +239,7 @@ class _MassFit:
         whole, first, second = (fft.rfftn(values.astype(np.float32))[z, y, x] for values in maps)
         _, *sizes = self._source.images
         # Of a mean of two halves the noise is that of their difference, if they are of one size
-        share = sizes[0] * sizes[1] / sum(sizes) ** 2
-        noise = share * self._mean(np.abs(first - second) ** 2)[self._shell]
+        noise = sizes[0] * sizes[1] / sum(sizes) ** 2 * self._mean(np.abs(first - second) ** 2)[self._shell]
         weights = self._source.weights[z, y, x]
         relative = weights / self._mean(weights)[self._shell]
         deviation = np.sqrt(noise / np.maximum(relative, _LEAST_SHARE))
@@ -315,12 +315,9 @@ class _MassFit:
         """Missing mass in fits of what was found, with other errors as large as those that were left."""
         drawn = self._drawn(best.density, best.heights)
         left = np.sqrt(self._mean(np.abs(self.observed - drawn) ** 2)[self._shell] / 2)
-        found = []
-        for _ in range(_REFITS):
-            real, imaginary = random.normal(size=(2, len(drawn)))
-            other = (drawn + left * (real + 1j * imaginary)).astype(np.complex64)
-            found.append(self.solve(other, _REFIT_STEPS, best.density).missing_mass)
-        return found
+        errors = (random.normal(size=(2, len(drawn))) for _ in range(_REFITS))
+        others = ((drawn + left * (real + 1j * imaginary)).astype(np.complex64) for real, imaginary in errors)
+        return [self.solve(other, _REFIT_STEPS, best.density).missing_mass for other in others]
 
     def difference_map(self, height: float) -> np.ndarray:
         """The reconstruction less the model at a height, (box, box, box) float32.
@@ -350,7 +347,7 @@ class _MassFit:
             spread = np.average(((at - centre) ** 2).sum(1), weights=mass)
             x, y, z = centre.tolist()
             found.append(DensityPiece((x, y, z), float(mass.sum() / parts.total), 2 * float(np.sqrt(spread))))
-        listed = [piece for piece in found if piece.mass_share >= _LEAST_PIECE]
+        listed = (piece for piece in found if piece.mass_share >= _LEAST_PIECE)
         return tuple(sorted(listed, key=lambda piece: -piece.mass_share))
 
     def _descend(
@@ -369,8 +366,11 @@ class _MassFit:
             slope = self._back(self._weight * left) - deviations * self._slope_error
             following = np.maximum(ahead + self._step * slope, 0) * allowed
             next_momentum = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
-            ahead = following + (momentum - 1) / next_momentum * (following - density)
+            change = following - density
+            ahead = following + (momentum - 1) / next_momentum * change
             density, momentum = following, next_momentum
+            if np.linalg.norm(change) <= _SETTLED * np.linalg.norm(density):
+                break
         return density, self._heights(observed - self._transform(density))
 
     def _heights(self, left: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ import psutil
 from pyworkflow.project import Manager
 from pyworkflow.protocol import MODE_RESUME
 from pyworkflow.protocol.constants import STATUS_INTERACTIVE
+from pyworkflow.utils import cleanPath
 from pyworkflow.utils.process import isProcessAlive, killWithChilds
 
 from .constants import VERDICT_JSON
@@ -184,6 +185,9 @@ def _run(project, protocol, limits, queue):
     errors = protocol.validate()
     if errors:
         return _failed(project, protocol, " ".join(str(error) for error in errors))
+    if protocol.getClassName() == _FINETUNE and protocol.getWorkingDir():
+        # That of an earlier run says nothing of this one, however it ends
+        cleanPath(protocol._getExtraPath(VERDICT_JSON))
     # All inputs are there in this order; with prerequisites Scipion would only schedule the protocol
     protocol.setPrerequisites()
     if queue is not None and protocol.getClassName().startswith("ProtCocofold"):

@@ -112,6 +112,7 @@ def test_a_file_that_has_no_pixel_size_asks_for_one(files):
         ({"partcles": "x"}, "no field partcles"),
         ({"particles": "nothing.star"}, "there is no such file"),
         ({"effort": "much"}, "effort=much: is no number"),
+        ({"effort": "nan"}, "effort=nan: is no number"),
         ({"model": ""}, "Values are missing: model"),
     ],
 )

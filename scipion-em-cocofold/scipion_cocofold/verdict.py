@@ -60,14 +60,14 @@ def writeVerdict(protocol, error=None):
     error : str, optional
         What ended it; None for a run that ended well.
     """
-    metrics = (_read(protocol, RUN_FOLDER, METRICS_JSON) if error is None else None) or {}
+    metrics = (protocol._readJson(RUN_FOLDER, METRICS_JSON) if error is None else None) or {}
     own = {"schema_version": SCHEMA_VERSION, "status": FINISHED if error is None else FAILED, "error": error}
     facts = {**own, **{name: metrics.get(name) for name in FIGURES}}
     facts.update({name: value for name, value in metrics.items() if name not in {*_LEFT_OUT, *own}})
     facts["versions"] = {**(facts["versions"] or {}), "plugin": __version__}
     facts["started"], facts["ended"] = _date(protocol.initTime), _now()
     facts["placement"] = _placement(protocol._placementFile())
-    facts["check"] = checkFacts(_read(protocol, RUN_FOLDER, CHECK_JSON))
+    facts["check"] = checkFacts(protocol._readJson(RUN_FOLDER, CHECK_JSON))
     facts["assessment"] = _assessment(protocol, None)
     facts["relaxed"] = None
     facts["model"] = protocol._getExtraPath(ANSWER_CIF) if error is None else None
@@ -96,7 +96,7 @@ def writeNotRun(protocol, error):
 
 def addFacts(protocol, **found):
     """Add what other protocols found to a verdict, by its fields: ``check``, ``relaxed``, ``assessment``."""
-    facts = _read(protocol, VERDICT_JSON)
+    facts = protocol._readJson(VERDICT_JSON)
     if facts is None:
         return
     facts.update({name: value for name, value in found.items() if value is not None})
@@ -146,7 +146,7 @@ def assessmentFacts(before, after, images, inPlace=True):
 
 def relaxedFacts(protocol):
     """Return the part of a verdict on a relaxed model, or None where the protocol has not ended."""
-    found = _read(protocol, RELAXED_JSON)
+    found = protocol._readJson(RELAXED_JSON)
     if found is None or not hasattr(protocol, "outputAtomStruct"):
         return None
     return {
@@ -170,13 +170,13 @@ def factsOfOthers(finetune, runs):
     facts, model = {}, finetune
     for check in runs:
         if check.getClassName() == "ProtCocofoldCheck" and _identity(check) == _identity(finetune) is not None:
-            facts["check"] = checkFacts(_read(check, CHECK_JSON))
+            facts["check"] = checkFacts(check._readJson(CHECK_JSON))
     for relax in _reading(runs, "ProtCocofoldRelax", "inputStructure", finetune):
         facts["relaxed"] = relaxedFacts(relax) or facts.get("relaxed")
         model = relax
     for source in (finetune, model):
         for assess in _reading(runs, "ProtCocofoldAssess", "inputStructure", source):
-            found = _assessment(assess, _read(assess, IMAGES_JSON))
+            found = _assessment(assess, assess._readJson(IMAGES_JSON))
             if found and assess._comparesWithStart():
                 found["compared_with"] = "start"
             # One that has not run says nothing against one that has
@@ -186,7 +186,7 @@ def factsOfOthers(finetune, runs):
 
 def _assessment(protocol, images):
     """Return the part of a verdict on what a protocol compared with a reference, and with images if it did."""
-    before, after, compared = (_read(protocol, name) for name in (BEFORE_JSON, AFTER_JSON, COMPARED_JSON))
+    before, after, compared = (protocol._readJson(name) for name in (BEFORE_JSON, AFTER_JSON, COMPARED_JSON))
     return assessmentFacts(before, after, images, (compared or {}).get("in_place", True))
 
 
@@ -209,14 +209,6 @@ def _placement(path):
         return None
     with open(path, encoding="utf-8") as content:
         return placementFacts(json.load(content))
-
-
-def _read(protocol, *names):
-    path = protocol._getExtraPath(*names)
-    if not os.path.isfile(path):
-        return None
-    with open(path, encoding="utf-8") as content:
-        return json.load(content)
 
 
 def _write(protocol, facts):

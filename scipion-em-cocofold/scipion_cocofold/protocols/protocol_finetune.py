@@ -138,11 +138,9 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
 
     def finetuneStep(self, key):
         run = self._runFolder()
-        resumes = self._runFolderIsOf(key) and os.path.isfile(os.path.join(run, CONFIG_YAML))
+        resumes = self._isFolderOf(run, key) and os.path.isfile(os.path.join(run, CONFIG_YAML))
         if not resumes:
-            shutil.rmtree(run, ignore_errors=True)
-            with open(self._getExtraPath("run.key"), "w") as kept:
-                kept.write(key)
+            self._startFolder(run, key)
         processes = self._processes(len(self._gpus()))
         self._runShowingBestModel({**self._finetuneOptions(), "--processes": processes, "--resume": resumes})
 
@@ -195,7 +193,7 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         writeVerdict(self)
         self._defineOutputs(**outputs)
         for output in outputs.values():
-            for source in (self.inputParticles, self.inputModel, self.inputVolume):
+            for source in (self.inputParticles, self.inputModel, self.inputVolume, self.inputPlacement):
                 if source.hasValue():
                     self._defineSourceRelation(source, output)
 
@@ -240,13 +238,6 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
 
     def _runFolder(self):
         return self._getExtraPath(RUN_FOLDER)
-
-    def _runFolderIsOf(self, key):
-        kept = self._getExtraPath("run.key")
-        if not os.path.isfile(kept):
-            return False
-        with open(kept) as content:
-            return content.read() == key
 
     def _startModel(self):
         """Return the path of the model at cycle 0, which has the atoms and the place that the run began with."""
@@ -387,6 +378,17 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
             errors.append(
                 "The recipe 'paper' has neither an effort, since its cycles are passes over the particles, nor a "
                 "field on top: set the effort to 1, and 'Field on top of predictions?' to no."
+            )
+        tellsApart = bool(stateOptions(self))
+        if tellsApart and REFINEMENTS[self.refinePoses.get()] != "off":
+            errors.append(
+                "Poses are refined with one state for all particles: set 'Refine poses' to off, or 'States' to 1 and "
+                "'Junk' to off."
+            )
+        if asInPaper and (tellsApart or REFINEMENTS[self.refinePoses.get()] != "off"):
+            errors.append(
+                "The recipe 'paper' has neither states nor junk nor refined poses: set 'States' to 1, 'Junk' and "
+                "'Refine poses' to off, or the recipe to default."
             )
         if self._modelIsInPlace() and self.symmetry.get("").strip().lower() == "auto":
             errors.append(

@@ -104,7 +104,13 @@ setup(
     package_dir={"scipion_cocofold": "scipion-em-cocofold/scipion_cocofold"},
     package_data={
         "cocofold": ["py.typed", "**/*.cif", "assessment/*.npz", "assessment/*.txt", "reporting/page/*"],
-        "scipion_cocofold": ["protocols.conf", "*.png", "templates/*.json.template", "templates/*.json"],
+        "scipion_cocofold": [
+            "protocols.conf",
+            "*.png",
+            "*.schema.json",
+            "templates/*.json.template",
+            "templates/*.json",
+        ],
     },
     entry_points={
         "console_scripts": ["cocofold = cocofold.__main__:main"],

@@ -56,6 +56,8 @@ RUN_FOLDER, PLACED_FOLDER, RECONSTRUCTED_FOLDER = "run", "placed", "reconstructe
 CHECK_JSON, SELECTED_JSON, RELAXED_JSON = "check.json", "selected.json", "relaxed.json"
 # Assessments against a reference, of the start and of the result, and against images
 BEFORE_JSON, AFTER_JSON, IMAGES_JSON = "before.json", "after.json", "images.json"
+# Whether model and reference are known to lie in one frame
+COMPARED_JSON = "compared.json"
 CHECK_PNG, ASSESSMENT_PNG, SUPPORT_PNG = "check.png", "assessment.png", "support.png"
 VERDICT_JSON = "verdict.json"
 

@@ -339,6 +339,11 @@ class _OpticsGroups:
         """Values of each group's row, as texts."""
         for (voltage, cs, contrast, stated), number in self._known.items():
             facts = self._stated.get(stated, {})
+            if self._aberrations and not facts:
+                raise ConversionError(
+                    f"Particles name the optics group {stated}, of whose aberrations the set says nothing; it knows "
+                    f"{', '.join(map(str, self._stated))}. Import the particles again, or take one group at a time."
+                )
             numbers = (voltage, cs, contrast, self._sampling)
             yield [
                 str(number),

@@ -4,7 +4,8 @@ PROJECT is run if it exists. With --template it is made first, from a template a
 command is given again without the template, it runs the protocols that have not finished.
 
 Exit statuses: 0 the data support the model, 3 undecided, 4 not supported, 5 supported in part, 6 nothing to change, 7
-mixed, 8 does not belong; 1 a protocol failed, 2 bad input or no project, 75 the time limit was reached, 143 SIGTERM.
+mixed, 8 does not belong; 1 a protocol failed, 2 bad input or no project, 70 something unexpected, 75 the time limit was
+reached, 143 SIGTERM, 130 Ctrl-C.
 """
 
 import argparse
@@ -45,8 +46,9 @@ def makeProject(name, template, values):
         raise Ended(
             BAD_INPUT, f"There is a project {name} already: {path}. Run it without --template, or name another."
         )
-    if not re.fullmatch(r"[\w.-]+", name):
-        raise Ended(BAD_INPUT, f"{name}: names of projects have letters, digits, '_', '-' and '.' only.")
+    # Scipion turns other letters into '-', and empties the folder that is there under the name that results
+    if not re.fullmatch(r"[\w-]+", name):
+        raise Ended(BAD_INPUT, f"{name}: names of projects have letters, digits, '_' and '-' only; give another name.")
     try:
         flow = fillIn(readTemplate(template), values)
     except TemplateError as error:
@@ -113,6 +115,8 @@ def main(words=None):
     parser = _parser()
     given = parser.parse_intermixed_args(words)
     wrong = [value for value in given.values if "=" not in value]
+    if given.fields and not given.template:
+        parser.error("--fields lists the fields of a template; name it by --template")
     if wrong or (given.values and not given.template):
         parser.error(f"{wrong[0]}: write it as NAME=VALUE" if wrong else "values are for --template")
     limits = Limits(given.timeout)
@@ -136,7 +140,7 @@ def _work(given, told, limits):
     report.update(boxes=[], verdicts=[])
     try:
         if given.fields:
-            for field in fieldsOf(readTemplate(given.template or "")):
+            for field in fieldsOf(readTemplate(given.template)):
                 told(f"{field.alias}: {field.title}" + (f" (default {field.default})" if field.default else ""))
             return report
         if given.template:

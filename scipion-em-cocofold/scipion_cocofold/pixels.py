@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import struct
 from typing import Optional
 
 import numpy as np
@@ -30,7 +31,7 @@ def filePixelSize(path: str) -> Optional[float]:
             return float(found["blob/psize_A"][0])
         if ending in (*MAP_ENDINGS, ".mrcs"):
             return mapPixelSize(path)
-    except (OSError, ValueError, KeyError, IndexError):
+    except (OSError, ValueError, KeyError, IndexError, struct.error):
         pass
     return None
 

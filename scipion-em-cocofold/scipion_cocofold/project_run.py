@@ -10,8 +10,11 @@ import sys
 import time
 from contextlib import contextmanager
 
+import psutil
 from pyworkflow.project import Manager
 from pyworkflow.protocol import MODE_RESUME
+from pyworkflow.protocol.constants import STATUS_INTERACTIVE
+from pyworkflow.utils import cleanPath
 from pyworkflow.utils.process import isProcessAlive, killWithChilds
 
 from .constants import VERDICT_JSON
@@ -32,6 +35,7 @@ FAILED, BAD_INPUT, DEFECT, TIME_IS_UP = 1, 2, 70, 75
 _OF_SIGNAL = 128
 LOCK = "cocofold.lock"
 _FINETUNE = "ProtCocofoldFinetune"
+_GOES_ON = "The same command without --template goes on."
 # How often a running protocol is looked at; one in a queue is looked at by the queue's own program
 _POLL_INTERVAL_S, _QUEUE_POLL_INTERVAL_S = 0.2, 2.0
 
@@ -65,11 +69,9 @@ class Limits:
         """Return why the run must end, as `Ended`, or None."""
         if self.signal is not None:
             name = signal.Signals(self.signal).name
-            return Ended(_OF_SIGNAL + self.signal, f"{name}: the protocols were stopped; the same command goes on.")
+            return Ended(_OF_SIGNAL + self.signal, f"{name}: the protocols were stopped. {_GOES_ON}")
         if self.end is not None and time.monotonic() >= self.end:
-            return Ended(
-                TIME_IS_UP, "The time limit was reached; the protocols were stopped, the same command goes on."
-            )
+            return Ended(TIME_IS_UP, f"The time limit was reached; the protocols were stopped. {_GOES_ON}")
         return None
 
     def _note(self, number, frame):
@@ -101,7 +103,7 @@ def runProject(name, tell=print, limits=None, queue=None, report=None):
     try:
         project = _openProject(name)
         report["project"] = project.path
-        with _locked(project):
+        with _locked(project, tell):
             status = _runOpen(project, tell, limits or Limits(), queue, report)
     except Ended as ended:
         status, report["message"] = ended.status, str(ended)
@@ -128,7 +130,7 @@ def _openProject(name):
 
 
 @contextmanager
-def _locked(project):
+def _locked(project, tell):
     """Hold a project, so that no two runs start the same protocol; the lock ends with this process in any case."""
     with open(os.path.join(project.path, LOCK), "a+", encoding="utf-8") as lock:
         try:
@@ -137,6 +139,9 @@ def _locked(project):
             lock.seek(0)
             holder = lock.read().strip() or "another process"
             raise Ended(BAD_INPUT, f"The project is run already, by {holder}; wait for its end, or end it.") from None
+        except OSError as error:
+            # Some file systems of clusters have no locks; a project there can still be run
+            tell(f"The project cannot be locked ({error.strerror}): see to it that nothing else runs it.")
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         lock.flush()
@@ -171,15 +176,18 @@ def _runOpen(project, tell, limits, queue, report):
 
 def _run(project, protocol, limits, queue):
     """Run a protocol, or wait for one that another program has started; return it when it has ended."""
-    if protocol.isActive() and (protocol.getPid() or protocol.getJobIds()):
+    if protocol.getStatus() == STATUS_INTERACTIVE:
+        return protocol
+    if _isRunByAnother(protocol):
         return _waitForEnd(project, protocol.getObjId(), None, limits)
     if protocol.isActive() or protocol.isFailed() or protocol.isAborted():
         protocol.runMode.set(MODE_RESUME)
     errors = protocol.validate()
     if errors:
-        protocol.setFailed(" ".join(str(error) for error in errors))
-        project.saveProtocol(protocol)
-        return protocol
+        return _failed(project, protocol, " ".join(str(error) for error in errors))
+    if protocol.getClassName() == _FINETUNE and protocol.getWorkingDir():
+        # That of an earlier run says nothing of this one, however it ends
+        cleanPath(protocol._getExtraPath(VERDICT_JSON))
     # All inputs are there in this order; with prerequisites Scipion would only schedule the protocol
     protocol.setPrerequisites()
     if queue is not None and protocol.getClassName().startswith("ProtCocofold"):
@@ -188,8 +196,7 @@ def _run(project, protocol, limits, queue):
     try:
         project.launchProtocol(protocol, wait=False)
     except Exception as error:
-        protocol.setFailed(str(error))
-        project.saveProtocol(protocol)
+        _failed(project, protocol, str(error))
     if protocol.isFailed():
         # Refused by the queue; what is stored in the protocol's own database does not know it
         return protocol
@@ -230,13 +237,42 @@ def _waitForEnd(project, number, process, limits):
             raise reached
         if process is None:
             protocol = _protocol(project, number)
-            if not protocol.isActive():
+            if not protocol.isActive() or protocol.getStatus() == STATUS_INTERACTIVE:
                 return protocol
+            if not _isRunByAnother(protocol):
+                return _failed(project, protocol, "Its process has ended without a word; see the protocol's logs.")
             time.sleep(_QUEUE_POLL_INTERVAL_S)
         elif _hasEnded(process):
             process = None
         else:
             time.sleep(_POLL_INTERVAL_S)
+
+
+def _failed(project, protocol, message):
+    """Store that a protocol has failed, and why; return it. Scipion's own way to save one makes it a new one."""
+    protocol.setFailed(message)
+    project._storeProtocol(protocol)
+    return protocol
+
+
+def _isRunByAnother(protocol):
+    """Return whether a protocol has a job in a queue, or a process that is still its own.
+
+    After a crash of the machine the protocol still has a number of a process, which may be that of any other by now.
+    """
+    if not protocol.isActive():
+        return False
+    if protocol.getJobIds():
+        return True
+    try:
+        words = psutil.Process(protocol.getPid() or 0).cmdline()
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        # It cannot be looked at
+        return True
+    # Those of Scipion that run or schedule a protocol have its database as an argument
+    return any(protocol.getDbPath() in word for word in words)
 
 
 def _hasEnded(process):
@@ -268,6 +304,8 @@ def _box(protocol):
     """Return what is told of a protocol that has ended."""
     finished = protocol.isFinished()
     error = "" if finished else _withoutBrackets(protocol.getErrorMessage().strip()) or protocol.getStatusMessage()
+    if protocol.getStatus() == STATUS_INTERACTIVE:
+        error = "It waits for somebody at a screen: run it in Scipion's window, then run the project again."
     return {
         "label": protocol.getObjLabel(),
         "class": protocol.getClassName(),

@@ -11,6 +11,7 @@ from .constants import (
     ANSWER_CIF,
     BEFORE_JSON,
     CHECK_JSON,
+    COMPARED_JSON,
     IMAGES_JSON,
     METRICS_JSON,
     RELAXED_JSON,
@@ -43,7 +44,10 @@ FIGURES = (
 )
 # Curves are in metrics.json; they are many numbers
 _LEFT_OUT = ("frc_curves",)
-_ASSESSED = ("ca_rmsd", "ca_rmsd_in_place", "coverage", "rmsd", "tm_score", "sequence_identity")
+# What this file holds, as a JSON Schema for programs that read it
+SCHEMA = os.path.join(os.path.dirname(__file__), "verdict.schema.json")
+_IN_PLACE = "ca_rmsd_in_place"
+_ASSESSED = ("ca_rmsd", _IN_PLACE, "coverage", "rmsd", "tm_score", "sequence_identity")
 
 
 def writeVerdict(protocol, error=None):
@@ -56,15 +60,15 @@ def writeVerdict(protocol, error=None):
     error : str, optional
         What ended it; None for a run that ended well.
     """
-    facts = {"schema_version": SCHEMA_VERSION, "status": FINISHED if error is None else FAILED, "error": error}
-    metrics = _read(protocol, RUN_FOLDER, METRICS_JSON) if error is None else None
-    facts.update({name: (metrics or {}).get(name) for name in FIGURES})
-    facts.update({name: value for name, value in (metrics or {}).items() if name not in _LEFT_OUT})
+    metrics = (protocol._readJson(RUN_FOLDER, METRICS_JSON) if error is None else None) or {}
+    own = {"schema_version": SCHEMA_VERSION, "status": FINISHED if error is None else FAILED, "error": error}
+    facts = {**own, **{name: metrics.get(name) for name in FIGURES}}
+    facts.update({name: value for name, value in metrics.items() if name not in {*_LEFT_OUT, *own}})
     facts["versions"] = {**(facts["versions"] or {}), "plugin": __version__}
     facts["started"], facts["ended"] = _date(protocol.initTime), _now()
     facts["placement"] = _placement(protocol._placementFile())
-    facts["check"] = checkFacts(_read(protocol, RUN_FOLDER, CHECK_JSON))
-    facts["assessment"] = assessmentFacts(_read(protocol, BEFORE_JSON), _read(protocol, AFTER_JSON), None)
+    facts["check"] = checkFacts(protocol._readJson(RUN_FOLDER, CHECK_JSON))
+    facts["assessment"] = _assessment(protocol, None)
     facts["relaxed"] = None
     facts["model"] = protocol._getExtraPath(ANSWER_CIF) if error is None else None
     facts["paths"] = {
@@ -92,7 +96,7 @@ def writeNotRun(protocol, error):
 
 def addFacts(protocol, **found):
     """Add what other protocols found to a verdict, by its fields: ``check``, ``relaxed``, ``assessment``."""
-    facts = _read(protocol, VERDICT_JSON)
+    facts = protocol._readJson(VERDICT_JSON)
     if facts is None:
         return
     facts.update({name: value for name, value in found.items() if value is not None})
@@ -117,12 +121,23 @@ def checkFacts(found):
     return {"contradictions": found["contradictions"], "questions": answers}
 
 
-def assessmentFacts(before, after, images):
-    """Return the part of a verdict on assessments, from the engine's JSON files; None without any."""
+def assessmentFacts(before, after, images, inPlace=True):
+    """Return the part of a verdict on assessments, from the engine's JSON files; None without any.
+
+    Parameters
+    ----------
+    before, after, images : dict or None
+        Figures of the start and of the model against a reference, and of the model against images.
+    inPlace : bool
+        Whether model and reference lie in one frame, so that a distance in place means something.
+    """
     if after is None and images is None:
         return None
     facts = {name: (after or {}).get(name) for name in _ASSESSED}
     facts["start"] = before and {name: before[name] for name in _ASSESSED}
+    if not inPlace:
+        for figures in (facts, facts["start"] or {}):
+            figures[_IN_PLACE] = None
     facts["compared_with"] = "reference" if after is not None else None
     facts["frc"] = images and images["frc"]
     facts["against"] = images["against"] if images else []
@@ -131,7 +146,7 @@ def assessmentFacts(before, after, images):
 
 def relaxedFacts(protocol):
     """Return the part of a verdict on a relaxed model, or None where the protocol has not ended."""
-    found = _read(protocol, RELAXED_JSON)
+    found = protocol._readJson(RELAXED_JSON)
     if found is None or not hasattr(protocol, "outputAtomStruct"):
         return None
     return {
@@ -155,17 +170,24 @@ def factsOfOthers(finetune, runs):
     facts, model = {}, finetune
     for check in runs:
         if check.getClassName() == "ProtCocofoldCheck" and _identity(check) == _identity(finetune) is not None:
-            facts["check"] = checkFacts(_read(check, CHECK_JSON))
+            facts["check"] = checkFacts(check._readJson(CHECK_JSON))
     for relax in _reading(runs, "ProtCocofoldRelax", "inputStructure", finetune):
-        facts["relaxed"] = relaxedFacts(relax)
+        facts["relaxed"] = relaxedFacts(relax) or facts.get("relaxed")
         model = relax
     for source in (finetune, model):
         for assess in _reading(runs, "ProtCocofoldAssess", "inputStructure", source):
-            parts = (_read(assess, name) for name in (BEFORE_JSON, AFTER_JSON, IMAGES_JSON))
-            facts["assessment"] = assessmentFacts(*parts)
-            if facts["assessment"] and assess._comparesWithStart():
-                facts["assessment"]["compared_with"] = "start"
+            found = _assessment(assess, assess._readJson(IMAGES_JSON))
+            if found and assess._comparesWithStart():
+                found["compared_with"] = "start"
+            # One that has not run says nothing against one that has
+            facts["assessment"] = found or facts.get("assessment")
     return facts
+
+
+def _assessment(protocol, images):
+    """Return the part of a verdict on what a protocol compared with a reference, and with images if it did."""
+    before, after, compared = (protocol._readJson(name) for name in (BEFORE_JSON, AFTER_JSON, COMPARED_JSON))
+    return assessmentFacts(before, after, images, (compared or {}).get("in_place", True))
 
 
 def _identity(protocol):
@@ -187,14 +209,6 @@ def _placement(path):
         return None
     with open(path, encoding="utf-8") as content:
         return placementFacts(json.load(content))
-
-
-def _read(protocol, *names):
-    path = protocol._getExtraPath(*names)
-    if not os.path.isfile(path):
-        return None
-    with open(path, encoding="utf-8") as content:
-        return json.load(content)
 
 
 def _write(protocol, facts):

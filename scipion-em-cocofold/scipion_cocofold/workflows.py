@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import json
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -138,9 +139,12 @@ def _checked(field: Field, value: str) -> str:
         return os.path.abspath(value)
     if field.type in (_INTEGER, _NUMBER):
         try:
-            return repr(int(value) if field.type == _INTEGER else float(value))
+            number = int(value) if field.type == _INTEGER else float(value)
         except ValueError:
-            raise TemplateError(f"{field.alias}={value}: is no number ({field.title}).") from None
+            number = math.nan
+        if not math.isfinite(number):
+            raise TemplateError(f"{field.alias}={value}: is no number ({field.title}).")
+        return repr(number)
     return value
 
 

@@ -179,6 +179,22 @@ def test_aberrations_of_groups_that_particles_name(tmp_path):
     assert [found.optics[group].beam_tilt_mrad[0] for group in found.optics_index] == [0.25, 0.25, -0.1, -0.1]
 
 
+def test_an_optics_group_that_the_set_does_not_describe_is_named(tmp_path):
+    from pyworkflow.object import Integer
+
+    particles = make_particles(tmp_path, aberrations=optics_text(0.25))
+    named = SetOfParticles(filename=str(tmp_path / "named.sqlite"))
+    named.copyInfo(particles)
+    for particle in particles.iterItems():
+        copy = particle.clone()
+        copy._rlnOpticsGroup = Integer(7)
+        named.append(copy)
+    named.write()
+    with pytest.raises(ConversionError, match=r"optics group 7.*it knows 1"):
+        writeParticles(named, str(tmp_path / "out.star"))
+    assert not list(tmp_path.glob("out.star*"))
+
+
 def test_mirrored_poses_are_refused(tmp_path):
     flip = Transform(matrix=np.diag([-1.0, 1.0, 1.0, 1.0]))
     particles = changed(make_particles(tmp_path), 1, lambda particle: particle.setTransform(flip))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +20,11 @@ pytest.importorskip("pwem", reason="scipion-em is not installed (extra 'scipion'
 pytest.importorskip("scipion", reason="scipion-app is not installed (extra 'scipion')")
 
 import psutil
+from json_schema import complaints_of_verdict
 from pwem.objects import AtomStruct
 from pwem.protocols import ProtImportPdb
 from pyworkflow.project import Manager
+from pyworkflow.protocol.constants import STATUS_INTERACTIVE, STATUS_RUNNING
 from scipion_cocofold import headless, project_run
 from scipion_cocofold.protocols import (
     ProtCocofoldAssess,
@@ -29,14 +33,9 @@ from scipion_cocofold.protocols import (
     ProtCocofoldRelax,
     ProtCocofoldSelect,
 )
-from scipion_cocofold.verdict import FIGURES, SCHEMA_VERSION
+from scipion_cocofold.verdict import SCHEMA_VERSION
 from scipion_cocofold.workflows import TemplateError, fieldsOf, fillIn, readTemplate
 from scipion_project import make_particles, make_project
-
-FIELDS_ALWAYS_THERE = {
-    *FIGURES, "schema_version", "status", "error", "started", "ended", "placement", "check", "assessment", "relaxed",
-    "model", "paths",
-}  # fmt: skip
 
 
 @pytest.fixture
@@ -113,6 +112,7 @@ def test_a_file_that_has_no_pixel_size_asks_for_one(files):
         ({"partcles": "x"}, "no field partcles"),
         ({"particles": "nothing.star"}, "there is no such file"),
         ({"effort": "much"}, "effort=much: is no number"),
+        ({"effort": "nan"}, "effort=nan: is no number"),
         ({"model": ""}, "Values are missing: model"),
     ],
 )
@@ -135,6 +135,23 @@ def test_an_existing_project_is_not_made_again(command, files):
     status, said, _ = command("existing", "--template", "cocofold-relion", *values(files))
     assert status == 2
     assert "already" in said
+
+
+@pytest.mark.parametrize("name", ["S1.2", "..", "S 1", "a/b"])
+def test_a_name_that_scipion_would_change_makes_no_project(name, command, files):
+    """Scipion makes S1-2 of S1.2, and empties the project of that name."""
+    kept = Path(make_project("S1-2").path, "kept.txt")
+    kept.write_text("of the project that was there")
+    status, said, _ = command(name, "--template", "cocofold-relion", *values(files))
+    assert status == 2
+    assert "names of projects" in said
+    assert kept.exists()
+
+
+def test_fields_are_those_of_a_template(command):
+    status, _, said = command("any", "--fields")
+    assert status == 2
+    assert "--template" in said
 
 
 def test_fields_of_a_template_are_listed(command):
@@ -195,6 +212,69 @@ def test_two_runs_do_not_share_a_project(command):
     assert "process 1 on another machine" in said
 
 
+def test_a_file_system_without_locks_is_said(command, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    project = make_project("without_locks")
+    project.saveProtocol(project.newProtocol(ProtImportPdb, inputPdbData=1, pdbFile="nothing.cif"))
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    status, said, _ = command("without_locks")
+    assert status == 1
+    assert "cannot be locked (No locks available)" in said
+
+
+def left_active(project, status: str, process: int):
+    """A protocol that the database has as running in a process."""
+    protocol = project.newProtocol(ProtImportPdb, inputPdbData=1, pdbFile="nothing.cif")
+    project.saveProtocol(protocol)
+    protocol.setStatus(status)
+    protocol.setPid(process)
+    protocol.makePathsAndClean()
+    project._storeProtocol(protocol)
+    shutil.copy(project.dbPath, protocol.getDbPath())
+    return protocol
+
+
+def test_the_number_of_another_process_is_not_waited_for(command):
+    """After a crash of the machine any process may have the number that a protocol had."""
+    left_active(make_project("crashed"), STATUS_RUNNING, os.getpid())
+    status, said, _ = command("crashed", "--timeout", "20")
+    assert status == 1
+    assert "nothing.cif" in said
+
+
+def test_a_protocol_that_has_neither_process_nor_job_is_not_waited_for():
+    project = make_project("without_process")
+    protocol = left_active(project, STATUS_RUNNING, 0)
+    ended = project_run._waitForEnd(project, protocol.getObjId(), None, project_run.Limits(5))
+    assert ended.isFailed()
+    assert "ended without a word" in ended.getErrorMessage()
+
+
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+def test_what_was_refused_is_run_once_it_is_mended(command, tmp_path):
+    project = make_project("mended")
+    protocol = project.newProtocol(ProtImportPdb, inputPdbData=1, pdbFile="nothing.cif")
+    project.saveProtocol(protocol)
+    status, said, _ = command("mended", "--json")
+    assert status == 1
+    assert json.loads(said)["boxes"][0]["status"] == "failed"
+    (tmp_path / "model.cif").write_text("data_nothing\n")
+    protocol = project.getProtocol(protocol.getObjId())
+    protocol.pdbFile.set(str(tmp_path / "model.cif"))
+    project.saveProtocol(protocol)
+    status, _, _ = command("mended")
+    assert status == 0
+
+
+def test_a_protocol_that_waits_for_somebody_is_not_waited_for(command):
+    left_active(make_project("interactive"), STATUS_INTERACTIVE, 0)
+    status, said, _ = command("interactive", "--timeout", "20")
+    assert status == 1
+    assert "run it in Scipion's window" in said
+
+
 def test_what_a_form_refuses_is_not_launched(command):
     project = make_project("refused")
     protocol = project.newProtocol(ProtCocofoldFinetune, effort=0.001)
@@ -207,7 +287,7 @@ def test_what_a_form_refuses_is_not_launched(command):
     assert verdict["verdict"] is None
     assert verdict["status"] in ("failed", "not run")
     assert "must be from" in verdict["error"]
-    assert set(verdict) >= FIELDS_ALWAYS_THERE
+    assert complaints_of_verdict(verdict) == []
 
 
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
@@ -258,7 +338,7 @@ def test_sigterm_ends_protocols_and_engines(adk):
 @pytest.mark.slow
 def test_the_verdict_of_a_run_has_all_fields(everything, adk):
     verdict = json.loads(Path(everything._getExtraPath("verdict.json")).read_text())
-    assert set(verdict) >= FIELDS_ALWAYS_THERE
+    assert complaints_of_verdict(verdict) == []
     assert verdict["schema_version"] == SCHEMA_VERSION
     assert verdict["status"] == "finished"
     assert verdict["error"] is None
@@ -309,7 +389,7 @@ def test_what_other_protocols_found_stands_beside_the_verdict(tmp_path):
         Path(protocol._getExtraPath(name)).write_text(json.dumps(content))
     project_run._collect(project, "stopped for this test")
     found = json.loads(Path(finetune._getExtraPath("verdict.json")).read_text())
-    assert set(found) >= FIELDS_ALWAYS_THERE
+    assert complaints_of_verdict(found) == []
     assert (found["status"], found["error"]) == ("not run", "stopped for this test")
     assert found["check"]["questions"]["hand"]["verdict"] == "agrees"
     assert found["relaxed"]["clashes"] == {"before": 2, "after": 0}

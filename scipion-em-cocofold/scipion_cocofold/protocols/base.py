@@ -8,7 +8,9 @@ from subprocess import CalledProcessError
 
 from pwem.protocols import EMProtocol
 from pyworkflow.exceptions import PyworkflowException
+from pyworkflow.object import PointerList
 from pyworkflow.protocol import params
+from pyworkflow.utils import cleanPath
 
 from scipion_cocofold import Plugin
 
@@ -97,11 +99,25 @@ class ProtCocofoldBase(EMProtocol):
     def _inputsHash(self):
         """Return a hash of all parameters and inputs; each step has it as argument, so that a change runs it again."""
         values = {
-            name: attribute.getUniqueId() if attribute.isPointer() and attribute.hasValue() else str(attribute)
+            name: [_identity(one) for one in attribute] if isinstance(attribute, PointerList) else _identity(attribute)
             for name, attribute in self.iterDefinitionAttributes()
             if name not in _RUN_CONTROL
         }
         return hashlib.sha1(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
+
+    def _isFolderOf(self, folder, key):
+        """Return whether `_startFolder` was called for this folder with the same parameters and inputs."""
+        note = folder + ".key"
+        if not os.path.isfile(note):
+            return False
+        with open(note, encoding="utf-8") as content:
+            return content.read() == key
+
+    def _startFolder(self, folder, key):
+        """Remove a folder of the engine, and note for which parameters and inputs it will be written."""
+        cleanPath(folder)
+        with open(folder + ".key", "w", encoding="utf-8") as note:
+            note.write(key)
 
     def runEngine(self, verb, options, arguments=(), accepted=(0,)):
         """Run a verb of the engine.
@@ -144,7 +160,10 @@ class ProtCocofoldBase(EMProtocol):
         environ = Plugin.getEnviron()
         environ[STOP_WITH] = str(os.getpid())
         environ["OMP_NUM_THREADS"] = str(max(1, self.numberOfThreads.get()))
-        if self._gpus():
+        if not self.usesGpu():
+            # Also for programs that the engine starts, such as ColabFold
+            environ["CUDA_VISIBLE_DEVICES"] = ""
+        elif self._gpus():
             environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu) for gpu in self._gpus())
         return environ
 
@@ -177,9 +196,22 @@ class EngineRange(params.Conditional):
         self._condition = lambda value: least <= value <= most
 
 
-def addSeed(form):
+def addSeed(form, condition="True"):
     """Add the parameter of the seed to a form."""
-    form.addParam("seed", params.IntParam, default=0, expertLevel=params.LEVEL_ADVANCED, label="Seed", help=SEED_HELP)
+    form.addParam(
+        "seed",
+        params.IntParam,
+        default=0,
+        condition=condition,
+        expertLevel=params.LEVEL_ADVANCED,
+        label="Seed",
+        help=SEED_HELP,
+    )
+
+
+def _identity(attribute):
+    """Return what tells a parameter or an input from another: the number of an object, or the text of a value."""
+    return attribute.getUniqueId() if attribute.isPointer() and attribute.hasValue() else str(attribute)
 
 
 def _engineMessage(log, start):

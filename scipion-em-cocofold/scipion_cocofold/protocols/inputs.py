@@ -8,6 +8,7 @@ from pwem.objects import AtomStruct
 from pyworkflow.exceptions import PyworkflowException
 from pyworkflow.protocol import params
 
+from ..constants import COMPARED_JSON
 from ..convert import ConversionError, boxSize, requirePosesAndCtfs, writeParticles
 from ..engine import wholeFile
 from ..frames import findShiftToBox, guessShiftToBox, originOf
@@ -151,8 +152,18 @@ def _writeModelInBoxFrame(protocol, particles, structure, volume):
     source = structure.getFileName()
     shift, line, _ = _shiftToBox(source, volume, particles)
     writeMoved(source, modelInBoxFrame(protocol), shift)
-    with wholeFile(protocol._getExtraPath(_FRAME)) as written:
-        json.dump({"shift_angstrom": shift.tolist(), "line": line}, written)
+    writeJson(protocol, {"shift_angstrom": shift.tolist(), "line": line}, _FRAME)
+
+
+def writeJson(protocol, content, name):
+    """Write a JSON file into a protocol's extra folder; it appears whole or not at all."""
+    with wholeFile(protocol._getExtraPath(name)) as written:
+        json.dump(content, written)
+
+
+def liesInPlace(protocol):
+    """Return whether the models that a protocol has compared are known to lie in one frame."""
+    return (protocol._readJson(COMPARED_JSON) or {}).get("in_place", True)
 
 
 def writeInBoxFrame(structure, target, volume, particles=None):

@@ -1,6 +1,5 @@
 """Protocol that compares a model with a reference, with particles, or with both."""
 
-import json
 import os
 
 from pwem.objects import AtomStruct
@@ -9,21 +8,19 @@ from pyworkflow.object import Float
 from pyworkflow.protocol import params
 from pyworkflow.utils import cleanPath
 
-from ..constants import AFTER_JSON, ASSESSMENT_PNG, BEFORE_JSON, IMAGES_JSON, SUPPORT_PNG
-from ..engine import wholeFile
+from ..constants import AFTER_JSON, ASSESSMENT_PNG, BEFORE_JSON, COMPARED_JSON, IMAGES_JSON, SUPPORT_PNG
 from .base import ProtCocofoldBase
 from .inputs import (
+    liesInPlace,
     missingFiles,
     modelInBoxFrame,
     particleOptions,
     validateParticles,
     writeInBoxFrame,
     writeInputs,
+    writeJson,
 )
 from .summaries import assessmentSummary, geometrySummary, supportSummary
-
-# Whether model and reference are known to lie in one frame
-_COMPARED_JSON = "compared.json"
 
 
 class ProtCocofoldAssess(ProtCocofoldBase):
@@ -90,7 +87,7 @@ class ProtCocofoldAssess(ProtCocofoldBase):
 
     def assessStep(self, key):
         # Files of an earlier run with other inputs
-        for name in (_COMPARED_JSON, AFTER_JSON, BEFORE_JSON, IMAGES_JSON, ASSESSMENT_PNG, SUPPORT_PNG):
+        for name in (COMPARED_JSON, AFTER_JSON, BEFORE_JSON, IMAGES_JSON, ASSESSMENT_PNG, SUPPORT_PNG):
             cleanPath(self._getExtraPath(name))
         if self._reference() is not None:
             self._compareWithReference()
@@ -103,9 +100,8 @@ class ProtCocofoldAssess(ProtCocofoldBase):
         given = {"model": self.inputStructure.get(), "reference": self._reference(), "start": self.inputStart.get()}
         paths = {name: self._getExtraPath(f"{name}_in_box.cif") for name in given if given[name] is not None}
         known = [writeInBoxFrame(given[name], path, volume) for name, path in paths.items()]
-        with wholeFile(self._getExtraPath(_COMPARED_JSON)) as written:
-            # Without a volume all lie as they came, in one frame as far as anyone knows
-            json.dump({"in_place": volume is None or all(known)}, written)
+        # Without a volume all lie as they came, in one frame as far as anyone knows
+        writeJson(self, {"in_place": volume is None or all(known)}, COMPARED_JSON)
         reference = {"--reference": paths["reference"]}
         options = {
             "--model": paths["model"],
@@ -176,8 +172,7 @@ class ProtCocofoldAssess(ProtCocofoldBase):
                 lines.append("Compared with the start, so these figures say what has changed, not what is right:")
             else:
                 lines.append(f"Compared with the reference, {os.path.basename(self._reference().getFileName())}:")
-            inPlace = self._readJson(_COMPARED_JSON)["in_place"]
-            lines += assessmentSummary(self._readJson(BEFORE_JSON), after, inPlace)
+            lines += assessmentSummary(self._readJson(BEFORE_JSON), after, liesInPlace(self))
         if images is not None:
             lines += supportSummary(images)
         return lines + geometrySummary(after or images)

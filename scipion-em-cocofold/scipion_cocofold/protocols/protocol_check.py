@@ -113,8 +113,9 @@ class ProtCocofoldCheck(ProtCocofoldBase):
             model.setVolume(volume)
         model._cocofoldCheck = String(" ".join(self._readJson(CHECK_JSON)["contradictions"]) or "agrees")
         self._defineOutputs(outputAtomStruct=model)
-        self._defineSourceRelation(self.inputParticles, model)
-        self._defineSourceRelation(self.inputStructure, model)
+        for source in (self.inputParticles, self.inputStructure, self.inputVolume):
+            if source.get() is not None:
+                self._defineSourceRelation(source, model)
 
     def _volume(self):
         # The volume of a model that was placed in a mirror image is that mirror image, so it comes first

@@ -10,6 +10,7 @@ from pwem.objects import AtomStruct, SetOfAtomStructs, SetOfClasses3D, SetOfPart
 from pyworkflow.constants import BETA
 from pyworkflow.exceptions import PyworkflowException
 from pyworkflow.object import Float, String
+from pyworkflow.utils import cleanPath
 
 from ..constants import (
     AFTER_JSON,
@@ -17,6 +18,7 @@ from ..constants import (
     ASSESSMENT_PNG,
     BEFORE_JSON,
     CHECK_JSON,
+    COMPARED_JSON,
     CONFIG_YAML,
     CYCLES_FOLDER,
     DENSITY_MRC,
@@ -27,6 +29,7 @@ from ..constants import (
     PLACEMENT_JSON,
     RUN_FOLDER,
     START_CIF,
+    VERDICT_JSON,
 )
 from ..convert import appendRefinedParticles
 from ..frames import linkForViewers, originOf
@@ -37,6 +40,7 @@ from .base import ProtCocofoldBase
 from .finetune_form import PLACE_NO, PLACE_YES, PRESETS, REFINEMENTS, defineFinetuneParams
 from .inputs import (
     frameSentence,
+    liesInPlace,
     missingFiles,
     modelInBoxFrame,
     outputShift,
@@ -47,6 +51,7 @@ from .inputs import (
     warnOfScale,
     writeInBoxFrame,
     writeInputs,
+    writeJson,
 )
 from .protocol_fit import (
     B_FACTOR_CHOICES,
@@ -113,6 +118,9 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         self._insertFunctionStep(self.createOutputStep, key, needsGPU=False)
 
     def convertStep(self, key):
+        # Files of an earlier run with other inputs, which summary and verdict would tell of this one
+        for name in (VERDICT_JSON, COMPARED_JSON, BEFORE_JSON, AFTER_JSON, ASSESSMENT_PNG, PLACED_FOLDER):
+            cleanPath(self._getExtraPath(name))
         structure = self.inputModel.get() if self._modelIsInPlace() else None
         writeInputs(self, self.inputParticles.get(), structure, self._volume())
 
@@ -130,17 +138,17 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
 
     def finetuneStep(self, key):
         run = self._runFolder()
-        resumes = self._runFolderIsOf(key) and os.path.isfile(os.path.join(run, CONFIG_YAML))
+        resumes = self._isFolderOf(run, key) and os.path.isfile(os.path.join(run, CONFIG_YAML))
         if not resumes:
-            shutil.rmtree(run, ignore_errors=True)
-            with open(self._getExtraPath("run.key"), "w") as kept:
-                kept.write(key)
+            self._startFolder(run, key)
         processes = self._processes(len(self._gpus()))
         self._runShowingBestModel({**self._finetuneOptions(), "--processes": processes, "--resume": resumes})
 
     def assessStep(self, key):
         reference = self._getExtraPath("reference.cif")
-        writeInBoxFrame(self.inputReference.get(), reference, self._volumeOfResult(), self.inputParticles.get())
+        given, volume = self.inputReference.get(), self._volumeOfResult()
+        isKnown = writeInBoxFrame(given, reference, volume, self.inputParticles.get())
+        writeJson(self, {"in_place": isKnown}, COMPARED_JSON)
         start = {"--model": self._startModel(), "--json": self._getExtraPath(BEFORE_JSON)}
         self.runEngine("assess", {**start, "--reference": reference})
         result = {
@@ -185,7 +193,7 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         writeVerdict(self)
         self._defineOutputs(**outputs)
         for output in outputs.values():
-            for source in (self.inputParticles, self.inputModel, self.inputVolume):
+            for source in (self.inputParticles, self.inputModel, self.inputVolume, self.inputPlacement):
                 if source.hasValue():
                     self._defineSourceRelation(source, output)
 
@@ -198,6 +206,8 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         if self._volume() is None or self.inputPlacement.get() is not None or self.place.get() == PLACE_NO:
             return False
         given = self.inputModel.get()
+        if given is None:
+            return False
         return (
             self.place.get() == PLACE_YES or isinstance(given, CocofoldPrediction) or not isPlaced(given.getFileName())
         )
@@ -228,13 +238,6 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
 
     def _runFolder(self):
         return self._getExtraPath(RUN_FOLDER)
-
-    def _runFolderIsOf(self, key):
-        kept = self._getExtraPath("run.key")
-        if not os.path.isfile(kept):
-            return False
-        with open(kept) as content:
-            return content.read() == key
 
     def _startModel(self):
         """Return the path of the model at cycle 0, which has the atoms and the place that the run began with."""
@@ -376,6 +379,17 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
                 "The recipe 'paper' has neither an effort, since its cycles are passes over the particles, nor a "
                 "field on top: set the effort to 1, and 'Field on top of predictions?' to no."
             )
+        tellsApart = bool(stateOptions(self))
+        if tellsApart and REFINEMENTS[self.refinePoses.get()] != "off":
+            errors.append(
+                "Poses are refined with one state for all particles: set 'Refine poses' to off, or 'States' to 1 and "
+                "'Junk' to off."
+            )
+        if asInPaper and (tellsApart or REFINEMENTS[self.refinePoses.get()] != "off"):
+            errors.append(
+                "The recipe 'paper' has neither states nor junk nor refined poses: set 'States' to 1, 'Junk' and "
+                "'Refine poses' to off, or the recipe to default."
+            )
         if self._modelIsInPlace() and self.symmetry.get("").strip().lower() == "auto":
             errors.append(
                 "The symmetry 'auto' is found from a volume in which the model is placed: name the point group."
@@ -396,7 +410,7 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         lines = progressLines(self._readCycles()) if metrics is None else finetuneSummary(metrics)
         lines += stateSummary(metrics or {})
         after = self._readJson(AFTER_JSON)
-        lines += assessmentSummary(self._readJson(BEFORE_JSON), after) if after else []
+        lines += assessmentSummary(self._readJson(BEFORE_JSON), after, liesInPlace(self)) if after else []
         frame = frameSentence(self)
         lines += [frame] if frame and self._modelIsInPlace() else []
         placement, check = self._readJson(PLACED_FOLDER, PLACEMENT_JSON), self._readJson(RUN_FOLDER, CHECK_JSON)

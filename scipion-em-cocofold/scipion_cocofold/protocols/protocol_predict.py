@@ -6,6 +6,7 @@ import os
 from pwem.objects import AtomStruct
 from pyworkflow.constants import BETA
 from pyworkflow.protocol import params
+from pyworkflow.utils import cleanPath
 
 from scipion_cocofold import Plugin
 
@@ -49,7 +50,7 @@ class ProtCocofoldPredict(ProtCocofoldBase):
             validators=[EngineRange("predict --rank")],
             help="Rank of the model among those of ColabFold's folder; 1 is the best.",
         )
-        addSeed(form)
+        addSeed(form, f"source == {int(FROM_SEQUENCES)}")
         self._addGpuParams(form)
         form.addParallelSection(threads=4, mpi=0)
 
@@ -115,6 +116,7 @@ class ProtCocofoldPredict(ProtCocofoldBase):
         self._insertFunctionStep(self.createOutputStep, key, needsGPU=False)
 
     def predictStep(self, key):
+        self._clearPredicted(key)
         options = {
             "--out": self._predicted(),
             "--weights": self.weights.get("") or Plugin.getWeights(),
@@ -131,13 +133,26 @@ class ProtCocofoldPredict(ProtCocofoldBase):
             options["--colabfold-command"] = Plugin.getColabFold()
         self.runEngine("predict", options)
 
+    def _clearPredicted(self, key):
+        """Remove what an earlier attempt wrote, which the engine would refuse.
+
+        Folders of ColabFold and OpenFold stay where nothing was changed, since these go on with what they have.
+        """
+        folder = self._predicted()
+        if not self._isFolderOf(folder, key):
+            self._startFolder(folder, key)
+        for name in os.listdir(folder) if os.path.isdir(folder) else ():
+            if os.path.isfile(os.path.join(folder, name)):
+                cleanPath(os.path.join(folder, name))
+
     def createOutputStep(self, key):
         prediction = CocofoldPrediction(filename=self._predicted())
         prediction.setChains(chainLengths(prediction.getModelFileName()))
         model = AtomStruct(filename=prediction.getModelFileName())
         self._defineOutputs(outputPrediction=prediction, outputAtomStruct=model)
         for pointer in self.inputSequences:
-            self._defineSourceRelation(pointer, prediction)
+            for output in (prediction, model):
+                self._defineSourceRelation(pointer, output)
 
     def _comparesImages(self):
         # ColabFold's network; what it wrote is only read
@@ -147,9 +162,8 @@ class ProtCocofoldPredict(ProtCocofoldBase):
         return self._getExtraPath("prediction")
 
     def _sequences(self):
-        """Yield the sequences of all inputs, those of sets as copies."""
-        for pointer in self.inputSequences:
-            given = pointer.get()
+        """Yield the sequences of all inputs that are still there, those of sets as copies."""
+        for given in (pointer.get() for pointer in self.inputSequences if pointer.get() is not None):
             yield from [one.clone() for one in given] if hasattr(given, "getSize") else [given]
 
     def _writeFasta(self):
@@ -176,6 +190,8 @@ class ProtCocofoldPredict(ProtCocofoldBase):
             errors.append(f"There is no alignment file: {self.msaFile.get('')}")
         if not self.inputSequences:
             errors.append("Give the sequences of the complex's chains.")
+        if any(pointer.get() is None for pointer in self.inputSequences):
+            errors.append("A sequence of the list is gone: take it out of the list, or make it again.")
         errors += [
             f"{sequence.getSeqName()} is no protein; AlphaFold-Multimer predicts proteins only."
             for sequence in self._sequences()

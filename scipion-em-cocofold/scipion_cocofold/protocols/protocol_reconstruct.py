@@ -27,6 +27,7 @@ from .inputs import (
     volumeOfStructure,
     writeInputs,
 )
+from .protocol_fit import symmetryOption
 
 # Pieces of unexplained density in the summary; all are in the engine's JSON
 _MOST_PIECES_SHOWN = 3
@@ -88,11 +89,10 @@ class ProtCocofoldReconstruct(ProtCocofoldBase):
     def reconstructStep(self, key):
         folder = self._getExtraPath(RECONSTRUCTED_FOLDER)
         cleanPath(folder)
-        symmetry = self.symmetry.get().strip()
         options = {
             **particleOptions(self),
             "--model": modelInBoxFrame(self) if self.inputStructure.get() is not None else None,
-            "--symmetry": None if symmetry.upper() in ("", NO_SYMMETRY) else symmetry,
+            "--symmetry": symmetryOption(self),
             "--seed": self.seed.get(),
             "--threads": max(1, self.numberOfThreads.get()),
             "--oversubscribe": True,

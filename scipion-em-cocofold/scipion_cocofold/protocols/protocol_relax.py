@@ -100,7 +100,9 @@ class ProtCocofoldRelax(ProtCocofoldBase):
             structure.setVolume(given.getVolume())
         structure._cocofoldClashes = Integer(len(self._readJson(RELAXED_JSON)["after"]["clashes"]))
         self._defineOutputs(outputAtomStruct=structure)
-        self._defineSourceRelation(self.inputStructure, structure)
+        for source in (self.inputStructure, self.inputParticles):
+            if source.get() is not None:
+                self._defineSourceRelation(source, structure)
 
     def _volume(self):
         return volumeOfStructure(self.inputStructure.get(), None)

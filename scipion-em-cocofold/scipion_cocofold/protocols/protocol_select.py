@@ -110,6 +110,11 @@ class ProtCocofoldSelect(ProtCocofoldBase):
         )
         self._defineOutputs(outputParticles=selected)
         self._defineSourceRelation(self.inputParticles, selected)
+        if self.by.get() == BY_FRC:
+            self._defineSourceRelation(self.inputStructure, selected)
+
+    def _comparesImages(self):
+        return self.by.get() == BY_FRC
 
     def _validate(self):
         particles = self.inputParticles.get()

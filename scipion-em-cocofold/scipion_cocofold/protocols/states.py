@@ -7,12 +7,11 @@ from pwem.objects import SetOfAtomStructs, Volume
 from pyworkflow.object import Float, String
 from pyworkflow.protocol import params
 
-from ..constants import METRICS_JSON, RUN_FOLDER
+from ..constants import METRICS_JSON, PARTICLES_STAR, RUN_FOLDER
 from .inputs import outputShift
 
 STATE_CHOICES = ["1", "2", "3", "auto"]
 _JUNK_CHOICES = ["off", "auto"]
-PARTICLES_STAR = "particles.star"
 
 
 def addStates(form):

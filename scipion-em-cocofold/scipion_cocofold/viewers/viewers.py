@@ -38,11 +38,7 @@ class CocofoldViewer(Viewer):
 
     def _read(self, *names):
         """Return the content of a JSON file of the protocol, or None."""
-        path = self.protocol._getExtraPath(*names)
-        if not os.path.isfile(path):
-            return None
-        with open(path, encoding="utf-8") as content:
-            return json.load(content)
+        return self.protocol._readJson(*names)
 
     def _output(self, name):
         return getattr(self.protocol, name, None)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from cocofold.finetuning.options import Options
-from cocofold.finetuning.preparation import apply_particle_options
+from cocofold.finetuning.preparation import choose_particles
 from cocofold.finetuning.run import errors_explained, finetune
 from cocofold.finetuning.run_folder import RunFolder
 from cocofold.finetuning.state_files import (
@@ -96,8 +96,7 @@ def finetune_states(
             began = time.monotonic()
             paths = options.particles, options.particles_dir, options.passthrough
             every = read_particles(*paths, options.ignore_aberrations)
-            rows = every.limited_rows(options.first, options.max_particles, options.seed)
-            particles = apply_particle_options(every, options)
+            particles, rows = choose_particles(every, options)
             require_possible_states(options, particles)
             folder.settle_inputs(particles)
             inside = functools.partial(_run_inside, stop_with=stop_with, processes=processes)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import gemmi
+import mrcfile
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,6 +19,7 @@ from running import PROGRAM, refused, succeed
 from cocofold.assessment.comparison import assess
 from cocofold.commands.demo import closed_state, open_state
 from cocofold.finetuning.options import Options
+from cocofold.finetuning.preparation import choose_particles
 from cocofold.finetuning.state_files import ParticleClasses, are_same
 from cocofold.imaging.fourier import ring_count
 from cocofold.likelihood.image_likelihood import Mixture, NoiseModel, numbers_in_rings, pull_apart
@@ -195,6 +197,20 @@ def test_single_images_pull_a_model_of_both_states_apart(mixed: Path) -> None:
     away = (pair[0].positions - pair[1].positions).ravel()
     expected = (first.positions - second.positions).ravel()
     assert abs(away @ expected) > 0.3 * np.linalg.norm(away) * np.linalg.norm(expected)
+
+
+def test_rows_are_those_of_images_that_are_kept(mixed: Path, tmp_path: Path) -> None:
+    shutil.copytree(mixed.parent, tmp_path / "some")
+    with mrcfile.open(next((tmp_path / "some" / "open").rglob("*.mrcs")), "r+") as stack:
+        stack.data[[1, 5]] = 0.5
+    star = tmp_path / "some" / "particles.star"
+    every = read_particles(star)
+    options = Options(str(star), model="m.cif", states="2", first=100, skip_bad_images=True)
+    particles, rows = choose_particles(every, options)
+    assert rows.tolist() == [row for row in range(100) if row not in (1, 5)]
+    np.testing.assert_array_equal(particles.rotations, every.rotations[rows])
+    write_star_subset(tmp_path / "some" / "again.star", particles, star, rows)
+    np.testing.assert_array_equal(read_particles(tmp_path / "some" / "again.star").rotations, particles.rotations)
 
 
 def test_columns_go_into_a_star_and_marks_of_the_file_away(mixed: Path, tmp_path: Path) -> None:

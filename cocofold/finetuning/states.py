@@ -20,7 +20,7 @@ import torch
 
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.preparation import choose_particles
-from cocofold.finetuning.run import errors_explained, finetune
+from cocofold.finetuning.run import errors_explained, finetune, run_inside
 from cocofold.finetuning.run_folder import RunFolder
 from cocofold.finetuning.state_files import (
     CERTAIN,
@@ -99,12 +99,8 @@ def finetune_states(
             particles, rows = choose_particles(every, options)
             require_possible_states(options, particles)
             folder.settle_inputs(particles)
-            inside = functools.partial(_run_inside, stop_with=stop_with, processes=processes)
+            inside = functools.partial(run_inside, endings, stop_with=stop_with, processes=processes)
             return _States(options, folder, particles, rows, inside, at_end).execute(began)
-
-
-def _run_inside(options: Options, run: Path, **others: Any) -> dict[str, Any]:
-    return finetune(options, run, (run / "config.yaml").is_file(), **others)
 
 
 @dataclass(frozen=True, eq=False)

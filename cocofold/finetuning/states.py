@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cocofold.finetuning.holdout import FEWEST_HELD_OUT
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.preparation import choose_particles
 from cocofold.finetuning.run import errors_explained, finetune, run_inside
@@ -52,6 +53,7 @@ from cocofold.likelihood.image_likelihood import (
 )
 from cocofold.likelihood.observed_images import Observations
 from cocofold.likelihood.set_aside import read_context
+from cocofold.mapfit.workflow import PLACEMENT_FILE
 from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.particles.star_write import write_star_subset
@@ -193,16 +195,16 @@ class _States:
         """A run of its own with some of the particles, (n,) bool; the first one goes through all stages unjudged."""
         star = run.parent / f"{run.name}.star"
         marked = chosen & self.heldout
-        judged = int(marked.sum()) >= 4 and not first
+        judged = int(marked.sum()) >= FEWEST_HELD_OUT and not first
         taken = np.flatnonzero(chosen if judged else chosen & ~self.heldout)
         some = replace(self.particles.subset(taken), held_out=self.heldout[taken] if judged else None)
         if not star.is_file():
             write_star_subset(star, some, Path(self.options.particles), self.rows[taken])
-        place = self.folder.path / "states" / "first" / "placement" / "placement.json"
-        own = self.options.for_state(
-            star, start, place if place.is_file() else None, effort, first and self.options.check, judged
-        )
-        metrics = self._run_inside(own, run)
+        place = self.folder.path / "states" / "first" / "placement" / PLACEMENT_FILE
+        # The first run itself has placed the model, also where it is gone on with.
+        placement = place if place.is_file() and not first else None
+        own = self.options.for_state(star, start, placement, effort, first and self.options.check, judged)
+        metrics = self._run_inside(replace(own, twin=None) if first else own, run)
         self._told.append({**metrics, "run": str(run.relative_to(self.folder.path))})
         return metrics
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from dataclasses import replace
@@ -20,7 +21,9 @@ from cocofold.assessment.comparison import assess
 from cocofold.commands.demo import closed_state, open_state
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.preparation import choose_particles
+from cocofold.finetuning.run_folder import RunFolder
 from cocofold.finetuning.state_files import ParticleClasses, are_same
+from cocofold.finetuning.states import _States
 from cocofold.imaging.fourier import ring_count
 from cocofold.likelihood.image_likelihood import Mixture, NoiseModel, numbers_in_rings, pull_apart
 from cocofold.likelihood.observed_images import Observations
@@ -211,6 +214,30 @@ def test_rows_are_those_of_images_that_are_kept(mixed: Path, tmp_path: Path) -> 
     np.testing.assert_array_equal(particles.rotations, every.rotations[rows])
     write_star_subset(tmp_path / "some" / "again.star", particles, star, rows)
     np.testing.assert_array_equal(read_particles(tmp_path / "some" / "again.star").rotations, particles.rotations)
+
+
+def test_the_first_run_is_gone_on_with_as_it_was_begun(mixed: Path, tmp_path: Path) -> None:
+    """What it has placed meanwhile is for the runs after it; its own settings stay, and nobody asks for its errors."""
+    asked: list[Options] = []
+
+    def inside(own: Options, run: Path) -> dict:
+        asked.append(own)
+        (run / "placement").mkdir(parents=True, exist_ok=True)
+        (run / "placement" / "placement.json").touch()
+        return {}
+
+    options = Options(str(mixed), model="m.cif", map="v.mrc", states="2", twin=2, device="cpu")
+    particles = read_particles(mixed)
+    with RunFolder(tmp_path / "out", options, False) as folder, contextlib.ExitStack() as at_end:
+        (folder.path / "states").mkdir()
+        states = _States(options, folder, particles, np.arange(len(particles)), inside, at_end)
+        everything, first = np.ones(len(particles), bool), folder.path / "states" / "first"
+        for name in (first, first, folder.path / "states" / "round_1_state_1"):
+            states._run(name, everything, None, 1.0, first=name == first)
+    begun, again, after = asked
+    assert begun == again
+    assert (begun.map, begun.placement, begun.twin) == ("v.mrc", None, None)
+    assert (after.map, after.placement, after.twin) == (None, str(first / "placement" / "placement.json"), 2)
 
 
 def test_columns_go_into_a_star_and_marks_of_the_file_away(mixed: Path, tmp_path: Path) -> None:

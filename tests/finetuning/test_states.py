@@ -31,7 +31,9 @@ from cocofold.particles import read_particles
 from cocofold.particles.star_write import write_star_subset
 from cocofold.simulation.particle_simulation import simulate
 from cocofold.simulation.simulation_settings import SimulationSettings
+from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
+from cocofold.system.errors import InputError
 
 EACH = 60
 OUTPUTS = ("model_1.cif", "model_2.cif", "reconstruction_1.mrc", "reconstruction_2.mrc", "particles.star")
@@ -138,6 +140,37 @@ def _content(path: Path) -> bytes:
 def test_states_that_cannot_be(mixed: Path, tmp_path: Path, more: tuple[str, ...], message: str) -> None:
     assert message in refused(states_of(mixed, tmp_path / "out", *more))
     assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_left_of_states_whose_first_run_is_refused(mixed: Path, tmp_path: Path) -> None:
+    model = read_model(closed_state())
+    write_model(tmp_path / "far.cif", model.moved_to(model.positions + 500))
+    asked = states_of(mixed, tmp_path / "out", "--model", tmp_path / "far.cif", "--junk", "auto")
+    del asked[asked.index("--model") : asked.index("--model") + 2]
+    assert "lie outside the particles' box" in refused(asked)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_starts_are_known_by_what_they_hold(mixed: Path, tmp_path: Path) -> None:
+    particles, other = read_particles(mixed), tmp_path / "open.cif"
+    shutil.copy(open_state(), other)
+    options = Options(str(mixed), model=str(closed_state()), other_models=[str(other)])
+    with RunFolder(tmp_path / "out", options, False) as folder:
+        folder.settle_inputs(particles)
+    shutil.copy(other, tmp_path / "moved.cif")
+    with RunFolder(tmp_path / "out", replace(options, other_models=[str(tmp_path / "moved.cif")]), True) as folder:
+        folder.settle_inputs(particles)
+    with (
+        pytest.raises(InputError, match="other_models"),
+        RunFolder(tmp_path / "out", replace(options, other_models=[]), True),
+    ):
+        pass
+    shutil.copy(closed_state(), other)
+    with (
+        RunFolder(tmp_path / "out", options, True) as folder,
+        pytest.raises(InputError, match=r"open\.cif: holds some"),
+    ):
+        folder.settle_inputs(particles)
 
 
 def test_starts_of_other_molecules_are_refused(mixed: Path, tmp_path: Path) -> None:

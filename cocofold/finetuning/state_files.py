@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from cocofold.assessment.what_changed import what_changed
 from cocofold.finetuning.holdout import heldout_count, split_into_passes
 from cocofold.finetuning.options import Options
+from cocofold.finetuning.preparation import find_start
 from cocofold.finetuning.run_folder import RunFolder
 from cocofold.finetuning.run_result import peak_memory_gb
 from cocofold.likelihood.image_likelihood import Mixture
@@ -323,6 +324,24 @@ def require_possible_states(options: Options, particles: ParticleSet) -> None:
                 f"{options.starts[0]} ({len(models[0].residues)} and {len(models[0])}); give starts with the same "
                 "chains, numbers and atoms"
             )
+        if model.in_mirror_image != models[0].in_mirror_image:
+            raise InputError(
+                f"--model {path}: was placed in a map of the other hand than {options.starts[0]}; place both in one map"
+            )
+
+
+def start_as_fitted(
+    options: Options,
+    path: str,
+    particles: ParticleSet,
+    folder: RunFolder,
+    run_inside: Callable[[Options, Path], dict[str, Any]],
+) -> Model:
+    """One of several starts as the run of its state begins with it, with all copies; the first of them is checked."""
+    check = options.check and path == options.model
+    own = replace(options, model=path, other_models=[], check=check)
+    start = find_start(own, particles, folder, run_inside)
+    return replace(start.model, placed_as=start.placed_as)
 
 
 def held_out_particles(particles: ParticleSet, options: Options) -> np.ndarray:

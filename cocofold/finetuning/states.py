@@ -35,6 +35,7 @@ from cocofold.finetuning.state_files import (
     is_enough,
     metrics_of_states,
     require_possible_states,
+    start_as_fitted,
     tensor_of,
     write_states,
 )
@@ -149,6 +150,7 @@ class _States:
         self.heldout = held_out_particles(self.particles, options)
         self._observations: Observations | None = None
         self._beside: Model | None = None
+        self._starts: dict[str | None, Model] = {}
         self._told: list[dict[str, Any]] = []
 
     def execute(self, began: float) -> dict[str, Any]:
@@ -174,15 +176,17 @@ class _States:
         """The starts, or the model of a short run with all particles."""
         starts = self.options.starts
         if len(starts) > 1:
-            models = [read_model(path) for path in starts]
-            self._open(models[0])
-            return [self._unfitted(path, model) for path, model in zip(starts, models)]
+            given = self.particles, self.folder, self._run_inside
+            self._starts = {path: start_as_fitted(self.options, path, *given) for path in starts}
+            self._open(self._starts[starts[0]])
+            return [self._unfitted(path, self._starts[path]) for path in starts]
         self.folder.log("a short run with all particles gives a first model; see states/first")
         run = self.folder.path / "states" / "first"
         everything = np.ones(len(self.particles), dtype=bool)
         # Of a mixed set the first stages may explain less than the start: nothing is to stop them.
         metrics = self._run(run, everything, None, _FIRST_EFFORT * self.options.effort, first=True)
-        self._open(read_model(run / "models" / "cycle_00.cif"))
+        self._starts = {None: read_model(run / "models" / "cycle_00.cif")}
+        self._open(self._starts[None])
         model = answer_of(run)
         return [_Fit(None, None, model, self._sums(model), metrics)]
 
@@ -218,7 +222,6 @@ class _States:
             mirrored = start.in_mirror_image
             self._beside = read_context(Path(self.options.context), start, mirrored, particles, self.folder.log)
         settle_contrast(self._observations, *self._atoms(start), self.options.contrast)
-        self.start = start
 
     @property
     def observations(self) -> Observations:
@@ -292,7 +295,7 @@ class _States:
         for number in np.argsort(-np.bincount(best, minlength=len(fits)), kind="stable").tolist():
             one, mine = fits[number], best == number
             others = fits[:number] + fits[number + 1 :]
-            start = self.start if one.start is None else read_model(one.start)
+            start = self._starts[one.start]
             for way in _WAYS_TO_PART:
                 models = [start, one.model] if way == _WAYS_TO_PART[0] else self._pulled_apart(one.model, mine)
                 if are_same(*models):

@@ -19,10 +19,11 @@ from running import PROGRAM, refused, succeed
 
 from cocofold.assessment.comparison import assess
 from cocofold.commands.demo import closed_state, open_state
+from cocofold.finetuning import preparation
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.preparation import choose_particles
 from cocofold.finetuning.run_folder import RunFolder
-from cocofold.finetuning.state_files import ParticleClasses, are_same
+from cocofold.finetuning.state_files import ParticleClasses, are_same, start_as_fitted
 from cocofold.finetuning.states import _States
 from cocofold.imaging.fourier import ring_count
 from cocofold.likelihood.image_likelihood import Mixture, NoiseModel, numbers_in_rings, pull_apart
@@ -149,6 +150,36 @@ def test_nothing_is_left_of_states_whose_first_run_is_refused(mixed: Path, tmp_p
     del asked[asked.index("--model") : asked.index("--model") + 2]
     assert "lie outside the particles' box" in refused(asked)
     assert not (tmp_path / "out").exists()
+
+
+def test_several_starts_are_checked_and_have_all_copies(
+    mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parting by one copy of what the runs fit with all of them would say little."""
+    checked: list[bool] = []
+    monkeypatch.setattr(preparation, "check_before_run", lambda options, *_: checked.append(options.check))
+    paths = [str(tmp_path / name) for name in ("closed.cif", "open.cif", "far.cif")]
+    for path, source, away in zip(paths, (closed_state(), open_state(), open_state()), (40, 40, 500)):
+        model = read_model(source)
+        moved = model.moved_to(model.positions + np.array([away, 0, 0]))
+        write_model(Path(path), moved, placed_as={"hand": "mirrored"})
+    options = Options(str(mixed), model=paths[0], other_models=paths[1:2], symmetry="C2", device="cpu")
+    particles = read_particles(mixed)
+    with RunFolder(tmp_path / "out", options, False) as folder:
+        given = particles, folder, lambda *_: {}
+        first, second = (start_as_fitted(options, path, *given) for path in paths[:2])
+        assert len(first) == len(second) == 2 * len(model)
+        assert first.in_mirror_image
+        assert not are_same(first, second)
+        with pytest.raises(InputError, match="lie outside the particles' box"):
+            start_as_fitted(replace(options, symmetry=None), paths[2], *given)
+    assert checked == [True, False]
+
+
+def test_starts_in_maps_of_two_hands_are_refused(mixed: Path, tmp_path: Path) -> None:
+    write_model(tmp_path / "a.cif", read_model(open_state()), placed_as={"hand": "mirrored"})
+    said = refused(states_of(mixed, tmp_path / "out", "--model", tmp_path / "a.cif"))
+    assert "placed in a map of the other hand" in said
 
 
 def test_other_starts_are_known_by_what_they_hold(mixed: Path, tmp_path: Path) -> None:

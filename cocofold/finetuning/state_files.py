@@ -50,8 +50,8 @@ _WORST_FIRST = (
     "nothing to change",
     "supported",
 )
-# Models are the same state where fewer CA atoms than this lie apart by more than that (Å): a loop that moves alone is
-# no state.
+# Models are the same state where fewer CA atoms (C1' of nucleotides) than this lie apart by more than that (Å): a loop
+# that moves alone is no state.
 _FEWEST_APART, _APART_ANGSTROM = 20, 3.0
 # Files of the most populated state's run that are the whole run's too
 _OF_FIRST_STATE = ("density.mrc", "frc.png", "metrics.csv", "reconstruction.mrc", "unexplained.mrc", "candidate.cif")
@@ -294,13 +294,15 @@ def answer_of(run: Path) -> Model:
 
 
 def are_same(one: Model, other: Model) -> bool:
-    """Whether two models of the same atoms are one state."""
-    first, second = one.atoms_named("CA"), other.atoms_named("CA")
-    if len(first) != len(second):
-        return False
-    there = (first >= 0) & (second >= 0)
-    apart = np.linalg.norm(one.positions[first[there]] - other.positions[second[there]], axis=1)
-    return int((apart > _APART_ANGSTROM).sum()) < min(_FEWEST_APART, max(1, int(there.sum()) // 4))
+    """Whether two models of one molecule, of which residues may be left out, are one state."""
+    first, second = (
+        {model.residues[row]: model.positions[atom] for row, atom in zip(rows.tolist(), atoms[:, 1].tolist())}
+        for model in (one, other)
+        for rows, atoms, _ in [model.framed_residues()]
+    )
+    between = np.array([first[key] - second[key] for key in first if key in second]).reshape(-1, 3)
+    apart = np.linalg.norm(between, axis=1) > _APART_ANGSTROM
+    return int(apart.sum()) < min(_FEWEST_APART, max(1, len(apart) // 4))
 
 
 def require_possible_states(options: Options, particles: ParticleSet) -> None:

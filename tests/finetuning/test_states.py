@@ -26,7 +26,7 @@ from cocofold.finetuning.run_folder import RunFolder
 from cocofold.finetuning.state_files import ParticleClasses, are_same, start_as_fitted
 from cocofold.finetuning.states import _States
 from cocofold.imaging.fourier import ring_count
-from cocofold.likelihood.image_likelihood import Mixture, NoiseModel, numbers_in_rings, pull_apart
+from cocofold.likelihood.image_likelihood import Mixture, NoiseModel, _smooth_motions, numbers_in_rings, pull_apart
 from cocofold.likelihood.observed_images import Observations
 from cocofold.particles import read_particles
 from cocofold.particles.star_write import write_star_subset
@@ -246,6 +246,20 @@ def test_a_loop_that_moves_is_no_state() -> None:
     places[loop] += 6
     assert are_same(model, model.moved_to(places))
     assert not are_same(model, read_model(open_state()))
+
+
+def test_states_of_rna_and_of_models_that_lack_residues() -> None:
+    rna = read_model(Path(__file__).parents[1] / "data" / "6zu5_5s.cif.gz")
+    half = rna.residue_of_atom < len(rna.residues) // 2
+    moved = rna.moved_to(rna.positions + 8 * half[:, None])
+    assert are_same(rna, rna)
+    assert not are_same(rna, moved)
+    fields, of_body = _smooth_motions(rna, 6)
+    assert (len(fields), of_body.shape) == (18, (6, 18))
+    shown = read_model(closed_state())
+    kept = np.arange(len(shown.residues)) < len(shown.residues) - 10
+    assert are_same(shown, shown.only(kept))
+    assert not are_same(read_model(open_state()), shown.only(kept))
 
 
 @pytest.mark.slow

@@ -169,7 +169,7 @@ class _States:
             if len(fits) <= before:
                 break
         # Particles may have gone to other states meanwhile, and a state that is not supported gives its away.
-        fits = self._fit_parts(self._supported(fits), level + 1)
+        fits = self._supported(self._fit_parts(self._supported(fits), level + 1))
         return self._finish(fits, began)
 
     def _first_models(self) -> list[_Fit]:
@@ -296,7 +296,8 @@ class _States:
             one, mine = fits[number], best == number
             others = fits[:number] + fits[number + 1 :]
             start = self._starts[one.start]
-            for way in _WAYS_TO_PART:
+            # To parts of fewer particles no model could be fitted.
+            for way in _WAYS_TO_PART if (mine & ~self.heldout).sum() >= FEWEST_PARTICLES // 2 else ():
                 models = [start, one.model] if way == _WAYS_TO_PART[0] else self._pulled_apart(one.model, mine)
                 if are_same(*models):
                     continue
@@ -368,8 +369,7 @@ class _States:
     def _finish(self, fits: list[_Fit], began: float) -> dict[str, Any]:
         """Write models, particles and figures."""
         states = [self._settled(fits, number) for number in range(len(fits))]
-        sums = [self._sums(state.model) for state in states]
-        found = fit_mixture(sums, self._numbers(), may_be_empty=True)
+        found = fit_mixture([self._sums(one.model) for one in states], self._numbers(), may_be_empty=True)
         in_hand = self.observations.particles
         if self.observations.contrast_sign < 0:
             in_hand = replace(in_hand, contrast=-in_hand.contrast)

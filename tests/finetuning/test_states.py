@@ -7,6 +7,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import gemmi
 import mrcfile
@@ -24,14 +25,22 @@ from cocofold.finetuning.options import Options
 from cocofold.finetuning.preparation import choose_particles
 from cocofold.finetuning.run_folder import RunFolder
 from cocofold.finetuning.state_files import ParticleClasses, are_same, start_as_fitted
-from cocofold.finetuning.states import _States
+from cocofold.finetuning.states import _Fit, _States
 from cocofold.imaging.fourier import ring_count
-from cocofold.likelihood.image_likelihood import Mixture, NoiseModel, _smooth_motions, numbers_in_rings, pull_apart
+from cocofold.likelihood.image_likelihood import (
+    Mixture,
+    NoiseModel,
+    RingSums,
+    _smooth_motions,
+    numbers_in_rings,
+    pull_apart,
+)
 from cocofold.likelihood.observed_images import Observations
 from cocofold.particles import read_particles
 from cocofold.particles.star_write import write_star_subset
 from cocofold.simulation.particle_simulation import simulate
 from cocofold.simulation.simulation_settings import SimulationSettings
+from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
 from cocofold.system.errors import InputError
@@ -316,6 +325,40 @@ def test_the_first_run_is_gone_on_with_as_it_was_begun(mixed: Path, tmp_path: Pa
     assert begun == again
     assert (begun.map, begun.placement, begun.twin) == ("v.mrc", None, None)
     assert (after.map, after.placement, after.twin) == (None, str(first / "placement" / "placement.json"), 2)
+
+
+def test_a_state_of_few_particles_is_not_parted_further() -> None:
+    """Of one particle the spread of pulls is not a number."""
+    model, pulled = read_model(closed_state()), []
+    chances = torch.tensor([[0.9, 0.1, 0.0]] * 59 + [[0.1, 0.9, 0.0]], dtype=torch.float64)
+
+    def pull(one: Model, mine: np.ndarray) -> list[Model]:
+        pulled.append(int(mine.sum()))
+        return [one, one]
+
+    run = SimpleNamespace(
+        mixture=lambda fits: SimpleNamespace(chances=chances),
+        heldout=np.zeros(60, dtype=bool),
+        _starts={None: model},
+        _pulled_apart=pull,
+    )
+    fit = _Fit(None, None, model, RingSums(torch.zeros(60, 1), torch.zeros(60, 1)), {})
+    assert _States._part_further(run, [fit, fit]) is None  # type: ignore[arg-type]
+    assert pulled == [59]
+
+
+def test_states_are_written_only_if_they_are_supported_after_the_last_fit(tmp_path: Path) -> None:
+    fits = ["a", "b"]
+    supported = iter([fits, fits[:1]])
+    run = SimpleNamespace(
+        folder=SimpleNamespace(path=tmp_path),
+        options=SimpleNamespace(most_states=2),
+        _first_models=lambda: fits,
+        _fit_parts=lambda parts, level: parts,
+        _supported=lambda parts: next(supported),
+        _finish=lambda parts, began: parts,
+    )
+    assert _States.execute(run, 0.0) == ["a"]  # type: ignore[arg-type]
 
 
 def test_columns_go_into_a_star_and_marks_of_the_file_away(mixed: Path, tmp_path: Path) -> None:

@@ -259,7 +259,12 @@ def metrics_of_states(
         for one in told["states"]
     )
     headline = f"The particles show {count} states." if count > 1 else first["verdict_headline"]
-    explanation = f"{shares}. {first['verdict_explanation']}" if count > 1 else first["verdict_explanation"]
+    said = first["verdict_explanation"]
+    if first["verdict"] != told["states"][0]["verdict"]:
+        said = (
+            "Its own held-out particles do not decide on the first model; all held-out particles together support it."
+        )
+    explanation = f"{shares}. {said}" if count > 1 else said
     junk = told["junk"]
     aside = (
         []

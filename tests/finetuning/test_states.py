@@ -24,7 +24,7 @@ from cocofold.finetuning import preparation
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.preparation import choose_particles
 from cocofold.finetuning.run_folder import RunFolder
-from cocofold.finetuning.state_files import ParticleClasses, are_same, start_as_fitted
+from cocofold.finetuning.state_files import ParticleClasses, are_same, metrics_of_states, start_as_fitted
 from cocofold.finetuning.states import _Fit, _States
 from cocofold.imaging.fourier import ring_count
 from cocofold.likelihood.image_likelihood import (
@@ -359,6 +359,18 @@ def test_states_are_written_only_if_they_are_supported_after_the_last_fit(tmp_pa
         _finish=lambda parts, began: parts,
     )
     assert _States.execute(run, 0.0) == ["a"]  # type: ignore[arg-type]
+
+
+def test_what_is_said_of_a_state_that_all_held_out_particles_support() -> None:
+    run = {"run": "states/a", "verdict": "undecided", "verdict_headline": "The particles do not decide."}
+    run |= {"verdict_explanation": "The model is the start.", "steps": 1, "images": 2, "peak_memory_gb": 0.1}
+    one = {"model": "model_1.cif", "share": 0.6, "share_error": 0.1, "verdict": "supported", "run": "states/a"}
+    told = {"states": [one, {**one, "model": "model_2.cif"}], "junk": None, "verdict": "supported"}
+    said = metrics_of_states(told, [run], np.zeros(4, bool), 1.0)["verdict_explanation"]
+    assert "all held-out particles together support it" in said
+    assert "is the start" not in said
+    told["states"][0] = {**one, "verdict": "undecided"}
+    assert "is the start" in metrics_of_states(told, [run], np.zeros(4, bool), 1.0)["verdict_explanation"]
 
 
 def test_columns_go_into_a_star_and_marks_of_the_file_away(mixed: Path, tmp_path: Path) -> None:

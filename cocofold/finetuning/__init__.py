@@ -65,7 +65,9 @@ def compared_value(one: Field, value: Any, by_content: bool) -> Any:
     rules = option_rules(one)
     if rules.free_on_resume or (by_content and one.name in ("particles_dir", "passthrough")):
         return None
-    return value is not None if by_content and rules.is_path else value
+    if by_content and rules.is_path:
+        return len(value) if isinstance(value, list) else value is not None
+    return value
 
 
 def check_value(one: Field, value: Any) -> None:

@@ -93,18 +93,19 @@ class TrainingPass:
         ``judge`` gives correlations of the held-out images, (n_heldout, n_rings), with a model, at poses refined with
         it: with the start and with the answer so far, ``best``.
         """
+        # A signal may end the run while images are scored: what is known changes after that, as a whole.
+        of_start = judge(start).cpu() if len(self.heldout) else None
+        of_best = judge(best).cpu() if len(self.heldout) and self.best else None
         self.judging_rings = rings
-        if len(self.heldout):
-            scores = judge(start).cpu()
-            self.start_images = self.judged(scores).mean(1).tolist()
-            self.cycles[0].frc_heldout = mean_of_finite(self.judged(scores))
-            self.curves["held-out, start"] = scores.nanmean(0).tolist()
+        if of_start is not None:
+            self.start_images = self.judged(of_start).mean(1).tolist()
+            self.cycles[0].frc_heldout = mean_of_finite(self.judged(of_start))
+            self.curves["held-out, start"] = of_start.nanmean(0).tolist()
             self.highest, self.gain_in_errors = self.best, 0.0
-        if len(self.heldout) and self.best:
-            scores = judge(best).cpu()
-            self.cycles[self.best].frc_heldout = mean_of_finite(self.judged(scores))
-            self._note_gain(self.cycles[self.best], self.judged(scores).mean(1).numpy())
-            self.curves["held-out, end"] = scores.nanmean(0).tolist()
+        if of_best is not None:
+            self.cycles[self.best].frc_heldout = mean_of_finite(self.judged(of_best))
+            self._note_gain(self.cycles[self.best], self.judged(of_best).mean(1).numpy())
+            self.curves["held-out, end"] = of_best.nanmean(0).tolist()
 
     def add(self, cycle: Cycle, work: torch.Tensor, heldout: torch.Tensor | None) -> bool:
         """Take note of a cycle; returns whether it is the answer so far.

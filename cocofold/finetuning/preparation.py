@@ -336,20 +336,27 @@ def read_particles_of_run(options: Options) -> ParticleSet:
 
 def apply_particle_options(particles: ParticleSet, options: Options) -> ParticleSet:
     """Those that the options ask for, without aberrations that are not applied; of a twin half of what is fitted."""
-    particles = leave_out_aberrations(particles, options.particles, options.resolution)
-    particles = particles.limited(options.first, options.max_particles, options.seed)
+    return choose_particles(particles, options)[0]
+
+
+def choose_particles(particles: ParticleSet, options: Options) -> tuple[ParticleSet, np.ndarray]:
+    """See ``apply_particle_options``; and their rows in those given, (n,) int."""
+    rows = particles.limited_rows(options.first, options.max_particles, options.seed)
+    particles = leave_out_aberrations(particles, options.particles, options.resolution).subset(rows)
     if options.skip_bad_images:
         with image_progress_bar("looking at images") as report:
-            particles, _ = without_bad_images(particles, report)
-    if particles.held_out is not None:
-        numbers = particles.particle_numbers
-        _check_marks(np.isin(np.unique(numbers), numbers[particles.held_out]), options)
-    if options.twin is None and options.twin_number is None:
-        return particles
+            particles, kept = without_bad_images(particles, report)
+        rows = rows[kept]
     marked, images = particles.held_out, particles.particle_numbers
+    if marked is not None:
+        _check_marks(np.isin(np.unique(images), images[marked]), options)
+    if options.twin is None and options.twin_number is None:
+        return particles, rows
     *_, last = split_into_passes(len(particles), options.seed, options.heldout, marked=marked, images=images)
     half = half_of(last.work, images, options.twin_number or 0, options.seed)
-    return particles if options.twin_number is None else replace(particles.subset(half), held_out=None)
+    if options.twin_number is None:
+        return particles, rows
+    return replace(particles.subset(half), held_out=None), rows[half]
 
 
 def _check_marks(held_out: np.ndarray, options: Options) -> None:

@@ -119,7 +119,9 @@ def fit_twins(
     fit: dict[str, Any],
     run_inside: Callable[[Options, Path], dict[str, Any]],
 ) -> ResidueErrors | None:
-    """Fit to halves of the particles, as the answer was fitted, and compare; None where no twins are asked for.
+    """Fit to halves of the particles, as the answer was fitted, and compare.
+
+    None where no twins are asked for, or the answer is the start.
 
     Parameters
     ----------
@@ -133,7 +135,7 @@ def fit_twins(
     run_inside : callable
         Fine-tunes in a folder of this run.
     """
-    if options.twin is None:
+    if options.twin is None or fit["best_cycle"] == 0:
         return None
     start, place = prepared.start, folder.path / "twins" / "start.cif"
     aside = "verdict" in fit or options.set_aside == "on"

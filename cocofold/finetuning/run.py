@@ -100,15 +100,16 @@ def finetune(
         with errors_explained(folder, options, processes):
             particles = read_particles_of_run(options)
             folder.settle_inputs(particles)
-            inside = functools.partial(_run_inside, stop_with=stop_with, processes=processes)
+            inside = functools.partial(run_inside, endings, stop_with=stop_with, processes=processes)
             start = find_start(options, particles, folder, inside)
             began = time.monotonic()
             prepared = prepare_run(options, particles, start, folder, at_end, processes)
             return _Run(prepared, options, folder, endings, began, inside).execute(particles)
 
 
-def _run_inside(options: Options, run: Path, **others: Any) -> dict[str, Any]:
+def run_inside(endings: SignalHandler, options: Options, run: Path, **others: Any) -> dict[str, Any]:
     """A run of its own in another's folder, begun or gone on with; the content of its ``metrics.json``."""
+    endings.check()
     return finetune(options, run, (run / "config.yaml").is_file(), **others)
 
 
@@ -159,9 +160,7 @@ class _Run:
         began: float,
         run_inside: Callable[[Options, Path], dict[str, Any]],
     ) -> None:
-        self.prepared = prepared
-        self.options = options
-        self.folder = folder
+        self.prepared, self.options, self.folder = prepared, options, folder
         self.endings = endings
         self.began = began
         self.run_inside = run_inside

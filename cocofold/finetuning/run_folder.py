@@ -169,6 +169,7 @@ class RunFolder:
         """
         record, options = self.path / _INPUTS, self._options
         files = {name: getattr(options, name) for name in ("model", "map", "placement", "context")}
+        files |= {f"model {number}": path for number, path in enumerate(options.other_models, 2)}
         files["prediction"] = options.prediction and str(Path(options.prediction) / FILE_NAME)
         self._stacks = particles.stack_digests()
         found: dict[str, Any] = {name: None if path is None else _digest_of_file(path) for name, path in files.items()}
@@ -255,7 +256,7 @@ class RunFolder:
 
     def _remove_failed_start(self) -> None:
         """Leave nothing behind of a run that could not start."""
-        for folder in ("models", "checkpoints", "placement"):
+        for folder in ("models", "checkpoints", "placement", "states"):
             shutil.rmtree(self.path / folder, ignore_errors=True)
         # What cannot be removed was there before, or the folder is gone.
         with contextlib.suppress(OSError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from cocofold.assessment.what_changed import what_changed
 from cocofold.finetuning.holdout import heldout_count, split_into_passes
 from cocofold.finetuning.options import Options
+from cocofold.finetuning.preparation import find_start
 from cocofold.finetuning.run_folder import RunFolder
 from cocofold.finetuning.run_result import peak_memory_gb
 from cocofold.likelihood.image_likelihood import Mixture
@@ -49,8 +50,8 @@ _WORST_FIRST = (
     "nothing to change",
     "supported",
 )
-# Models are the same state where fewer CA atoms than this lie apart by more than that (Å): a loop that moves alone is
-# no state.
+# Models are the same state where fewer CA atoms (C1' of nucleotides) than this lie apart by more than that (Å): a loop
+# that moves alone is no state.
 _FEWEST_APART, _APART_ANGSTROM = 20, 3.0
 # Files of the most populated state's run that are the whole run's too
 _OF_FIRST_STATE = ("density.mrc", "frc.png", "metrics.csv", "reconstruction.mrc", "unexplained.mrc", "candidate.cif")
@@ -258,7 +259,12 @@ def metrics_of_states(
         for one in told["states"]
     )
     headline = f"The particles show {count} states." if count > 1 else first["verdict_headline"]
-    explanation = f"{shares}. {first['verdict_explanation']}" if count > 1 else first["verdict_explanation"]
+    said = first["verdict_explanation"]
+    if first["verdict"] != told["states"][0]["verdict"]:
+        said = (
+            "Its own held-out particles do not decide on the first model; all held-out particles together support it."
+        )
+    explanation = f"{shares}. {said}" if count > 1 else said
     junk = told["junk"]
     aside = (
         []
@@ -293,13 +299,15 @@ def answer_of(run: Path) -> Model:
 
 
 def are_same(one: Model, other: Model) -> bool:
-    """Whether two models of the same atoms are one state."""
-    first, second = one.atoms_named("CA"), other.atoms_named("CA")
-    if len(first) != len(second):
-        return False
-    there = (first >= 0) & (second >= 0)
-    apart = np.linalg.norm(one.positions[first[there]] - other.positions[second[there]], axis=1)
-    return int((apart > _APART_ANGSTROM).sum()) < min(_FEWEST_APART, max(1, int(there.sum()) // 4))
+    """Whether two models of one molecule, of which residues may be left out, are one state."""
+    first, second = (
+        {model.residues[row]: model.positions[atom] for row, atom in zip(rows.tolist(), atoms[:, 1].tolist())}
+        for model in (one, other)
+        for rows, atoms, _ in [model.framed_residues()]
+    )
+    between = np.array([first[key] - second[key] for key in first if key in second]).reshape(-1, 3)
+    apart = np.linalg.norm(between, axis=1) > _APART_ANGSTROM
+    return int(apart.sum()) < min(_FEWEST_APART, max(1, len(apart) // 4))
 
 
 def require_possible_states(options: Options, particles: ParticleSet) -> None:
@@ -323,6 +331,24 @@ def require_possible_states(options: Options, particles: ParticleSet) -> None:
                 f"{options.starts[0]} ({len(models[0].residues)} and {len(models[0])}); give starts with the same "
                 "chains, numbers and atoms"
             )
+        if model.in_mirror_image != models[0].in_mirror_image:
+            raise InputError(
+                f"--model {path}: was placed in a map of the other hand than {options.starts[0]}; place both in one map"
+            )
+
+
+def start_as_fitted(
+    options: Options,
+    path: str,
+    particles: ParticleSet,
+    folder: RunFolder,
+    run_inside: Callable[[Options, Path], dict[str, Any]],
+) -> Model:
+    """One of several starts as the run of its state begins with it, with all copies; the first of them is checked."""
+    check = options.check and path == options.model
+    own = replace(options, model=path, other_models=[], check=check)
+    start = find_start(own, particles, folder, run_inside)
+    return replace(start.model, placed_as=start.placed_as)
 
 
 def held_out_particles(particles: ParticleSet, options: Options) -> np.ndarray:

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from cocofold.finetuning.holdout import FEWEST_HELD_OUT
 from cocofold.finetuning.options import Options
-from cocofold.finetuning.preparation import apply_particle_options
-from cocofold.finetuning.run import errors_explained, finetune
+from cocofold.finetuning.preparation import choose_particles
+from cocofold.finetuning.run import errors_explained, finetune, run_inside
 from cocofold.finetuning.run_folder import RunFolder
 from cocofold.finetuning.state_files import (
     CERTAIN,
@@ -34,6 +35,7 @@ from cocofold.finetuning.state_files import (
     is_enough,
     metrics_of_states,
     require_possible_states,
+    start_as_fitted,
     tensor_of,
     write_states,
 )
@@ -52,6 +54,7 @@ from cocofold.likelihood.image_likelihood import (
 )
 from cocofold.likelihood.observed_images import Observations
 from cocofold.likelihood.set_aside import read_context
+from cocofold.mapfit.workflow import PLACEMENT_FILE
 from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.particles.star_write import write_star_subset
@@ -96,16 +99,11 @@ def finetune_states(
             began = time.monotonic()
             paths = options.particles, options.particles_dir, options.passthrough
             every = read_particles(*paths, options.ignore_aberrations)
-            rows = every.limited_rows(options.first, options.max_particles, options.seed)
-            particles = apply_particle_options(every, options)
+            particles, rows = choose_particles(every, options)
             require_possible_states(options, particles)
             folder.settle_inputs(particles)
-            inside = functools.partial(_run_inside, stop_with=stop_with, processes=processes)
+            inside = functools.partial(run_inside, endings, stop_with=stop_with, processes=processes)
             return _States(options, folder, particles, rows, inside, at_end).execute(began)
-
-
-def _run_inside(options: Options, run: Path, **others: Any) -> dict[str, Any]:
-    return finetune(options, run, (run / "config.yaml").is_file(), **others)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +150,7 @@ class _States:
         self.heldout = held_out_particles(self.particles, options)
         self._observations: Observations | None = None
         self._beside: Model | None = None
+        self._starts: dict[str | None, Model] = {}
         self._told: list[dict[str, Any]] = []
 
     def execute(self, began: float) -> dict[str, Any]:
@@ -170,22 +169,24 @@ class _States:
             if len(fits) <= before:
                 break
         # Particles may have gone to other states meanwhile, and a state that is not supported gives its away.
-        fits = self._fit_parts(self._supported(fits), level + 1)
+        fits = self._supported(self._fit_parts(self._supported(fits), level + 1))
         return self._finish(fits, began)
 
     def _first_models(self) -> list[_Fit]:
         """The starts, or the model of a short run with all particles."""
         starts = self.options.starts
         if len(starts) > 1:
-            models = [read_model(path) for path in starts]
-            self._open(models[0])
-            return [self._unfitted(path, model) for path, model in zip(starts, models)]
+            given = self.particles, self.folder, self._run_inside
+            self._starts = {path: start_as_fitted(self.options, path, *given) for path in starts}
+            self._open(self._starts[starts[0]])
+            return [self._unfitted(path, self._starts[path]) for path in starts]
         self.folder.log("a short run with all particles gives a first model; see states/first")
         run = self.folder.path / "states" / "first"
         everything = np.ones(len(self.particles), dtype=bool)
         # Of a mixed set the first stages may explain less than the start: nothing is to stop them.
         metrics = self._run(run, everything, None, _FIRST_EFFORT * self.options.effort, first=True)
-        self._open(read_model(run / "models" / "cycle_00.cif"))
+        self._starts = {None: read_model(run / "models" / "cycle_00.cif")}
+        self._open(self._starts[None])
         model = answer_of(run)
         return [_Fit(None, None, model, self._sums(model), metrics)]
 
@@ -198,16 +199,16 @@ class _States:
         """A run of its own with some of the particles, (n,) bool; the first one goes through all stages unjudged."""
         star = run.parent / f"{run.name}.star"
         marked = chosen & self.heldout
-        judged = int(marked.sum()) >= 4 and not first
+        judged = int(marked.sum()) >= FEWEST_HELD_OUT and not first
         taken = np.flatnonzero(chosen if judged else chosen & ~self.heldout)
         some = replace(self.particles.subset(taken), held_out=self.heldout[taken] if judged else None)
         if not star.is_file():
             write_star_subset(star, some, Path(self.options.particles), self.rows[taken])
-        place = self.folder.path / "states" / "first" / "placement" / "placement.json"
-        own = self.options.for_state(
-            star, start, place if place.is_file() else None, effort, first and self.options.check, judged
-        )
-        metrics = self._run_inside(own, run)
+        place = self.folder.path / "states" / "first" / "placement" / PLACEMENT_FILE
+        # The first run itself has placed the model, also where it is gone on with.
+        placement = place if place.is_file() and not first else None
+        own = self.options.for_state(star, start, placement, effort, first and self.options.check, judged)
+        metrics = self._run_inside(replace(own, twin=None) if first else own, run)
         self._told.append({**metrics, "run": str(run.relative_to(self.folder.path))})
         return metrics
 
@@ -221,7 +222,6 @@ class _States:
             mirrored = start.in_mirror_image
             self._beside = read_context(Path(self.options.context), start, mirrored, particles, self.folder.log)
         settle_contrast(self._observations, *self._atoms(start), self.options.contrast)
-        self.start = start
 
     @property
     def observations(self) -> Observations:
@@ -295,8 +295,9 @@ class _States:
         for number in np.argsort(-np.bincount(best, minlength=len(fits)), kind="stable").tolist():
             one, mine = fits[number], best == number
             others = fits[:number] + fits[number + 1 :]
-            start = self.start if one.start is None else read_model(one.start)
-            for way in _WAYS_TO_PART:
+            start = self._starts[one.start]
+            # To parts of fewer particles no model could be fitted.
+            for way in _WAYS_TO_PART if (mine & ~self.heldout).sum() >= FEWEST_PARTICLES // 2 else ():
                 models = [start, one.model] if way == _WAYS_TO_PART[0] else self._pulled_apart(one.model, mine)
                 if are_same(*models):
                     continue
@@ -368,8 +369,7 @@ class _States:
     def _finish(self, fits: list[_Fit], began: float) -> dict[str, Any]:
         """Write models, particles and figures."""
         states = [self._settled(fits, number) for number in range(len(fits))]
-        sums = [self._sums(state.model) for state in states]
-        found = fit_mixture(sums, self._numbers(), may_be_empty=True)
+        found = fit_mixture([self._sums(one.model) for one in states], self._numbers(), may_be_empty=True)
         in_hand = self.observations.particles
         if self.observations.contrast_sign < 0:
             in_hand = replace(in_hand, contrast=-in_hand.contrast)

@@ -72,6 +72,7 @@ class Comparison(ABC):
     def prefetch(self, rows: torch.Tensor, chunk: int) -> None:
         """Begin to read images for the gradient after the next."""
 
+    @abstractmethod
     def pose_equations(
         self,
         positions: torch.Tensor,
@@ -82,11 +83,10 @@ class Comparison(ABC):
         weights: torch.Tensor,
     ) -> torch.Tensor:
         """See ``pose_equations``, of rows, (n,) int: (n, 20) float on the CPU."""
-        raise NotImplementedError
 
+    @abstractmethod
     def move_poses(self, rows: torch.Tensor, errors: torch.Tensor) -> None:
         """See ``Observations.move_poses``."""
-        raise NotImplementedError
 
     def drawn(self, positions: torch.Tensor, gaussians: AtomGaussians) -> tuple[torch.Tensor, AtomGaussians]:
         """All that is drawn in images: by default the atoms, and nothing beside them."""

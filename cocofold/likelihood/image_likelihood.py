@@ -369,8 +369,7 @@ def _leading_weights(data: torch.Tensor, made_up: torch.Tensor, of_body: torch.T
 
 def _smooth_motions(model: Model, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Smooth motions of parts of the chains, (n, n_atoms, 3) float32, and those of the whole body in them, (6, n)."""
-    rows = model.atoms_named("CA")
-    centres = model.positions[rows[rows >= 0]]
+    centres = model.positions[model.framed_residues()[1][:, 1]]
     parts = np.array([part.mean(0) for part in np.array_split(centres, min(count, len(centres)))])
     weights = np.exp(-((model.positions[:, None] - parts) ** 2).sum(-1) / (2 * _PULL_REACH_ANGSTROM**2))
     weights /= np.maximum(weights.sum(1, keepdims=True), 1e-12)

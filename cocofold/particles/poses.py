@@ -110,6 +110,11 @@ _PARTICLE_LABELS = (PARTICLE_LABEL, "rlnTomoParticleName", "rlnTomoParticleId")
 _GROUP_LABEL = "rlnGroupName"
 _FEWEST_TILTS, _MOST_TILTS = 5, 200  # of a particle, where only the name of a group tells which images are its tilts
 _BFACTOR_OF_A_DOSE = -4.0  # Å^2 for an electron per Å^2, as Warp and M write it
+# Of a particle in its subtomogram, and of that in the tomogram
+_ANGLES = (
+    ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"),
+    ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi"),
+)
 _OFFSETS = ("rlnOriginXAngst", "rlnOriginYAngst", "rlnOriginZAngst")
 _CENTRED = ("rlnCenteredCoordinateXAngst", "rlnCenteredCoordinateYAngst", "rlnCenteredCoordinateZAngst")
 _PIXELS, _SIZES = (
@@ -150,6 +155,12 @@ def tilts_of_particles(block: StarBlock) -> dict[str, Any]:
         if _GROUP_LABEL not in block or dose is None or not _are_tilts(block.table[_GROUP_LABEL], dose):
             return {}
         label = _GROUP_LABEL
+    unnamed = np.flatnonzero(block.table[label].isna())
+    if len(unnamed):
+        raise InputError(
+            f"{block.path}: row {unnamed[0] + 1} has no {label}, which names the particle of a tilt image; repair the "
+            "file, or remove the column"
+        )
     known: dict[str, Any] = {"particle_index": pd.factorize(block.table[label])[0].astype(int), "dose_e_a2": dose}
     if dose is not None and (dose < 0).any():
         raise InputError(f"{block.path}: {DOSE_LABEL} is {dose.min():g}; doses are 0 or more: repair the file")
@@ -158,6 +169,8 @@ def tilts_of_particles(block: StarBlock) -> dict[str, Any]:
 
 def _are_tilts(groups: pd.Series, dose: np.ndarray) -> bool:
     number = pd.factorize(groups)[0]
+    if number.min() < 0:  # a group without a name
+        return False
     counts = np.bincount(number)
     different = len(np.unique(np.stack([number, dose], axis=1), axis=0)) == len(dose)
     return different and counts.min() >= _FEWEST_TILTS and counts.max() <= _MOST_TILTS
@@ -248,6 +261,11 @@ class _TiltSeries:
             raise InputError(
                 f"{particles.path}: missing rlnTomoName, by which tilt series are known; give it as written"
             )
+        if not any(all(label in particles for label in labels) for labels in _ANGLES):
+            raise InputError(
+                f"{particles.path}: missing {', '.join(_ANGLES[0])}: its particles have no poses; give those of a "
+                "refinement"
+            )
         tables = []
         names = particles.table["rlnTomoName"].astype(str)
         for name in pd.unique(names):
@@ -265,16 +283,11 @@ class _TiltSeries:
         whole = StarBlock(self._of_all.path, self._of_all.name, self._of_all.table.iloc[[row]])
         some = StarBlock(particles.path, particles.name, particles.table.iloc[rows])
         turns = _rotations_of_tilts(tilts)
-        own = matrices_from_relion(
-            *(some.numbers(label, 0.0) for label in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"))
-        )
-        labels = [f"rlnTomoSubtomogram{angle}" for angle in ("Rot", "Tilt", "Psi")]
-        before = matrices_from_relion(*(some.numbers(label, 0.0) for label in labels))
+        own, before = (matrices_from_relion(*(some.numbers(label, 0.0) for label in labels)) for labels in _ANGLES)
         offsets = np.stack([some.numbers(label, 0.0) for label in _OFFSETS], axis=1)
-        pixel = whole.numbers(_PIXEL_LABEL)[0]
         shift = np.einsum("nij,nj->ni", before, offsets)
         # Å from the centre of the tomogram
-        places = _places(some, whole, pixel) - shift
+        places = _places(some, whole) - shift
         particle, tilt = np.nonzero(_visible(some, len(tilts)))
         matrices = np.einsum("tij,njk->ntik", turns, before)[particle, tilt]
         depth = np.einsum("tj,nj->nt", turns[:, 2], places)[particle, tilt]
@@ -336,11 +349,12 @@ def _rotations_of_tilts(tilts: StarBlock) -> np.ndarray:
     return Rotation.from_euler("xyz", np.stack(angles, axis=1), degrees=True).as_matrix()
 
 
-def _places(particles: StarBlock, tomogram: StarBlock, pixel: float) -> np.ndarray:
+def _places(particles: StarBlock, tomogram: StarBlock) -> np.ndarray:
     """Where particles are, (n, 3), Å from the tomogram's centre."""
     if all(label in particles for label in _CENTRED):
         return np.stack([particles.numbers(label) for label in _CENTRED], axis=1)
-    if all(label in particles for label in _PIXELS) and all(label in tomogram for label in _SIZES):
+    if all(label in particles for label in _PIXELS) and all(label in tomogram for label in (*_SIZES, _PIXEL_LABEL)):
+        pixel = tomogram.numbers(_PIXEL_LABEL)[0]
         size = np.array([tomogram.numbers(label)[0] for label in _SIZES])
         return (np.stack([particles.numbers(label) for label in _PIXELS], axis=1) - size / 2) * pixel
     raise InputError(

@@ -390,5 +390,5 @@ def _parse_cryosparc_aberrations(block: StarBlock, label: str, text: str) -> tup
         return ()
     try:
         return tuple((str(name), tuple(float(value) for value in values)) for name, values in ast.literal_eval(text))
-    except (ValueError, SyntaxError, TypeError):
-        raise InputError(f"{block.path}: {label} is {text}, which is not as written by this program") from None
+    except (ValueError, SyntaxError, TypeError, OverflowError, RecursionError, MemoryError):
+        raise InputError(f"{block.path}: {label} is {text:.200}, which is not as written by this program") from None

@@ -224,7 +224,7 @@ def write_star_subset(
     require_writable(path, particles)
     blocks = read_star_blocks(source, as_text=True)
     if has_tilt_stacks(blocks):
-        write_star(path, particles)
+        write_star(path, particles, columns)
         return
     name = find_particle_and_optics_blocks(source, blocks)[0].name
     written = {other: _as_written(block) for other, block in blocks.items()}

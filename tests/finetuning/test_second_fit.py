@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from cocofold.finetuning.verdict import Evidence
 from cocofold.likelihood.explained_signal import ExplainedShare
 from cocofold.mapfit.unexplained_density import UnexplainedDensity
 from cocofold.system.errors import InputError
+from cocofold.system.processes import Interrupted, SignalHandler
 
 SHARE = ExplainedShare(0.8, 0.01, np.ones(5))
 LACKING = UnexplainedDensity(np.zeros((2, 2, 2)), 0.2, 0.01, 0.2, 0.0, ())
@@ -71,17 +73,28 @@ def test_no_second_fit(tmp_path: Path, options: dict, evidence: Evidence | None,
 
 def test_a_run_inside_another_ends_with_the_same_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
+    options = Options(particles="p.star", model="m.cif")
 
     def finetune(options: Options, out: Path, resume: bool, **others: Any) -> dict[str, Any]:
         given.update(others, resume=resume)
         return {}
 
     monkeypatch.setattr(run, "finetune", finetune)
-    run._run_inside(Options(particles="p.star", model="m.cif"), tmp_path, stop_with=123, processes=None)
+    run.run_inside(SignalHandler(), options, tmp_path, stop_with=123, processes=None)
     assert given == {"stop_with": 123, "processes": None, "resume": False}
     (tmp_path / "config.yaml").touch()
-    run._run_inside(Options(particles="p.star", model="m.cif"), tmp_path, stop_with=None, processes=None)
+    run.run_inside(SignalHandler(), options, tmp_path, stop_with=None, processes=None)
     assert given["resume"]
+
+
+def test_no_run_begins_inside_another_whose_starter_is_gone(tmp_path: Path) -> None:
+    """It would be refused for the number of a process that does not exist, with the status of bad input."""
+    starter = subprocess.Popen(["sleep", "60"])
+    with SignalHandler(starter.pid) as endings:
+        starter.kill()
+        starter.wait()
+        with pytest.raises(Interrupted, match="the end of process"):
+            run.run_inside(endings, Options(particles="p.star", model="m.cif"), tmp_path, stop_with=starter.pid)
 
 
 def test_too_little_memory_for_a_map_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:

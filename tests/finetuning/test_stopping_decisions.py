@@ -15,6 +15,7 @@ from cocofold.finetuning.options import Options
 from cocofold.finetuning.run import finetune
 from cocofold.finetuning.training_loop import TrainingLoop
 from cocofold.likelihood.frc_loss import AtomGaussians
+from cocofold.system.processes import Interrupted
 
 IMAGES = 60
 
@@ -46,6 +47,24 @@ def _followed(gains_in_errors: list[float], link_rms: list[float] | None = None)
         cycle = Cycle(number, 0, 0, "", 0.0, 0.0, correlation, 0.0, 0.0, link)
         this.add(cycle, torch.zeros(5, 1), torch.as_tensor(images)[:, None])
     return this
+
+
+def test_a_signal_while_images_are_judged_anew_changes_nothing_that_is_known() -> None:
+    """The checkpoint that is then written is gone on from as if that cycle had just ended."""
+    this = _followed([4.0, 5.0])
+    before = this.facts()
+    judged: list[str] = []
+
+    def judge(model: str) -> torch.Tensor:
+        judged.append(model)
+        if model == "best":
+            raise Interrupted("SIGTERM", 15)
+        return torch.zeros(IMAGES, 8)
+
+    with pytest.raises(Interrupted):
+        this.judge_anew([4, 8], judge, "start", "best")
+    assert judged == ["start", "best"]
+    assert this.facts() == before
 
 
 @pytest.mark.parametrize(

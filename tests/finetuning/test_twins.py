@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import gemmi
 import numpy as np
@@ -19,6 +20,7 @@ from cocofold.finetuning.options import Options
 from cocofold.finetuning.residue_findings import (
     ResidueErrors,
     error_features,
+    fit_twins,
     read_errors,
     residue_centres,
     twin_options,
@@ -60,6 +62,13 @@ def test_a_twin_is_fitted_as_the_whole_is_with_half_the_images_a_step() -> None:
     # A teacher within a twin fits the same half, up to its own end.
     teacher = replace(twin, model=None, prediction="P").for_teacher(Path("placed.cif"), None)
     assert (teacher.twin_number, teacher.twin_cycle) == (1, None)
+
+
+def test_no_twins_are_fitted_where_the_answer_is_the_start(tmp_path: Path) -> None:
+    """Without held-out particles a network may lose the fold in all cycles; the start is then what is written."""
+    options = Options(particles="p.star", model="m.cif", twin=2, heldout=0)
+    folder, nothing = SimpleNamespace(path=tmp_path), SimpleNamespace(start=None)
+    assert fit_twins(nothing, None, folder, options, {"best_cycle": 0}, lambda *_: {}) is None  # type: ignore[arg-type]
 
 
 def test_the_random_error_is_half_of_what_a_pair_lies_apart(model: Model) -> None:

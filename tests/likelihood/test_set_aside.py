@@ -61,6 +61,12 @@ class Recording(Comparison):
     def prefetch(self, rows: torch.Tensor, chunk: int) -> None:
         pass
 
+    def pose_equations(self, *_: object) -> torch.Tensor:
+        raise AssertionError("no poses are refined")
+
+    def move_poses(self, rows: torch.Tensor, errors: torch.Tensor) -> None:
+        raise AssertionError("no poses are refined")
+
     def on_idle_cores(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 

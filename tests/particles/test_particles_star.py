@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from particle_project import OPTICS, PARTICLES, Project, loop, write_stack
 from scipy.spatial.transform import Rotation
@@ -15,7 +16,8 @@ from cocofold.likelihood.particle_optics import unsupported_aberrations
 from cocofold.particles import read_particles
 from cocofold.particles.poses import matrices_from_relion
 from cocofold.particles.stack_files import parse_image_names
-from cocofold.particles.star_tables import read_star_blocks
+from cocofold.particles.star_read import _parse_cryosparc_aberrations
+from cocofold.particles.star_tables import StarBlock, read_star_blocks
 from cocofold.system.errors import InputError
 
 
@@ -370,3 +372,10 @@ def test_a_table_that_would_fill_the_memory_is_refused(text: str, said: str, tmp
     (tmp_path / "p.star").write_text(text)
     with pytest.raises(InputError, match=said):
         read_particles(tmp_path / "p.star")
+
+
+@pytest.mark.parametrize("text", ["none2", "[1]", "((1,(1" + "0" * 400 + ",)),)", "(" * 5000 + ")" * 5000])
+def test_aberrations_that_this_program_did_not_write_are_refused(text: str) -> None:
+    label = "cocofoldCryosparcAberrations"
+    with pytest.raises(InputError, match="not as written by this program"):
+        _parse_cryosparc_aberrations(StarBlock(Path("a.star"), "optics", pd.DataFrame({label: [text]})), label, text)

@@ -209,6 +209,11 @@ def test_other_ways_to_write_the_same(tilted: TiltProject) -> None:
     whole = tilted.tomograms.drop(columns="rlnTomoTiltSeriesStarFile")
     starfile.write({"global": whole, **tables}, tilted.folder / "tomograms.star")
     same(read_particles(tilted.folder / "particles.star"), first)
+    # Without the pixel size of tilt series, which places in Å do not need
+    starfile.write(
+        {"global": whole.drop(columns="rlnTomoTiltSeriesPixelSize"), **tables}, tilted.folder / "tomograms.star"
+    )
+    same(read_particles(tilted.folder / "particles.star"), first)
     # Places in pixels, as RELION 4 has them
     size = np.array([4000, 3800, 1200])
     for number, axis in enumerate("XYZ"):
@@ -228,8 +233,9 @@ def test_written_and_read_again(tilted: TiltProject, tmp_path: Path) -> None:
     write_star(tmp_path / "flat.star", read)
     same(read_particles(tmp_path / "flat.star"), read)
     rows = np.flatnonzero(read.particle_numbers < 2)
-    write_star_subset(tmp_path / "some.star", read.subset(rows), source, rows)
+    write_star_subset(tmp_path / "some.star", read.subset(rows), source, rows, {"rlnClassNumber": np.arange(len(rows))})
     same(read_particles(tmp_path / "some.star"), read.subset(rows))
+    assert starfile.read(tmp_path / "some.star")["particles"]["rlnClassNumber"].tolist() == list(range(len(rows)))
 
 
 def test_tilts_of_a_particle_stay_together(tilted: TiltProject) -> None:
@@ -314,6 +320,7 @@ def test_single_tilt_images_are_known_by(tmp_path: Path, kind: str) -> None:
         {"rlnGroupName": GROUPS, "rlnMicrographPreExposure": 3.0},
         {"rlnGroupName": [f"mic{row}" for row in range(18)], "rlnMicrographPreExposure": DOSES},
         {"rlnCtfBfactor": -4 * DOSES},
+        {"rlnGroupName": np.where(DOSES < 10, "nan", "7"), "rlnCtfBfactor": -4 * DOSES},
     ],
 )
 def test_single_particles_are_not_taken_for_tilts(tmp_path: Path, columns: dict[str, Any]) -> None:
@@ -329,6 +336,9 @@ def spoil(project: TiltProject, kind: str) -> None:
         project.particles.loc[1, "rlnTomoName"] = "TS_09"
     elif kind == "places":
         del project.particles["rlnCenteredCoordinateXAngst"]
+    elif kind == "poses":
+        angles = [label for label in project.particles if "Angle" in label or "Subtomogram" in label]
+        project.particles = project.particles.drop(columns=angles)
     else:
         for table in project.tilts.values():
             del table["rlnDefocusU" if kind == "defocus" else "rlnTomoYTilt"]
@@ -340,6 +350,7 @@ def spoil(project: TiltProject, kind: str) -> None:
         ("frames", ["rlnTomoVisibleFrames is [1,1]", "7 tilts"]),
         ("name", ["TS_09", "tomograms.star does not list"]),
         ("places", ["rlnCenteredCoordinateXAngst"]),
+        ("poses", ["missing rlnAngleRot", "have no poses"]),
         ("defocus", ["TS_01.star", "missing rlnDefocusU", "estimate"]),
         ("tilt", ["TS_01.star", "rlnTomoYTilt", "align"]),
     ],
@@ -349,6 +360,12 @@ def test_defects_are_refused(tilted: TiltProject, kind: str, parts: list[str]) -
     with pytest.raises(InputError) as caught:
         read_particles(tilted.write())
     assert all(part in str(caught.value) for part in parts), caught.value
+
+
+def test_a_tilt_image_of_no_particle_is_refused(tmp_path: Path) -> None:
+    named = np.repeat(["1", "nan", "3"], 6)
+    with pytest.raises(InputError, match="row 7 has no rlnTomoParticleName"):
+        read_particles(flat_star(tmp_path, rlnTomoParticleName=named, rlnMicrographPreExposure=DOSES))
 
 
 def test_files_that_are_missing_are_named(tilted: TiltProject) -> None:

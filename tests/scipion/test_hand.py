@@ -12,7 +12,7 @@ pytest.importorskip("scipion", reason="scipion-app is not installed (extra 'scip
 
 from scipion_cocofold.frames import findShiftToBox, originOf
 from scipion_cocofold.protocols import ProtCocofoldCheck, ProtCocofoldFinetune, ProtCocofoldFit
-from scipion_project import finished, import_particles, import_volume, run
+from scipion_project import finished, import_particles, import_volume, run, some_particles
 
 from cocofold.assessment.backbone_geometry import measure_geometry
 from cocofold.assessment.comparison import assess
@@ -25,14 +25,13 @@ pytestmark = pytest.mark.slow
 def wrong_hand(_adenylate_kinase, shared_data, tmp_path_factory):
     import os
 
-    folder, source = tmp_path_factory.mktemp("mirrored"), shared_data / "adk" / "small300"
-    blocks = starfile.read(source / "particles.star")
+    folder = tmp_path_factory.mktemp("mirrored")
+    blocks = starfile.read(some_particles(shared_data, folder))
     rows = blocks["particles"]
     # The map's mirror image along z gives the same images at these poses
     rows["rlnAngleRot"] = (rows["rlnAngleRot"] + 360) % 360 - 180
     rows["rlnAnglePsi"] = (rows["rlnAnglePsi"] + 360) % 360 - 180
     starfile.write(blocks, folder / "mirrored.star")
-    (folder / "particles.mrcs").symlink_to(source / "particles.mrcs")
     values = mrcfile.read(shared_data / "adk" / "uniform" / "reconstruction.mrc")
     with mrcfile.new(folder / "mirrored.mrc") as mrc:
         mrc.set_data(np.roll(np.flip(values, 0), 1, 0))
@@ -56,7 +55,7 @@ def test_a_wrong_hand_is_put_right(wrong_hand, adk, shared_data):
     checked = finished(run(adk.project, ProtCocofoldCheck, **inputs, numberOfThreads=1))
     assert any(line.startswith("hand: agrees") for line in checked.summary())
     inputs = {"inputParticles": particles, "inputModel": structure, "inputVolume": volume}
-    quick = {"effort": 0.02, "makeReport": False, "numberOfThreads": 1}
+    quick = {"effort": 0.02, "makeReport": False, "checkFirst": False, "numberOfThreads": 1}
     tuned = finished(run(adk.project, ProtCocofoldFinetune, **inputs, **quick))
     truth = read_model(shared_data / "adk" / "truth_open.cif")
     model = read_model(tuned.outputAtomStruct.getFileName())

@@ -27,7 +27,7 @@ from scipion_cocofold.protocols import (
     ProtCocofoldSelect,
 )
 from scipion_cocofold.viewers import CocofoldAssessViewer, CocofoldReconstructViewer
-from scipion_project import finished, import_model, import_particles, run
+from scipion_project import COUNT, finished, import_model, import_particles, run, some_particles
 
 pytestmark = pytest.mark.slow
 
@@ -56,25 +56,30 @@ def test_a_model_from_anywhere_is_placed_on_its_volume(adk, placed):
     assert placed.outputPlacement._hand.get() == "as-is"
 
 
+@pytest.fixture(scope="module")
+def engines_model(_adenylate_kinase, shared_data, tmp_path_factory):
+    """Atoms of the model of the engine run directly, of the same particles and settings."""
+    out = tmp_path_factory.mktemp("engine") / "run"
+    words = ["--particles", _adenylate_kinase.star, "--model", shared_data / "adk" / "start_closed.cif"]
+    cocofold("finetune", *words, "--effort", 0.02, "--seed", 3, "--no-check", "--threads", 1, "--out", out)
+    return readPositions(str(out / "model.cif"))
+
+
 @pytest.mark.parametrize(
     ("star", "mpi"),
     [("particles.star", 1), pytest.param("star_variants/relion30.star", 2, marks=pytest.mark.independent)],
 )
-def test_fine_tuning_gives_the_engines_own_model(star, mpi, adk, shared_data, tmp_path):
-    path = shared_data / "adk" / "small300" / star
-    particles = adk.particles if star == "particles.star" else import_particles(adk.project, path)
+def test_fine_tuning_gives_the_engines_own_model(star, mpi, adk, engines_model, shared_data, tmp_path):
+    path = adk.star if star == "particles.star" else some_particles(shared_data, tmp_path, star)
+    particles = adk.particles if path == adk.star else import_particles(adk.project, path)
     inputs = {"inputParticles": particles, "inputModel": adk.closed, "inputVolume": adk.volume}
     protocol = finished(run(adk.project, ProtCocofoldFinetune, **inputs, place=2, seed=3, numberOfMpi=mpi, **QUICK))
     with open(protocol._getExtraPath("run", "metrics.json")) as content:
         assert json.load(content)["processes"] == mpi
-    folder = shared_data / "adk" / "small300"
-    words = ["--particles", path, "--particles-dir", folder, "--model", shared_data / "adk" / "start_closed.cif"]
-    cocofold("finetune", *words, "--effort", 0.02, "--seed", 3, "--no-check", "--out", tmp_path / "run")
     found = readPositions(protocol.outputAtomStruct.getFileName()) - originOf(adk.volume)
-    known = readPositions(str(tmp_path / "run" / "model.cif"))
     start = readPositions(str(shared_data / "adk" / "start_closed.cif"))
-    assert np.linalg.norm(known - start, axis=1).mean() > 1
-    assert np.linalg.norm(found - known, axis=1).max() < 0.05
+    assert np.linalg.norm(engines_model - start, axis=1).mean() > 1
+    assert np.linalg.norm(found - engines_model, axis=1).max() < 0.05
 
 
 def test_everything_by_itself(everything, adk):
@@ -97,7 +102,7 @@ def test_everything_by_itself(everything, adk):
         "Hand: as-is",
     ):
         assert words in summary
-    assert "300 raw particle images" in " ".join(everything.methods())
+    assert f"{COUNT} raw particle images" in " ".join(everything.methods())
 
 
 def test_the_verdict_is_left_for_pipelines(everything, adk):
@@ -170,11 +175,10 @@ def test_check_agrees(adk, placed):
 def test_check_stops_a_workflow_at_transposed_poses(adk, shared_data, tmp_path):
     import starfile
 
-    blocks = starfile.read(shared_data / "adk" / "small300" / "particles.star")
+    blocks = starfile.read(some_particles(shared_data, tmp_path))
     rows = blocks["particles"]
     rows["rlnAngleRot"], rows["rlnAnglePsi"] = -rows["rlnAnglePsi"].copy(), -rows["rlnAngleRot"].copy()
     rows["rlnAngleTilt"] = -rows["rlnAngleTilt"]
-    (tmp_path / "particles.mrcs").symlink_to(shared_data / "adk" / "small300" / "particles.mrcs")
     starfile.write(blocks, tmp_path / "transposed.star")
     particles = import_particles(adk.project, tmp_path / "transposed.star")
     inputs = {"inputParticles": particles, "inputStructure": adk.truth, "inputVolume": adk.volume}
@@ -216,11 +220,11 @@ def test_what_is_known_before_the_start(adk, everything):
 def test_selected_particles_keep_those_held_out(by, adk, tmp_path):
     from cocofold.particles import read_particles
 
-    inputs = {"inputParticles": adk.particles, "count": 100, "by": by, "numberOfThreads": 1}
+    inputs = {"inputParticles": adk.particles, "count": 60, "by": by, "numberOfThreads": 1}
     if by == 2:
         inputs.update(inputStructure=adk.truth, inputVolume=adk.volume)
     protocol = finished(run(adk.project, ProtCocofoldSelect, **inputs))
-    assert protocol.outputParticles.getSize() == 100
+    assert protocol.outputParticles.getSize() == 60
     writeParticles(protocol.outputParticles, str(tmp_path / "out.star"))
     # The engine's own file and Scipion's set, written again, say the same
     found, known = (
@@ -228,7 +232,7 @@ def test_selected_particles_keep_those_held_out(by, adk, tmp_path):
     )
     assert found.slice_index.tolist() == known.slice_index.tolist()
     assert found.held_out.tolist() == known.held_out.tolist()
-    assert found.held_out.sum() == 20
+    assert found.held_out.sum() == 12
     assert found.scored_rings == known.scored_rings
     assert bool(found.scored_rings) == (by == 2)
     assert ("biased" in " ".join(protocol.summary())) == (by == 2)
@@ -255,7 +259,7 @@ def test_a_reconstruction_lies_where_the_model_does(adk, tmp_path, shared_data):
     assert found.getSamplingRate() == pytest.approx(2.5)
     assert np.allclose(originOf(protocol.outputUnexplained), originOf(found))
     summary = " ".join(protocol.summary())
-    assert "300 images" in summary
+    assert f"{COUNT} images" in summary
     mass = float(summary.partition("Missing mass: ")[2].partition(" ")[0])
     assert mass == pytest.approx(20.8, abs=3)
     # Shown are the half maps' FSC, both maps and the model; without ChimeraX a message names the script

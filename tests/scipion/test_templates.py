@@ -15,6 +15,7 @@ pytest.importorskip("scipion", reason="scipion-app is not installed (extra 'scip
 import pyworkflow
 import scipion_cocofold
 from pyworkflow.template import LocalTemplate
+from scipion_project import COUNT, some_particles
 
 TEMPLATES = sorted((Path(scipion_cocofold.__file__).parent / "templates").glob("*.json.template"))
 
@@ -45,8 +46,9 @@ def scipion(tmp_path_factory, shared_data):
 
 def make(scipion, data: Path, name: str, variables: dict | None = None, **changes: object):
     folder = data / "adk"
+    star = some_particles(data, scipion.home / "given")
     fields = {
-        "particles": folder / "small300" / "particles.star",
+        "particles": star,
         "px": 2.5,
         "voltage": 300,
         "cs": 2.7,
@@ -156,7 +158,7 @@ def test_boxes_go_through_a_queue(scipion, slurm, shared_data, tmp_path):
     make(scipion, shared_data, "queued", queue, model=wrong)
     ended = scipion("python", "-m", "scipion_cocofold.headless", "queued", **queue)
     assert ended.returncode == 1, ended.stdout + ended.stderr
-    assert "          Particles: 300 (ctf=True" in ended.stdout
+    assert f"          Particles: {COUNT} (ctf=True" in ended.stdout
     assert "[[" not in ended.stdout
     job = log.read_text()
     assert "#SBATCH --cpus-per-task=" in job

@@ -39,7 +39,7 @@ from scipion_cocofold.viewers import (
 from scipion_cocofold.viewers.chimerax import BY_CHAIN, BY_CHANGE, BY_CONFIDENCE
 from scipion_cocofold.viewers.viewers import viewAngles
 from scipion_cocofold.wizards import CocofoldBodiesWizard, bodiesText
-from scipion_project import finished, run
+from scipion_project import COUNT, finished, run
 
 pytestmark = pytest.mark.slow
 
@@ -186,12 +186,12 @@ def test_views_of_a_check_and_a_selection(everything, adk):
     assert [bar.get_width() for bar in bars] == scores
     selected = finished(run(adk.project, ProtCocofoldSelect, inputParticles=adk.particles, count=60))
     lines = axes_of(CocofoldSelectViewer(project=adk.project, protocol=selected)._visualize(selected)).lines
-    assert [len(line.get_xdata()) for line in lines] == [300, 48, 12]
+    assert [len(line.get_xdata()) for line in lines] == [COUNT, 48, 12]
 
 
 def test_directions_of_view_are_those_of_relion(adk, shared_data):
     """Relion's rot and tilt are azimuth and tilt of the direction of view."""
-    lines = (shared_data / "adk" / "small300" / "particles.star").read_text().splitlines()
+    lines = adk.star.read_text().splitlines()
     rows = [line.split() for line in lines if "@" in line]
     for particle, row in zip(adk.particles.iterItems(), rows[:20]):
         azimuth, tilt = viewAngles(particle.getTransform().getMatrix())

@@ -34,6 +34,8 @@ LONGEST = (
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+# xdist takes note of groups in a hook of the same name.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep together what shares costly fixtures where several processes run the tests; skip what has no data."""
     if config.pluginmanager.hasplugin("xdist"):

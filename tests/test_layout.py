@@ -267,3 +267,10 @@ def test_options_are_followed_through_few_files(simulated: Path, tmp_path: Path)
     files = files_that_are_handed(Options, finetune)
     assert "finetuning/run.py" in files
     assert len(files) <= MOST_FILES_THAT_FOLLOW, sorted(files)
+
+
+def test_one_process_runs_the_tests_of_a_file(request: pytest.FixtureRequest) -> None:
+    """Several processes would each make the fixtures that its tests share."""
+    if not hasattr(request.config, "workerinput"):
+        pytest.skip("one process runs all tests (--numprocesses has several)")
+    assert request.node.nodeid.endswith("@test_layout")

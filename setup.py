@@ -38,7 +38,8 @@ ENGINE = [
 ]
 SCIPION = ["scipion-em>=3.11,<4", "scipion-app>=3.8,<4"]
 DEV = [
-    "pytest>=8.0",
+    # With pytest 9.2 pytest-xdist 3.8 runs the tests of a file in several processes, each with fixtures of its own
+    "pytest>=8.0,<9.2",
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",
     "tmtools>=0.3",

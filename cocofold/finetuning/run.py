@@ -45,7 +45,7 @@ from cocofold.likelihood.distributed import WorkerGroup
 from cocofold.likelihood.explained_signal import ExplainedSignal
 from cocofold.likelihood.image_comparison import Comparison
 from cocofold.likelihood.memory_plan import memory_advice
-from cocofold.likelihood.set_aside import SetAsideComparison
+from cocofold.likelihood.set_aside import MapComparison, SetAsideComparison
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.structure.confidence import only_ordered, ordered_atoms, ordered_residues
 from cocofold.structure.restraints import Restraints
@@ -195,12 +195,13 @@ class _Run:
 
     def _comparison(self, this: TrainingPass) -> Comparison:
         """Comparison with the images, which may set density aside that no atom explains."""
-        prepared = self.prepared
+        prepared, comparison = self.prepared, self.prepared.comparison
+        if self.options.supervision == "map":
+            comparison = MapComparison(prepared.observations, this.work, self.options.seed)
         if self.options.set_aside != "on":
-            return prepared.comparison
+            return comparison
         signal = ExplainedSignal(reconstruct_run(prepared, this.work, self.options.seed), prepared.context)
-        drawn = ordered_residues(prepared.model)
-        return SetAsideComparison(prepared.comparison, signal, prepared.model, drawn, prepared.device)
+        return SetAsideComparison(comparison, signal, prepared.model, ordered_residues(prepared.model), prepared.device)
 
     def execute(self, given: ParticleSet) -> dict[str, Any]:
         """All passes, from the last checkpoint if there is one; ``given`` are the particles as they were read."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from cocofold.imaging.fourier import RingPixels, ring_count
-from cocofold.likelihood.observed_images import ring_transforms
+from cocofold.imaging.fourier import RingPixels, normalise_rings, ring_count
+from cocofold.likelihood.observed_images import Batch, Observations, ring_transforms
 from cocofold.likelihood.particle_optics import ParticleOptics, magnified_poses, poses_of
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.system.errors import InputError
@@ -219,15 +219,7 @@ class _FourierVolume:
         parts = (values.real, values.imag * sign, weights)
         if not inside.all():
             place, parts = place[:, inside], (parts[0][inside], parts[1][inside], parts[2][inside])
-        lowest = place.floor()
-        beyond = place - lowest
-        lowest = lowest.long()
-        for z, y, x in _CORNERS:
-            share = torch.ones_like(beyond[0])
-            for axis, step in enumerate((x, y, z)):
-                share = share * (beyond[axis] if step else 1 - beyond[axis])
-            row = (lowest[2] + z) % self._side * self._side + (lowest[1] + y) % self._side
-            index = row * self._shape[2] + lowest[0] + x
+        for index, share in _voxels_around(place, self._side):
             for sums, part in zip((self._real, self._imaginary, self._weight), parts):
                 sums.index_add_(0, index, share * part)
 
@@ -276,6 +268,69 @@ class _FourierVolume:
         opposite = (-torch.arange(self._side, device=sums.device)) % self._side
         whole[:, :, 0] += sign * whole[opposite][:, opposite, 0]
         return whole
+
+
+def _voxels_around(place: torch.Tensor, side: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Each of the eight voxels of half a volume around places (x, y, z), (3, n), x from 0 up, and its shares, (n,)."""
+    lowest = place.floor()
+    beyond = place - lowest
+    lowest = lowest.long()
+    for z, y, x in _CORNERS:
+        share = torch.ones_like(beyond[0])
+        for axis, step in enumerate((x, y, z)):
+            share = share * (beyond[axis] if step else 1 - beyond[axis])
+        row = (lowest[2] + z) % side * side + (lowest[1] + y) % side
+        yield row * (side // 2 + 1) + lowest[0] + x, share
+
+
+class MapProjections(Observations):
+    """Projections of a map at the poses of particles, without CTFs, in place of their images.
+
+    Parameters
+    ----------
+    particles : ParticleSet
+    density : (n, n, n) float
+        The map, of the particles' extent, its rotation centre at voxel ``n // 2``.
+    n_rings : int
+        Highest ring that will be asked for.
+    device
+    """
+
+    def __init__(
+        self, particles: ParticleSet, density: np.ndarray, n_rings: int, device: torch.device | str = "cpu"
+    ) -> None:
+        super().__init__(particles, n_rings, device)
+        count, side = len(density), _PADDING * len(density)
+        near = torch.arange(-(count // 2), count - count // 2, device=self.device)
+        values = torch.as_tensor(density, dtype=torch.float32, device=self.device)
+        for axis in range(3):
+            shape = [1, 1, 1]
+            shape[axis] = -1
+            # What the interpolation of slices multiplies the map by is taken out before.
+            values = values / torch.sinc(near / side).square().view(shape)
+            padded = values.new_zeros(*values.shape[:axis], side, *values.shape[axis + 1 :])
+            values = padded.index_copy(axis, near % side, values)
+        self._volume, self._side = torch.fft.rfftn(values).flatten(), side
+
+    def batch(self, rows: torch.Tensor, rings: RingPixels) -> Batch:
+        """See ``Observations``; the transfer function is 1."""
+        found = super().batch(rows, rings)
+        return replace(found, transfer=torch.ones_like(found.transfer))
+
+    def _transform(self, rows: np.ndarray) -> torch.Tensor:
+        rings, poses = self._rings[self._finest], self._poses[torch.as_tensor(rows, device=self.device)]
+        x, y = rings.kx.float(), rings.ky.float()
+        across, up = poses.rotations[:, :2].unbind(1)
+        place = _PADDING * (across.t()[:, :, None] * x + up.t()[:, :, None] * y).flatten(1)
+        # What lies at x < 0 is the complex conjugate of what lies opposite.
+        sign = torch.where(place[0] < 0, -1.0, 1.0)
+        found = sum(share * self._volume[index] for index, share in _voxels_around(place * sign, self._side))
+        planes = torch.complex(found.real, found.imag * sign).view(len(rows), -1)
+        # The particle's centre lies at box // 2 minus the origin.
+        places = self.particles.box // 2 - poses.origins_angstrom / self.pixel_size_angstrom
+        turns = -2 * torch.pi / self.particles.box * (places[:, :1] * x + places[:, 1:] * y)
+        planes = planes * torch.polar(torch.ones_like(turns), turns)
+        return normalise_rings(torch.view_as_real(planes), rings)
 
 
 def _least_weights(weight: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,10 @@ from scipy.spatial import cKDTree
 
 from cocofold.imaging.fourier import RingPixels
 from cocofold.likelihood.explained_signal import ExplainedSignal
-from cocofold.likelihood.frc_loss import AtomGaussians, CorrelationGradient
-from cocofold.likelihood.image_comparison import Comparison
-from cocofold.likelihood.observed_images import refuse_incompatible_input
+from cocofold.likelihood.frc_loss import AtomGaussians, CorrelationGradient, correlate_in_chunks
+from cocofold.likelihood.image_comparison import Comparison, LocalComparison
+from cocofold.likelihood.observed_images import Observations, refuse_incompatible_input
+from cocofold.likelihood.reconstruction import MapProjections, reconstruct
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.structure.confidence import runs_of
 from cocofold.structure.model import Model
@@ -143,6 +144,38 @@ class ContextComparison(_BesideComparison):
     def __init__(self, inner: Comparison, context: Model, device: torch.device) -> None:
         positions = torch.as_tensor(context.positions, dtype=torch.float32, device=device)
         super().__init__(inner, positions, AtomGaussians.of_model(context, device))
+
+
+class MapComparison(LocalComparison):
+    """Comparison with projections of the map that some images give; single images judge as ever.
+
+    Parameters
+    ----------
+    observations : Observations
+        All images.
+    rows : (n,) int
+        Those of the map.
+    seed : int
+        Of the map's halves.
+    """
+
+    def __init__(self, observations: Observations, rows: torch.Tensor, seed: int) -> None:
+        particles, device = observations.particles, observations.device
+        fitted = particles.subset(rows.cpu().numpy())
+        if observations.contrast_sign < 0:
+            fitted = replace(fitted, contrast=-fitted.contrast)
+        density = reconstruct(fitted, seed=seed, device=device).map
+        super().__init__(MapProjections(particles, density, observations.finest_rings, device))
+        self._images = observations
+
+    def score(
+        self, positions: torch.Tensor, gaussians: AtomGaussians, rows: torch.Tensor, rings: RingPixels, chunk: int
+    ) -> torch.Tensor:
+        """See ``Comparison``: with the images."""
+        return correlate_in_chunks(positions, gaussians, self._images, rows, rings, chunk)
+
+    def prefetch(self, rows: torch.Tensor, chunk: int) -> None:
+        """See ``Comparison``: projections are made when they are asked for."""
 
 
 def read_context(

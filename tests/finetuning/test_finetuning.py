@@ -12,7 +12,7 @@ import mrcfile
 import numpy as np
 import pytest
 import torch
-from running import EFFORT, command, refused
+from running import EFFORT, command, refused, succeed
 
 from cocofold.assessment.comparison import assess
 from cocofold.finetuning.holdout import Cycle, TrainingPass, split_into_passes, verdict_of_pass
@@ -222,6 +222,27 @@ def test_gaussians_may_be_trained_without_images(particles: Path, start: Path) -
     assert (loop.gaussians.amplitudes < outside).all()
     assert loop.images == 0
     observations.close()
+
+
+@pytest.mark.slow
+def test_projections_of_the_map_are_fitted_and_images_judge(particles: Path, start: Path, tmp_path: Path) -> None:
+    out, short = tmp_path / "run", ("--effort", 0.02, "--cycles", 2)
+    succeed(command(particles, start, out, *short, "--supervision", "map"))
+    metrics = json.loads((out / "metrics.json").read_text())
+    # Scores are those of images, of which a projection has much more than a half.
+    assert 0.1 < metrics["frc_heldout_start"] < metrics["frc_heldout"] < 0.5
+    succeed(command(particles, start, tmp_path / "images", *short))
+    by_images = json.loads((tmp_path / "images" / "metrics.json").read_text())
+    assert metrics["frc_heldout_start"] == by_images["frc_heldout_start"]
+    assert (out / "model.cif").read_bytes() != (tmp_path / "images" / "model.cif").read_bytes()
+    assert "supervision" in refused(command(particles, start, out, *short, "--resume"))
+
+
+@pytest.mark.parametrize("other", [("--states", 2), ("--junk", "auto"), ("--refine-poses", "auto"), ("--context", "c")])
+def test_a_map_in_place_of_images_knows_no_single_images(other: tuple, tmp_path: Path) -> None:
+    (tmp_path / "c").touch()
+    given = command(tmp_path / "none.star", tmp_path / "none.cif", tmp_path / "run", "--supervision", "map", *other)
+    assert "--supervision map: leave out" in refused(given)
 
 
 def test_hinges_act_outside_their_ranges_only() -> None:

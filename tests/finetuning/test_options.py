@@ -44,6 +44,7 @@ FLAGS = {
     "--batch-size": None,
     "--resolution": None,
     "--effort": 1.0,
+    "--supervision": "images",
     "--refine-poses": "off",
     "--preset": "default",
     "--teacher/--no-teacher": None,

@@ -14,11 +14,13 @@ from scipy.ndimage import gaussian_filter
 
 from cocofold.imaging.fourier import RingPixels
 from cocofold.imaging.projection import render_density
+from cocofold.likelihood.frc_loss import AtomGaussians, correlate_in_chunks
 from cocofold.likelihood.particle_optics import ParticleOptics
-from cocofold.likelihood.reconstruction import Reconstruction, reconstruct, split_into_halves
+from cocofold.likelihood.reconstruction import MapProjections, Reconstruction, reconstruct, split_into_halves
 from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.structure.geometry import point_group_rotations
+from cocofold.structure.read_model import read_model
 
 TILT = (1.2, -0.7)
 ODD = {(1, -1): 8.0, (3, -3): 20.0, (3, 3): 25.0}
@@ -45,6 +47,23 @@ def particles(shared_data: Path) -> ParticleSet:
 @pytest.fixture(scope="module")
 def found(particles: ParticleSet) -> Reconstruction:
     return reconstruct(particles)
+
+
+@pytest.mark.independent
+def test_projections_of_the_atoms_density_are_those_of_the_atoms(particles: ParticleSet, shared_data: Path) -> None:
+    """At poses with shifts, and without the images' CTFs; another pose's are not."""
+    model = read_model(shared_data / "adk" / "truth_open.cif")
+    gaussians, rows = AtomGaussians.of_model(model), torch.arange(24)
+    widths = gaussians.widths_angstrom.double().numpy()
+    amplitudes, pixel = gaussians.amplitudes.double().numpy(), particles.pixel_size_angstrom
+    density = render_density(model.positions, amplitudes, widths, particles.box, pixel)
+    projections = MapProjections(particles, density, 31)
+    positions = torch.as_tensor(model.positions, dtype=torch.float32)
+    found = correlate_in_chunks(positions, gaussians, projections, rows, projections.rings(31), 5)
+    assert found[:, :28].min() > 0.99
+    assert found.min() > 0.9
+    turned = correlate_in_chunks(positions.flip(1), gaussians, projections, rows, projections.rings(31), 5)
+    assert turned[:, 8:].mean() < 0.3
 
 
 @pytest.mark.independent

@@ -269,13 +269,13 @@ class _Run:
             raise
 
     def _advance(self, loop: TrainingLoop, end: int, progress: TrainingProgressBar) -> None:
-        def after_step(correlation: float) -> None:
-            progress.step(correlation, loop.step)
-            self.endings.check()
-
         # A signal waits for the end of a step, when the state is whole.
         with self.endings.deferred():
-            loop.advance(end, after_step)
+            loop.advance(end, lambda correlation: self._after_step(correlation, loop.step, progress))
+
+    def _after_step(self, correlation: float, done: int, progress: TrainingProgressBar) -> None:
+        progress.step(correlation, done)
+        self.endings.check()
 
     def _end_cycle(self, number: int, loop: TrainingLoop, stage: str) -> None:
         """Score the end of a cycle, keep the best, write files."""

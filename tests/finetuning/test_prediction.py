@@ -236,8 +236,8 @@ def test_a_network_resumes_to_the_same_model(
     with pytest.MonkeyPatch.context() as patch:
         after_step, seen = _Run._after_step, []
 
-        def stop(run: _Run, correlation: float, progress: object) -> None:
-            after_step(run, correlation, progress)  # type: ignore[arg-type]
+        def stop(run: _Run, correlation: float, *others: object) -> None:
+            after_step(run, correlation, *others)  # type: ignore[arg-type]
             seen.append(correlation)
             if len(seen) == 4:
                 raise Enough

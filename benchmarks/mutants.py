@@ -123,8 +123,16 @@ MUTANTS = (
         "self._scores_of_judges()) >= 0:",
         _LOOP_TESTS,
     ),
-    Mutant("no stage is judged", _LOOP, "if self._stages[stage].revert_unless_better and", "if False and", _LOOP_TESTS),
-    Mutant("contacts are never refreshed", _LOOP, "if within % _CONTACT_REFRESH_STEPS == 0:", "if False:", _LOOP_TESTS),
+    Mutant("no stage is judged", _LOOP, "if self._stages[stage].revert_unless_better:", "if False:", _LOOP_TESTS),
+    Mutant(
+        "contacts are never refreshed",
+        _LOOP,
+        "if within % _CONTACT_REFRESH_STEPS == 0 and",
+        "if False and",
+        _LOOP_TESTS,
+    ),
+    Mutant("rounds never end early", _LOOP, "_SETTLED_SHARE = 0.1", "_SETTLED_SHARE = 0.0", _LOOP_TESTS),
+    Mutant("overlaps are never allowed", _LOOP, "energy(held, not stage.allows_overlaps)", "energy(held)", _LOOP_TESTS),
     Mutant("contacts refreshed half as often", _LOOP, "_REFRESH_STEPS = 25", "_REFRESH_STEPS = 50", _LOOP_TESTS),
     Mutant(
         "rates fall to a tenth",
@@ -139,8 +147,8 @@ MUTANTS = (
     Mutant(
         "a stage's limit goes before the run's",
         _LOOP,
-        "limit = max(stage.resolution_angstrom, limit or 0.0)",
-        "limit = stage.resolution_angstrom",
+        "limit = max(stage.resolution_angstrom, self._settings.resolution or 0.0) or None",
+        "limit = stage.resolution_angstrom or None",
         _LOOP_TESTS,
     ),
     # Held-out particles and the verdict

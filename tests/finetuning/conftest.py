@@ -15,8 +15,19 @@ from cocofold.simulation.simulation_settings import SimulationSettings
 @pytest.fixture(scope="session")
 def particles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """STAR of 80 particles of open adenylate kinase."""
+    return _simulated(tmp_path_factory, 64, 2.5)
+
+
+@pytest.fixture(scope="session")
+def coarse_particles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with fewer pixels: for tests to which it is one whether images tell much."""
+    return _simulated(tmp_path_factory, 32, 5.0)
+
+
+def _simulated(tmp_path_factory: pytest.TempPathFactory, box: int, pixel_size: float) -> Path:
+    given = {"model": str(open_state()), "box": box, "pixel_size": pixel_size, "count": 80, "snr": 0.3, "seed": 3}
     folder = tmp_path_factory.mktemp("simulated") / "particles"
-    simulate(SimulationSettings(model=str(open_state()), box=64, pixel_size=2.5, count=80, snr=0.3, seed=3), folder)
+    simulate(SimulationSettings(**given), folder)  # type: ignore[arg-type]
     return folder / "particles.star"
 
 

@@ -89,22 +89,22 @@ def wait_for_cycle(out: Path, words: str, process: subprocess.Popen) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(particles: Path, start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alone(coarse_particles: Path, start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of one process."""
     out = tmp_path_factory.mktemp("runs") / "alone"
-    assert run(command(particles, start, out, *SHORT)).returncode == 0
+    assert run(command(coarse_particles, start, out, *SHORT)).returncode == 0
     return out
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "by_torchrun"), [(2, True), (3, False)])
 def test_several_give_the_model_of_one(
-    count: int, by_torchrun: bool, alone: Path, particles: Path, start: Path, tmp_path: Path
+    count: int, by_torchrun: bool, alone: Path, coarse_particles: Path, start: Path, tmp_path: Path
 ) -> None:
     """A batch is two chunks, so that one of three processes has nothing to do in a step, and all have in scoring."""
     out = tmp_path / "run"
-    ours = command(particles, start, out, *SHORT, "--processes", count, "--oversubscribe")
-    done = run(several(count, particles, start, out) if by_torchrun else ours)
+    ours = command(coarse_particles, start, out, *SHORT, "--processes", count, "--oversubscribe")
+    done = run(several(count, coarse_particles, start, out) if by_torchrun else ours)
     assert done.returncode == 0, done.stderr
     assert f"{count} processes compare images" in log(out)
     assert done.stdout.count("verdict:") == 1
@@ -153,25 +153,27 @@ def test_chunks_are_even_and_keep_the_order(count: int, most: int) -> None:
 
 
 @pytest.mark.slow
-def test_one_goes_on_where_several_were_stopped(alone: Path, particles: Path, start: Path, tmp_path: Path) -> None:
+def test_one_goes_on_where_several_were_stopped(
+    alone: Path, coarse_particles: Path, start: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
-    process = began(several(2, particles, start, out))
+    process = began(several(2, coarse_particles, start, out))
     wait_for_cycle(out, "cycle  2", process)
     process.send_signal(signal.SIGTERM)
     _, complaint = process.communicate(timeout=120)
     assert process.returncode != 0
     assert "cocofold: ended by SIGTERM; --resume goes on from here\n" in complaint
     assert not (out / "metrics.json").exists()
-    assert run(command(particles, start, out, *SHORT, "--resume")).returncode == 0
+    assert run(command(coarse_particles, start, out, *SHORT, "--resume")).returncode == 0
     assert (out / "model.cif").read_bytes() == (alone / "model.cif").read_bytes()
 
 
 @pytest.mark.slow
 def test_a_process_that_is_killed_ends_all_and_loses_nothing(
-    alone: Path, particles: Path, start: Path, tmp_path: Path
+    alone: Path, coarse_particles: Path, start: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    process = began(several(2, particles, start, out))
+    process = began(several(2, coarse_particles, start, out))
     wait_for_cycle(out, "cycle  2", process)
     ranks = by_rank(process)
     os.kill(ranks[1], signal.SIGKILL)
@@ -180,7 +182,7 @@ def test_a_process_that_is_killed_ends_all_and_loses_nothing(
     assert not any(Path(f"/proc/{number}").exists() for number in ranks.values())
 
     process = subprocess.Popen(
-        several(2, particles, start, out, "--resume"), env=ONE_THREAD, stderr=subprocess.PIPE, text=True
+        several(2, coarse_particles, start, out, "--resume"), env=ONE_THREAD, stderr=subprocess.PIPE, text=True
     )
     wait_for_cycle(out, "cycle  4", process)
     ranks = by_rank(process)
@@ -188,33 +190,33 @@ def test_a_process_that_is_killed_ends_all_and_loses_nothing(
     process.communicate(timeout=120)
     assert not any(Path(f"/proc/{number}").exists() for number in ranks.values())
 
-    assert run(several(2, particles, start, out, "--resume")).returncode == 0
+    assert run(several(2, coarse_particles, start, out, "--resume")).returncode == 0
     assert (out / "model.cif").read_bytes() == (alone / "model.cif").read_bytes()
 
 
 @pytest.mark.slow
-def test_bad_input_is_one_message_of_the_first(particles: Path, start: Path, tmp_path: Path) -> None:
+def test_bad_input_is_one_message_of_the_first(coarse_particles: Path, start: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     message = "cocofold: model"
-    done = run([*command(particles, tmp_path / "none.cif", out), "--processes", "2"])
+    done = run([*command(coarse_particles, tmp_path / "none.cif", out), "--processes", "2"])
     assert done.returncode == 2
     assert done.stderr.startswith(message)
     assert len(done.stderr.strip().splitlines()) == 1
-    done = run(several(2, particles, tmp_path / "none.cif", out))
+    done = run(several(2, coarse_particles, tmp_path / "none.cif", out))
     assert done.returncode != 0
     assert done.stderr.count(message) == 1
     # torchrun tells how it came to know of it; nothing of ours does. The checkout's own folder may have any name.
     ours = f'File "{Path(cocofold.__file__).parent}'
     assert not [line for line in done.stderr.splitlines() if ours in line]
-    assert "--processes 0: give 1 or more" in run([*command(particles, start, out), "--processes", "0"]).stderr
-    assert "torchrun has started 2" in run(several(2, particles, start, out, "--processes", 3)).stderr
+    assert "--processes 0: give 1 or more" in run([*command(coarse_particles, start, out), "--processes", "0"]).stderr
+    assert "torchrun has started 2" in run(several(2, coarse_particles, start, out, "--processes", 3)).stderr
     assert not out.exists()
 
 
 @pytest.mark.slow
-def test_a_killed_helper_is_told_of_in_one_message(particles: Path, start: Path, tmp_path: Path) -> None:
+def test_a_killed_helper_is_told_of_in_one_message(coarse_particles: Path, start: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    arguments = command(particles, start, out, *SHORT, "--processes", 2)
+    arguments = command(coarse_particles, start, out, *SHORT, "--processes", 2)
     process = began(arguments)
     wait_for_cycle(out, "cycle  1", process)
     os.kill(helper_of(process), signal.SIGKILL)
@@ -225,8 +227,8 @@ def test_a_killed_helper_is_told_of_in_one_message(particles: Path, start: Path,
 
 
 @pytest.mark.slow
-def test_all_end_soon_when_one_of_them_is_killed(particles: Path, start: Path, tmp_path: Path) -> None:
-    arguments = command(particles, start, tmp_path / "run", *SHORT, "--processes", 4, "--oversubscribe")
+def test_all_end_soon_when_one_of_them_is_killed(coarse_particles: Path, start: Path, tmp_path: Path) -> None:
+    arguments = command(coarse_particles, start, tmp_path / "run", *SHORT, "--processes", 4, "--oversubscribe")
     process = began(arguments)
     wait_for_cycle(tmp_path / "run", "cycle  1", process)
     helpers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -278,8 +280,8 @@ def test_uneven_shares_give_what_one_process_gives(count: int, particles: Path, 
 
 
 @pytest.mark.slow
-def test_a_helper_that_ends_before_it_is_ready_is_told_of(particles: Path, start: Path, tmp_path: Path) -> None:
-    arguments = command(particles, start, tmp_path / "run", *SHORT, "--processes", 2)
+def test_a_helper_that_ends_before_it_is_ready_is_told_of(coarse_particles: Path, start: Path, tmp_path: Path) -> None:
+    arguments = command(coarse_particles, start, tmp_path / "run", *SHORT, "--processes", 2)
     process = began(arguments)
     os.kill(helper_of(process), signal.SIGKILL)
     _, complaint = process.communicate(timeout=60)
@@ -289,8 +291,8 @@ def test_a_helper_that_ends_before_it_is_ready_is_told_of(particles: Path, start
 
 
 @pytest.mark.slow
-def test_interrupted_while_they_get_ready_all_end_at_once(particles: Path, start: Path, tmp_path: Path) -> None:
-    arguments = command(particles, start, tmp_path / "run", *SHORT, "--processes", 2)
+def test_interrupted_while_they_get_ready_all_end_at_once(coarse_particles: Path, start: Path, tmp_path: Path) -> None:
+    arguments = command(coarse_particles, start, tmp_path / "run", *SHORT, "--processes", 2)
     process = began(arguments)
     helper = helper_of(process)
     process.send_signal(signal.SIGTERM)
@@ -303,9 +305,9 @@ def test_interrupted_while_they_get_ready_all_end_at_once(particles: Path, start
 
 @pytest.mark.slow
 def test_a_helper_does_not_outlive_a_first_process_that_is_killed_meanwhile(
-    particles: Path, start: Path, tmp_path: Path
+    coarse_particles: Path, start: Path, tmp_path: Path
 ) -> None:
-    arguments = command(particles, start, tmp_path / "run", *SHORT, "--processes", 2)
+    arguments = command(coarse_particles, start, tmp_path / "run", *SHORT, "--processes", 2)
     process = began(arguments)
     helper = helper_of(process)
     process.kill()

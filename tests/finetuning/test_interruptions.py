@@ -35,14 +35,14 @@ SHORT = 0.03
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def short(coarse_particles: Path, start: Path, out: Path, *more: object) -> list[str]:
-    return command(coarse_particles, start, out, "--effort", SHORT, *more)
+def short(particles: Path, start: Path, out: Path, *more: object) -> list[str]:
+    return command(particles, start, out, "--effort", SHORT, *more)
 
 
 @pytest.fixture(scope="module")
-def options(coarse_particles: Path, start: Path) -> Options:
+def options(particles: Path, start: Path) -> Options:
     """Of the runs that ``short`` starts."""
-    return Options(particles=str(coarse_particles), model=str(start), effort=SHORT, seed=1, cycles=7, check=False)
+    return Options(particles=str(particles), model=str(start), effort=SHORT, seed=1, cycles=7, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -85,13 +85,13 @@ def ends_like(undisturbed: Path, options: Options, out: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_in_pieces_of_a_queues_time_ends_with_the_same_model(
-    undisturbed: Path, options: Options, coarse_particles: Path, start: Path, tmp_path: Path
+    undisturbed: Path, options: Options, particles: Path, start: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     seconds, statuses, messages = 0.5, [], []
     while not statuses or statuses[-1] == 75:
         more = ["--resume"] if (out / "config.yaml").is_file() else []
-        status, said = run_here(short(coarse_particles, start, out, "--time-limit", f"{seconds:.1f}s", *more))
+        status, said = run_here(short(particles, start, out, "--time-limit", f"{seconds:.1f}s", *more))
         statuses.append(status)
         messages.append(said)
         seconds *= 1.7
@@ -103,10 +103,8 @@ def test_a_run_in_pieces_of_a_queues_time_ends_with_the_same_model(
 
 
 @pytest.mark.parametrize("limit", ["55", "m", "1h 30m", "0s", "-5m", "366d", "99999999999d", "1.2.3h", "\u0665m"])
-def test_a_time_limit_that_is_no_time_is_refused(
-    coarse_particles: Path, start: Path, tmp_path: Path, limit: str
-) -> None:
-    message = refused(short(coarse_particles, start, tmp_path / "run", f"--time-limit={limit}"))
+def test_a_time_limit_that_is_no_time_is_refused(particles: Path, start: Path, tmp_path: Path, limit: str) -> None:
+    message = refused(short(particles, start, tmp_path / "run", f"--time-limit={limit}"))
     assert message.startswith(f"cocofold: --time-limit {limit}: give a time")
     assert not (tmp_path / "run").exists()
 
@@ -124,13 +122,13 @@ def test_a_time_limit_is_a_sum_of_times_with_units(text: str, seconds: float) ->
 def test_a_run_ended_and_killed_resumes_to_the_same_model(
     undisturbed: Path,
     options: Options,
-    coarse_particles: Path,
+    particles: Path,
     start: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     out = tmp_path / "run"
-    process = started(short(coarse_particles, start, out))
+    process = started(short(particles, start, out))
     wait_for(lambda: "cycle  2" in log(out), process)
     time.sleep(0.1)
     asked = time.time()
@@ -140,7 +138,7 @@ def test_a_run_ended_and_killed_resumes_to_the_same_model(
     assert (out / "checkpoints" / "latest.safetensors").stat().st_mtime > asked - 0.02
     assert log(out).endswith("ended by SIGTERM; --resume goes on from here\n")
     assert not list(out.rglob("*.part"))
-    process = started(short(coarse_particles, start, out, "--resume"))
+    process = started(short(particles, start, out, "--resume"))
     # In the second pass, which gives the answer.
     wait_for(lambda: "cycle  3" in log(out).partition("pass 2 of 2")[2], process)
     time.sleep(0.1)
@@ -160,10 +158,10 @@ def test_a_run_ended_and_killed_resumes_to_the_same_model(
 
 @pytest.mark.slow
 def test_a_run_ended_before_its_first_step_resumes_from_the_beginning(
-    undisturbed: Path, options: Options, coarse_particles: Path, start: Path, tmp_path: Path
+    undisturbed: Path, options: Options, particles: Path, start: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    process = started(short(coarse_particles, start, out))
+    process = started(short(particles, start, out))
     wait_for(lambda: (out / "config.yaml").exists(), process)
     process.send_signal(signal.SIGINT)
     status, complaint = ended(process)
@@ -190,20 +188,16 @@ main()
 
 
 @pytest.mark.slow
-def test_a_signal_before_the_run_begins_ends_it_with_its_status(
-    coarse_particles: Path, start: Path, tmp_path: Path
-) -> None:
-    process = started(
-        [sys.executable, "-c", ENDED_WHILE_IT_IMPORTS, *short(coarse_particles, start, tmp_path / "run")[3:]]
-    )
+def test_a_signal_before_the_run_begins_ends_it_with_its_status(particles: Path, start: Path, tmp_path: Path) -> None:
+    process = started([sys.executable, "-c", ENDED_WHILE_IT_IMPORTS, *short(particles, start, tmp_path / "run")[3:]])
     assert ended(process) == (143, "cocofold: ended by SIGTERM\n")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
-def test_signals_that_are_ignored_stay_so(coarse_particles: Path, start: Path, tmp_path: Path) -> None:
+def test_signals_that_are_ignored_stay_so(particles: Path, start: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = started(["nohup", *short(coarse_particles, start, out)])
+    process = started(["nohup", *short(particles, start, out)])
     wait_for(lambda: "cycle  2" in log(out), process)
     process.send_signal(signal.SIGHUP)
     time.sleep(0.5)
@@ -249,11 +243,11 @@ def test_a_signal_that_a_library_kept_to_itself_ends_what_comes_next() -> None:
 
 @pytest.mark.slow
 def test_a_run_ends_with_the_process_that_started_it_though_its_output_is_cut(
-    options: Options, coarse_particles: Path, start: Path, tmp_path: Path
+    options: Options, particles: Path, start: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     with subprocess.Popen(["sleep", "120"]) as owner:
-        process = started(short(coarse_particles, start, out, "--stop-with", owner.pid), stdout=subprocess.PIPE)
+        process = started(short(particles, start, out, "--stop-with", owner.pid), stdout=subprocess.PIPE)
         assert process.stdout is not None
         assert b"80 particles" in process.stdout.readline()
         process.stdout.close()
@@ -276,16 +270,12 @@ def test_a_run_ends_with_the_process_that_started_it_though_its_output_is_cut(
 
 
 @pytest.mark.slow
-def test_a_terminal_that_hangs_up_ends_the_run_with_a_checkpoint(
-    coarse_particles: Path, start: Path, tmp_path: Path
-) -> None:
+def test_a_terminal_that_hangs_up_ends_the_run_with_a_checkpoint(particles: Path, start: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     terminal, of_run = pty.openpty()
     os.set_blocking(terminal, False)
     # As its own terminal, so that both the signal and errors on writing come.
-    process = started(
-        ["setsid", "--ctty", *short(coarse_particles, start, out)], stdin=of_run, stdout=of_run, stderr=of_run
-    )
+    process = started(["setsid", "--ctty", *short(particles, start, out)], stdin=of_run, stdout=of_run, stderr=of_run)
     os.close(of_run)
 
     def reads_until_the_second_cycle() -> bool:
@@ -370,12 +360,12 @@ cp "$out/model.cif" "$RESULT"
 
 
 @pytest.mark.slow
-def test_a_full_disk_in_mid_run(undisturbed: Path, coarse_particles: Path, start: Path, tmp_path: Path) -> None:
+def test_a_full_disk_in_mid_run(undisturbed: Path, particles: Path, start: Path, tmp_path: Path) -> None:
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
         pytest.skip("file systems cannot be mounted here (unshare -rm)")
     disk, result, messages = tmp_path / "disk", tmp_path / "model.cif", tmp_path / "messages"
     disk.mkdir()
-    arguments = short(coarse_particles, start, tmp_path)
+    arguments = short(particles, start, tmp_path)
     where = arguments.index("--out")
     del arguments[where : where + 2]
     done = subprocess.run(
@@ -404,14 +394,14 @@ def test_too_small_a_disk_is_refused_at_once(
 
 @pytest.mark.slow
 def test_a_folder_made_read_only_in_mid_run(
-    undisturbed: Path, options: Options, coarse_particles: Path, start: Path, tmp_path: Path
+    undisturbed: Path, options: Options, particles: Path, start: Path, tmp_path: Path
 ) -> None:
     # Permissions do not bind root, unless it gives up the right to pass over them.
     bound = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
     if bound and (shutil.which("setpriv") is None or subprocess.run([*bound, "true"], capture_output=True).returncode):
         pytest.skip("root, and setpriv cannot take its rights away")
     out = tmp_path / "run"
-    process = started([*bound, *short(coarse_particles, start, out)])
+    process = started([*bound, *short(particles, start, out)])
     wait_for(lambda: "cycle  2" in log(out), process)
     folders = [out, out / "models", out / "checkpoints"]
     for folder in folders:
@@ -425,9 +415,9 @@ def test_a_folder_made_read_only_in_mid_run(
 
 
 @pytest.mark.slow
-def test_a_folder_that_vanishes_in_mid_run(coarse_particles: Path, start: Path, tmp_path: Path) -> None:
+def test_a_folder_that_vanishes_in_mid_run(particles: Path, start: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = started(short(coarse_particles, start, out))
+    process = started(short(particles, start, out))
     wait_for(lambda: "cycle  2" in log(out), process)
     # At once: while it is emptied, other messages would be true.
     shutil.rmtree(out.rename(tmp_path / "gone"))
@@ -439,17 +429,17 @@ def test_a_folder_that_vanishes_in_mid_run(coarse_particles: Path, start: Path, 
 
 @pytest.mark.slow
 def test_a_folder_in_use_full_or_of_other_settings_is_refused(
-    undisturbed: Path, options: Options, tmp_path: Path, coarse_particles: Path, start: Path
+    undisturbed: Path, options: Options, tmp_path: Path, particles: Path, start: Path
 ) -> None:
     with pytest.raises(InputError, match="not empty"):
         finetune(options, undisturbed)
-    other = Options(particles=str(coarse_particles), model=str(start), effort=SHORT, seed=2, cycles=7, check=False)
+    other = Options(particles=str(particles), model=str(start), effort=SHORT, seed=2, cycles=7, check=False)
     with pytest.raises(InputError, match=r"seed \(1 then, 2 now\)"):
         finetune(other, undisturbed, resume=True)
     with pytest.raises(InputError, match="holds no run"):
         finetune(options, tmp_path / "none", resume=True)
     with RunFolder(tmp_path / "held", options, resume=False):
-        assert "another run" in refused(short(coarse_particles, start, tmp_path / "held", "--resume"))
+        assert "another run" in refused(short(particles, start, tmp_path / "held", "--resume"))
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file"):
         finetune(options, tmp_path / "file")

@@ -36,6 +36,8 @@ _OF_SIGNAL = 128
 LOCK = "cocofold.lock"
 _FINETUNE = "ProtCocofoldFinetune"
 _GOES_ON = "The same command without --template goes on."
+# Of Scipion's message on a protocol whose process is gone
+_DIED = "not found running"
 # How often a running protocol is looked at; one in a queue is looked at by the queue's own program
 _POLL_INTERVAL_S, _QUEUE_POLL_INTERVAL_S = 0.2, 2.0
 
@@ -229,6 +231,7 @@ def _waitForEnd(project, number, process, limits):
         Our child process in which it runs. Its end says that the protocol's status is final.
     limits : Limits
     """
+    fate = "has ended"
     while True:
         reached = limits.reached()
         if reached:
@@ -237,15 +240,33 @@ def _waitForEnd(project, number, process, limits):
             raise reached
         if process is None:
             protocol = _protocol(project, number)
-            if not protocol.isActive() or protocol.getStatus() == STATUS_INTERACTIVE:
+            died = protocol.isFailed() and _DIED in protocol.getErrorMessage()
+            if died or not (_isRunByAnother(protocol) or _hasFinalStatus(protocol)):
+                return _failed(project, protocol, f"Its process {fate} without a word. {_lastWords(protocol)}")
+            if _hasFinalStatus(protocol):
                 return protocol
-            if not _isRunByAnother(protocol):
-                return _failed(project, protocol, "Its process has ended without a word; see the protocol's logs.")
             time.sleep(_QUEUE_POLL_INTERVAL_S)
-        elif _hasEnded(process):
-            process = None
         else:
-            time.sleep(_POLL_INTERVAL_S)
+            ending = _endingOf(process)
+            if ending is None:
+                time.sleep(_POLL_INTERVAL_S)
+            else:
+                process, fate = None, ending
+
+
+def _hasFinalStatus(protocol):
+    return not protocol.isActive() or protocol.getStatus() == STATUS_INTERACTIVE
+
+
+def _lastWords(protocol):
+    """Return a sentence with the last line of a protocol's log, and where the log is."""
+    for path in (protocol.getStderrLog(), protocol.getStdoutLog()):
+        if os.path.isfile(path):
+            with open(path, encoding="utf-8", errors="replace") as log:
+                lines = [line.strip() for line in log if line.strip()]
+            if lines:
+                return f"Its log {path} ends with: {lines[-1]}"
+    return "It has no log."
 
 
 def _failed(project, protocol, message):
@@ -275,11 +296,19 @@ def _isRunByAnother(protocol):
     return any(protocol.getDbPath() in word for word in words)
 
 
-def _hasEnded(process):
+def _endingOf(process):
+    """Return what became of a child process, in words that follow its name; None while it runs."""
     try:
-        return os.waitpid(process, os.WNOHANG)[0] == process
+        number, status = os.waitpid(process, os.WNOHANG)
     except ChildProcessError:
-        return True
+        return "has ended"
+    if number != process:
+        return None
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"has ended with status {code}"
+    hint = " (memory may have run out)" if -code == signal.SIGKILL else ""
+    return f"was ended by {signal.Signals(-code).name}{hint}"
 
 
 def _stop(project, number, process):
@@ -290,7 +319,7 @@ def _stop(project, number, process):
             project.stopProtocol(protocol)
         except Exception as error:
             print(f"The protocol could not be stopped: {error}", file=sys.stderr)
-    if process is not None and isProcessAlive(process) and not _hasEnded(process):
+    if process is not None and isProcessAlive(process) and _endingOf(process) is None:
         killWithChilds(process)
         os.waitpid(process, 0)
 

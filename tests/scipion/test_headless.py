@@ -326,7 +326,7 @@ def test_sigterm_ends_protocols_and_engines(adk):
         while not engines and process.poll() is None and time.monotonic() < end:
             engines = engines_below(process.pid)
             time.sleep(0.2)
-        assert engines, "no engine within two minutes" if process.poll() is None else process.communicate()
+        assert engines, "no engine within two minutes" if process.poll() is None else "\n".join(process.communicate())
         process.terminate()
         said, _ = process.communicate(timeout=60)
     assert process.returncode == 143

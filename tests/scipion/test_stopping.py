@@ -24,12 +24,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:subprocess .*
 
 
 def engines(protocol) -> list[psutil.Process]:
-    """Processes of the engine that work in the folder of a protocol's run."""
+    """Processes of the engine that work in the folder of a protocol's run.
+
+    The folder is relative to the project's, and protocols of other tests' projects have the same numbers.
+    """
     folder = protocol._getExtraPath("run")
     found = []
-    for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
-        if "finetune" in words and folder in words and "cocofold" in words:
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        words, here = process.info["cmdline"] or [], process.info["cwd"]
+        if here == os.path.realpath(os.getcwd()) and {"finetune", "cocofold", folder} <= set(words):
             found.append(process)
     return found
 

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -250,6 +251,25 @@ def test_a_protocol_that_has_neither_process_nor_job_is_not_waited_for():
     ended = project_run._waitForEnd(project, protocol.getObjId(), None, project_run.Limits(5))
     assert ended.isFailed()
     assert "ended without a word" in ended.getErrorMessage()
+
+
+@pytest.mark.parametrize(
+    ("name", "ending", "words"),
+    [
+        ("killed", "kill -9 $$", r"was ended by SIGKILL \(memory may have run out\)"),
+        ("ended", "exit 3", "has ended with status 3"),
+    ],
+)
+def test_a_process_that_dies_is_told_of_with_the_end_of_its_log(name, ending, words):
+    project = make_project(name)
+    with subprocess.Popen(["/bin/sh", "-c", ending]) as process:
+        protocol = left_active(project, STATUS_RUNNING, process.pid)
+        Path(protocol.getStdoutLog()).write_text("loading\nimages are read\n\n")
+        ended = project_run._waitForEnd(project, protocol.getObjId(), process.pid, project_run.Limits(5))
+    assert ended.isFailed()
+    assert re.search(
+        f"Its process {words} without a word. Its log .* ends with: images are read", ended.getErrorMessage()
+    )
 
 
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")

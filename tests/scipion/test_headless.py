@@ -11,7 +11,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -340,7 +339,9 @@ def test_sigterm_ends_protocols_and_engines(adk):
     settings = {"effort": 1.0, "cycles": 30, "makeReport": False, "checkFirst": False, "numberOfThreads": 1}
     protocol = adk.project.newProtocol(ProtCocofoldFinetune, **inputs, **settings)
     adk.project.saveProtocol(protocol)
-    command = [sys.executable, "-m", "scipion_cocofold.headless", adk.project.getShortName(), "--json"]
+    # Scipion's own programs must have no blank in their paths
+    python = os.environ["SCIPION_PYTHON"]
+    command = [python, "-m", "scipion_cocofold.headless", adk.project.getShortName(), "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         end, engines = time.monotonic() + 120, []
         while not engines and process.poll() is None and time.monotonic() < end:

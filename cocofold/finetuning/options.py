@@ -37,6 +37,7 @@ CONTRASTS = ("auto", "white", "dark")
 HANDS = ("auto", "as-is", "mirrored")
 PRESETS = ("default", "paper")
 PAIR_PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+LEAST_EFFORT, _MOST_EFFORT = 0.01, 100
 PAPER_EPOCHS = 10  # passes over the particles
 # What the preset paper sets, as the code of the paper's authors has it; what is given goes before.
 PAPER_SETTINGS: dict[str, Any] = {
@@ -160,7 +161,9 @@ class TrainingOptions(TwinOptions):
     refine_poses: str = _option(
         "off", "Refine particles' poses with the model; auto: where they are off.", choices=("off", "on", "auto")
     )
-    effort: float = _option(1.0, "Factor on the number of optimiser steps: 0.3 for a quick look.", within=(0.01, 100))
+    effort: float = _option(
+        1.0, "Factor on the number of optimiser steps: 0.3 for a quick look.", within=(LEAST_EFFORT, _MOST_EFFORT)
+    )
     seed: int = _option(0, "Seed: on CPU the same seed gives the same model, bit by bit.", within=(0, 2**63 - 1))
     device: str = _option("auto", "auto, cpu, cuda or cuda:N.", free_on_resume=True)
     # The larger, the more the images outweigh geometry and neighbourhoods.

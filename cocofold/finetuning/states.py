@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from cocofold.finetuning.holdout import FEWEST_HELD_OUT
-from cocofold.finetuning.options import Options
+from cocofold.finetuning.options import LEAST_EFFORT, Options
 from cocofold.finetuning.preparation import choose_particles
 from cocofold.finetuning.run import errors_explained, finetune, run_inside
 from cocofold.finetuning.run_folder import RunFolder
@@ -184,7 +184,7 @@ class _States:
         run = self.folder.path / "states" / "first"
         everything = np.ones(len(self.particles), dtype=bool)
         # Of a mixed set the first stages may explain less than the start: nothing is to stop them.
-        metrics = self._run(run, everything, None, _FIRST_EFFORT * self.options.effort, first=True)
+        metrics = self._run(run, everything, None, max(LEAST_EFFORT, _FIRST_EFFORT * self.options.effort), first=True)
         self._starts = {None: read_model(run / "models" / "cycle_00.cif")}
         self._open(self._starts[None])
         model = answer_of(run)

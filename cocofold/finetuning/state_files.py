@@ -115,6 +115,7 @@ def write_states(
     states: Sequence[FittedState],
     found: Mixture,
     sets_junk_aside: bool,
+    device: torch.device,
 ) -> dict[str, Any]:
     """Write the models and maps of all states and ``particles.star``; returns what ``metrics.json`` says of them.
 
@@ -134,6 +135,8 @@ def write_states(
     found : Mixture
         Of the particles that are used.
     sets_junk_aside : bool
+    device
+        Where maps are computed.
     """
     count = len(states)
     order = np.argsort(-found.shares[:count].numpy(), kind="stable")
@@ -145,7 +148,7 @@ def write_states(
     told = []
     for number, one in enumerate(states, 1):
         _copy(one.model_file, folder.path / f"model_{number}.cif")
-        _write_reconstruction(folder, number, in_hand, classes)
+        _write_reconstruction(folder, number, in_hand, classes, device)
         mine = classes.number == number
         told.append(
             {
@@ -198,12 +201,14 @@ def _certainty(classes: ParticleClasses) -> dict[str, Any]:
     return {"from": [round(0.1 * step, 1) for step in range(10)], "particles": counts.tolist()}
 
 
-def _write_reconstruction(folder: RunFolder, number: int, in_hand: ParticleSet, classes: ParticleClasses) -> None:
+def _write_reconstruction(
+    folder: RunFolder, number: int, in_hand: ParticleSet, classes: ParticleClasses, device: torch.device
+) -> None:
     mine = np.flatnonzero(classes.number == number)
     if len(mine) < 2:
         return
     try:
-        maps = reconstruct(in_hand.subset(mine))
+        maps = reconstruct(in_hand.subset(mine), device=device)
     except InputError as error:
         folder.log(f"reconstruction_{number}.mrc is not written: {error}")
         return

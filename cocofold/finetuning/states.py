@@ -373,8 +373,8 @@ class _States:
         in_hand = self.observations.particles
         if self.observations.contrast_sign < 0:
             in_hand = replace(in_hand, contrast=-in_hand.contrast)
-        source, junk = Path(self.options.particles), self.options.junk == "auto"
-        told = write_states(self.folder, source, self.particles, self.rows, in_hand, states, found, junk)
+        given = self.folder, Path(self.options.particles), self.particles, self.rows, in_hand
+        told = write_states(*given, states, found, self.options.junk == "auto", self.device)
         metrics = metrics_of_states(told, self._told, self.heldout, time.monotonic() - began)
         self.folder.write_metrics(metrics)
         self.folder.log(metrics["verdict_headline"] + " " + metrics["verdict_explanation"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -86,6 +87,7 @@ def reconstruct(
     seed : int
         Of the split into halves where the particles name no half sets.
     device
+        A GPU whose memory does not hold the Fourier volumes leaves them to the processor.
     progress : callable, optional
         Told the number of images done and of all.
     resolution_angstrom : float, optional
@@ -96,13 +98,27 @@ def reconstruct(
     InputError
         If the memory does not hold the Fourier volume, or images cannot be read.
     """
-    device = torch.device(device)
+    rotations = np.eye(3)[None] if rotations is None else rotations
     n_rings = ring_count(particles.box, particles.pixel_size_angstrom, resolution_angstrom)
+    where = _device_with_room(2 * (n_rings + 1), torch.device(device))
+    given = (particles, rotations, n_rings, split_into_halves(particles, seed), progress)
+    with contextlib.suppress(torch.cuda.OutOfMemoryError):  # of a GPU; a processor has another error
+        return _reconstruct_on(where, *given)
+    return _reconstruct_on(torch.device("cpu"), *given)
+
+
+def _reconstruct_on(
+    device: torch.device,
+    particles: ParticleSet,
+    rotations: np.ndarray,
+    n_rings: int,
+    halves: tuple[np.ndarray, np.ndarray],
+    progress: Callable[[int, int], None] | None,
+) -> Reconstruction:
+    """Maps of the particles and of two halves of them, on a device; see ``reconstruct``."""
     side = 2 * (n_rings + 1)
-    _require_memory(side, device)
-    halves = split_into_halves(particles, seed)
     rest = np.setdiff1d(np.arange(len(particles)), np.concatenate(halves))
-    source = _ImageTransforms(particles, np.eye(3)[None] if rotations is None else rotations, n_rings, device)
+    source = _ImageTransforms(particles, rotations, n_rings, device)
     counted = 0
 
     def tell(images: int) -> None:
@@ -354,12 +370,21 @@ def _level_corners(values: np.ndarray) -> np.ndarray:
     return (values + outside * (level - values)).astype(np.float32)
 
 
-def _require_memory(box: int, device: torch.device) -> None:
-    """Refuse boxes whose padded Fourier volumes the memory does not hold."""
+def _device_with_room(box: int, device: torch.device) -> torch.device:
+    """The device, or the processor where a GPU's memory does not hold the padded Fourier volumes of a box.
+
+    Raises
+    ------
+    InputError
+        If the processor's does not hold them either.
+    """
     needed = (_PADDING * box) ** 3 // 2 * _BYTES_PER_VOXEL
+    if device.type != "cpu" and needed > free_bytes(device):
+        device = torch.device("cpu")
     free = free_bytes(device)
     if needed > free:
         raise InputError(
             f"the Fourier volumes of a box of {box} pixels take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are "
             "free; give particles with fewer and larger pixels, or a machine with more memory"
         )
+    return device

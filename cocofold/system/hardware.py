@@ -257,10 +257,8 @@ def _available_on_machine() -> int:
 
 
 def peak_memory_gb() -> float:
-    """Peak memory of this process, or on a GPU of its tensors if that is more."""
+    """Peak memory of this process, or of its tensors on a GPU, whichever one, if that is more."""
     import torch
 
-    peak = peak_resident_bytes() / 1e9
-    if torch.cuda.is_available():
-        peak = max(peak, torch.cuda.max_memory_allocated() / 1e9)
-    return peak
+    on_gpus = [torch.cuda.max_memory_allocated(number) for number in range(torch.cuda.device_count())]
+    return max(peak_resident_bytes(), *on_gpus, 0) / 1e9

@@ -22,6 +22,7 @@ from cocofold.likelihood.observed_images import Observations, bytes_per_transfor
 from cocofold.particles import read_particles
 from cocofold.structure.read_model import read_model
 from cocofold.system.errors import InputError
+from cocofold.system.hardware import peak_memory_gb
 
 CPU = torch.device("cpu")
 
@@ -130,6 +131,13 @@ def test_a_peak_is_that_of_the_run_not_of_what_started_it() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert held.nbytes / 1e9 > 1
     assert float(done.stdout) < 1
+
+
+def test_a_peak_may_be_that_of_any_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run with --device cuda:1 leaves the first one alone."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda number: (0, 10**12)[number])
+    assert peak_memory_gb() == 1000
 
 
 class _Gpu:

@@ -168,15 +168,16 @@ def build_atoms(aatype: torch.Tensor, backbone: Rigid, torsions: torch.Tensor) -
 
 
 def _look_up(table: np.ndarray, aatype: torch.Tensor) -> torch.Tensor:
-    return torch.as_tensor(table, device=aatype.device)[aatype]
+    # A GPU takes the table when it comes to it, and is not waited for.
+    return torch.as_tensor(table).to(aatype.device, non_blocking=True)[aatype]
 
 
 def _rigid_groups(aatype: torch.Tensor, backbone: Rigid, torsions: torch.Tensor) -> Rigid:
     """Global frames of the rigid groups, n x 8."""
     frame = _look_up(RESIDUE_TABLES.frame, aatype).to(torsions.dtype)
     # The backbone group has no torsion.
-    no_turn = torch.tensor([0.0, 1.0], dtype=torsions.dtype, device=torsions.device).expand(len(torsions), 1, 2)
-    sine, cosine = torch.cat([no_turn, torsions], dim=1)[:, :, None].unbind(3)
+    no_turn = torsions.new_zeros(len(torsions), 1), torsions.new_ones(len(torsions), 1)
+    sine, cosine = torch.cat([torch.stack(no_turn, dim=2), torsions], dim=1)[:, :, None].unbind(3)
     x, y, z, origin = frame.unbind(3)
     turned = torch.stack([x, cosine * y + sine * z, cosine * z - sine * y], dim=3)
     groups = [Rigid(*parts) for parts in zip(turned.unbind(1), origin.unbind(1))]

@@ -225,7 +225,7 @@ def _check_inputs(
     for name, (tensor, shape) in needed.items():
         if tuple(tensor.shape) != shape:
             raise InputError(f"{name}: its shape is {tuple(tensor.shape)}; for {n} residues it must be {shape}")
-    if n == 0 or int(aatype.min()) < 0 or int(aatype.max()) > UNKNOWN_RESIDUE:
+    if n == 0 or bool(((aatype < 0) | (aatype > UNKNOWN_RESIDUE)).any()):
         raise InputError(f"aatype: must be one or more numbers from 0 to {UNKNOWN_RESIDUE}, AlphaFold's of amino acids")
 
 

@@ -231,7 +231,8 @@ class _TiledAtoms:
         slot[order] = torch.arange(len(order), device=x.device) + skipped.repeat_interleave(
             counts, output_size=len(order)
         )
-        tile = used.repeat_interleave(rows)
+        # Told the size, torch does not look at all numbers first.
+        tile = used.repeat_interleave(rows, output_size=int(rows.sum()))
         steps = torch.arange(-reach, side - reach, device=x.device)
         down = ((tile // across % across * width)[:, None] + steps).remainder(grid)
         right = ((tile % across * width)[:, None] + steps).remainder(grid)

@@ -190,10 +190,8 @@ def pose_equations(
     """
     positions = positions.contiguous()
     scale, precision = weights.to(rings.kx.device)
-    of_ring = torch.stack([scale * precision, scale**2 * precision])
-    of_ring = of_ring.repeat_interleave(
-        torch.tensor([ERRORS_PER_POSE, EQUATION_NUMBERS - ERRORS_PER_POSE], device=of_ring.device), dim=0
-    )
+    of_gradient, of_matrix = scale * precision, scale**2 * precision
+    of_ring = torch.stack([of_gradient] * ERRORS_PER_POSE + [of_matrix] * (EQUATION_NUMBERS - ERRORS_PER_POSE))
     lower = np.tril_indices(ERRORS_PER_POSE)
 
     def equations(some: torch.Tensor) -> torch.Tensor:

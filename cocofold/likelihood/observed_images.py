@@ -139,7 +139,7 @@ class Observations:
         """Correlations of images, (n, n_rings), by what radiation has left of each; as they are if no dose is known."""
         if self._dose_weights is None:
             return correlations
-        return correlations * self._dose_weights[rows.to(self.device), : correlations.shape[1]]
+        return correlations * self._dose_weights[self._on_device(rows), : correlations.shape[1]]
 
     def rings(self, n_rings: int) -> RingPixels:
         """Pixels of rings 1 ... ``n_rings``."""
@@ -188,9 +188,13 @@ class Observations:
         if self._on_warning is not None:
             self._on_warning(f"{self.device} is out of memory with {count} images at once: going on with {count // 2}")
 
+    def _on_device(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows where the tensors are; a GPU takes them when it comes to them, and is not waited for."""
+        return rows.to(self.device, non_blocking=True)
+
     def batch(self, rows: torch.Tensor, rings: RingPixels) -> Batch:
         """Images of these rows, (n,) int, at the pixels of ``rings``."""
-        on_device = rows.to(self.device)
+        on_device = self._on_device(rows)
         read = self._ahead.take(rows)
         if read is None and not self._filled[rows].all():
             read = self._read(rows)
@@ -205,22 +209,20 @@ class Observations:
     def _read(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Which of these rows are not in memory, (n,) bool, and the transforms of those."""
         missing = ~self._filled[rows]
-        if not missing.any():
-            return missing, self._cache[:0]
-        return missing, self._transform(rows[missing].numpy())
+        return missing, self._transform(rows[missing].numpy()) if missing.any() else self._cache[:0]
 
     def _with_cached(self, rows: torch.Tensor, missing: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
         """Transforms of all rows from those read and those in memory; what was read is kept as far as the budget."""
         # Rows by their numbers: a GPU would be waited for to count those of a mask.
         new, known = missing.nonzero()[:, 0], (~missing).nonzero()[:, 0]
         kept = (rows[new] < len(self._cache)).nonzero()[:, 0]
-        self._cache[rows[new[kept]].to(self.device)] = read[kept.to(self.device)]
+        self._cache[self._on_device(rows[new[kept]])] = read[self._on_device(kept)]
         self._filled[rows[new[kept]]] = True
         if missing.all():
             return read
         transforms = read.new_empty(len(rows), *read.shape[1:])
-        transforms[new.to(self.device)] = read
-        transforms[known.to(self.device)] = self._cache[rows[known].to(self.device)]
+        transforms[self._on_device(new)] = read
+        transforms[self._on_device(known)] = self._cache[self._on_device(rows[known])]
         return transforms
 
     def _transform(self, rows: np.ndarray) -> torch.Tensor:

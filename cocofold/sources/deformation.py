@@ -178,6 +178,7 @@ class DeformationSource(AtomSource):
         self._turns = torch.zeros(0, 3)
         self._shifts = torch.zeros(0, 3)
         self._torsions = self._tensor(np.zeros(len(torsions)), torch.float32)
+        self._is_turned = False  # whether any torsion is other than the start's, or may become so
 
     def _frame_sums(self) -> WeightedSums:
         """Sums that give an atom as its frame's axes, as far as the atom lies along each, and origin."""
@@ -225,8 +226,11 @@ class DeformationSource(AtomSource):
         self._turns = turns.to(self._device).requires_grad_()
         self._shifts = shifts.to(self._device).requires_grad_()
         groups = field_parameter_groups(self._turns, self._shifts, self._level.rate)
+        # Found out here, once a stage: at each step a GPU would have to be waited for
+        self._is_turned = bool(torsions.any())
         self._torsions = torsions.to(self._device).clone()
         if self._level.trains_torsions and len(self._torsions):
+            self._is_turned = True
             groups.append({"params": [self._torsions.requires_grad_()], "lr": _TORSION_RATE})
         return groups
 
@@ -236,7 +240,7 @@ class DeformationSource(AtomSource):
     def positions(self) -> torch.Tensor:
         """Positions of all atoms, (n_atoms, 3) Å, differentiable."""
         rotations, origins = (self._rotations, self._origins) if not len(self._turns) else self._frames()
-        if not self._torsions.requires_grad and not bool(self._torsions.any()):
+        if not self._is_turned:
             # An atom is at the sum of its frame's axes, as far as it lies along each, and its origin.
             return self._frames_to_atoms(torch.cat([rotations.transpose(1, 2), origins[:, None]], dim=1).flatten(0, 1))
         local = self._turn_side_chains(self._local)

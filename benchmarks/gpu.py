@@ -8,22 +8,24 @@ docs/performance.md is printed at the end. ``--device cpu`` tries the script its
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import fields
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.step import _BATCH, CASES, Case, Scene
-from cocofold.imaging.fourier import Ctf, RingPixels, contrast_transfer, normalise_rings, ring_correlations
+from cocofold.imaging.fourier import RingPixels, contrast_transfer, normalise_rings, ring_correlations
 from cocofold.imaging.projection import Poses, project
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,7 +72,7 @@ class Comparison:
         planes = planes[:, self.rings.flat_indices_in(case.box)]
         self.observed = normalise_rings(torch.view_as_real(planes), self.rings)
         self.poses = Poses(scene.rotations, scene.origins).to(device)
-        self.ctf = Ctf(*(getattr(scene.ctf, one.name).to(device) for one in fields(Ctf)))
+        self.ctf = scene.ctf.to(device)
         self.leaves = [leaf.detach().to(device).requires_grad_() for leaf in scene.leaves()]
 
     def correlations(self) -> torch.Tensor:
@@ -141,34 +143,44 @@ def kernels(case: Case, device: torch.device) -> dict[str, Any]:
         for _ in range(3):
             comparison.backward()
         _synchronise(device)
-    name = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    times = {one.key: float(getattr(one, name)) for one in found.key_averages()}
+    # By its name of now, or that of older versions of torch
+    names = ("self_device_time_total", "self_cuda_time_total") if on_gpu else ("self_cpu_time_total",)
+    averages = found.key_averages()
+    times = {one.key: float(next(getattr(one, name) for name in names if hasattr(one, name))) for one in averages}
     whole = sum(times.values()) or 1.0
     largest = sorted(times.items(), key=lambda pair: -pair[1])[:10]
     return {"kernels_per_cent": {key[:60]: round(100 * value / whole, 1) for key, value in largest}}
 
 
 def utilisation(case: Case, device: torch.device) -> dict[str, Any]:
-    """Per cent of the time in which the GPU computes while images are compared, as nvidia-smi tells."""
+    """Per cent of the time in which the busiest GPU computes while images are compared, as nvidia-smi tells."""
     comparison = Comparison(case, device, max(1, min(_BATCH, _ATOMS_AT_ONCE // case.atoms)))
-    ask = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop-ms=200"]
-    with subprocess.Popen(ask, stdout=subprocess.PIPE, text=True) as asked:
-        until = time.monotonic() + 4
+    comparison.backward()
+    ask = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+
+    def told() -> list[int]:
+        until, found = time.monotonic() + 4, []
         while time.monotonic() < until:
+            # One call for each: of a program that goes on, what it has written last may be lost.
+            words = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=20).stdout.split()
+            found += [max(int(word) for word in words if word.isdigit())] if any(map(str.isdigit, words)) else []
+            time.sleep(0.2)
+        return found
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(told)
+        while not asked.done():
             comparison.backward()
-        _synchronise(device)
-        asked.terminate()
-        told = [int(line) for line in (asked.stdout or []) if line.strip().isdigit()]
-    return {"utilisation_per_cent": statistics.median(told) if told else None}
+    found = asked.result()
+    return {"utilisation_per_cent": statistics.median(found) if found else None}
 
 
 def messages(case: Case, device: torch.device) -> dict[str, Any]:
     """Whether nccl adds up atoms' gradients in one process."""
     import torch.distributed as dist
 
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29511")
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, rank=0, world_size=1)
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     values = torch.arange(3.0 * case.atoms, device=device)
     dist.all_reduce(values)
     dist.destroy_process_group()
@@ -223,13 +235,26 @@ def _run_part(part: str, case: str, device: str, out: Path, seconds: float) -> d
     """A part in a process of its own; what it failed of stands under ``error``."""
     words = [sys.executable, "-m", "benchmarks.gpu", str(out), "--device", device, "--part", part, "--case", case]
     began = time.monotonic()
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, cwd=ROOT, start_new_session=True)
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=seconds, cwd=ROOT)
-        lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines() or ["no output"]
-        found = json.loads(lines[-1]) if done.returncode == 0 else {"error": lines[-1]}
+        said, complaint = process.communicate(timeout=seconds)
+        lines = (said if process.returncode == 0 else complaint).strip().splitlines() or ["no output"]
+        found = json.loads(lines[-1]) if process.returncode == 0 else {"error": lines[-1]}
     except subprocess.TimeoutExpired:
         found = {"error": f"longer than {seconds:.0f} s"}
+    finally:
+        # With all that it has started
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     return {"part": part, "case": case, **found, "seconds": round(time.monotonic() - began, 1)}
+
+
+def _write(row: dict[str, Any], out: Path) -> dict[str, Any]:
+    with open(out / "results.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    return row
 
 
 def _shown(value: object) -> str:
@@ -256,16 +281,13 @@ def main() -> None:
         sys.exit(f"no GPU that torch {torch.__version__} can use; --device cpu tries the script")
     until = time.monotonic() + 60 * options.minutes
     options.out.mkdir(parents=True, exist_ok=True)
-    name = torch.cuda.get_device_name() if options.device.startswith("cuda") else options.device
-    rows = [
-        {"part": "machine", "case": "", "device": name, "torch": torch.__version__, "python": sys.version.split()[0]}
-    ]
+    name = torch.cuda.get_device_name(options.device) if options.device.startswith("cuda") else options.device
+    machine = {"device": name, "torch": torch.__version__, "python": sys.version.split()[0]}
+    rows = [_write({"part": "machine", "case": "", **machine}, options.out)]
     for part, case in ORDER:
         left = until - time.monotonic()
         if left > 0 and (not options.only or case in options.only):
-            rows.append(_run_part(part, case, options.device, options.out.resolve(), left))
-            with open(options.out / "results.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
+            rows.append(_write(_run_part(part, case, options.device, options.out.resolve(), left), options.out))
             print(f"{part} {case}: {rows[-1]['seconds']} s", file=sys.stderr, flush=True)
     print("| part | case | found |\n| --- | --- | --- |")
     for row in rows:

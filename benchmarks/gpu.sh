@@ -28,14 +28,24 @@ out=$1
 shift
 mkdir -p "$out" && out=$(cd "$out" && pwd -P)
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 9))' || { echo "$python is older than 3.9" >&2; exit 2; }
-"$python" -c 'import torch, numpy' 2>/dev/null || { echo "$python has no torch, or no numpy" >&2; exit 2; }
+if ! why=$("$python" -c 'import numpy, torch
+version = torch.__version__.split(".")
+assert [int(version[0]), int(version[1])] >= [2, 4], "torch is older than 2.4: " + torch.__version__' 2>&1); then
+    echo "$python cannot run this; it needs numpy and torch 2.4: $(printf '%s\n' "$why" | tail -n 1)" >&2
+    exit 2
+fi
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 for pair in $needed; do
     module=${pair%%:*}
     if ! "$python" -c "import $module" 2>/dev/null; then
-        "$python" -m pip install --quiet --no-index --no-deps --target "$place" \
-            --find-links "${COCOFOLD_WHEELS:-$(dirname "$out")/wheels}" "${pair#*:}"
+        wheels=${COCOFOLD_WHEELS:-$(dirname "$out")/wheels}
+        "$python" -m pip install --quiet --disable-pip-version-check --no-index --no-deps --target "$place" \
+            --find-links "$wheels" "${pair#*:}" >"$place/said" 2>&1 && continue
+        version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+        echo "$python has no $module, and pip finds none in $wheels ($(tail -n 1 "$place/said")); where there is a" \
+            "network, run: sh benchmarks/gpu.sh wheels $version FOLDER, and name it here: COCOFOLD_WHEELS=FOLDER" >&2
+        exit 2
     fi
 done
 cd "$root" && PYTHONPATH="$root:$place${PYTHONPATH:+:$PYTHONPATH}" "$python" -m benchmarks.gpu "$out" "$@"

@@ -26,6 +26,7 @@ LONGEST = (
     "test_simulation_demo",
     "reporting",
     "test_relaxation",
+    "test_pretend_verbs",
     "test_stopping",
     "test_python_api",
     "test_memory_plan",

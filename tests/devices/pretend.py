@@ -3,7 +3,8 @@
 Importing this module makes the device ``pretend``; ``python -m cocofold ... --device pretend`` then runs there where
 ``sitecustomize.py`` beside this file is on Python's path. Its tensors hold no numbers that the processor can reach:
 ``numpy()``, operations of tensors of both devices, indices and random generators of the processor are errors, as on a
-GPU. Each wait of the program for the device is counted by the line of ``cocofold`` that causes it.
+GPU, and so are copies to the processor that nobody waits for. Each wait of the program for the device is counted by the
+function of ``cocofold`` that causes it. Of the device's two numbers, tensors only know the first.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "pretend"
-# The file to which a process adds its counts when it ends, and the size of the device's memory in bytes, if any.
-REPORT_VARIABLE, MEMORY_VARIABLE = "PRETEND_REPORT", "PRETEND_BYTES"
+# The file to which a process adds its counts when it ends; the size of the device's memory in bytes, if any, and what
+# the device says that it is, if that is more: others then hold the rest.
+REPORT_VARIABLE, MEMORY_VARIABLE, TOLD_VARIABLE = "PRETEND_REPORT", "PRETEND_BYTES", "PRETEND_TOLD_BYTES"
 ENGINE = Path(__file__).resolve().parents[2] / "cocofold"
 # Operations for which a GPU's driver waits until all before them are done: their result decides the program's course,
 # or the size of a tensor.
@@ -36,7 +38,6 @@ _WAITS = {
     "equal",
     "is_nonzero",
     "bincount",
-    "repeat_interleave",
     "_linalg_check_errors",
 }
 _WITH_INDICES = {"index", "index_put_", "_index_put_impl_", "_unsafe_index", "index_put"}
@@ -50,12 +51,14 @@ class _Memory:
 
     def __init__(self) -> None:
         self.limit = int(os.environ.get(MEMORY_VARIABLE, 1 << 34))
-        self.held = 0
+        self.told = int(os.environ.get(TOLD_VARIABLE, self.limit))
+        self.held = self.peak = 0
 
     def take(self, count: int) -> None:
         if self.held + count > self.limit:
             raise torch.cuda.OutOfMemoryError(f"pretend out of memory: {count} bytes of {self.limit - self.held}")
         self.held += count
+        self.peak = max(self.peak, self.held)
 
     def give_back(self, count: int) -> None:
         self.held -= count
@@ -106,10 +109,13 @@ class _Module:
         pass
 
     def mem_get_info(self, device: object = None) -> tuple[int, int]:
-        return MEMORY.limit - MEMORY.held, MEMORY.limit
+        return MEMORY.told - MEMORY.held, MEMORY.told
 
     def memory_allocated(self, device: object = None) -> int:
         return MEMORY.held
+
+    def max_memory_allocated(self, device: object = None) -> int:
+        return MEMORY.peak
 
     def memory_reserved(self, device: object = None) -> int:
         return MEMORY.held
@@ -162,6 +168,18 @@ def _count(counter: Counter[str], operation: str) -> None:
     counter[f"{where} {operation}"] += 1
 
 
+def _count_copy(source: torch.Tensor, target: torch.Tensor, non_blocking: bool) -> None:
+    """Note a copy between the devices; a GPU's driver is waited for both ways, unless it was asked not to be."""
+    if _is_ours(source) and _is_ours(target):
+        return
+    way = "to the device" if _is_ours(target) else "from the device"
+    _count(COPIES, way)
+    if not non_blocking:
+        _count(WAITS, f"copy {way}")
+    elif _is_ours(source):
+        raise RuntimeError("copy: what is read on the processor would not be there yet")
+
+
 def _refuse_mixed(name: str, given: list[Any]) -> None:
     """Refuse what a GPU refuses: tensors of the processor among those of the device."""
     for one in given:
@@ -178,14 +196,15 @@ def _run(operation: Any, *args: Any, **kwargs: Any) -> Any:
     given = tree_leaves((args, kwargs))
     if name in _COPIES:
         source, target = (args[0], args[1]) if name != "copy_" else (args[1], args[0])
-        if not (_is_ours(source) and _is_ours(target)):
-            _count(COPIES, "to the device" if _is_ours(target) else "from the device")
-        if _is_ours(source) and not _is_ours(target):
-            _count(WAITS, "copy")
+        _count_copy(source, target, bool(kwargs.get("non_blocking", args[2] if len(args) > 2 else False)))
         _inside(target).copy_(_inside(source))
         return target
     _refuse_mixed(name, given)
-    if name in _WAITS:
+    if name == "repeat_interleave":
+        # Torch reads the size of what follows, and whether all numbers are at least 0, unless it is told the size.
+        for _ in range(2 if kwargs.get("output_size") is None else 0):
+            _count(WAITS, name)
+    elif name in _WAITS:
         _count(WAITS, name)
     if name in _WITH_INDICES and any(
         isinstance(x, torch.Tensor) and x.dtype == torch.bool for x in tree_leaves(args[1])
@@ -239,7 +258,7 @@ def _as_strided(inside: torch.Tensor, size: list[int], stride: list[int], offset
 
 def _write_report(path: str) -> None:
     with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps({"waits": WAITS, "copies": COPIES, "held": MEMORY.held}) + "\n")
+        file.write(json.dumps({"waits": WAITS, "copies": COPIES, "peak": MEMORY.peak}) + "\n")
 
 
 _setup_privateuseone_for_python_backend(NAME, _Module())

@@ -1,120 +1,112 @@
-"""Whole commands on a device that refuses what a GPU refuses, and what they wait for there."""
+"""Runs of ``cocofold finetune`` on a device that refuses what a GPU refuses, and what they wait for there."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
-from collections import Counter
+import time
 from pathlib import Path
 
-import gemmi
-import numpy as np
 import pytest
-from torch.utils import backend_registration
+from pretend_runs import COMMAND, OF_A_STEP, Done, Small, environment, farthest, run, succeed
 
-from cocofold.commands.demo import closed_state, open_state
-from cocofold.simulation.particle_simulation import simulate
-from cocofold.simulation.simulation_settings import SimulationSettings
-
-pytestmark = pytest.mark.skipif(
-    not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
-    reason="this torch has no devices that are written in Python",
-)
-HERE = Path(__file__).parent
-# What a step waits for, by the function that asks: docs/performance.md says why
-OF_A_STEP = {
-    "imaging/projection.py:project _local_scalar_dense",
-    "imaging/projection.py:of unique_consecutive",
-    "imaging/projection.py:of repeat_interleave",
-    "sources/deformation.py:positions _local_scalar_dense",
-    "likelihood/frc_loss.py:unpack_gradient _local_scalar_dense",
-    "structure/restraints.py:_overlaps nonzero",
-}
+# Sums on the device are of other parts, and differ in their last digits; the model moves by 2.5 Å.
+SAME_ANGSTROM = 0.02
+# Bytes, less than the 8 million that the run would take
+MEMORY = 7_000_000
 
 
-@pytest.fixture(scope="module")
-def particles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("simulated") / "particles"
-    simulate(SimulationSettings(model=str(open_state()), box=48, pixel_size=3.4, count=40, snr=0.3, seed=3), folder)
-    return folder / "particles.star"
-
-
-def run(tmp_path: Path, *arguments: object, **variables: str) -> tuple[subprocess.CompletedProcess, Counter[str]]:
-    """A command in a process that knows the device; and what it has waited for."""
-    report = tmp_path / "report.json"
-    path = os.pathsep.join([str(HERE), str(HERE.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    own = {"PYTHONPATH": path, "PRETEND_REPORT": str(report), "OMP_NUM_THREADS": "1", **variables}
-    done = subprocess.run(
-        [sys.executable, "-m", "cocofold", *map(str, arguments)],
-        env={**os.environ, **own},
-        capture_output=True,
-        text=True,
-        timeout=500,
+def ends(out: Path, *arguments: object) -> None:
+    """Run a command up to its first cycle, and stop it there with a checkpoint."""
+    program = [sys.executable, *COMMAND, *map(str, arguments)]
+    process = subprocess.Popen(
+        program, env=environment(out.parent / "stopped.json"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    waits = Counter(json.loads(report.read_text().splitlines()[-1])["waits"]) if report.is_file() else Counter()
-    return done, waits
-
-
-def finetune(particles: Path, out: Path, *more: object) -> list[object]:
-    start = ["--particles", particles, "--model", closed_state(), "--out", out, "--effort", 0.01, "--cycles", 1]
-    return ["finetune", *start, "--heldout", 0, "--resolution", 10, "--no-check", "--batch-size", 8, *more]
-
-
-def positions(path: Path) -> np.ndarray:
-    atoms = gemmi.read_structure(str(path))[0].all()
-    return np.array([place.atom.pos.tolist() for place in atoms])
+    deadline = time.monotonic() + 120
+    while not (out / "log.txt").is_file() or "cycle  1" not in (out / "log.txt").read_text():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM
 
 
 @pytest.fixture(scope="module")
-def on_processor(particles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run on the processor."""
-    out = tmp_path_factory.mktemp("processor")
-    done, waits = run(out, *finetune(particles, out / "run", "--device", "cpu"))
-    assert done.returncode == 0, done.stderr
-    assert not waits
-    return out / "run"
+def on_device(small: Small, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+    """The folder of a run on the device, and what is known of it."""
+    folder = tmp_path_factory.mktemp("device")
+    return folder / "run", succeed(folder, *small.finetune(folder / "run", "--device", "pretend"))
 
 
 @pytest.mark.slow
-def test_a_run_ends_as_on_the_processor_and_waits_only_where_it_must(
-    particles: Path, on_processor: Path, tmp_path: Path
+def test_a_run_ends_as_on_the_processor(small: Small, on_processor: Path, on_device: tuple[Path, Done]) -> None:
+    out, done = on_device
+    assert "on pretend" in done.said
+    assert farthest(out / "model.cif", on_processor / "model.cif") < SAME_ANGSTROM
+    assert farthest(out / "model.cif", small.start) > 1
+
+
+@pytest.mark.slow
+def test_a_step_waits_only_where_it_must(small: Small, on_device: tuple[Path, Done], tmp_path: Path) -> None:
+    """Of a run with more steps in as many stages, what is waited for more often belongs to a step."""
+    longer = succeed(tmp_path, *small.finetune(tmp_path / "run", "--device", "pretend", "--effort", 0.02))
+    few, many = (json.loads((out / "metrics.json").read_text())["steps"] for out in (on_device[0], tmp_path / "run"))
+    assert many >= few + 10
+    before, after = on_device[1].waits(), longer.waits()
+    assert {where for where in after if after[where] - before[where] >= (many - few) / 2} == OF_A_STEP
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "then"), [("cpu", "pretend"), ("pretend", "cpu")])
+def test_a_run_goes_on_on_the_other_device(
+    first: str, then: str, small: Small, on_processor: Path, tmp_path: Path
 ) -> None:
-    done, waits = run(tmp_path, *finetune(particles, tmp_path / "run", "--device", "pretend"))
-    assert done.returncode == 0, done.stderr
-    assert "on pretend" in done.stdout
-    # A batch comes in one part on a GPU and in two on a processor, so sums differ in their last digits.
-    moved = positions(tmp_path / "run" / "model.cif") - positions(on_processor / "model.cif")
-    assert np.abs(moved).max() < 0.02
-    steps = json.loads((tmp_path / "run" / "metrics.json").read_text())["steps"]
-    often = {where for where, count in waits.items() if count >= steps}
-    # A checkpoint copies more arrays than so short a run has steps; its function's name depends on Python's version.
-    saved = re.compile(r"finetuning/training_loop.py:(<dictcomp>|state) copy")
-    assert {where for where in often if not saved.match(where)} <= OF_A_STEP
+    out = tmp_path / "run"
+    settings = small.finetune(out, "--cycles", 3)
+    ends(out, *settings, "--device", first)
+    assert not (out / "metrics.json").exists()
+    done = run(tmp_path, *settings, "--device", then, "--resume")
+    assert done.status == 0, done.complaint
+    assert f"on {then}" in done.said
+    assert farthest(out / "model.cif", on_processor / "model.cif") < SAME_ANGSTROM
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_on_another_device(particles: Path, on_processor: Path, tmp_path: Path) -> None:
+def test_a_finished_run_is_completed_on_another_device(small: Small, on_processor: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(on_processor, tmp_path / "run"))
     (out / "metrics.json").unlink()
-    done, _ = run(tmp_path, *finetune(particles, out, "--device", "pretend", "--resume"))
-    assert done.returncode == 0, done.stderr
+    succeed(tmp_path, *small.finetune(out, "--device", "pretend", "--resume"))
     assert (out / "model.cif").read_bytes() == (on_processor / "model.cif").read_bytes()
     assert (out / "metrics.json").is_file()
 
 
 @pytest.mark.slow
-def test_a_device_without_memory_gets_fewer_images_at_once_or_says_so(particles: Path, tmp_path: Path) -> None:
-    done, _ = run(tmp_path, *finetune(particles, tmp_path / "run", "--device", "pretend"), PRETEND_BYTES=str(1 << 20))
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert "out of memory" in done.stderr or "does not hold" in done.stderr
+def test_a_device_that_runs_out_of_memory_gets_fewer_images_at_once_and_no_maps(
+    small: Small, on_processor: Path, tmp_path: Path
+) -> None:
+    command = small.finetune(tmp_path / "run", "--device", "pretend")
+    # The device says that more is free than there is, as where another program takes it meanwhile.
+    done = succeed(tmp_path, *command, PRETEND_BYTES=str(MEMORY), PRETEND_TOLD_BYTES=str(1 << 32))
+    assert re.search(r"pretend is out of memory with 40 images at once: going on with 20", done.said)
+    assert done.reports[-1]["peak"] <= MEMORY
+    assert farthest(tmp_path / "run" / "model.cif", on_processor / "model.cif") < SAME_ANGSTROM
+    # It does not hold the Fourier volumes of the reconstruction, which the processor makes instead.
+    assert (tmp_path / "run" / "reconstruction.mrc").is_file()
 
 
-def test_the_device_refuses_what_a_gpu_refuses(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_device_with_next_to_no_memory_is_refused(small: Small, tmp_path: Path) -> None:
+    done = run(tmp_path, *small.finetune(tmp_path / "run", "--device", "pretend"), PRETEND_BYTES=str(1 << 19))
+    assert done.status == 2
+    assert len(done.complaint.splitlines()) == 1
+    assert "out of memory" in done.complaint or "does not hold" in done.complaint
+
+
+def test_the_device_refuses_what_a_gpu_refuses_and_counts_what_is_waited_for(tmp_path: Path) -> None:
     words = """
 import torch, pretend
 there, here = torch.arange(3.0, device="pretend"), torch.arange(3.0)
@@ -124,19 +116,35 @@ def refused(act):
     except (RuntimeError, TypeError):
         return
     raise SystemExit("not refused")
+def waited(act, *kinds):
+    pretend.WAITS.clear()
+    act()
+    found = {kind.removeprefix("elsewhere ") for kind in pretend.WAITS}
+    if found != set(kinds):
+        raise SystemExit(f"waits for {found}, not {kinds}")
 refused(lambda: there + here)
+refused(lambda: torch.cat([there, here]))
 refused(lambda: there.numpy())
 refused(lambda: there[torch.tensor([0, 1])])
+refused(lambda: here[torch.tensor([0, 1], device="pretend")])
 refused(lambda: torch.randn(3, device="pretend", generator=torch.Generator()))
+refused(lambda: there.pin_memory())
+refused(lambda: there.to("cpu", non_blocking=True))
 assert (there + 1).cpu().tolist() == [1, 2, 3]
-assert not pretend.WAITS["elsewhere _local_scalar_dense"]
-assert float(there.sum()) == 3
-assert pretend.WAITS["elsewhere _local_scalar_dense"] == 1
-there[there > 1]
-assert pretend.WAITS["elsewhere mask"] == 1
+waited(lambda: there + 1)
+waited(lambda: there.sum().item(), "_local_scalar_dense")
+waited(lambda: bool(there.any()), "_local_scalar_dense")
+waited(lambda: there[there > 1], "mask", "nonzero")
+waited(lambda: there.unique(), "_unique2")
+waited(lambda: there.nonzero(), "nonzero")
+waited(lambda: there.tolist(), "copy from the device")
+waited(lambda: here.to("pretend"), "copy to the device")
+waited(lambda: here.to("pretend", non_blocking=True))
+counts = torch.ones(3, dtype=torch.long, device="pretend")
+waited(lambda: there.repeat_interleave(counts), "repeat_interleave")
+waited(lambda: there.repeat_interleave(counts, output_size=3))
 pretend.MEMORY.limit = 100
 refused(lambda: torch.zeros(100, device="pretend"))
 """
-    path = {"PYTHONPATH": str(HERE)}
-    done = subprocess.run([sys.executable, "-c", words], env={**os.environ, **path}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = run(tmp_path, words, program=("-c",))
+    assert done.status == 0, done.complaint

@@ -39,12 +39,13 @@ PRESETS = ("default", "paper")
 PAIR_PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 LEAST_EFFORT, _MOST_EFFORT = 0.01, 100
 PAPER_EPOCHS = 10  # passes over the particles
-# What the preset paper sets, as the code of the paper's authors has it; what is given goes before.
+# What the preset paper sets, as the paper says, or its authors' code where it does not; what is given goes before.
 PAPER_SETTINGS: dict[str, Any] = {
     "teacher": False,
     "batch_size": 32,
     "data_weight": 1.0,
     "geometry_weight": 0.0,
+    "penalty_mean": True,
     "weights_rate": 1e-4,
     "adapter_rate": 1e-3,
     "adapter_gate": False,
@@ -173,6 +174,7 @@ class TrainingOptions(TwinOptions):
     penalty: bool = _off_switch(
         True, "Leave amplitudes and widths of the atoms' Gaussians unbounded (paper eq. 4).", "--no-penalty"
     )
+    penalty_mean: bool = _setting(False, None, "Whether that penalty is a mean over atoms, as in the paper, or a sum.")
     amplitude_rate: float = _setting(0.01, _RATES, "Learning rate of the amplitudes of the Gaussians (the paper's).")
     width_rate: float = _setting(0.005, _RATES, "Learning rate of the widths of the Gaussians (the paper's).")
     # What a processor's caches hold; part of the result's rounding.
@@ -380,8 +382,9 @@ class Options(StateOptions, NetworkOptions, TrainingOptions, ModelOptions, DataO
 def options_with_preset(**given: Any) -> Options:
     """Options of a run: those that are given, and for the others what the preset among them says.
 
-    The preset paper is the training in its authors' code: structure module and adapter without a gate, dropout, all
-    rings from the first step on, constant rates, a loss of reconstruction and penalty alone. A cycle is an epoch.
+    The preset paper is its authors' training: structure module and adapter without a gate, dropout (which only their
+    code has), all rings from the first step on, constant rates, a loss of reconstruction and penalty alone. A cycle is
+    an epoch.
     """
     if given.get("preset") != "paper":
         return Options(**given)

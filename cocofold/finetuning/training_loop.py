@@ -189,7 +189,7 @@ class TrainingLoop:
         surrogate = self.source.prior(positions) + (positions * (by_geometry - weight * images.positions)).sum()
         if stage.trains_gaussians:
             if self._settings.penalty:
-                surrogate = surrogate + self.gaussians.penalty(self._penalised_atoms)
+                surrogate = surrogate + self.gaussians.penalty(self._penalised_atoms, self._settings.penalty_mean)
             # Atoms of amplitude 0 are disordered, and keep it.
             seen = images.amplitudes * (self.gaussians.amplitudes.detach() != 0)
             surrogate = surrogate - weight * (self.gaussians.amplitudes * seen).sum()

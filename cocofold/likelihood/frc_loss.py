@@ -46,18 +46,21 @@ class AtomGaussians:
         """Copies of the values, which no optimiser changes."""
         return AtomGaussians(self.amplitudes.detach().clone(), self.widths_angstrom.detach().clone())
 
-    def penalty(self, counted: torch.Tensor) -> torch.Tensor:
+    def penalty(self, counted: torch.Tensor, is_mean: bool = False) -> torch.Tensor:
         """Hinges that keep variances in 0.1 to 0.8 Å² and amplitudes in 1 to 20 (paper eq. 4).
 
         Parameters
         ----------
         counted : (n_atoms,) bool
-            Protein atoms; others are exempt.
+            Atoms of ordered residues with a backbone; others are exempt.
+        is_mean : bool
+            Whether it is the mean over these atoms, as in the paper, or their sum.
         """
         excess = _outside(self.widths_angstrom**2, LEAST_VARIANCE_A2, MOST_VARIANCE_A2)
         excess = excess + _outside(self.amplitudes, LEAST_AMPLITUDE, MOST_AMPLITUDE)
         # By a product: to take the counted ones out, a GPU would have to be waited for
-        return (excess * counted).sum()
+        total = (excess * counted).sum()
+        return total / counted.sum().clamp(min=1) if is_mean else total
 
 
 def _outside(values: torch.Tensor, least: float, most: float) -> torch.Tensor:

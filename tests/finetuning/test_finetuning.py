@@ -251,6 +251,9 @@ def test_hinges_act_outside_their_ranges_only() -> None:
     assert float(inside.penalty(counted)) == pytest.approx(0, abs=1e-6)
     outside = AtomGaussians(torch.tensor([0.5, 22.0, 6.0, 6.0]), torch.tensor([0.675, 0.675, 1.0, 0.675]))
     assert float(outside.penalty(counted)) == pytest.approx(0.5 + 2.0 + 0.2)
+    assert float(outside.penalty(counted, is_mean=True)) == pytest.approx((0.5 + 2.0 + 0.2) / 3)
+    assert float(outside.penalty(~counted | counted, is_mean=True)) == pytest.approx((0.5 + 2.0 + 0.2) / 4)
+    assert float(outside.penalty(torch.zeros(4, dtype=torch.bool), is_mean=True)) == 0
 
 
 def followed(correlations: list[np.ndarray]) -> TrainingPass:

@@ -279,6 +279,27 @@ def test_gaussians_are_learned_where_a_stage_says_so(loop_of, model: Model, trai
     assert bool((changed != 0).any()) is trains
 
 
+@pytest.mark.parametrize(("asked", "is_sum", "is_mean"), [({}, 1, 0), ({"penalty_mean": True}, 0, 1)])
+def test_a_step_adds_the_penalty_once_as_a_sum_or_as_a_mean(
+    loop_of, model: Model, asked: dict[str, bool], is_sum: int, is_mean: int
+) -> None:
+    """Of one atom that is too high and too wide; a step has two parts of eight images."""
+    found = []
+    for options in ({**asked, "penalty": False}, asked):
+        loop, *_ = loop_of([Stage("fine", 5, 0.0, batches=1, trains_gaussians=True)], **options)
+        amplitudes, widths = loop.gaussians.amplitudes.clone(), loop.gaussians.widths_angstrom.clone()
+        amplitudes[7], widths[7] = 25.0, 1.5
+        loop.gaussians = AtomGaussians(amplitudes, widths)
+        loop.advance(1, lambda correlation: None)
+        found.append(torch.stack([loop.gaussians.amplitudes.grad, loop.gaussians.widths_angstrom.grad]))
+    added = found[1] - found[0]
+    share = is_sum + is_mean / len(model)
+    # The slope of the width's square is twice the width.
+    torch.testing.assert_close(added[:, 7], share * torch.tensor([1.0, 3.0]), rtol=0.02, atol=0)
+    added[:, 7] = 0
+    assert not added.any()
+
+
 def test_a_stage_without_batches_asks_no_image(loop_of) -> None:
     loop, _, _, comparison = loop_of([Stage("prior", 3, 0.0, batches=0), Stage("images", 3, 0.0)])
     loop.advance(3, lambda correlation: None)

@@ -296,6 +296,8 @@ def test_the_paper_s_preset_is_its_authors_training(prediction: Path, placed: Pa
     assert (asked.amplitude_rate, asked.width_rate, asked.weights_rate, asked.adapter_rate) == (0.01, 0.005, 1e-4, 1e-3)
     assert (asked.data_weight, asked.geometry_weight, asked.single_rate, asked.pair_rate) == (1.0, 0.0, 0.0, 0.0)
     assert not asked.teacher
+    assert asked.penalty
+    assert asked.penalty_mean
     assert options_with_preset(preset="paper", **given, cycles=3, batch_size=8).epochs == 3
     source = start_of(asked).with_teacher(None).source()
     (stage,) = source.stages()

@@ -319,7 +319,7 @@ def relax(
     threads: int | None = None,
     device: str = "auto",
 ) -> RelaxedModel:
-    """Take clashes and strain out of a model by molecular mechanics (Amber14 in implicit solvent, OpenMM).
+    """Take clashes and strain out of proteins, DNA and RNA by molecular mechanics (Amber14, implicit solvent, OpenMM).
 
     Parameters
     ----------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Tuple
 
@@ -14,6 +15,7 @@ from cocofold.system.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
+    from rich.table import Table
 
     from cocofold.assessment.comparison import Assessment
     from cocofold.relaxation.minimization import RelaxedModel
@@ -174,15 +176,16 @@ def relax(
 ) -> None:
     """Relax a model: hydrogens and missing atoms are built, clashes and strained bonds taken out.
 
-    Amber14 in implicit solvent is minimised by OpenMM, with restraints to the positions given that fade. Peptides stay
-    cis or trans and residues keep their chirality. What the force field does not know, such as ligands and nucleic
-    acids, stays where it is. Prints clashes, bonds, angles and the Ramachandran plot's figures before and after.
+    Amber14 in implicit solvent is minimised by OpenMM, with restraints to the positions given that fade: proteins, DNA
+    and RNA move. Peptides stay cis or trans and residues keep their chirality. What the force field does not know,
+    such as ligands, sugars and modified nucleotides, stays where it is, and is named. Prints clashes, bonds, angles
+    and the Ramachandran plot's figures before and after.
     """
     for option, path in (("--out", out), ("--json", json_file)):
         check_writable(option, path)
     if out.suffix.lower() not in (".cif", ".mmcif"):
         raise InputError(f"--out {out}: mmCIF is written; give a name that ends in .cif")
-    from cocofold.assessment.comparison import assess
+    from cocofold.assessment.comparison import assess, assess_nucleic_acids
     from cocofold.likelihood.residue_support import ParticlesOfModel
     from cocofold.relaxation.minimization import RelaxSettings, relax_with_particles
     from cocofold.structure.read_model import read_model
@@ -197,12 +200,15 @@ def relax(
     with share_progress_bar() as tell:
         found = relax_with_particles(start, out, settings, pulling, tell)
     compared = assess(found.model, start)
+    nucleic = assess_nucleic_acids(found.model, start)
     facts = {
         "model": str(model),
         **found.as_dict(),
+        "trace_atom": compared.trace_atom,
         "ca_rmsd": compared.ca_rmsd,
         "tm_score": compared.alignment.tm_score,
         "geometry": _geometry_before_and_after(found.model, start),
+        "nucleic_acids": None if nucleic is None else asdict(nucleic),
         "seconds": round(time.monotonic() - began, 1),
     }
     if json_file is not None:
@@ -229,7 +235,7 @@ def _print_table(found: RelaxedModel, compared: Assessment, facts: dict[str, Any
     from rich.console import Console
     from rich.table import Table
 
-    from cocofold.relaxation.clash_figures import CLASH_OVERLAP_ANGSTROM, OUTLIER_SIGMAS
+    from cocofold.relaxation.clash_figures import CLASH_OVERLAP_ANGSTROM
 
     table = Table()
     for heading in ("figure", "before", "after"):
@@ -238,17 +244,15 @@ def _print_table(found: RelaxedModel, compared: Assessment, facts: dict[str, Any
     table.add_row(
         f"clashes (overlap of {CLASH_OVERLAP_ANGSTROM} Å or more)", str(len(before.clashes)), str(len(after.clashes))
     )
-    table.add_row(
-        f"backbone bonds and angles beyond {OUTLIER_SIGMAS:g}σ, of {after.backbone_values}",
-        str(len(before.outliers)),
-        str(len(after.outliers)),
-    )
-    table.add_row("worst of these (σ)", f"{before.worst_sigmas:.1f}", f"{after.worst_sigmas:.1f}")
-    table.add_row("twisted peptides", *(str(count) for count in facts["geometry"]["twisted"]))
-    table.add_row("Ramachandran favoured", *(f"{share:.1%}" for share in facts["geometry"]["ramachandran_favoured"]))
-    table.add_row("Ramachandran outliers", *(str(len(names)) for names in facts["geometry"]["ramachandran_outliers"]))
-    table.add_row("new D-amino acids, new cis peptides", "", _new_faults(facts["geometry"]))
-    table.add_row("CA RMSD to the start (Å)", "", f"{compared.ca_rmsd:.2f}")
+    if compared.trace_atom == "CA":
+        _add_protein_rows(table, found, facts["geometry"])
+    nucleic = facts["nucleic_acids"]
+    if nucleic is not None and nucleic["kept_base_pairs"] is not None:
+        kept = f"{nucleic['kept_base_pairs']} kept, {nucleic['base_pairs'] - nucleic['kept_base_pairs']} new"
+        table.add_row("base pairs", str(nucleic["reference_base_pairs"]), kept)
+        if compared.trace_atom == "CA":
+            table.add_row("C1' RMSD to the start (Å)", "", f"{nucleic['c1_rmsd']:.2f}")
+    table.add_row(f"{compared.trace_atom} RMSD to the start (Å)", "", f"{compared.ca_rmsd:.2f}")
     table.add_row("TM-score with the start", "", f"{compared.alignment.tm_score:.4f}")
     if found.frc is not None:
         table.add_row("FRC with the particles", f"{found.frc['before']:.4f}", f"{found.frc['after']:.4f}")
@@ -260,5 +264,17 @@ def _print_table(found: RelaxedModel, compared: Assessment, facts: dict[str, Any
         typer.echo(note)
 
 
-def _new_faults(geometry: dict[str, Any]) -> str:
-    return f"{len(geometry['new_d'])}, {len(geometry['new_cis'])}"
+def _add_protein_rows(table: Table, found: RelaxedModel, geometry: dict[str, Any]) -> None:
+    from cocofold.relaxation.clash_figures import OUTLIER_SIGMAS
+
+    before, after = found.before, found.after
+    table.add_row(
+        f"backbone bonds and angles beyond {OUTLIER_SIGMAS:g}σ, of {after.backbone_values}",
+        str(len(before.outliers)),
+        str(len(after.outliers)),
+    )
+    table.add_row("worst of these (σ)", f"{before.worst_sigmas:.1f}", f"{after.worst_sigmas:.1f}")
+    table.add_row("twisted peptides", *(str(count) for count in geometry["twisted"]))
+    table.add_row("Ramachandran favoured", *(f"{share:.1%}" for share in geometry["ramachandran_favoured"]))
+    table.add_row("Ramachandran outliers", *(str(len(names)) for names in geometry["ramachandran_outliers"]))
+    table.add_row("new D-amino acids, new cis peptides", "", f"{len(geometry['new_d'])}, {len(geometry['new_cis'])}")

@@ -1,4 +1,4 @@
-"""Clashes, bonds and angles of a protein, by published definitions."""
+"""Clashes of proteins and nucleic acids, bonds and angles of proteins, by published definitions."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ _TRIGONAL = {
     "PHE": {"CG", "CD1", "CD2", "CE1", "CE2", "CZ"},
     "TYR": {"CG", "CD1", "CD2", "CE1", "CE2", "CZ"},
     "TRP": {"CG", "CD1", "CD2", "CE2", "CE3", "CZ2", "CZ3", "CH2"},
+    **{name: {"C2", "C4", "C5", "C6", "C8"} for name in ("A", "C", "G", "U", "DA", "DC", "DG", "DT")},
 }
-_HYDROXYL = {"OG", "OG1", "OH"}
+_HYDROXYL = {"OG", "OG1", "OH", "O2'"}
 
 # Means and standard deviations (Å, degrees): Engh & Huber, International Tables for Crystallography F, 18.3 (2001)
 # by the name of the residue that decides
@@ -64,7 +65,7 @@ _CIS_PROLINE = (127.0, 2.4)
 
 @dataclass(frozen=True)
 class Stereochemistry:
-    """Stereochemistry of a protein.
+    """Stereochemistry of a protein and of nucleic acids, whose bonds and angles are not compared.
 
     Attributes
     ----------
@@ -86,7 +87,7 @@ class Stereochemistry:
 
 
 def measure_stereochemistry(topology: Any, positions: np.ndarray, labels: Sequence[str]) -> Stereochemistry:
-    """Clashes, and deviations of bonds and angles, of the heavy atoms of a protein.
+    """Clashes of heavy atoms, and deviations of bonds and angles of a protein's.
 
     Parameters
     ----------

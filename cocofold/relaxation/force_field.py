@@ -1,6 +1,6 @@
-"""A model's protein as the force field has it, and the energy that relaxation brings down.
+"""A model's protein and nucleic acids as the force field has them, and the energy that relaxation brings down.
 
-The protein is completed with missing atoms and hydrogens. The energy is Amber14 in implicit solvent with
+The protein is completed with missing atoms, and all with hydrogens. The energy is Amber14 in implicit solvent with
 restraints that keep the model as it is.
 """
 
@@ -10,70 +10,72 @@ import io
 import random
 import re
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 
+from cocofold.relaxation import (
+    FROZEN_WITHIN_ANGSTROM,
+    PHOSPHATE_END,
+    SELENOMETHIONINE,
+    RelaxedResidues,
+    are_sugars,
+    force_field_atom_name,
+    hydrogens_at_ends,
+    templates_with_phosphate,
+)
 from cocofold.structure.geometry import torsion_radians
 from cocofold.structure.model import Model
-from cocofold.structure.topology import LONGEST_PEPTIDE_BOND_ANGSTROM, Backbone
 from cocofold.system.errors import InputError
 
-# Amber ff14SB with OBC II (Onufriev, Bashford & Case 2004), under OpenMM's names
+# Amber ff14SB, OL15 of DNA and OL3 of RNA with OBC II (Onufriev, Bashford & Case 2004), under OpenMM's names
 FORCE_FIELD = ("amber14-all.xml", "implicit/obc2.xml")
 # Non-bonded interactions end here, as is usual for these force fields in implicit solvent without periodicity
 CUTOFF_NM = 1.0
 ANGSTROM_PER_NM = 10.0
 # By this name the force of the images is found in a system.
 IMAGE_FORCE_NAME = "images"
-# Protein atoms this near to atoms that the force field does not know do not move: hydrogen bonds and bonds to metals
-# reach less far, so that nothing moves into or away from a ligand. Larger: more of the protein is not relaxed.
-FROZEN_WITHIN_ANGSTROM = 4.5
 # kJ/mol: of a peptide bond turned by 90 degrees, and of an improper torsion off by a radian. Smaller ones could give
 # way to a clash, so that a peptide turns over or a residue changes its chirality; larger ones strain bonds nearby.
 _OMEGA_STRENGTH_KJ, _CHIRALITY_STRENGTH_KJ = 150.0, 400.0
 # The improper torsion CA-N-C-CB of a tetrahedral carbon is about 35 degrees.
 _IMPROPER_RAD = 0.6
 _HYDROGEN, _SULPHUR = 1, 16
-# Selenomethionine is built as methionine: its selenium becomes the sulphur.
-_SELENOMETHIONINE, _SELENIUM_ATOM, _SULPHUR_ATOM = "MSE", "SE", "SD"
+_SELENIUM_ATOM, _SULPHUR_ATOM = "SE", "SD"
 # 0 would stand for any seed in OpenMM
 _SEED = 1
-# Length (Å) of C-O in a carboxylate, and of CA-CB; angle of a tetrahedron
-_CARBOXYLATE_BOND_ANGSTROM, _BETA_BOND_ANGSTROM, _TETRAHEDRAL_DEGREES = 1.25, 1.53, 109.5
-STANDARD_AMINO_ACIDS = frozenset({
-    "ALA", "ARG", "ASN", "ASP", "CYS", "GLN", "GLU", "GLY", "HIS", "ILE",
-    "LEU", "LYS", "MET", "PHE", "PRO", "SER", "THR", "TRP", "TYR", "VAL",
-})  # fmt: skip
-
-# What molecular dynamics programs call amino acids by their protonation and bonds, which are found anew here
-_STANDARD_NAME = {
-    _SELENOMETHIONINE: "MET", "HID": "HIS", "HIE": "HIS", "HIP": "HIS", "HSD": "HIS", "HSE": "HIS", "HSP": "HIS",
-    "CYX": "CYS", "CYM": "CYS", "ASH": "ASP", "GLH": "GLU", "LYN": "LYS",
-}  # fmt: skip
+# Length (Å) of C-O in a carboxylate, of P-OH, and of CA-CB; angle of a tetrahedron
+_CARBOXYLATE_BOND_ANGSTROM, _PHOSPHATE_BOND_ANGSTROM = 1.25, 1.61
+_BETA_BOND_ANGSTROM, _TETRAHEDRAL_DEGREES = 1.53, 109.5
 
 
 def load_force_field(solvent: bool = True) -> Any:
-    """The force field of proteins, with implicit solvent (generalised Born, OBC II) or in vacuum."""
+    """The force field of proteins and nucleic acids, with implicit solvent (generalised Born, OBC II) or in vacuum."""
     from openmm import app
 
-    return app.ForceField(*(FORCE_FIELD if solvent else FORCE_FIELD[:1]))
+    field = app.ForceField(*(FORCE_FIELD if solvent else FORCE_FIELD[:1]))
+    more = ElementTree.Element("ForceField")
+    ElementTree.SubElement(more, "Residues").extend(templates_with_phosphate().values())
+    field.loadFile(io.StringIO(ElementTree.tostring(more, encoding="unicode")))
+    return field
 
 
-def build_system(parts: ForceFieldProtein, field: Any, others: np.ndarray, image_force: bool) -> Any:
-    """The system of a protein, with restraints.
+def build_system(parts: ForceFieldParts, field: Any, model: Model, image_force: bool) -> Any:
+    """The system of a model's protein and nucleic acids, with restraints.
 
     Heavy atoms are held to their positions by a harmonic restraint of strength ``hold`` (kJ/mol/nm², a parameter of the
-    context). Peptides are held cis or trans and residues in their chirality, as they are. Atoms near others that the
-    force field does not know do not move.
+    context). Peptides are held cis or trans and amino acids in their chirality, as they are. Atoms near others that
+    are left out do not move.
 
     Parameters
     ----------
-    parts : ForceFieldProtein
+    parts : ForceFieldParts
     field : openmm.app.ForceField
-    others : (m, 3) float
-        Atoms (Å) that are not part of the protein.
+    model : Model
+        Of which these are parts.
     image_force : bool
         Whether each atom takes a constant force, in the force `IMAGE_FORCE_NAME`: parameters fx, fy, fz (kJ/mol/nm).
     """
@@ -89,7 +91,7 @@ def build_system(parts: ForceFieldProtein, field: Any, others: np.ndarray, image
     _restrain_positions(system, parts)
     _hold_peptides(system, parts)
     _hold_chirality(system, parts)
-    for atom in _atoms_near(parts, others).tolist():
+    for atom in _atoms_near(parts, model).tolist():
         # OpenMM does not move atoms without mass.
         system.setParticleMass(atom, 0)
     if image_force:
@@ -102,7 +104,7 @@ def image_force_of(system: Any) -> Any:
     return next(force for force in system.getForces() if force.getName() == IMAGE_FORCE_NAME)
 
 
-def _restrain_positions(system: Any, parts: ForceFieldProtein) -> None:
+def _restrain_positions(system: Any, parts: ForceFieldParts) -> None:
     import openmm
 
     hold = openmm.CustomExternalForce("0.5*hold*((x-x0)^2+(y-y0)^2+(z-z0)^2)")
@@ -126,7 +128,7 @@ def _add_image_force(system: Any) -> None:
     system.addForce(pull)
 
 
-def _atoms_by_name(parts: ForceFieldProtein) -> list[dict[str, int]]:
+def _atoms_by_name(parts: ForceFieldParts) -> list[dict[str, int]]:
     """Atoms of each residue by name."""
     return [{atom.name: atom.index for atom in residue.atoms()} for residue in parts.topology.residues()]
 
@@ -136,7 +138,7 @@ def peptide_torsion_atoms(named: dict[str, int], next_named: dict[str, int]) -> 
     return [named.get("CA", -1), named.get("C", -1), next_named.get("N", -1), next_named.get("CA", -1)]
 
 
-def _hold_peptides(system: Any, parts: ForceFieldProtein) -> None:
+def _hold_peptides(system: Any, parts: ForceFieldParts) -> None:
     import openmm
 
     force = openmm.CustomTorsionForce("depth*(1-cos(theta-theta0))")
@@ -155,7 +157,7 @@ def _hold_peptides(system: Any, parts: ForceFieldProtein) -> None:
     system.addForce(force)
 
 
-def _hold_chirality(system: Any, parts: ForceFieldProtein) -> None:
+def _hold_chirality(system: Any, parts: ForceFieldParts) -> None:
     import openmm
 
     force = openmm.CustomTorsionForce("depth*(theta-theta0)^2")
@@ -171,22 +173,36 @@ def _hold_chirality(system: Any, parts: ForceFieldProtein) -> None:
     system.addForce(force)
 
 
-def _atoms_near(parts: ForceFieldProtein, others: np.ndarray) -> np.ndarray:
-    """Heavy atoms of the protein that are within 4.5 Å of other atoms of the model, (n,) int."""
+def _atoms_near(parts: ForceFieldParts, model: Model) -> np.ndarray:
+    """Heavy atoms that are too near to atoms of the model that are left out to move, (n,) int.
+
+    That is within 4.5 Å; of a residue that binds a sugar the atom that does so, with those that are bonded to it.
+    """
     from scipy.spatial import cKDTree
 
-    if len(others) == 0:
-        return np.zeros(0, int)
-    distance, _ = cKDTree(others).query(parts.positions, distance_upper_bound=FROZEN_WITHIN_ANGSTROM)
-    return np.flatnonzero(np.isfinite(distance) & parts.is_heavy)
+    sugars = are_sugars(model)
+    binding = parts.chosen.bound[sugars[model.residue_of_atom[parts.chosen.bound[:, 1]]], 0]
+    is_near = np.isin(parts.model_row, binding)
+    for one, other in list(parts.topology.bonds()) if len(binding) else []:
+        ends = [one.index, other.index]
+        is_near[ends] |= np.isin(parts.model_row[ends], binding).any()
+    is_free = np.isin(parts.model_residue, model.residue_of_atom[binding])
+    for chosen, is_exempt in ((~sugars, False), (sugars, is_free)):
+        others = model.positions[(parts.chosen.left_out & chosen)[model.residue_of_atom]]
+        if len(others):
+            distance, _ = cKDTree(others).query(parts.positions, distance_upper_bound=FROZEN_WITHIN_ANGSTROM)
+            is_near |= np.isfinite(distance) & ~np.asarray(is_exempt)
+    return np.flatnonzero(is_near & parts.is_heavy)
 
 
 @dataclass(frozen=True)
-class ForceFieldProtein:
-    """The protein of a model as OpenMM sees it.
+class ForceFieldParts:
+    """The protein and the nucleic acids of a model as OpenMM sees them.
 
     Attributes
     ----------
+    chosen : RelaxedResidues
+        Which residues of the model they are.
     topology : openmm.app.Topology
         Topology with hydrogens and missing heavy atoms, and a chain for each piece without a gap.
     positions : (n, 3) float
@@ -197,27 +213,23 @@ class ForceFieldProtein:
         Row of each atom in the model, or -1 for one that was added.
     model_residue : (n,) int
         Row in ``Model.residues`` of each atom.
-    left_out : (n_residues,) bool
-        Residues of the model that are no part of it: ligands, nucleic acids, unknown and incomplete residues, and
-        those that are held.
-    held : (k,) int
-        Rows of residues that the force field knows, but not where they are: alone between gaps, or closing a ring.
-    n_pieces, n_disulphides : int
+    is_stand_in : (n,) bool
+        Added atoms that the molecule does not have: they stand for the neighbour behind a gap, or for what is bound.
+    n_disulphides : int
     """
 
+    chosen: RelaxedResidues
     topology: Any
     positions: np.ndarray
     is_heavy: np.ndarray
     model_row: np.ndarray
     model_residue: np.ndarray
-    left_out: np.ndarray
-    held: np.ndarray
-    n_pieces: int
+    is_stand_in: np.ndarray
     n_disulphides: int
 
 
-def build_protein(model: Model, forcefield: Any, platform: Any) -> ForceFieldProtein:
-    """The protein of a model, with what was missing of its residues.
+def build_parts(model: Model, forcefield: Any, platform: Any) -> ForceFieldParts:
+    """The protein of a model, with what was missing of its residues, and the nucleic acids.
 
     Selenomethionine is built as methionine. Hydrogens of the model are replaced. Missing residues are not built: the
     ends of a gap are ends of chains.
@@ -236,30 +248,49 @@ def build_protein(model: Model, forcefield: Any, platform: Any) -> ForceFieldPro
     """
     from openmm import unit
 
-    known, held, pieces = _unbroken_pieces(model)
-    topology, rows, positions = _heavy_atom_topology(model, pieces)
+    chosen = RelaxedResidues.of(model)
+    topology, rows, positions = _heavy_atom_topology(model, chosen)
     disulphides = sum(1 for bond in topology.bonds() if {bond[0].name, bond[1].name} == {"SG"})
-    residues = [number for piece in pieces for number in piece]
+    residues = [number for piece in chosen.pieces for number in piece]
     labels = [f"{key.name} {key.number}{key.insertion_code} of chain {key.chain}" for key in model.residues]
+    row_of = {(atom.residue.index, atom.name): row for atom, row in zip(topology.atoms(), rows.tolist())}
     modeller = _with_missing_atoms(topology, positions, forcefield, platform, [labels[row] for row in residues])
-    by_name = {
-        (residue, str(model.atom_names[row])): row
-        for residue, row in zip(model.residue_of_atom[rows[rows >= 0]].tolist(), rows[rows >= 0].tolist())
-    }
     atoms = list(modeller.topology.atoms())
-    owner = np.array([residues[atom.residue.index] for atom in atoms])
-    names = [_name_in_model(model, number, atom.name) for number, atom in zip(owner, atoms)]
-    return ForceFieldProtein(
+    positions = np.array(modeller.positions.value_in_unit(unit.angstrom))
+    model_row = np.array([row_of.get((atom.residue.index, atom.name), -1) for atom in atoms])
+    return ForceFieldParts(
+        chosen=chosen,
         topology=modeller.topology,
-        positions=np.array(modeller.positions.value_in_unit(unit.angstrom)),
+        positions=positions,
         is_heavy=np.array([atom.element.atomic_number != _HYDROGEN for atom in atoms]),
-        model_row=np.array([by_name.get((number, name), -1) for number, name in zip(owner.tolist(), names)]),
-        model_residue=owner,
-        left_out=~known,
-        held=held,
-        n_pieces=len(pieces),
+        model_row=model_row,
+        model_residue=np.array([residues[atom.residue.index] for atom in atoms]),
+        is_stand_in=_stand_ins(model, chosen, modeller.topology, positions, model_row),
         n_disulphides=disulphides,
     )
+
+
+def _stand_ins(
+    model: Model, chosen: RelaxedResidues, topology: Any, positions: np.ndarray, model_row: np.ndarray
+) -> np.ndarray:
+    """Added atoms that the molecule does not have, (n,) bool.
+
+    These are oxygens at the ends of pieces, and of an atom to which something is bound, such as a sugar, the hydrogen
+    that is nearest to that.
+    """
+    names = np.array([atom.name for atom in topology.atoms()])
+    found = np.isin(names, ("OXT", PHOSPHATE_END)) & (model_row < 0)
+    hydrogens: dict[int, list[int]] = {}
+    for one, other in topology.bonds():
+        for parent, atom in ((one, other), (other, one)):
+            if atom.element.atomic_number == _HYDROGEN:
+                hydrogens.setdefault(parent.index, []).append(atom.index)
+    place = {row: atom for atom, row in enumerate(model_row.tolist())}
+    for atom, other in chosen.bound.tolist():
+        near = [one for one in hydrogens.get(place.get(atom, -1), []) if not found[one]]
+        if near:
+            found[min(near, key=lambda one: float(np.linalg.norm(positions[one] - model.positions[other])))] = True
+    return found
 
 
 def _with_missing_atoms(topology: Any, positions: np.ndarray, forcefield: Any, platform: Any, labels: list[str]) -> Any:
@@ -285,7 +316,7 @@ def _with_missing_atoms(topology: Any, positions: np.ndarray, forcefield: Any, p
         state = random.getstate()
         random.seed(_SEED)
         try:
-            modeller.addHydrogens(forcefield, platform=platform)
+            modeller.addHydrogens(forcefield, platform=platform, variants=hydrogens_at_ends(modeller.topology))
         except ValueError as error:
             # OpenMM counts residues from 0.
             said = re.sub(r"residue (\d+) \(\w+\)", lambda found: labels[int(found[1])], str(error))
@@ -297,90 +328,63 @@ def _with_missing_atoms(topology: Any, positions: np.ndarray, forcefield: Any, p
     return modeller
 
 
-def _unbroken_pieces(model: Model) -> tuple[np.ndarray, np.ndarray, list[list[int]]]:
-    """Residues that are relaxed, (n_residues,) bool, those that are held, (k,) int, and runs that peptide bonds join.
-
-    The force field has no residue that is an end of a chain on both sides. One that stands alone is held, and so are
-    the two that close a ring: they would be torn apart as ends.
-    """
-    backbone = Backbone.of(model)
-    pieces: list[list[int]] = []
-    joined = False
-    for residue, linked in zip(backbone.residues.tolist(), backbone.linked.tolist()):
-        if model.residues[residue].name in STANDARD_AMINO_ACIDS or model.residues[residue].name in _STANDARD_NAME:
-            if joined:
-                pieces[-1].append(residue)
-            else:
-                pieces.append([residue])
-            joined = linked
-        else:
-            joined = False
-    standard = {residue for piece in pieces for residue in piece}
-    pieces = [piece[1:-1] if _is_ring(model, piece) else piece for piece in pieces]
-    pieces = [piece for piece in pieces if len(piece) > 1]
-    relaxed = {residue for piece in pieces for residue in piece}
-    if not pieces:
-        raise InputError(
-            "the model has no two standard amino acids with N, CA and C that a peptide bond joins, so there is nothing "
-            "to relax"
-        )
-    known = np.isin(np.arange(len(model.residues)), list(relaxed))
-    return known, np.array(sorted(standard - relaxed), dtype=int), pieces
-
-
-def _is_ring(model: Model, piece: list[int]) -> bool:
-    """Whether a peptide bond joins the last residue of a piece to its first."""
-    carbon, nitrogen = model.atoms_named("C")[piece[-1]], model.atoms_named("N")[piece[0]]
-    length = np.linalg.norm(model.positions[carbon] - model.positions[nitrogen])
-    same_chain = model.residues[piece[0]].chain == model.residues[piece[-1]].chain
-    return len(piece) > 2 and same_chain and bool(length < LONGEST_PEPTIDE_BOND_ANGSTROM)
-
-
-def _heavy_atom_topology(model: Model, pieces: list[list[int]]) -> tuple[Any, np.ndarray, np.ndarray]:
+def _heavy_atom_topology(model: Model, chosen: RelaxedResidues) -> tuple[Any, np.ndarray, np.ndarray]:
     """An OpenMM topology of the heavy atoms, their rows in the model or -1, and positions (Å).
 
     A missing CB is built here, since what else is built of a side chain takes its chirality from it, and so is the
-    second oxygen of each piece's end.
+    oxygen at the end of each piece.
     """
     from openmm import app, unit
 
     topology, rows, positions = app.Topology(), [], []
     runs = np.split(np.arange(len(model)), np.flatnonzero(np.diff(model.residue_of_atom)) + 1)
     atoms_of_residue = {int(model.residue_of_atom[atoms[0]]): atoms.tolist() for atoms in runs}
-    for number, piece in enumerate(pieces, start=1):
+    for number, piece in enumerate(chosen.pieces, start=1):
         chain = topology.addChain(str(number))
         for place, residue in enumerate(piece, start=1):
-            name = model.residues[residue].name
-            added = topology.addResidue(_STANDARD_NAME.get(name, name), chain, str(place))
+            standard = chosen.names[residue]
+            added, named = topology.addResidue(standard, chain, str(place)), {}
             for row in atoms_of_residue[residue]:
                 element = int(model.atomic_numbers[row])
                 if element == _HYDROGEN or (model.atom_names[row] == "OXT" and residue != piece[-1]):
                     continue
-                atom_name = str(model.atom_names[row])
-                if name == _SELENOMETHIONINE and atom_name == _SELENIUM_ATOM:
+                atom_name = force_field_atom_name(standard, str(model.atom_names[row]))
+                if model.residues[residue].name == SELENOMETHIONINE and atom_name == _SELENIUM_ATOM:
                     atom_name, element = _SULPHUR_ATOM, _SULPHUR
                 topology.addAtom(atom_name, app.Element.getByAtomicNumber(element), added)
                 rows.append(row)
                 positions.append(model.positions[row])
-            named = {str(model.atom_names[row]): model.positions[row] for row in atoms_of_residue[residue]}
-            if name != "GLY" and "CB" not in named:
-                topology.addAtom("CB", app.Element.getBySymbol("C"), added)
+                named[atom_name] = model.positions[row]
+            for atom_name, position in _added_heavy_atoms(standard, named, place == 1, place == len(piece)):
+                topology.addAtom(atom_name, app.Element.getBySymbol(atom_name[0]), added)
                 rows.append(-1)
-                positions.append(_beta_carbon(named["N"], named["CA"], named["C"]))
-            if residue == piece[-1] and "OXT" not in named and "O" in named:
-                topology.addAtom("OXT", app.Element.getBySymbol("O"), added)
-                rows.append(-1)
-                positions.append(_second_oxygen(named["CA"], named["C"], named["O"]))
+                positions.append(position)
     topology.createStandardBonds()
     topology.createDisulfideBonds(np.array(positions) * unit.angstrom)
     return topology, np.array(rows), np.array(positions)
 
 
-def _second_oxygen(alpha: np.ndarray, carbon: np.ndarray, oxygen: np.ndarray) -> np.ndarray:
-    """Where the other oxygen of a chain's end is: 1.25 Å from C, in the plane, opposite to CA and O."""
-    toward = [(point - carbon) / np.linalg.norm(point - carbon) for point in (alpha, oxygen)]
-    away = -(toward[0] + toward[1])
-    return carbon + _CARBOXYLATE_BOND_ANGSTROM * away / np.linalg.norm(away)
+def _added_heavy_atoms(
+    residue: str, named: dict[str, np.ndarray], is_first: bool, is_last: bool
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and position (Å) of atoms that are built of a residue: CB, and the oxygens at both ends of a piece."""
+    if "CA" not in named:
+        if is_first and "P" in named and PHOSPHATE_END not in named:
+            yield (
+                PHOSPHATE_END,
+                _opposite(named["P"], [named[name] for name in ("OP1", "OP2", "O5'")], _PHOSPHATE_BOND_ANGSTROM),
+            )
+        return
+    if residue != "GLY" and "CB" not in named:
+        yield "CB", _beta_carbon(named["N"], named["CA"], named["C"])
+    if is_last and "OXT" not in named and "O" in named:
+        yield "OXT", _opposite(named["C"], [named["CA"], named["O"]], _CARBOXYLATE_BOND_ANGSTROM)
+
+
+def _opposite(centre: np.ndarray, others: list[np.ndarray], length: float) -> np.ndarray:
+    """The point at a distance from an atom that is opposite to the atoms bonded to it: Å."""
+    away = -sum((point - centre) / np.linalg.norm(point - centre) for point in others)
+    return centre + length * away / np.linalg.norm(away)
 
 
 def _beta_carbon(nitrogen: np.ndarray, alpha: np.ndarray, carbon: np.ndarray) -> np.ndarray:
@@ -392,8 +396,3 @@ def _beta_carbon(nitrogen: np.ndarray, alpha: np.ndarray, carbon: np.ndarray) ->
     half = np.radians(_TETRAHEDRAL_DEGREES) / 2
     direction = -np.cos(half) * between / np.linalg.norm(between) + np.sin(half) * aside / np.linalg.norm(aside)
     return alpha + _BETA_BOND_ANGSTROM * direction
-
-
-def _name_in_model(model: Model, residue: int, name: str) -> str:
-    is_selenium = name == _SULPHUR_ATOM and model.residues[residue].name == _SELENOMETHIONINE
-    return _SELENIUM_ATOM if is_selenium else name

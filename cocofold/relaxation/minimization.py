@@ -13,18 +13,18 @@ import gemmi
 import numpy as np
 
 from cocofold.likelihood.residue_support import ImageAgreement, ParticlesOfModel
+from cocofold.relaxation import residue_label
 from cocofold.relaxation.clash_figures import Stereochemistry, measure_stereochemistry
 from cocofold.relaxation.force_field import (
     ANGSTROM_PER_NM,
-    FROZEN_WITHIN_ANGSTROM,
-    ForceFieldProtein,
-    build_protein,
+    ForceFieldParts,
+    build_parts,
     build_system,
     image_force_of,
     load_force_field,
 )
 from cocofold.structure.geometry import root_mean_square
-from cocofold.structure.model import Model, ResidueKey
+from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
 from cocofold.system.atomic_files import refuse_unwritable
 from cocofold.system.errors import InputError, require_within
@@ -58,7 +58,6 @@ _SEED = 0  # fixed, so that a model always gets the same strength
 # An integrator that a context needs and minimisation does not use
 _UNUSED_STEP_PS = 0.001
 _MOST_THREADS = 10_000  # beyond any machine's cores
-_MOST_KINDS_NAMED = 8  # residue names that a note lists at most
 _PLATFORMS = {"cpu": ("CPU",), "cuda": ("CUDA", "OpenCL"), "auto": ("CUDA", "OpenCL", "CPU")}
 
 # Gradient of the agreement with the images with respect to the model's positions, (n_atoms, 3) per Å
@@ -98,11 +97,11 @@ class RelaxedModel:
     model : Model
         The result, with the heavy atoms that were missing, and hydrogens if they were asked for.
     before, after : Stereochemistry
-        Figures of the protein.
+        Figures of the protein, and clashes of nucleic acids too.
     added_atoms : int
         Missing heavy atoms that were built.
     moved_angstrom : float
-        Root mean square displacement of CA atoms, without superposition.
+        Root mean square displacement of CA atoms (C1' without any protein), without superposition.
     platform : str
         OpenMM's platform.
     notes : tuple of str
@@ -197,10 +196,9 @@ def relax(
     platform, properties = _platform(openmm, settings)
     fields = {solvent: load_force_field(solvent) for solvent in (False, True)}
     tell("building missing atoms and hydrogens", 0.0)
-    parts = build_protein(model, fields[True], platform)
-    others = model.positions[parts.left_out[model.residue_of_atom]]
+    parts = build_parts(model, fields[True], platform)
     systems = {
-        solvent: build_system(parts, field, others, image_gradient is not None) for solvent, field in fields.items()
+        solvent: build_system(parts, field, model, image_gradient is not None) for solvent, field in fields.items()
     }
     pull = None if image_gradient is None else _ImageForce.calibrated(parts, model, image_gradient)
 
@@ -248,13 +246,13 @@ def _fraction_done(stage: int, part: float) -> float:
 class _ImageForce:
     """The images' force on each atom of the protein that the model has."""
 
-    def __init__(self, parts: ForceFieldProtein, model: Model, gradient: ImageGradient) -> None:
+    def __init__(self, parts: ForceFieldParts, model: Model, gradient: ImageGradient) -> None:
         self._parts, self._model, self._gradient = parts, model, gradient
         self._known = parts.model_row >= 0
         self._weight = 0.0
 
     @classmethod
-    def calibrated(cls, parts: ForceFieldProtein, model: Model, gradient: ImageGradient) -> _ImageForce:
+    def calibrated(cls, parts: ForceFieldParts, model: Model, gradient: ImageGradient) -> _ImageForce:
         """The force with the weight that pulls atoms displaced at random by 0.5 Å as strongly as the last restraint.
 
         Computes two gradients, for which all images are read.
@@ -326,15 +324,16 @@ def _positions(context: Any) -> np.ndarray:
 
 
 def _result(
-    model: Model, parts: ForceFieldProtein, positions: np.ndarray, settings: RelaxSettings, platform: str
+    model: Model, parts: ForceFieldParts, positions: np.ndarray, settings: RelaxSettings, platform: str
 ) -> RelaxedModel:
     known = parts.model_row >= 0
     moved = model.positions.copy()
     moved[parts.model_row[known]] = positions[known]
-    alpha = known & np.array([atom.name == "CA" for atom in parts.topology.atoms()])
-    shift = np.linalg.norm(positions[alpha] - parts.positions[alpha], axis=1)
-    labels = [_label(model.residues[row]) for row in dict.fromkeys(parts.model_residue.tolist())]
-    added = ~known & (parts.is_heavy | settings.hydrogens) & np.array([a.name != "OXT" for a in parts.topology.atoms()])
+    names = np.array([atom.name for atom in parts.topology.atoms()])
+    traced = known & (names == ("CA" if "CA" in names else "C1'"))
+    shift = np.linalg.norm(positions[traced] - parts.positions[traced], axis=1)
+    labels = [residue_label(model.residues[row]) for row in dict.fromkeys(parts.model_residue.tolist())]
+    added = ~known & (parts.is_heavy | settings.hydrogens) & ~parts.is_stand_in
     return RelaxedModel(
         model=_relaxed_structure(model, parts, moved, positions, added),
         before=measure_stereochemistry(parts.topology, parts.positions, labels),
@@ -342,16 +341,12 @@ def _result(
         added_atoms=int((added & parts.is_heavy).sum()),
         moved_angstrom=root_mean_square(shift),
         platform=platform,
-        notes=_notes(model, parts),
+        notes=parts.chosen.describe(model, parts.n_disulphides),
     )
 
 
-def _label(key: ResidueKey) -> str:
-    return f"{key.chain} {key.number}{key.insertion_code} {key.name}"
-
-
 def _relaxed_structure(
-    model: Model, parts: ForceFieldProtein, moved: np.ndarray, positions: np.ndarray, added: np.ndarray
+    model: Model, parts: ForceFieldParts, moved: np.ndarray, positions: np.ndarray, added: np.ndarray
 ) -> Model:
     """The model at other positions, without the hydrogens of the protein that it had, with atoms that were added."""
     structure = model.structure.clone()
@@ -364,7 +359,7 @@ def _relaxed_structure(
     for number, residue in enumerate(residues):
         for atom, position in zip(residue, new_positions):
             atom.pos = gemmi.Position(*position)
-        if not parts.left_out[number]:
+        if not parts.chosen.left_out[number]:
             for place in reversed([place for place, atom in enumerate(residue) if atom.is_hydrogen()]):
                 del residue[place]
         b_factor = float(np.mean([atom.b_iso for atom in residue]))
@@ -374,26 +369,3 @@ def _relaxed_structure(
             new.pos, new.occ, new.b_iso = gemmi.Position(*positions[place]), 1.0, b_factor
             residue.add_atom(new)
     return replace(Model.of(structure), **model.facts_of_file())
-
-
-def _notes(model: Model, parts: ForceFieldProtein) -> tuple[str, ...]:
-    names = [model.residues[row].name for row in np.setdiff1d(np.flatnonzero(parts.left_out), parts.held)]
-    pieces = "1 piece" if parts.n_pieces == 1 else f"{parts.n_pieces} pieces"
-    notes = [f"{pieces} of protein without gaps, {parts.n_disulphides} disulphides"]
-    if names:
-        kinds = ", ".join(f"{names.count(name)} {name}" for name in sorted(set(names))[:_MOST_KINDS_NAMED])
-        notes.append(
-            f"{len(names)} residues that the force field does not know stay where they are, and protein atoms within "
-            f"{FROZEN_WITHIN_ANGSTROM:g} Å of them too: {kinds}"
-        )
-    if len(parts.held):
-        listed = ", ".join(_label(model.residues[row]) for row in parts.held[:_MOST_KINDS_NAMED])
-        more = f" and {len(parts.held) - _MOST_KINDS_NAMED} more" if len(parts.held) > _MOST_KINDS_NAMED else ""
-        notes.append(
-            "residues that stand alone between gaps, or close a ring, stay where they are, and "
-            f"protein atoms within {FROZEN_WITHIN_ANGSTROM:g} Å of them too: {listed}{more}"
-        )
-    selenium = sum(model.residues[row].name == "MSE" for row in np.flatnonzero(~parts.left_out))
-    if selenium:
-        notes.append(f"{selenium} selenomethionines were moved as methionines")
-    return tuple(notes)

@@ -19,7 +19,7 @@ from cocofold.__main__ import app as command
 from cocofold.assessment.backbone_geometry import measure_geometry
 from cocofold.assessment.comparison import assess
 from cocofold.relaxation.clash_figures import measure_stereochemistry
-from cocofold.relaxation.force_field import build_protein, load_force_field
+from cocofold.relaxation.force_field import build_parts, load_force_field
 from cocofold.relaxation.minimization import RelaxSettings, relax
 from cocofold.structure.geometry import torsion_radians
 from cocofold.structure.model import Model
@@ -76,7 +76,7 @@ def test_atoms_at_most_four_bonds_apart_do_not_clash() -> None:
 
 
 def test_bonds_and_angles_are_judged_by_engh_and_huber(whole: Model) -> None:
-    parts = build_protein(
+    parts = build_parts(
         whole.only(np.arange(len(whole.residues)) < 12), load_force_field(), Platform.getPlatformByName("CPU")
     )
     labels = [str(number) for number in range(12)]
@@ -234,7 +234,7 @@ def test_disulphides_are_recognised(shared_data: Path) -> None:
     model = read_model(shared_data / "tcr" / "truth.cif")
     # Beta-2 microglobulin: Cys 25 and Cys 80
     chain = model.only(np.array([key.chain == "B" for key in model.residues]))
-    parts = build_protein(chain, load_force_field(), Platform.getPlatformByName("CPU"))
+    parts = build_parts(chain, load_force_field(), Platform.getPlatformByName("CPU"))
     assert parts.n_disulphides == 1
     bonds = [bond for bond in parts.topology.bonds() if {bond[0].name, bond[1].name} == {"SG"}]
     assert len(bonds) == 1

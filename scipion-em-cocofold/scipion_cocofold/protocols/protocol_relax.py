@@ -24,8 +24,8 @@ from .summaries import relaxSummary
 class ProtCocofoldRelax(ProtCocofoldBase):
     """Removes clashes and strain from a model by molecular mechanics, with restraints to its positions.
 
-    Missing side chains are built. Peptides stay cis or trans, residues keep their chirality, and ligands and nucleic
-    acids do not move.
+    Proteins, DNA and RNA move. Missing side chains are built. Peptides stay cis or trans, residues keep their
+    chirality, and ligands, sugars and modified nucleotides do not move.
     """
 
     _label = "relax"

@@ -102,7 +102,9 @@ def test_everything_by_itself(everything, adk):
         "Hand: as-is",
     ):
         assert words in summary
-    assert f"{COUNT} raw particle images" in " ".join(everything.methods())
+    placed, tuned, *_ = everything.methods()
+    assert "exhaustive rigid search" in placed
+    assert f"{COUNT} raw particle images" in tuned
 
 
 def test_the_verdict_is_left_for_pipelines(everything, adk):

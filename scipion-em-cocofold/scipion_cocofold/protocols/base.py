@@ -46,6 +46,7 @@ _RUN_CONTROL = {
     "_useQueue",
     "_queueParams",
     "expected",
+    "oversubscribe",
 }
 
 

@@ -2,10 +2,11 @@
 
 from pyworkflow.protocol import params
 
+from ..objects import CocofoldPrediction
 from .base import EngineRange, addSeed
 from .inputs import addParticles
 from .protocol_fit import addFitParams
-from .states import addStates
+from .states import addStates, stateOptions
 
 REFINEMENTS = ["off", "auto", "on"]
 PLACE_AUTO, PLACE_YES, PLACE_NO = range(3)
@@ -80,6 +81,17 @@ def _addInputs(form):
         label="Accept a doubtful placement?",
         help="No: if the model fits nearly as well elsewhere in the volume (by less than 2 standard errors), the "
         "protocol stops and names both places. Yes: it goes on from the better one.",
+    )
+    form.addParam(
+        "inputContext",
+        params.PointerParam,
+        pointerClass="AtomStruct",
+        allowsNull=True,
+        expertLevel=params.LEVEL_ADVANCED,
+        label="Context",
+        help="Model of what else is in every image, such as the other chains of a complex. Its atoms are compared with "
+        "the images together with the model's, stay where they are, and are in no output. It must lie in the volume, "
+        "complete with all copies, and without the chains of the model; without a volume, in the frame of the model.",
     )
 
 
@@ -167,6 +179,15 @@ def _addExpertSettings(form):
         "cycle for each stage, from coarse to fine.",
     )
     addSeed(form)
+    form.addParam(
+        "oversubscribe",
+        params.BooleanParam,
+        default=False,
+        expertLevel=params.LEVEL_ADVANCED,
+        label="Oversubscribe cores?",
+        help="No: a run with more processes (MPI, or GPUs) than there are cores, or than the free memory holds, ends "
+        "at once with a message. Yes: it runs, slowly. The model is the same, so Continue goes on after a change.",
+    )
 
 
 def _addSettingsOfPredictions(form):
@@ -228,3 +249,27 @@ def _addResults(form):
         label="Output the model of each cycle?",
         help="Yes: the models at the ends of all cycles, 31 at most, are an output too, in Scipion's frame.",
     )
+
+
+def clashingSettings(protocol):
+    """Return messages that say which settings of a fine-tuning protocol do not go together."""
+    errors = []
+    refinesPoses, tellsApart = REFINEMENTS[protocol.refinePoses.get()] != "off", bool(stateOptions(protocol))
+    isPrediction = isinstance(protocol.inputModel.get(), CocofoldPrediction)
+    asInPaper = isPrediction and PRESETS[protocol.preset.get()] == "paper"
+    if asInPaper and (protocol.effort.get() != 1 or protocol.deform):
+        errors.append(
+            "The recipe 'paper' has neither an effort, since its cycles are passes over the particles, nor a field on "
+            "top: set the effort to 1, and 'Field on top of predictions?' to no."
+        )
+    if tellsApart and refinesPoses:
+        errors.append(
+            "Poses are refined with one state for all particles: set 'Refine poses' to off, or 'States' to 1 and "
+            "'Junk' to off."
+        )
+    if asInPaper and (tellsApart or refinesPoses):
+        errors.append(
+            "The recipe 'paper' has neither states nor junk nor refined poses: set 'States' to 1, 'Junk' and 'Refine "
+            "poses' to off, or the recipe to default."
+        )
+    return errors

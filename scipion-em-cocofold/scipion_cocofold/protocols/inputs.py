@@ -7,6 +7,7 @@ import numpy as np
 from pwem.objects import AtomStruct
 from pyworkflow.exceptions import PyworkflowException
 from pyworkflow.protocol import params
+from pyworkflow.utils import cleanPath
 
 from ..constants import COMPARED_JSON
 from ..convert import ConversionError, boxSize, requirePosesAndCtfs, writeParticles
@@ -16,7 +17,7 @@ from ..models import writeMoved
 from ..pixels import contradict, pixelSizeOfStack
 
 PARTICLES = "particles.star"
-_MODEL, _FRAME = "start.cif", "frame.json"
+_MODEL, _FRAME, _CONTEXT = "start.cif", "frame.json", "context.cif"
 # A model in its density has a mean of 3 standard deviations of the map and more, one that lies elsewhere about 0
 _LEAST_DENSITY_SIGMA = 1.0
 
@@ -101,6 +102,8 @@ def writeInputs(protocol, particles, structure, volume):
     PyworkflowException
         If either cannot be written.
     """
+    # Of an earlier run, whose model was in its place
+    cleanPath(protocol._getExtraPath(_FRAME))
     try:
         writeParticles(particles, protocol._getExtraPath(PARTICLES))
         if structure is not None:
@@ -187,6 +190,40 @@ def writeInBoxFrame(structure, target, volume, particles=None):
     shift, _, isKnown = _shiftToBox(structure.getFileName(), structure.getVolume() or volume, particles)
     writeMoved(structure.getFileName(), target, shift)
     return isKnown
+
+
+def writeContext(protocol, volume, particles):
+    """Write the model of what lies beside a protocol's own in the frame of the box; `contextInBoxFrame` names it.
+
+    Parameters
+    ----------
+    protocol : ProtCocofoldFinetune
+        With a context.
+    volume : Volume
+        On which the result lies, and in whose density the context does, if it knows no other; or None.
+    particles : SetOfParticles
+
+    Raises
+    ------
+    PyworkflowException
+        If the context does not lie in its volume.
+    """
+    context, target = protocol.inputContext.get(), contextInBoxFrame(protocol)
+    if volume is None and context.getVolume() is None:
+        # As the model
+        writeMoved(context.getFileName(), target, -outputShift(protocol, None, particles))
+    elif not writeInBoxFrame(context, target, volume, particles):
+        cleanPath(target)
+        raise PyworkflowException(
+            "The context does not lie in the volume: the mean density at its atoms is less than "
+            f"{_LEAST_DENSITY_SIGMA:g} σ of the map, in the frame of the volume's origin and in that of its box. Place "
+            "it there first (fit model in map), or leave it out."
+        )
+
+
+def contextInBoxFrame(protocol):
+    """Return the path of the context in the frame of the box, None where the form has none."""
+    return None if protocol.inputContext.get() is None else protocol._getExtraPath(_CONTEXT)
 
 
 def _shiftToBox(source, volume, particles):

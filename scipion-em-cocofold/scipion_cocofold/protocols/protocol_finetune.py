@@ -20,25 +20,23 @@ from ..constants import (
     CHECK_JSON,
     COMPARED_JSON,
     CONFIG_YAML,
-    CYCLES_FOLDER,
-    DENSITY_MRC,
     METRICS_CSV,
     METRICS_JSON,
-    PARTICLES_STAR,
     PLACED_FOLDER,
     PLACEMENT_JSON,
     RUN_FOLDER,
     START_CIF,
     VERDICT_JSON,
 )
-from ..convert import appendRefinedParticles
 from ..frames import linkForViewers, originOf
 from ..models import isPlaced, writeMoved
 from ..objects import CocofoldPlacement, CocofoldPrediction
 from ..verdict import writeVerdict
 from .base import ProtCocofoldBase
-from .finetune_form import PLACE_NO, PLACE_YES, PRESETS, REFINEMENTS, defineFinetuneParams
+from .finetune_form import PLACE_NO, PLACE_YES, PRESETS, REFINEMENTS, clashingSettings, defineFinetuneParams
+from .finetune_outputs import cycleModels, gaussianVolume, refinedParticles
 from .inputs import (
+    contextInBoxFrame,
     frameSentence,
     liesInPlace,
     missingFiles,
@@ -49,6 +47,7 @@ from .inputs import (
     validateScale,
     volumeOfStructure,
     warnOfScale,
+    writeContext,
     writeInBoxFrame,
     writeInputs,
     writeJson,
@@ -69,6 +68,7 @@ from .summaries import (
     finetuneMethods,
     finetuneSummary,
     placementDoubts,
+    placementMethods,
     placementSummary,
     progressLines,
 )
@@ -141,8 +141,10 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         resumes = self._isFolderOf(run, key) and os.path.isfile(os.path.join(run, CONFIG_YAML))
         if not resumes:
             self._startFolder(run, key)
-        processes = self._processes(len(self._gpus()))
-        self._runShowingBestModel({**self._finetuneOptions(), "--processes": processes, "--resume": resumes})
+            if self.inputContext.get() is not None:
+                writeContext(self, self._volumeOfResult(), self.inputParticles.get())
+        options = {"--processes": self._processes(len(self._gpus())), "--oversubscribe": self.oversubscribe.get()}
+        self._runShowingBestModel({**self._finetuneOptions(), **options, "--resume": resumes})
 
     def assessStep(self, key):
         reference = self._getExtraPath("reference.cif")
@@ -178,26 +180,27 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
             outputs["outputPlacement"] = placed["outputPlacement"]
             if "outputVolume" in placed:
                 outputs["outputMap"] = volume
-        gaussians = self._gaussianVolume(volume)
-        outputs["outputVolume"] = gaussians
+        outputs["outputVolume"] = gaussians = gaussianVolume(self, volume)
         target = self._getExtraPath(ANSWER_CIF)
         outputs["outputAtomStruct"] = self._writeStructure(ANSWER_CIF, target, volume or gaussians)
         if self.keepCycles:
-            outputs["outputCycles"] = self._writeCycles(volume or gaussians)
+            outputs["outputCycles"] = cycleModels(self, volume or gaussians)
         outputs.update(stateOutputs(self, volume or gaussians))
         poses = (self._readMetrics() or {}).get("poses") or {}
         if poses.get("refined"):
-            outputs["outputParticles"] = self._createSetOfParticles()
-            star = os.path.join(self._runFolder(), PARTICLES_STAR)
-            appendRefinedParticles(self.inputParticles.get(), star, outputs["outputParticles"])
+            outputs["outputParticles"] = refinedParticles(self)
         writeVerdict(self)
         self._defineOutputs(**outputs)
         for output in outputs.values():
-            for source in (self.inputParticles, self.inputModel, self.inputVolume, self.inputPlacement):
+            for source in self._sourcesOfOutputs():
                 if source.hasValue():
                     self._defineSourceRelation(source, output)
 
     # --------------------------- what the steps do
+    def _sourcesOfOutputs(self):
+        """Return the pointers to what the outputs are made of."""
+        return (self.inputParticles, self.inputModel, self.inputVolume, self.inputPlacement, self.inputContext)
+
     def _processes(self, gpus):
         # One for each GPU
         return max(1, self.numberOfMpi.get(), gpus)
@@ -248,6 +251,7 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         options = {
             **particleOptions(self),
             **self._startOptions(),
+            "--context": contextInBoxFrame(self),
             "--out": self._runFolder(),
             "--max-particles": self.maxParticles.get() or None,
             "--heldout": self.heldout.get(),
@@ -338,25 +342,6 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         """Return the figures of the finished run, None before its end."""
         return self._readJson(RUN_FOLDER, METRICS_JSON)
 
-    def _gaussianVolume(self, volume):
-        """Return the density of the atoms' Gaussians as a volume in Scipion's frame."""
-        particles = self.inputParticles.get()
-        gaussians = Volume()
-        gaussians.setLocation(os.path.join(self._runFolder(), DENSITY_MRC))
-        gaussians.setSamplingRate(particles.getSamplingRate())
-        gaussians.setObjLabel("Gaussians of the atoms")
-        origin = (volume or gaussians).getOrigin(force=True).clone()
-        origin.setShifts(*outputShift(self, volume, particles))
-        gaussians.setOrigin(origin)
-        return gaussians
-
-    def _writeCycles(self, volume):
-        """Write the models of all cycles in Scipion's frame; return them as a set."""
-        cycles = SetOfAtomStructs.create(self._getPath())
-        for name in sorted(os.listdir(os.path.join(self._runFolder(), CYCLES_FOLDER))):
-            cycles.append(self._writeStructure(os.path.join(CYCLES_FOLDER, name), self._getExtraPath(name), volume))
-        return cycles
-
     def setFailed(self, msg):
         """Tell pipelines that there is no verdict, and why."""
         super().setFailed(msg)
@@ -367,29 +352,13 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
     # --------------------------- information
     def _validate(self):
         given = self.inputModel.get()
-        named = ((given, "model"), (self.inputReference.get(), "reference"), (self.inputMask.get(), "mask"))
-        errors = missingFiles(*named)
+        others = ((self.inputReference, "reference"), (self.inputMask, "mask"), (self.inputContext, "context"))
+        errors = missingFiles((given, "model"), *((pointer.get(), name) for pointer, name in others))
         particles, volume = self.inputParticles.get(), self._volume()
         errors += validateParticles(particles) + validateFit(volume) + validateScale(particles, volume)
         if isinstance(given, CocofoldPrediction) and self._volume() is None and self.inputPlacement.get() is None:
             errors.append("The place of a prediction is not known: give the volume of the particles, or a placement.")
-        asInPaper = isinstance(given, CocofoldPrediction) and PRESETS[self.preset.get()] == "paper"
-        if asInPaper and (self.effort.get() != 1 or self.deform):
-            errors.append(
-                "The recipe 'paper' has neither an effort, since its cycles are passes over the particles, nor a "
-                "field on top: set the effort to 1, and 'Field on top of predictions?' to no."
-            )
-        tellsApart = bool(stateOptions(self))
-        if tellsApart and REFINEMENTS[self.refinePoses.get()] != "off":
-            errors.append(
-                "Poses are refined with one state for all particles: set 'Refine poses' to off, or 'States' to 1 and "
-                "'Junk' to off."
-            )
-        if asInPaper and (tellsApart or REFINEMENTS[self.refinePoses.get()] != "off"):
-            errors.append(
-                "The recipe 'paper' has neither states nor junk nor refined poses: set 'States' to 1, 'Junk' and "
-                "'Refine poses' to off, or the recipe to default."
-            )
+        errors += clashingSettings(self)
         if self._modelIsInPlace() and self.symmetry.get("").strip().lower() == "auto":
             errors.append(
                 "The symmetry 'auto' is found from a volume in which the model is placed: name the point group."
@@ -418,10 +387,12 @@ class ProtCocofoldFinetune(ProtCocofoldBase):
         return lines + (checkSummary(check) if check else [])
 
     def _methods(self):
-        metrics = self._readMetrics()
+        metrics, placement = self._readMetrics(), self._readJson(PLACED_FOLDER, PLACEMENT_JSON)
         if metrics is None:
             return []
-        return [finetuneMethods(metrics, isinstance(self.inputModel.get(), CocofoldPrediction))]
+        isPrediction = isinstance(self.inputModel.get(), CocofoldPrediction)
+        sentences = [finetuneMethods(metrics, isPrediction, self.inputContext.hasValue())]
+        return [placementMethods(placement), *sentences] if placement else sentences
 
     def _citations(self):
         network = ["jumper2021", "evans2021"] if isinstance(self.inputModel.get(), CocofoldPrediction) else []

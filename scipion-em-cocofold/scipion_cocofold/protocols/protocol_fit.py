@@ -13,7 +13,7 @@ from ..models import writeMoved
 from ..objects import CocofoldPlacement, CocofoldPrediction
 from .base import EngineRange, ProtCocofoldBase
 from .inputs import missingFiles
-from .summaries import placementSummary
+from .summaries import placementMethods, placementSummary
 
 HAND_CHOICES = ["auto", "as-is", "mirrored"]
 B_FACTOR_CHOICES = ["auto", "plddt", "experimental"]
@@ -85,13 +85,7 @@ class ProtCocofoldFit(ProtCocofoldBase):
 
     def _methods(self):
         found = self._readJson(PLACED_FOLDER, PLACEMENT_JSON)
-        if found is None:
-            return []
-        at, correlation = found["resolution_angstrom"], found["whole"]["correlation"]
-        return [
-            f"The model was placed in the map by an exhaustive rigid search at {at:.1f} Å (correlation "
-            f"{correlation:.2f}) with CoCoFold [cocofold2026]."
-        ]
+        return [] if found is None else [placementMethods(found)]
 
 
 def addFitParams(form, condition="True", symmetryCondition="True"):

@@ -98,13 +98,13 @@ def _classes(protocol, volume):
     def represent(one):
         path = os.path.join(run, f"reconstruction_{int(one.getObjId())}.mrc")
         if os.path.isfile(path):
-            one.setRepresentative(_mapOf(path, particles, outputShift(protocol, volume, particles)))
+            one.setRepresentative(mapOf(path, particles, outputShift(protocol, volume, particles)))
 
     classes.classifyItems(updateItemCallback=classify, updateClassCallback=represent)
     return classes
 
 
-def _mapOf(path, particles, shift):
+def mapOf(path, particles, shift):
     """Return a map of the engine as a volume in Scipion's frame."""
     volume = Volume()
     volume.setLocation(path)

@@ -129,24 +129,46 @@ def finetuneSummary(metrics):
     ]
 
 
-def finetuneMethods(metrics, network):
-    """Return a sentence or two for a paper's methods; ``network`` says whether a prediction's network was trained."""
+def placementMethods(found):
+    """Return a sentence for a paper's methods on a placement."""
+    return (
+        f"The model was placed in the map by an exhaustive rigid search at {found['resolution_angstrom']:.1f} Å "
+        f"(correlation {found['whole']['correlation']:.2f}) with CoCoFold [cocofold2026]."
+    )
+
+
+def finetuneMethods(metrics, network, context=False):
+    """Return sentences for a paper's methods.
+
+    Parameters
+    ----------
+    metrics : dict
+        The engine's figures of the run.
+    network, context : bool
+        Whether a prediction's network was trained, and whether another model was fixed beside the run's own.
+    """
     subject = (
         "structure module of AlphaFold-Multimer [evans2021]"
         if network
         else "model, under a multi-scale field of rigid motions,"
     )
-    sentence = (
+    sentences = [
         f"The {subject} was fine-tuned against {metrics['particles']} raw particle images by Fourier ring correlation "
         f"with CoCoFold [cocofold2026] {metrics['versions']['cocofold']}."
-    )
-    if metrics["frc_heldout"] is None:
-        return sentence
-    return (
-        f"{sentence} {metrics['heldout_particles']} particles were held out; their mean Fourier ring correlation with "
-        f"the model changed from {metrics['frc_heldout_start']:.3f} to {metrics['frc_heldout']:.3f} (verdict: "
-        f"{metrics['verdict']})."
-    )
+    ]
+    if context:
+        sentences.append("A model of what lies beside it was compared with the images too, and held fixed.")
+    if (metrics.get("poses") or {}).get("refined"):
+        sentences.append("The poses of the particles were refined together with the model.")
+    if metrics.get("states"):
+        sentences.append(f"The particles were told apart into {len(metrics['states'])} states, with a model of each.")
+    if metrics["frc_heldout"] is not None:
+        sentences.append(
+            f"{metrics['heldout_particles']} particles were held out; their mean Fourier ring correlation with the "
+            f"model changed from {metrics['frc_heldout_start']:.3f} to {metrics['frc_heldout']:.3f} (verdict: "
+            f"{metrics['verdict']})."
+        )
+    return " ".join(sentences)
 
 
 def relaxSummary(found):

@@ -1,4 +1,4 @@
-"""Help of the command: readable in 80 columns, options in groups, examples that are right; commands that docs show."""
+"""Help of the command: readable in 80 columns, options in groups, examples that are right."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from typer.testing import CliRunner
 from cocofold.__main__ import app
 from cocofold.system.errors import InputError
 
-REPOSITORY = Path(__file__).parents[1]
-PAGES = sorted([REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *(REPOSITORY / "docs").rglob("*.md")])
 GROUP = typer.main.get_command(app)
 VERBS = sorted(GROUP.commands)
 
@@ -58,30 +56,3 @@ def test_threads_are_those_that_libraries_start(monkeypatch: pytest.MonkeyPatch,
     assert isinstance(found.exception, InputError)
     assert os.environ["OMP_NUM_THREADS"] == "3"
     assert "--threads 0: must be from 1" in str(CliRunner().invoke(app, [*refused, "0"]).exception)
-
-
-def commands_of(page: Path) -> list[list[str]]:
-    """Command lines of cocofold in the page's blocks of shell text, as words from the verb on."""
-    found = []
-    for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
-        for line in re.split(r"\n|&&|\|\|", block.replace("\\\n", " ")):
-            words = shlex.split(line, comments=True)
-            names = [place for place, word in enumerate(words) if re.fullmatch(r"(\S*/)?cocofold", word)]
-            if names and len(words) > names[0] + 1 and words[names[0] + 1] in VERBS:
-                end = next((at for at, word in enumerate(words) if word in (">", "|", ";", "&")), len(words))
-                found.append([word for word in words[names[0] + 1 : end] if not word.startswith("$")])
-    return found
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_of_the_documents_are_understood(page: Path) -> None:
-    for words in commands_of(page):
-        try:
-            parse(words)
-        except Exception as error:
-            raise AssertionError(f"{page.name}: cocofold {' '.join(words)}: {error}") from error
-
-
-def test_the_documents_show_commands() -> None:
-    shown = {words[0] for page in PAGES for words in commands_of(page)}
-    assert shown >= {"fit", "finetune", "relax", "report", "predict", "reconstruct"}

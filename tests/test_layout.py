@@ -158,6 +158,30 @@ def test_paths_in_documents_exist(document: Path) -> None:
     assert {path for path in paths if not (ROOT / path).exists()} == set()
 
 
+def test_the_index_links_all_pages() -> None:
+    linked = set(re.findall(r"\]\(([\w.]+\.md)", (ROOT / "docs" / "README.md").read_text(encoding="utf-8")))
+    assert linked >= {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+
+
+@pytest.mark.parametrize("document", [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md"))])
+def test_links_lead_to_files_and_headings(document: Path) -> None:
+    wrong = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
+        name, _, heading = link.partition("#")
+        target = document.parent / name if name else document
+        if re.match(r"[a-z]+:", link):
+            continue
+        if not target.exists() or (heading and heading not in anchors_of(target)):
+            wrong.append(link)
+    assert wrong == []
+
+
+def anchors_of(document: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("document", ["method.md", "architecture.md"])
 def test_modules_in_documents_exist(document: str) -> None:
     """Names like `likelihood.frc_loss`, with or without something of the module."""

@@ -56,12 +56,17 @@ def makeProject(name, template, values):
     here = os.getcwd()
     project = manager.createProject(name)
     try:
-        project.loadProtocols(jsonStr=flow)
-        made, wanted = len(project.getRuns()), len(json.loads(flow))
-        if made != wanted:
+        made, wanted = project.loadProtocols(jsonStr=flow), json.loads(flow)
+        if len(made) != len(wanted):
             raise Ended(
-                BAD_INPUT, f"Only {made} of {wanted} protocols are known: a plugin that {template} needs is missing."
+                BAD_INPUT,
+                f"Only {len(made)} of {len(wanted)} protocols are known: a plugin that {template} needs is missing.",
             )
+        for one in wanted:
+            # Those of other plugins have lost theirs
+            protocol = made[one["object.id"]]
+            protocol.setObjLabel(one.get("object.label", protocol.getObjLabel()))
+            project.saveProtocol(protocol)
     except BaseException:
         os.chdir(here)
         manager.deleteProject(name)

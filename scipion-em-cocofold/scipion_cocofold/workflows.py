@@ -22,6 +22,8 @@ TEMPLATE_ENDING, WORKFLOW_ENDING = ".json.template", ".json"
 _FIELD = re.compile(
     r'(?P<quoted>")?~(?P<title>[^|~]*)\|(?P<default>[^|~]*)\|(?P<type>\d)\|(?P<alias>[^~]*)~(?(quoted)")'
 )
+# Word in the titles of fields that may stay empty
+_OPTIONAL = "optional"
 # Types of fields, as Scipion numbers them
 _PATHS, _INTEGER, _NUMBER = ("2", "6"), "3", "4"
 # Fields of pixel sizes, and that of the file which has it: an empty one means the file's
@@ -40,6 +42,11 @@ class Field:
     title: str
     default: str
     type: str
+
+    @property
+    def isOptional(self) -> bool:
+        """Whether it may stay empty, as its title says."""
+        return _OPTIONAL in self.title
 
 
 def workflowOf(template: str) -> str:
@@ -67,7 +74,8 @@ def fillIn(template: str, given: Dict[str, str]) -> str:
     template : str
         Content of a template's file.
     given : dict
-        Values by alias; paths are made absolute. Other fields have their defaults, and pixel sizes those of the files.
+        Values by alias; paths are made absolute. Other fields have their defaults, and pixel sizes those of the files;
+        optional ones may stay empty.
 
     Raises
     ------
@@ -83,7 +91,8 @@ def fillIn(template: str, given: Dict[str, str]) -> str:
     for alias, source in _PIXEL_SIZE_OF.items():
         if alias in values and source in values:
             values[alias] = _pixelSize(fields[alias], values[alias], values[source])
-    missing = [f"{field.alias} ({field.title})" for field in fields.values() if not values[field.alias]]
+    empty = [field for field in fields.values() if not values[field.alias] and not field.isOptional]
+    missing = [f"{field.alias} ({field.title})" for field in empty]
     if missing:
         raise TemplateError(f"Values are missing: {', '.join(missing)}. Give them as NAME=VALUE.")
     return _filled(template, values)

@@ -40,6 +40,7 @@ def test_every_parameter_has_help_and_a_label_of_its_own(kind, project):
     shown = dict(own_params(protocol))
     assert shown
     assert [name for name, param in shown.items() if not param.help.get("").strip()] == []
+    assert kind.getClassLabel() == f"cocofold - {kind._label}"
     labels = [param.label.get() for param in shown.values() if param.label.get()]
     assert sorted(set(labels)) == sorted(labels)
 

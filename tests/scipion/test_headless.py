@@ -37,6 +37,8 @@ from scipion_cocofold.verdict import SCHEMA_VERSION
 from scipion_cocofold.workflows import TemplateError, fieldsOf, fillIn, readTemplate
 from scipion_project import make_particles, make_project
 
+TEMPLATES = ("relion", "cryosparc", "colabfold")
+
 
 @pytest.fixture
 def files(tmp_path) -> dict[str, str]:
@@ -106,6 +108,19 @@ def test_a_file_that_has_no_pixel_size_asks_for_one(files):
         fillIn(readTemplate("relion"), files)
 
 
+def test_only_optional_fields_may_stay_empty(files, tmp_path):
+    (tmp_path / "colabfold").mkdir()
+    given = {**files, "colabfold": str(tmp_path / "colabfold")}
+    del given["model"]
+    # The form says the same: empty means the installed weights
+    assert json.loads(fillIn(readTemplate("colabfold"), given))[2]["weights"] == ""
+    optional = {name: [one.alias for one in fieldsOf(readTemplate(name)) if one.isOptional] for name in TEMPLATES}
+    assert optional == {"relion": [], "cryosparc": [], "colabfold": ["weights"]}
+    del given["colabfold"]
+    with pytest.raises(TemplateError, match="Values are missing: colabfold"):
+        fillIn(readTemplate("colabfold"), given)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -128,6 +143,18 @@ def test_a_template_that_is_not_there_names_those_that_are(command):
     status, said, _ = command("any", "--template", "none_such", "a=b")
     assert status == 2
     assert "cocofold-relion" in said
+
+
+def test_labels_are_those_of_the_template(files):
+    name, here = fresh("labelled"), os.getcwd()
+    headless.makeProject(name, "cocofold-relion", files)
+    try:
+        runs = Manager().loadProject(name).getRuns()
+        wanted = [box["object.label"] for box in json.loads(fillIn(readTemplate("relion"), files))]
+        assert {run.getObjLabel() for run in runs} == set(wanted)
+        assert "assess: what changed" in wanted
+    finally:
+        os.chdir(here)
 
 
 def test_an_existing_project_is_not_made_again(command, files):

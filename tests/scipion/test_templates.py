@@ -93,7 +93,7 @@ def test_the_relion_template_runs_to_a_model(scipion, shared_data):
     ended = scipion("python", "-m", "scipion_cocofold.headless", "whole")
     # With a fiftieth of the steps the domains are on their way: supported in part
     assert ended.returncode == 5, ended.stdout + ended.stderr
-    order = [line.split(" - ")[-1] for line in ended.stdout.splitlines() if line.startswith("running")]
+    order = [line.partition(" ")[2].strip() for line in ended.stdout.splitlines() if line.startswith("running")]
     assert order.index("check inputs") < order.index("fine-tune") < order.index("relax")
     (verdict,) = (scipion.home / "projects" / "whole").glob("Runs/*/extra/verdict.json")
     assert json.loads(verdict.read_text())["verdict"] == "supported in part"

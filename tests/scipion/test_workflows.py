@@ -36,6 +36,11 @@ def test_scipion_imports_the_workflow(template: Path) -> None:
     project.loadProtocols(workflowPath(str(template)))
     protocols = {protocol.getClassName(): protocol for protocol in project.getRuns()}
     assert len(protocols) == 8
+    written = json.loads(Path(workflowPath(str(template))).read_text(encoding="utf-8"))
+    # Scipion drops those of protocols that do not keep them themselves
+    labels = {name: box["object.label"] for box in written if "Cocofold" in (name := box["object.className"])}
+    assert len(labels) >= 5
+    assert {name: protocols[name].getObjLabel() for name in labels} == labels
     finetune, assess = protocols["ProtCocofoldFinetune"], protocols["ProtCocofoldAssess"]
     assert finetune.inputParticles.getObjValue().getClassName() == "ProtImportParticles"
     assert finetune.inputPlacement.getExtended() == "outputPlacement"

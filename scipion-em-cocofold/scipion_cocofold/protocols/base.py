@@ -58,6 +58,11 @@ class ProtCocofoldBase(EMProtocol):
 
     _usesGpu = True
 
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        # Scipion forgets the label with which a workflow is imported; without one it makes one up
+        self.setObjLabel(kwargs.get("objLabel") or "")
+
     # --------------------------- form
     @staticmethod
     def _addGpuParams(form):

@@ -128,9 +128,10 @@ def image_progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     task = bar.add_task(what, total=None)
 
     def report(done: int, total: int) -> None:
+        # The total is known before the bar is drawn, which would be an error without one
+        bar.update(task, completed=done, total=total)
         if not bar.live.is_started and done < total:
             bar.start()
-        bar.update(task, completed=done, total=total)
         if done == total:
             bar.stop()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -89,6 +90,17 @@ def test_page_is_one_file_that_asks_for_nothing(copy_of: Callable[..., Path]) ->
     assert len(policies) == 1
     assert str(policies[0]).startswith("default-src 'none';")
     assert "http" not in str(policies[0])
+
+
+def test_page_fits_a_phone_and_gives_its_figures_and_tables(copy_of: Callable[..., Path]) -> None:
+    page = Page(write_report(copy_of()).page)
+    assert 'name="viewport" content="width=device-width' in page.source
+    assert re.search(r"@media \(max-width: 4\d\dpx\)", page.source)
+    tables = re.findall(r'data-table="([\w-]+)"', page.source)
+    assert "geometry" in tables
+    assert all(f'id="{name}"' in page.source for name in tables)
+    assert 'format: "svg"' in page.source
+    assert "plotAsCsv(data)" in page.source
 
 
 def test_viewer_gets_every_heavy_atom_where_it_is(copy_of: Callable[..., Path]) -> None:

@@ -108,3 +108,21 @@ def everything(_adenylate_kinase):
     inputs = {"inputParticles": adk.particles, "inputModel": adk.moved, "inputVolume": adk.volume}
     settings = {"inputReference": adk.truth, "effort": 0.02, "keepCycles": True, "numberOfThreads": 1}
     return finished(run(adk.project, ProtCocofoldFinetune, **inputs, **settings))
+
+
+@pytest.fixture
+def files(tmp_path) -> dict[str, str]:
+    """A STAR of 2.5 Å, a map of 2.5 Å and a model, as far as templates look at them."""
+    import mrcfile
+    import numpy as np
+
+    star = tmp_path / "particles.star"
+    star.write_text(
+        "data_optics\n\nloop_\n_rlnOpticsGroupName #1\n_rlnOpticsGroup #2\n_rlnImagePixelSize #3\n'one group' 1 2.5\n\n"
+        "data_particles\n\nloop_\n_rlnImageName #1\n_rlnOpticsGroup #2\n000001@stack.mrcs 1\n"
+    )
+    with mrcfile.new(tmp_path / "map.mrc") as mrc:
+        mrc.set_data(np.zeros((8, 8, 8), np.float32))
+        mrc.voxel_size = 2.5
+    (tmp_path / "model.cif").write_text("data_nothing\n")
+    return {"particles": str(star), "map": str(tmp_path / "map.mrc"), "model": str(tmp_path / "model.cif")}

@@ -16,12 +16,16 @@ from pwem.protocols import ProtImportParticles, ProtImportPdb, ProtImportVolumes
 from pyworkflow.project import Manager, Project
 
 
+def fresh(name: str) -> str:
+    """The name, of which there is no project from now on."""
+    if Manager().hasProject(name):
+        Manager().deleteProject(name)
+    return name
+
+
 def make_project(name: str) -> Project:
     """A new, empty project, into whose folder the process goes, as a protocol's does."""
-    manager = Manager()
-    if manager.hasProject(name):
-        manager.deleteProject(name)
-    project = manager.createProject(name)
+    project = Manager().createProject(fresh(name))
     os.chdir(project.path)
     return project
 

@@ -35,27 +35,7 @@ from scipion_cocofold.protocols import (
 )
 from scipion_cocofold.verdict import SCHEMA_VERSION
 from scipion_cocofold.workflows import TemplateError, fieldsOf, fillIn, readTemplate
-from scipion_project import make_particles, make_project
-
-TEMPLATES = ("relion", "cryosparc", "colabfold")
-
-
-@pytest.fixture
-def files(tmp_path) -> dict[str, str]:
-    """A STAR of 2.5 Å, a map of 2.5 Å and a model, as far as templates look at them."""
-    import mrcfile
-    import numpy as np
-
-    star = tmp_path / "particles.star"
-    star.write_text(
-        "data_optics\n\nloop_\n_rlnOpticsGroupName #1\n_rlnOpticsGroup #2\n_rlnImagePixelSize #3\n'one group' 1 2.5\n\n"
-        "data_particles\n\nloop_\n_rlnImageName #1\n_rlnOpticsGroup #2\n000001@stack.mrcs 1\n"
-    )
-    with mrcfile.new(tmp_path / "map.mrc") as mrc:
-        mrc.set_data(np.zeros((8, 8, 8), np.float32))
-        mrc.voxel_size = 2.5
-    (tmp_path / "model.cif").write_text("data_nothing\n")
-    return {"particles": str(star), "map": str(tmp_path / "map.mrc"), "model": str(tmp_path / "model.cif")}
+from scipion_project import fresh, make_particles, make_project
 
 
 @pytest.fixture
@@ -77,12 +57,6 @@ def command(capfd):
     os.chdir(here)
     for number, handler in kept.items():
         signal.signal(number, handler)
-
-
-def fresh(name: str) -> str:
-    if Manager().hasProject(name):
-        Manager().deleteProject(name)
-    return name
 
 
 def values(files: dict[str, str], **changes: str) -> list[str]:
@@ -108,19 +82,6 @@ def test_a_file_that_has_no_pixel_size_asks_for_one(files):
         fillIn(readTemplate("relion"), files)
 
 
-def test_only_optional_fields_may_stay_empty(files, tmp_path):
-    (tmp_path / "colabfold").mkdir()
-    given = {**files, "colabfold": str(tmp_path / "colabfold")}
-    del given["model"]
-    # The form says the same: empty means the installed weights
-    assert json.loads(fillIn(readTemplate("colabfold"), given))[2]["weights"] == ""
-    optional = {name: [one.alias for one in fieldsOf(readTemplate(name)) if one.isOptional] for name in TEMPLATES}
-    assert optional == {"relion": [], "cryosparc": [], "colabfold": ["weights"]}
-    del given["colabfold"]
-    with pytest.raises(TemplateError, match="Values are missing: colabfold"):
-        fillIn(readTemplate("colabfold"), given)
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -143,18 +104,6 @@ def test_a_template_that_is_not_there_names_those_that_are(command):
     status, said, _ = command("any", "--template", "none_such", "a=b")
     assert status == 2
     assert "cocofold-relion" in said
-
-
-def test_labels_are_those_of_the_template(files):
-    name, here = fresh("labelled"), os.getcwd()
-    headless.makeProject(name, "cocofold-relion", files)
-    try:
-        runs = Manager().loadProject(name).getRuns()
-        wanted = [box["object.label"] for box in json.loads(fillIn(readTemplate("relion"), files))]
-        assert {run.getObjLabel() for run in runs} == set(wanted)
-        assert "assess: what changed" in wanted
-    finally:
-        os.chdir(here)
 
 
 def test_an_existing_project_is_not_made_again(command, files):

@@ -113,6 +113,27 @@ def test_all_that_is_cited_has_an_entry(domain):
     assert scipion_cocofold._bibtex["cocofold2026"]["doi"] == "10.1038/s42004-026-01899-7"
 
 
+def test_the_readme_tells_of_protocols_variables_templates_and_tests(domain):
+    text = (MODULE_FOLDER.parents[1] / "README.md").read_text(encoding="utf-8")
+    scipion = text.split("## Inside Scipion")[1].split("\n## ")[0]
+    labels = [kind._label for name, kind in domain.getProtocols().items() if name in scipion_cocofold.protocols.__all__]
+    assert len(labels) == 8
+    named = [f"| {label} |" for label in labels]
+    named += [f"`{name}`" for name in Plugin._vars if name.startswith("COCOFOLD_")]
+    named += [f"`cocofold-{path.name.partition('.')[0]}`" for path in MODULE_FOLDER.glob("templates/*.json.template")]
+    assert len(named) == 8 + 4 + 3
+    assert [one for one in [*named, "scipion3 tests scipion_cocofold"] if one not in scipion] == []
+    for heading in (
+        "Install",
+        "How to read the verdict",
+        "Commands",
+        "What was verified",
+        "Documentation",
+        "References",
+    ):
+        assert f"\n## {heading}" in text
+
+
 def test_references_and_logo(domain):
     for key in scipion_cocofold._references:
         reference = scipion_cocofold._bibtex[key]

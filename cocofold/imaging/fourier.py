@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -60,6 +62,21 @@ class RingPixels:
 
     def __len__(self) -> int:
         return len(self.ring)
+
+    @cached_property
+    def lengths(self) -> torch.Tensor:
+        """Number of pixels of each ring, (n_rings,) int64."""
+        return torch.bincount(self.ring, minlength=self.n_rings)
+
+    @cached_property
+    def weight_of_parts(self) -> torch.Tensor:
+        """``weight`` once for the real and once for the imaginary part of each pixel, (2 n_pixels,)."""
+        return self.weight.repeat_interleave(2)
+
+    @cached_property
+    def ring_of_parts(self) -> torch.Tensor:
+        """``ring`` once for the real and once for the imaginary part of each pixel, (2 n_pixels,) int64."""
+        return self.ring.repeat_interleave(2)
 
     def flat_indices_in(self, grid: int) -> torch.Tensor:
         """Flat indices of these pixels in the ``rfft2`` of a ``grid``-sized image of the same extent, (n_pixels,)."""
@@ -117,10 +134,44 @@ def ring_correlations(predicted: torch.Tensor, observed: torch.Tensor, rings: Ri
     (n, n_rings) float
         Zero for rings in which the prediction has no power.
     """
-    cross = ring_sums((predicted * observed).sum(-1) * rings.weight, rings)
-    power = ring_sums((predicted**2).sum(-1) * rings.weight, rings)
-    tiny = torch.finfo(power.dtype).tiny
-    return cross * power.clamp_min(tiny).rsqrt()
+    correlations: torch.Tensor = _RingCorrelations.apply(predicted, observed, rings)
+    return correlations
+
+
+class _RingCorrelations(torch.autograd.Function):
+    """Ring correlations and their gradient in fewer passes over the pixels than autograd takes.
+
+    With a = sum w p o and b = sum w p^2 over a ring, the correlation c is a / sqrt(b), and
+    dc/dp = w (o - p a / b) / sqrt(b). Observations have no gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, predicted: torch.Tensor, observed: torch.Tensor, rings: RingPixels) -> torch.Tensor:
+        parts, weighted = predicted.flatten(1), observed.flatten(1) * rings.weight_of_parts.to(observed.dtype)
+        lengths = (2 * rings.lengths).expand(len(parts), -1).contiguous()
+
+        def summed(values: torch.Tensor) -> torch.Tensor:
+            return torch.segment_reduce(values, "sum", lengths=lengths, axis=1, unsafe=True)
+
+        cross = summed(parts * weighted)
+        power = summed(parts * parts * rings.weight_of_parts.to(parts.dtype))
+        tiny = torch.finfo(power.dtype).tiny
+        # 0 where the prediction has no power
+        scale = power.clamp_min(tiny).rsqrt() * (power >= tiny)
+        ctx.rings = rings
+        ctx.save_for_backward(parts, weighted, cross, scale)
+        return cross * scale
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        parts, weighted, cross, scale = ctx.saved_tensors
+        rings: RingPixels = ctx.rings
+        along = gradients[0] * scale
+        across = along * cross * scale**2
+        found = weighted * along.index_select(1, rings.ring_of_parts)
+        weights = rings.weight_of_parts.to(parts.dtype)
+        found = torch.addcmul(found, parts * weights, across.index_select(1, rings.ring_of_parts), value=-1)
+        return found.view(len(parts), -1, 2), None, None
 
 
 def electron_wavelength_angstrom(voltage_kv: float) -> float:

@@ -306,7 +306,8 @@ class Splat(torch.autograd.Function):
         torch.bmm(profiles[1], windows, out=along[0])
         torch.bmm(profiles[0], windows.transpose(1, 2), out=along[1])
         along *= profiles
-        plain, first, second = torch.matmul(along, _pixel_powers(pixels.shape[1], along).T).unbind(3)
+        side = pixels.shape[1]
+        plain, first, second = torch.mm(_pixel_powers(side, along), along.view(-1, side).T).view(3, *along.shape[:3])
         centres = centres[..., 0]
         sloped = first - centres * plain
         squared = (second - centres * (first + sloped)).sum(0)

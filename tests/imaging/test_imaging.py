@@ -132,8 +132,11 @@ def test_an_image_correlates_with_itself_fully_and_ring_factors_cancel() -> None
     torch.testing.assert_close(ring_correlations(images, normalise_rings(images, rings), rings), ones)
     torch.testing.assert_close(ring_correlations(images * envelope, normalise_rings(images, rings), rings), ones)
     assert (ring_correlations(-images, normalise_rings(images, rings), rings) < -0.999).all()
-    empty = ring_correlations(torch.zeros_like(images), normalise_rings(torch.zeros_like(images), rings), rings)
+    dark = torch.zeros_like(images).requires_grad_()
+    empty = ring_correlations(dark, normalise_rings(images, rings), rings)
     assert (empty == 0).all()
+    (slope,) = torch.autograd.grad(empty.sum(), dark)
+    assert (slope == 0).all()
 
 
 def _ctf(**changes: float) -> Ctf:

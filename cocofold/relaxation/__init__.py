@@ -229,14 +229,19 @@ def _is_ring(model: Model, piece: Sequence[int]) -> bool:
 def _nucleotides(model: Model, backbone: Backbone) -> tuple[dict[int, str], dict[int, str]]:
     """The force field's name of each nucleotide that it knows, and of the others what is odd, by row."""
     joined_before = set(backbone.residues[1:][backbone.linked[: len(backbone) - 1]].tolist())
+    has_hydroxyl = model.atoms_named(_HYDROXYL_OF_RNA) >= 0
+    rows = backbone.residues[backbone.is_nucleotide]
+    chains_of_rna = {model.residues[row].chain for row in rows[has_hydroxyl[rows]]}
     known, odd = {}, {}
     heavy = np.flatnonzero(model.atomic_numbers > 1)
-    for row in backbone.residues[backbone.is_nucleotide].tolist():
+    for row in rows.tolist():
         atoms = heavy[slice(*np.searchsorted(model.residue_of_atom[heavy], [row, row + 1]))]
         present = {_OLD_ATOM_NAMES.get(name, name) for name in model.atom_names[atoms].tolist()}
-        matched = _NUCLEOTIDE_NAME.fullmatch(model.residues[row].name)
+        key = model.residues[row]
+        matched = _NUCLEOTIDE_NAME.fullmatch(key.name)
         letter = matched[1] if matched else ""
-        is_rna = _HYDROXYL_OF_RNA in present
+        # Old files call DNA's nucleotides as RNA's: among such with an O2' one without it lacks it
+        is_rna = has_hydroxyl[row] or (key.chain in chains_of_rna and letter != "T" and not key.name.startswith("D"))
         if letter in ("", "T" if is_rna else "U"):
             odd[row] = ""
             continue
@@ -303,9 +308,9 @@ def hydrogens_at_ends(topology: Any) -> list[list[tuple[str, str]] | None] | Non
     """
     found: list[list[tuple[str, str]] | None] = []
     for residue in topology.residues():
-        is_last = residue is list(residue.chain.residues())[-1]
         hydrogens = None
         if any(atom.name == PHOSPHATE_END for atom in residue.atoms()):
+            is_last = residue is list(residue.chain.residues())[-1]
             template = templates_with_phosphate()[residue.name + ("3" if is_last else "")]
             bonds = [(bond.attrib["atomName1"], bond.attrib["atomName2"]) for bond in template.iter("Bond")]
             pairs = [pair[::-1] if pair[0].startswith("H") else pair for pair in bonds]

@@ -22,6 +22,7 @@ from openmm import Context, NonbondedForce, Platform, VerletIntegrator, app, uni
 from typer.testing import CliRunner
 
 from cocofold.__main__ import app as command
+from cocofold.relaxation import RelaxedResidues
 from cocofold.relaxation.force_field import build_parts, build_system, load_force_field
 from cocofold.relaxation.minimization import RelaxSettings, relax
 from cocofold.structure.model import Model
@@ -238,6 +239,23 @@ def test_nucleotides_that_are_modified_or_incomplete_stay_and_are_named(rna: Mod
         for one, other in ((row - 1, row), (row, row + 1)):
             ends = start.atoms_named("O3'")[one], start.atoms_named("P")[other]
             assert length(found.model, *ends) == pytest.approx(length(start, *ends), abs=1e-3)
+
+
+def test_a_nucleotide_of_rna_without_its_hydroxyl_is_no_dna(rna: Model) -> None:
+    """But a strand in which none has it is DNA, as old files name it, which has no uracil."""
+
+    def chosen_without_hydroxyls(*places: int) -> RelaxedResidues:
+        structure = rna.structure.clone()
+        for place in places:
+            structure[0][0][place].remove_atom("O2'", "\0")
+        return RelaxedResidues.of(Model.of(structure))
+
+    one = chosen_without_hydroxyls(8)
+    assert one.odd_nucleotides == {8: " without O2'"}
+    assert set(one.names.values()) == {"A", "C", "G", "U"}
+    every = chosen_without_hydroxyls(*range(len(rna.residues)))
+    assert [rna.residues[row].name for row in every.odd_nucleotides] == ["U"] * len(every.odd_nucleotides)
+    assert set(every.names.values()) == {"DA", "DC", "DG"}
 
 
 def test_strands_that_a_bond_joins_out_of_order_are_not_torn(dna: Model) -> None:

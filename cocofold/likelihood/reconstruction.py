@@ -100,11 +100,12 @@ def reconstruct(
     """
     rotations = np.eye(3)[None] if rotations is None else rotations
     n_rings = ring_count(particles.box, particles.pixel_size_angstrom, resolution_angstrom)
-    where = _device_with_room(2 * (n_rings + 1), torch.device(device))
+    side, processor = 2 * (n_rings + 1), torch.device("cpu")
+    where = _device_with_room(side, torch.device(device))
     given = (particles, rotations, n_rings, split_into_halves(particles, seed), progress)
     with contextlib.suppress(torch.cuda.OutOfMemoryError):  # of a GPU; a processor has another error
         return _reconstruct_on(where, *given)
-    return _reconstruct_on(torch.device("cpu"), *given)
+    return _reconstruct_on(_device_with_room(side, processor), *given)
 
 
 def _reconstruct_on(

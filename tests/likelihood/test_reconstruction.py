@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from cocofold.imaging.fourier import RingPixels
 from cocofold.imaging.projection import render_density
+from cocofold.likelihood import reconstruction
 from cocofold.likelihood.frc_loss import AtomGaussians, correlate_in_chunks
 from cocofold.likelihood.particle_optics import ParticleOptics
 from cocofold.likelihood.reconstruction import MapProjections, Reconstruction, reconstruct, split_into_halves
@@ -21,6 +22,7 @@ from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.structure.geometry import point_group_rotations
 from cocofold.structure.read_model import read_model
+from cocofold.system.errors import InputError
 
 TILT = (1.2, -0.7)
 ODD = {(1, -1): 8.0, (3, -3): 20.0, (3, 3): 25.0}
@@ -187,3 +189,27 @@ def test_atoms_far_out_are_as_dense_as_at_the_centre(tmp_path: Path) -> None:
     middle = BOX // 2
     heights = [smooth[middle, middle, middle], smooth[middle, middle, middle + 20], smooth[middle, middle - 20, middle]]
     np.testing.assert_allclose(np.array(heights) / heights[0], 1, atol=0.04)
+
+
+@pytest.mark.parametrize("free", [0, 1 << 40])
+def test_what_a_gpu_leaves_to_the_processor_must_fit_there(
+    free: int, particles: ParticleSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU that says to have room, and then has none."""
+    asked = []
+
+    def fail(device: torch.device, *_: object) -> str:
+        asked.append(device.type)
+        if device.type == "cuda":
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return "map"
+
+    monkeypatch.setattr(reconstruction, "_reconstruct_on", fail)
+    monkeypatch.setattr(reconstruction, "free_bytes", lambda device: free if device.type == "cpu" else 1 << 40)
+    if free:
+        assert reconstruct(particles, device="cuda") == "map"
+        assert asked == ["cuda", "cpu"]
+    else:
+        with pytest.raises(InputError, match="more memory"):
+            reconstruct(particles, device="cuda")
+        assert asked == ["cuda"]

@@ -138,6 +138,23 @@ def test_the_engine_is_told_of_context_and_cores(project, pieces, volume, tmp_pa
     assert plain._inputsHash() != key
 
 
+def test_a_run_that_was_begun_before_forms_had_a_context_goes_on(project, pieces, tmp_path, monkeypatch):
+    """Its steps were noted under what the form had then."""
+    rest, lid = pieces
+    inputs = {"inputParticles": make_particles(tmp_path), "inputModel": AtomStruct(filename=str(rest))}
+    plain = started(project, **inputs)
+    given = started(project, **inputs, inputContext=AtomStruct(filename=str(lid)))
+    now = plain._inputsHash()
+    assert given._inputsHash() != now
+    every = ProtCocofoldFinetune.iterDefinitionAttributes
+    monkeypatch.setattr(
+        ProtCocofoldFinetune,
+        "iterDefinitionAttributes",
+        lambda self: (one for one in every(self) if one[0] not in ("inputContext", "oversubscribe")),
+    )
+    assert plain._inputsHash() == now
+
+
 @pytest.mark.slow
 def test_a_run_with_a_context(adk, pieces):
     """Of a model without its LID domain, which another model has, in Scipion's frame."""

@@ -48,6 +48,8 @@ _RUN_CONTROL = {
     "expected",
     "oversubscribe",
 }
+# Inputs that forms had not from the start: while they are empty, a run that was begun without them goes on
+_ADDED_INPUTS = {"inputContext"}
 
 
 class ProtCocofoldBase(EMProtocol):
@@ -107,7 +109,7 @@ class ProtCocofoldBase(EMProtocol):
         values = {
             name: [_identity(one) for one in attribute] if isinstance(attribute, PointerList) else _identity(attribute)
             for name, attribute in self.iterDefinitionAttributes()
-            if name not in _RUN_CONTROL
+            if name not in _RUN_CONTROL and (name not in _ADDED_INPUTS or attribute.hasValue())
         }
         return hashlib.sha1(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
 

@@ -53,6 +53,29 @@ def test_faults_before_and_after_relaxation_are_shown(project):
     assert script.index("given.cif") < script.index("relaxed.cif")
 
 
+@pytest.mark.parametrize(
+    ("more", "traced"),
+    [
+        ({}, "CA"),  # of earlier versions
+        ({"trace_atom": "CA", "nucleic_acids": None}, "CA"),
+        ({"trace_atom": "C1'", "nucleic_acids": {"kept_base_pairs": 5, "reference_base_pairs": 6}}, "C1'"),
+    ],
+)
+def test_a_relaxed_model_is_summed_up_by_what_it_consists_of(project, more, traced):
+    protocol = project.newProtocol(ProtCocofoldRelax, inputStructure=AtomStruct(filename="given.cif"))
+    project.saveProtocol(protocol)
+    protocol.makePathsAndClean()
+    faults = {"clashes": [], "outliers": []}
+    found = {"before": faults, "after": faults, "geometry": {"twisted": [0, 0]}, "frc": None, "notes": [], **more}
+    path = Path(protocol._getExtraPath("relaxed.json"))
+    path.write_text(json.dumps({**found, "ca_rmsd": 0.12, "moved_angstrom": 0.34}))
+    summary, methods = " ".join(protocol._summary()), " ".join(protocol._methods())
+    assert f"{traced} RMSD to the input model: 0.12 Å" in summary
+    assert f"{traced} atoms moved by 0.34 Å" in methods
+    assert ("Twisted peptides" in summary, "beyond 4σ" in summary) == (traced == "CA", traced == "CA")
+    assert ("Base pairs kept: 5 of 6." in summary) == (traced != "CA")
+
+
 def test_a_prediction_is_shown_by_its_confidence(project, tmp_path):
     prediction = CocofoldPrediction(filename=str(tmp_path))
     (view,) = CocofoldPredictViewer(project=project)._visualize(prediction)

@@ -18,7 +18,7 @@ from .inputs import (
     volumeOfStructure,
     writeInputs,
 )
-from .summaries import relaxSummary
+from .summaries import relaxedTrace, relaxSummary
 
 
 class ProtCocofoldRelax(ProtCocofoldBase):
@@ -122,7 +122,7 @@ class ProtCocofoldRelax(ProtCocofoldBase):
         return [
             "The model was relaxed in implicit solvent with Amber14 by OpenMM [eastman2017], with restraints to its "
             "positions that were reduced in stages, in CoCoFold [cocofold2026]; "
-            f"CA atoms moved by {found['moved_angstrom']:.2f} Å (rms)."
+            f"{relaxedTrace(found)} atoms moved by {found['moved_angstrom']:.2f} Å (rms)."
         ]
 
     def _citations(self):

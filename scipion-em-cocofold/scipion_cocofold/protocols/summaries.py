@@ -171,16 +171,28 @@ def finetuneMethods(metrics, network, context=False):
     return " ".join(sentences)
 
 
+def relaxedTrace(found):
+    """Return the name of the atoms by which the engine tells how far a relaxed model moved: CA, or C1' without protein.
+
+    Earlier versions of the engine moved proteins only, and did not say it.
+    """
+    return found.get("trace_atom", "CA")
+
+
 def relaxSummary(found):
-    """Return lines on what relaxation changed."""
-    before, after = found["before"], found["after"]
+    """Return lines on what relaxation changed; those on peptides only of a model with protein."""
+    before, after, traced = found["before"], found["after"], relaxedTrace(found)
     # The limits are those of the engine's definitions of a clash and an outlier (docs/relax.md)
-    lines = [
-        f"Clashes (overlap of 0.6 Å or more): {len(before['clashes'])} -> {len(after['clashes'])}.",
-        f"Backbone bonds and angles beyond 4σ: {len(before['outliers'])} -> {len(after['outliers'])}.",
-        f"Twisted peptides: {found['geometry']['twisted'][0]} -> {found['geometry']['twisted'][1]}.",
-        f"CA RMSD to the input model: {found['ca_rmsd']:.2f} Å.",
-    ]
+    lines = [f"Clashes (overlap of 0.6 Å or more): {len(before['clashes'])} -> {len(after['clashes'])}."]
+    if traced == "CA":
+        lines += [
+            f"Backbone bonds and angles beyond 4σ: {len(before['outliers'])} -> {len(after['outliers'])}.",
+            f"Twisted peptides: {found['geometry']['twisted'][0]} -> {found['geometry']['twisted'][1]}.",
+        ]
+    nucleic = found.get("nucleic_acids")
+    if nucleic and nucleic["kept_base_pairs"] is not None:
+        lines.append(f"Base pairs kept: {nucleic['kept_base_pairs']} of {nucleic['reference_base_pairs']}.")
+    lines.append(f"{traced} RMSD to the input model: {found['ca_rmsd']:.2f} Å.")
     if found["frc"]:
         lines.append(f"Agreement with the images: {found['frc']['before']:.4f} -> {found['frc']['after']:.4f}.")
     return lines + found["notes"]

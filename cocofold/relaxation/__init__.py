@@ -56,6 +56,7 @@ _OLD_ATOM_NAMES = {"O1P": "OP1", "O2P": "OP2", "O3P": PHOSPHATE_END, "C5M": "C7"
 _NUCLEIC_ACID_FILES = ("DNA.OL15.xml", "RNA.OL3.xml")
 _END_CHARGE, _END_TYPE = -0.3081, "OS"
 _INSIDE_OR_LAST = re.compile("D?[ACGTU]3?")
+_PYRANOSE, _LONGEST_RING_BOND_ANGSTROM = ("C1", "C2", "C3", "C4", "C5", "O5"), 2.0  # 1.5 in a good model
 _MOST_NAMED = 8  # kinds of residues, or residues, that a note lists at most
 _MOST_NUCLEOTIDES_NAMED = 30
 
@@ -183,10 +184,13 @@ class RelaxedResidues:
 
 
 def are_sugars(model: Model) -> np.ndarray:
-    """Which residues are sugars, by gemmi's table or by the atoms of a pyranose, (n_residues,) bool."""
+    """Which residues are sugars, by gemmi's table or by the ring of a pyranose, (n_residues,) bool."""
     kinds = [gemmi.find_tabulated_residue(key.name).kind for key in model.residues]
     tabulated = [kind in (gemmi.ResidueKind.PYR, gemmi.ResidueKind.KET) for kind in kinds]
-    has_ring = np.all([model.atoms_named(name) >= 0 for name in ("C1", "C2", "C3", "C4", "C5", "O5")], axis=0)
+    ring = np.array([model.atoms_named(name) for name in _PYRANOSE])
+    bonds = np.linalg.norm(model.positions[ring] - model.positions[np.roll(ring, 1, axis=0)], axis=2)
+    # Citrate and polyethylene glycol have atoms of these names, in no ring
+    has_ring = (ring >= 0).all(0) & (bonds < _LONGEST_RING_BOND_ANGSTROM).all(0)
     return np.array(tabulated, dtype=bool) | has_ring
 
 

@@ -22,7 +22,7 @@ from openmm import Context, NonbondedForce, Platform, VerletIntegrator, app, uni
 from typer.testing import CliRunner
 
 from cocofold.__main__ import app as command
-from cocofold.relaxation import RelaxedResidues
+from cocofold.relaxation import RelaxedResidues, are_sugars
 from cocofold.relaxation.force_field import build_parts, build_system, load_force_field
 from cocofold.relaxation.minimization import RelaxSettings, relax
 from cocofold.structure.model import Model
@@ -369,6 +369,17 @@ def test_a_residue_that_binds_a_sugar_relaxes_and_is_not_torn_from_it(fragment: 
     assert len(names & {"HD21", "HD22"}) == 1
     (left,) = (row_of(with_hydrogens, 138, name) for name in names & {"HD21", "HD22"})
     assert length(with_hydrogens, left, row_of(with_hydrogens, 301, "C1")) > 1.7
+
+
+def test_sugars_are_known_by_their_ring_or_their_name(fragment: Callable[..., Model]) -> None:
+    """Other ligands have atoms of the same names."""
+    for name, gap, is_sugar in (("UNK", 0.0, True), ("UNK", 2.0, False), ("NAG", 2.0, True)):
+        structure = with_sugar(fragment(132, 144), 138).structure
+        ligand = structure[0]["G"][0]
+        ligand.name = name
+        ligand["O5"][0].pos += gemmi.Position(0, 0, gap)
+        found = are_sugars(Model.of(structure))
+        assert found.tolist() == [False] * (len(found) - 1) + [is_sugar]
 
 
 def test_names_of_molecular_dynamics_and_of_old_files_are_known(dna: Model, tmp_path: Path) -> None:

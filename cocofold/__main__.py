@@ -24,6 +24,7 @@ from cocofold.system.errors import (
     InputError,
     UnexpectedError,
     most_unpacked,
+    shorten_words,
 )
 from cocofold.system.hardware import is_out_of_memory, keep_freed_memory
 from cocofold.system.processes import (
@@ -124,7 +125,7 @@ def main() -> None:
 def _print_error(message: str) -> None:
     # Standard error may be a terminal that is gone.
     with contextlib.suppress(OSError):
-        print(f"cocofold: {message}", file=sys.stderr)
+        print(f"cocofold: {shorten_words(message)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,13 @@ import inspect
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Optional, get_type_hints
 
 import typer
 from typer.models import OptionInfo
 
+from cocofold.system.errors import InputError
 from cocofold.system.hardware import OVERSUBSCRIBE_HELP, OVERSUBSCRIBE_OPTION, require_threads
 
 # Groups of options in the help, by names of parameters; what is in none of them is what the verb does
@@ -39,6 +41,52 @@ def verb(command: Callable[..., None], examples: str = "") -> dict[str, Any]:
     return {"help": "\n\n".join(paragraphs), "epilog": examples and f"Example: {examples}"}
 
 
+def _flag_of(parameter: inspect.Parameter) -> str:
+    """What the user calls a parameter: its first option, or its name."""
+    declared = getattr(parameter.default, "param_decls", None) or ()
+    return str(next(iter(declared), "--" + parameter.name.replace("_", "-")))
+
+
+# Parameters that name files which a verb writes, and endings of data that no figures are written over
+_WRITTEN = ("out", "json_file", "picture", "plot")
+_DATA_ENDINGS = (
+    *(".mrc", ".mrcs", ".map", ".ccp4", ".star", ".cs", ".npz", ".pkl"),
+    *(".cif", ".mmcif", ".pdb", ".ent", ".safetensors", ".fasta"),
+)
+
+
+def _refuse_lost_files(given: dict[str, Any], flags: dict[str, str]) -> None:
+    """Refuse to write a file over one that is read, over another that is written, or figures over data.
+
+    Parameters
+    ----------
+    given : dict
+        Values by the names of a verb's parameters.
+    flags : dict
+        What the user calls them.
+
+    Raises
+    ------
+    InputError
+    """
+    files = [
+        (name, path)
+        for name, value in given.items()
+        for path in (value if isinstance(value, (list, tuple)) else [value])
+        if isinstance(path, Path)
+    ]
+    for row, (name, path) in enumerate(files):
+        if name not in _WRITTEN:
+            continue
+        if name == "json_file" and path.is_file() and path.suffix.lower() in _DATA_ENDINGS:
+            raise InputError(f"{flags[name]} {path}: is there already, and no JSON by its name; give another file")
+        for other, taken in files[:row] + files[row + 1 :]:
+            if os.path.realpath(taken) == os.path.realpath(path):
+                raise InputError(
+                    f"{flags[name]} {path}: {flags[other]} names this file too, which would be lost; give another file"
+                )
+
+
 def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a verb ``--threads`` and ``--oversubscribe``, unless it has them, and its options groups in the help."""
     signature, types = inspect.signature(command), get_type_hints(command, include_extras=True)
@@ -56,6 +104,8 @@ def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
         if isinstance(one.default, OptionInfo) and one.default.rich_help_panel is None:
             one.default.rich_help_panel = "Run" if is_run else _GROUP_OF.get(one.name)
 
+    flags = {one.name: _flag_of(one) for one in parameters}
+
     @functools.wraps(command)
     def run(*given: Any, **named: Any) -> None:
         threads, more = named.get("threads"), named.get("oversubscribe", False)
@@ -64,6 +114,7 @@ def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
             require_threads(threads, more)
             # Libraries read it when they are imported, which the verbs do when they run
             os.environ["OMP_NUM_THREADS"] = str(threads)
+        _refuse_lost_files(named, flags)
         command(*given, **named)
 
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]

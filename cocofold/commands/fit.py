@@ -197,6 +197,7 @@ def relax(
         None if particles is None else ParticlesOfModel(particles, particles_dir, max_particles, ignore_aberrations)
     )
     start = read_model(model)
+    _refuse_too_short(start, model)
     with share_progress_bar() as tell:
         found = relax_with_particles(start, out, settings, pulling, tell)
     compared = assess(found.model, start)
@@ -216,6 +217,20 @@ def relax(
             write_json(json_file, facts)
     _print_table(found, compared, facts)
     typer.echo(f"written {out}. Next: cocofold assess --model {shlex.quote(str(out))} --reference REFERENCE.cif")
+
+
+def _refuse_too_short(start: Model, path: Path) -> None:
+    """Refuse a model whose relaxed one could not be compared with it, before anything is written."""
+    from cocofold.assessment.matching import match_residues, traces_of_both
+
+    _, traces, same = traces_of_both(start, start)
+    try:
+        match_residues(traces, same)
+    except InputError as error:
+        raise InputError(
+            f"model {path}: has no chain of three residues or more with their backbone, which it takes to compare it "
+            "before and after; give a larger model"
+        ) from error
 
 
 def _geometry_before_and_after(after: Model, before: Model) -> dict[str, Any]:

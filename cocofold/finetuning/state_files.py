@@ -53,6 +53,7 @@ _WORST_FIRST = (
 # Models are the same state where fewer CA atoms (C1' of nucleotides) than this lie apart by more than that (Å): a loop
 # that moves alone is no state.
 _FEWEST_APART, _APART_ANGSTROM = 20, 3.0
+_FEWEST_RESIDUES = 2  # that can move against each other
 # Files of the most populated state's run that are the whole run's too
 _OF_FIRST_STATE = ("density.mrc", "frc.png", "metrics.csv", "reconstruction.mrc", "unexplained.mrc", "candidate.cif")
 
@@ -329,6 +330,12 @@ def require_possible_states(options: Options, particles: ParticleSet) -> None:
             f"{FEWEST_PARTICLES * wanted} at least, {FEWEST_PARTICLES} each; give fewer states or more particles"
         )
     models = [read_model(path) for path in options.starts]
+    for path, model in zip(options.starts, models):
+        if len(model.backbone()[0]) + len(model.nucleotides()[0]) < _FEWEST_RESIDUES:
+            raise InputError(
+                f"--model {path}: has a single residue with its backbone, in which nothing can move against the rest; "
+                "leave --states and --junk out, or give a larger model"
+            )
     for path, model in zip(options.starts[1:], models[1:]):
         if model.residues != models[0].residues or not np.array_equal(model.atom_names, models[0].atom_names):
             raise InputError(

@@ -31,7 +31,7 @@ from cocofold.system.errors import InputError
 from cocofold.system.progress import ProgressCallback
 
 # One part of a selection: a chain, or a range of its residues.
-_PART = re.compile(r"(?P<chain>[^:]+?)(?::(?P<first>-?\d+)-(?P<last>-?\d+))?")
+_PART = re.compile(r"(?P<chain>[^:]+?)(?::(?P<first>-?\d{1,9})-(?P<last>-?\d{1,9}))?")
 # Residues that a message names.
 _SHOWN = 5
 

@@ -22,6 +22,7 @@ _VOXEL_TOLERANCE = 1e-3
 # An origin nearer to zero than this is zero.
 _FRAME_TOLERANCE_ANGSTROM = 1e-3
 # Modes of MRC2014 that hold real numbers: int8, int16, float32, uint16 and float16.
+_LARGEST_DENSITY = 1e15  # products of two such, summed over all voxels, still are float32
 _REAL_MODES = (0, 1, 2, 6, 12)
 
 
@@ -169,6 +170,9 @@ def _check_content(values: np.ndarray, name: str) -> None:
         raise InputError(
             f"{name}: {bad} of {values.size} voxels are not finite numbers; write the map anew without them"
         )
+    largest = float(np.abs(values).max(initial=0.0))
+    if largest > _LARGEST_DENSITY:
+        raise InputError(f"{name}: a voxel is {largest:.3g}, and {_LARGEST_DENSITY:.0e} is allowed; scale the map down")
     if np.ptp(values) == 0:
         found = (
             "is empty: all voxels are 0" if values.flat[0] == 0 else f"is constant: all voxels are {values.flat[0]:g}"

@@ -34,6 +34,8 @@ _ARCHIVES = {
 _MRC_MAP_STRING = slice(208, 211)
 _CIF_START = re.compile(r"(?:\s*#[^\n]*\n|\s)*data_", re.IGNORECASE)
 # x, y and z of ATOM records: columns 31 to 54 of PDB, eight each
+# Positions of float32 beyond this are coarser than 1 Å.
+_FARTHEST_ANGSTROM = 1e7
 _PDB_COORDINATE_COLUMNS = (slice(30, 38), slice(38, 46), slice(46, 54))
 
 
@@ -63,6 +65,7 @@ def read_model(path: str | os.PathLike[str]) -> Model:
     if not np.isfinite(model.positions).all():
         lost = int((~np.isfinite(model.positions)).any(1).sum())
         raise InputError(f"model {path}: {lost} of {len(model)} atoms have no position; remove them or build them")
+    _refuse_impossible_positions(path, model)
     if len(model.backbone()[0]) + len(model.nucleotides()[0]) == 0:
         _refuse_without_backbone(path, model)
     _refuse_repeated_backbone(path, model)
@@ -320,6 +323,17 @@ def _refuse_without_atoms(path: Path, document: gemmi.cif.Document) -> NoReturn:
     if any(block.find_loop("_atom_site_label") for block in document):
         found = "a small molecule's crystal structure (_atom_site_label), not mmCIF"
     raise InputError(f"model {path}: holds {found}; give an mmCIF or PDB file with a protein model")
+
+
+def _refuse_impossible_positions(path: Path, model: Model) -> None:
+    if len(model) > 1 and np.ptp(model.positions, axis=0).max() == 0:
+        raise InputError(f"model {path}: all {len(model)} atoms lie in one place; give a model with real positions")
+    farthest = float(np.abs(model.positions).max(initial=0.0))
+    if farthest > _FARTHEST_ANGSTROM:
+        raise InputError(
+            f"model {path}: an atom lies {farthest:.3g} Å from the origin, and {_FARTHEST_ANGSTROM:.0e} Å are allowed; "
+            "repair its position"
+        )
 
 
 def _first_model(structure: gemmi.Structure, notes: list[str]) -> Model:

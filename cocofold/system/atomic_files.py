@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -20,6 +21,8 @@ _PARTIAL_PREFIX, _PARTIAL_SUFFIX = ".", ".part"
 _KEPT_OF_NAME = 200  # bytes of a file's name that its temporary file repeats
 _MODE_OF_FILES = 0o666  # less the umask, as of every new file
 _MOST_LISTED_FILES = 5  # that a message names
+# Links such as /dev/stdout lie here, and would be replaced by a file.
+_SYSTEM_FOLDERS = (Path("/dev"),)
 
 
 @contextlib.contextmanager
@@ -35,6 +38,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     # The name's end tells formats to some programs, its beginning that the file is hidden; a name of 255 bytes is full.
     kept = os.fsdecode(os.fsencode(path.name)[:_KEPT_OF_NAME])
+    _refuse_device(path)
     partial = path.with_name(f"{_PARTIAL_PREFIX}{kept}.{secrets.token_hex(8)}{_PARTIAL_SUFFIX}")
     try:
         os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _MODE_OF_FILES))
@@ -49,6 +53,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         # In a folder that has become read-only it stays, and must not hide why.
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+def _refuse_device(path: Path) -> None:
+    """Refuse to rename a file over a device, pipe or socket, or over a link to one: it would be gone for everybody."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "a device or pipe, which no file may replace", str(path))
 
 
 def _flush(path: Path) -> None:
@@ -137,8 +147,12 @@ def check_writable(option: str, path: Path | None) -> None:
     folder = path.absolute().parent
     if path.is_dir():
         raise InputError(f"{option} {path}: is a folder; give the name of a file")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{option} {path}: is a device or pipe, which would be replaced; give the name of a file")
     if not folder.is_dir():
         raise InputError(f"{option} {path}: there is no folder {folder}; make it, or give a file elsewhere")
+    if folder.resolve() in _SYSTEM_FOLDERS:
+        raise InputError(f"{option} {path}: {folder} is a folder of the system's devices; give a file elsewhere")
     if not os.access(folder, os.W_OK):
         raise InputError(f"{option} {path}: the folder {folder} may not be written to; give a file elsewhere")
 

@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import os
 import platform
+import re
 import sys
 import tempfile
 import traceback
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
+# More letters than the longest path has (4096), of which the first say enough
+_LONG_WORD = re.compile(r"(\S{100})\S{4100,}")
 # Programs that pack files, by the bytes with which such files begin
 PROGRAM_OF_MAGIC = {
     b"\x1f\x8b": "gzip",
@@ -25,6 +28,11 @@ PROGRAM_OF_MAGIC = {
     b"PK\x03\x04": "zip",
     b"7z\xbc\xaf": "7z",
 }
+
+
+def shorten_words(message: str) -> str:
+    """A message in which words of a file or command line that are longer than any path are cut."""
+    return _LONG_WORD.sub(r"\1...", message)
 
 
 class InputError(Exception):
@@ -42,9 +50,12 @@ def require_within(option: str, value: float, least: float, most: float) -> None
     InputError
     """
     if not least <= value <= most:
-        raise InputError(f"{option} {value:g}: must be from {least:g} to {most:g}")
+        # No float holds an integer of more than 308 digits.
+        shown = f"{value:g}" if isinstance(value, float) or abs(value) < _MOST_SHOWN else "of more than 300 digits"
+        raise InputError(f"{option} {shown}: must be from {least:g} to {most:g}")
 
 
+_MOST_SHOWN = 10**300
 _KINDS: dict[str, Any] = {"str": str, "bool": bool, "int": int, "float": (int, float), "list[str]": (list, tuple)}
 
 

@@ -232,6 +232,17 @@ def test_an_option_given_once_more_is_another_start(mixed: Path) -> None:
     assert not of_state.tells_particles_apart
 
 
+def test_a_single_residue_has_no_states(mixed: Path, tmp_path: Path) -> None:
+    structure = gemmi.read_structure(str(open_state()))
+    while len(structure[0][0]) > 1:
+        del structure[0][0][-1]
+    structure.make_mmcif_document().write_file(str(tmp_path / "one.cif"))
+    asked = states_of(mixed, tmp_path / "run", "--model", tmp_path / "one.cif", "--states", "2")
+    del asked[asked.index("--model") : asked.index("--model") + 2]
+    assert "has a single residue with its backbone" in refused(asked)
+    assert not (tmp_path / "run").exists()
+
+
 def test_one_state_and_no_junk_is_a_plain_run(mixed: Path) -> None:
     assert not Options(particles=str(mixed), model="a.cif").tells_particles_apart
 

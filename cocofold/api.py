@@ -315,6 +315,7 @@ def relax(
     particles: AnyPath | None = None,
     particles_dir: AnyPath | None = None,
     max_particles: int = 2000,
+    skip_bad_images: bool = False,
     hydrogens: bool = False,
     threads: int | None = None,
     device: str = "auto",
@@ -327,7 +328,8 @@ def relax(
     out : str or Path, optional
         mmCIF file to write.
     particles, particles_dir : str or Path, optional
-        Particles of the model, of which ``max_particles`` at most pull while it is relaxed.
+        Particles of the model, of which ``max_particles`` at most pull while it is relaxed; ``skip_bad_images`` leaves
+        out those whose images are empty or no signal.
     hydrogens : bool
         Keep the hydrogens.
     threads : int, optional
@@ -338,15 +340,15 @@ def relax(
     Returns
     -------
     RelaxedModel
-        ``model``, and clashes, bonds and angles ``before`` and ``after``.
-
-    Raises
-    ------
-    InputError
-        For input that cannot be used, and files that cannot be written.
+        ``model``, and clashes, bonds and angles ``before`` and ``after``; InputError for input that cannot be used, and
+        files that cannot be written.
     """
     check_writable("--out", _path(out))
-    pulling = None if particles is None else ParticlesOfModel(Path(particles), _path(particles_dir), max_particles)
+    pulling = None
+    if particles is not None:
+        pulling = ParticlesOfModel(
+            Path(particles), _path(particles_dir), max_particles, skip_bad_images=skip_bad_images
+        )
     settings = RelaxSettings(hydrogens, device, threads)
     return relax_with_particles(_as_model(model), _path(out), settings, pulling, _log_progress)
 

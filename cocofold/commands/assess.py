@@ -12,7 +12,7 @@ import typer
 
 from cocofold import __version__
 from cocofold.system.atomic_files import check_writable, refuse_unwritable, write_json
-from cocofold.system.errors import InputError
+from cocofold.system.errors import SKIP_HELP, SKIP_OPTION, InputError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,6 +43,7 @@ def assess(
         False, "--ignore-aberrations", help="Leave out aberrations of CryoSPARC that cannot be applied."
     ),
     max_particles: int = typer.Option(2000, help="Use so many of the particles at most, drawn at random."),
+    skip_bad_images: bool = typer.Option(False, SKIP_OPTION, help=SKIP_HELP),
     json_file: Optional[Path] = typer.Option(None, "--json", help="File for all figures, also of each residue."),
     plot: Optional[Path] = typer.Option(None, help="PNG file: displacement and support of each residue, by chain."),
     device: str = typer.Option("auto", help="With --particles: auto, cpu, cuda or cuda:N."),
@@ -72,16 +73,15 @@ def assess(
 
     assessed, before, true = (None if path is None else read_model(path) for path in (model, start, reference))
     assert assessed is not None
+    images = None
+    if particles is not None:
+        images = ParticlesOfModel(particles, particles_dir, max_particles, ignore_aberrations, skip_bad_images)
+    support, left_out = (None, None) if images is None else _residue_support(assessed, images, device)
     findings = _Findings(
         comparison=None if true is None else compare(assessed, true),
         nucleic_acids=assess_nucleic_acids(assessed, true),
-        support=(
-            None
-            if particles is None
-            else _residue_support(
-                assessed, ParticlesOfModel(particles, particles_dir, max_particles, ignore_aberrations), device
-            )
-        ),
+        support=support,
+        images_left_out=left_out,
         geometry=measure_geometry(assessed, before),
         geometry_of_start=None if before is None else measure_geometry(before),
         changed=_changes(assessed, before, true),
@@ -102,6 +102,7 @@ class _Findings:
     comparison: Assessment | None
     nucleic_acids: NucleicAcids | None
     support: ResidueSupport | None
+    images_left_out: str | None
     geometry: BackboneGeometry
     geometry_of_start: BackboneGeometry | None
     changed: dict[str, WhatChanged]
@@ -122,6 +123,7 @@ class _Findings:
             **{f"changed_from_{name}": changed.as_dict() for name, changed in self.changed.items()},
             "views": None if self.support is None else self.support.views.as_dict(),
             "frc": None if self.support is None else self.support.correlation,
+            "images_left_out": self.images_left_out,
             "support": self.support_rows(model),
             "against": [] if self.support is None else [str(stretch) for stretch in self.support.against],
         }
@@ -139,13 +141,14 @@ def _changes(assessed: Model, start: Model | None, reference: Model | None) -> d
     return found
 
 
-def _residue_support(model: Model, particles: ParticlesOfModel, device: str) -> ResidueSupport:
+def _residue_support(model: Model, particles: ParticlesOfModel, device: str) -> tuple[ResidueSupport, Optional[str]]:
+    """Support of the model by the particles, and which images were left out, in words."""
     from cocofold.likelihood.residue_support import ImageAgreement
     from cocofold.structure.confidence import read_order
 
     model, _ = read_order(model)
     with ImageAgreement.read(model, particles, device) as images:
-        return images.support(model)
+        return images.support(model), images.left_out
 
 
 def _print_findings(findings: _Findings) -> None:
@@ -162,6 +165,8 @@ def _print_findings(findings: _Findings) -> None:
         typer.echo("\n".join([f"From {name} to model:", *(f"  {line}" for line in changed.sentences()), ""]))
     support = findings.support
     if support is not None:
+        if findings.images_left_out is not None:
+            typer.echo(findings.images_left_out)
         typer.echo(
             f"Fourier ring correlation with the particles, mean over rings and images: {support.correlation:.4f}"
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Optional, Tuple
 import typer
 
 from cocofold.system.atomic_files import check_new_folder, check_writable, refuse_unwritable, write_json
-from cocofold.system.errors import InputError
+from cocofold.system.errors import SKIP_HELP, SKIP_OPTION, InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -169,6 +169,7 @@ def relax(
         False, "--ignore-aberrations", help="Leave out aberrations of CryoSPARC that cannot be applied."
     ),
     max_particles: int = typer.Option(2000, help="Use so many of the particles at most, drawn at random."),
+    skip_bad_images: bool = typer.Option(False, SKIP_OPTION, help=SKIP_HELP),
     hydrogens: bool = typer.Option(False, "--hydrogens", help="Write the hydrogens too."),
     json_file: Optional[Path] = typer.Option(None, "--json", help="File for all figures."),
     threads: Optional[int] = typer.Option(None, help="Number of processor threads; by default all."),
@@ -193,9 +194,9 @@ def relax(
 
     began = time.monotonic()
     settings = RelaxSettings(hydrogens=hydrogens, device=device, threads=threads)
-    pulling = (
-        None if particles is None else ParticlesOfModel(particles, particles_dir, max_particles, ignore_aberrations)
-    )
+    pulling = None
+    if particles is not None:
+        pulling = ParticlesOfModel(particles, particles_dir, max_particles, ignore_aberrations, skip_bad_images)
     start = read_model(model)
     _refuse_too_short(start, model)
     with share_progress_bar() as tell:

@@ -21,7 +21,7 @@ from cocofold.likelihood.frc_loss import (
 )
 from cocofold.likelihood.observed_images import Observations, refuse_incompatible_input
 from cocofold.likelihood.particle_optics import leave_out_aberrations
-from cocofold.particles import read_particles
+from cocofold.particles import read_particles, without_bad_images
 from cocofold.particles.poses import view_directions
 from cocofold.structure.confidence import ordered_atoms
 from cocofold.structure.model import Model
@@ -149,12 +149,15 @@ class ParticlesOfModel:
         Number of particles that are used at most, drawn at random; more take longer.
     ignore_aberrations : bool
         Leave out those that cannot be applied, however large they are.
+    skip_bad_images : bool
+        Leave out those of the drawn particles whose images are empty or no signal.
     """
 
     file: Path
     folder: Path | None = None
     most: int = 2000
     ignore_aberrations: bool = False
+    skip_bad_images: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, in the words of the command line."""
@@ -170,9 +173,12 @@ class ImageAgreement:
         All of them and all of their rings are compared.
     atomic_numbers : (n_atoms,) int
         Of the atoms whose positions ``gradient`` is given.
+    left_out : str, optional
+        Which images are left out since they are no signal, in words.
     """
 
-    def __init__(self, observations: Observations, atomic_numbers: np.ndarray) -> None:
+    def __init__(self, observations: Observations, atomic_numbers: np.ndarray, left_out: str | None = None) -> None:
+        self.left_out = left_out
         self._observations = observations
         self._numbers = atomic_numbers
         self._rings = observations.rings(observations.finest_rings)
@@ -199,9 +205,12 @@ class ImageAgreement:
         if model.in_mirror_image:
             every = every.mirrored()
         refuse_incompatible_input(model, every, "--model", str(particles.file))
-        every = every.limited(None, particles.most, _SEED)
+        every, left_out = every.limited(None, particles.most, _SEED), None
+        if particles.skip_bad_images:
+            every, _ = without_bad_images(every)
+            left_out = every.notes[-1]
         observations = Observations(every, ring_count(every.box, every.pixel_size_angstrom), find_device(device))
-        found = cls(observations, model.atomic_numbers)
+        found = cls(observations, model.atomic_numbers, left_out)
         settle_contrast(observations, found._tensor(model.positions), found._gaussians(model.atomic_numbers))
         return found
 

@@ -156,7 +156,8 @@ def relax_with_particles(
                 when: images.mean(one.positions, one.atomic_numbers)
                 for when, one in (("before", model), ("after", found.model))
             }
-            found = replace(found, frc=frc)
+            left_out = () if images.left_out is None else (images.left_out,)
+            found = replace(found, frc=frc, notes=(*found.notes, *left_out))
     if out is not None:
         details = "relaxed by Amber14 in implicit solvent"
         with refuse_unwritable(out):

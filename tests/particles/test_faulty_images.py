@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,16 @@ import pytest
 import torch
 from particle_project import Project
 
+import cocofold
+from cocofold.commands.demo import closed_state, open_state
 from cocofold.likelihood.frc_loss import ContrastEstimate
 from cocofold.particles import read_particles, without_bad_images
 from cocofold.particles.mrc import require_usable_images
+from cocofold.particles.star_write import write_star_subset
+from cocofold.relaxation import minimization
+from cocofold.simulation.particle_simulation import simulate
+from cocofold.simulation.simulation_settings import SimulationSettings
+from cocofold.structure.model import Model
 from cocofold.system.errors import InputError
 
 SIDE = 64
@@ -140,6 +148,63 @@ def test_select_leaves_bad_images_out(tmp_path: Path, command: Callable[..., int
     assert [path.name for path in read_particles(one).stacks] == ["b.mrcs"]
     assert command(*arguments, "--count", 2, "--out", two) == 2
     assert not two.exists()
+
+
+@pytest.fixture
+def damaged_set(tmp_path: Path) -> Path:
+    """STAR of 12 images, the third of which is empty and the fourth of which has a pixel that is no signal."""
+    settings = SimulationSettings(model=str(open_state()), box=40, pixel_size=4.0, count=12, snr=1.0, seed=3)
+    simulate(settings, tmp_path / "set")
+    with mrcfile.open(tmp_path / "set" / "particles.mrcs", "r+") as stack:
+        stack.data[2] = 0.1
+        stack.data[3, 3, 3] = np.nan
+    return tmp_path / "set" / "particles.star"
+
+
+def test_assess_leaves_bad_images_out(
+    damaged_set: Path, tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the figures of a STAR that never had them."""
+
+    def assessed(star: Path, *more: str) -> dict:
+        words = ["--model", closed_state(), "--particles", star, "--device", "cpu", "--json", tmp_path / "a.json"]
+        assert command("assess", *words, *more) == 0
+        return json.loads((tmp_path / "a.json").read_text())
+
+    assert command("assess", "--model", closed_state(), "--particles", damaged_set, "--device", "cpu") == 2
+    assert "leave such images out with --skip-bad-images" in capsys.readouterr().err
+    found = assessed(damaged_set, "--skip-bad-images")
+    assert found["images_left_out"].endswith("particles.mrcs: 3-4")
+    assert found["images_left_out"] in capsys.readouterr().out
+    rows = np.array([row for row in range(12) if row not in (2, 3)])
+    good = damaged_set.parent / "good.star"
+    write_star_subset(good, read_particles(damaged_set).subset(rows), damaged_set, rows)
+    known = assessed(good)
+    assert known["images_left_out"] is None
+    assert (found["frc"], found["support"]) == (known["frc"], known["support"])
+
+
+def test_relax_leaves_bad_images_out(
+    damaged_set: Path, tmp_path: Path, command: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The images' gradient is asked for; the mechanics are left out."""
+
+    def relaxed(model: Model, settings: object, gradient: Callable, *_: object) -> minimization.RelaxedModel:
+        assert np.isfinite(gradient(model.positions)).all()
+        figures = minimization.Stereochemistry((), 0, (), 0.0)
+        return minimization.RelaxedModel(model, figures, figures, 0, 0.0, "none", ("held",))
+
+    monkeypatch.setattr(minimization, "relax", relaxed)
+    out, record = tmp_path / "relaxed.cif", tmp_path / "r.json"
+    words = ["relax", "--model", closed_state(), "--particles", damaged_set, "--device", "cpu", "--out", out]
+    assert command(*words) == 2
+    assert not out.exists()
+    assert command(*words, "--json", record, "--skip-bad-images") == 0
+    held, left_out = json.loads(record.read_text())["notes"]
+    assert held == "held"
+    assert left_out.endswith("particles.mrcs: 3-4")
+    found = cocofold.relax(closed_state(), particles=damaged_set, skip_bad_images=True, device="cpu")
+    assert found.notes == (held, left_out)
 
 
 def test_what_is_no_number_decides_no_contrast() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from running import command, log
+from running import command, log, succeed
 
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.run import finetune
@@ -21,6 +22,7 @@ from cocofold.likelihood.memory_plan import MemoryPlan, RunWorkload
 from cocofold.likelihood.observed_images import Observations, bytes_per_transform
 from cocofold.particles import read_particles
 from cocofold.structure.read_model import read_model
+from cocofold.system import hardware
 from cocofold.system.errors import InputError
 from cocofold.system.hardware import peak_memory_gb
 
@@ -225,3 +227,44 @@ def test_a_run_without_memory_ends_in_one_message_and_goes_on(
 def test_transforms_that_are_kept_take_what_the_plan_counts(compared: tuple) -> None:
     observations, _ = compared
     assert observations._cache.nbytes == len(observations) * bytes_per_transform(observations.rings(20))
+
+
+# Python runs a module of this name when it starts, in a run's other processes too.
+OTHER_MEMORY = """
+from pathlib import Path
+from cocofold.system import hardware
+hardware._MEMINFO_FILE = Path(__file__).with_name("meminfo")
+"""
+
+
+@pytest.mark.slow
+def test_a_model_does_not_depend_on_the_memory_that_is_free(
+    coarse_particles: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory for all transforms, for half of them and for none, and none in each of two processes.
+
+    Images of 32 pixels are those that a library transforms differently in company.
+    """
+    memory, plans, of = tmp_path / "meminfo", [], MemoryPlan.of
+    monkeypatch.setattr(hardware, "_MEMINFO_FILE", memory)
+    monkeypatch.setattr(MemoryPlan, "of", lambda work, device: plans.append(of(work, device)) or plans[-1])
+
+    def run_with(available: float, name: str, *more: str) -> list[str]:
+        memory.write_text(f"MemAvailable: {int(available) // 1024} kB\n")
+        return command(coarse_particles, start, tmp_path / name, "--effort", "0.01", "--cycles", 3, *more)
+
+    succeed(run_with(8e9, "all"))
+    succeed(run_with((plans[0].source + plans[0].at_once + plans[0].kept / 2) / 0.95, "half"))
+    succeed(run_with(1e6, "none"))
+    assert plans[0].images_kept == 80
+    assert 30 < plans[1].images_kept < 50
+    assert plans[2].images_kept == 0
+    (tmp_path / "sitecustomize.py").write_text(OTHER_MEMORY)
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    two = run_with(1e6, "two", "--processes", "2", "--oversubscribe")
+    subprocess.run(two, env=environment, capture_output=True, check=True, timeout=300)
+    assert "2 processes compare images" in log(tmp_path / "two")
+    assert "to keep 0 of 80 transforms" in log(tmp_path / "two")
+    models = [(tmp_path / name / "model.cif").read_bytes() for name in ("all", "half", "none", "two")]
+    assert models == [models[0]] * 4

@@ -314,7 +314,7 @@ def _table_of_rows(
         _refuse_uneven_rows(path, name, labels, parts, encoding)
         raise InputError(f"{path}: data_{name} is not readable as STAR ({error}); repair the file") from error
     # A row that is cut short has no last value, which may also be a number that is not there.
-    if any(
+    if not labels or any(
         _lacks_values(table.iloc[:, -1]) or _count_values(part) != len(table) * len(labels)
         for table, part in zip(tables, parts)
     ):

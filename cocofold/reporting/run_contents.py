@@ -22,6 +22,7 @@ from cocofold.structure.read_model import read_model
 from cocofold.system.atomic_files import read_json
 from cocofold.system.errors import InputError, refuse_damaged
 
+_CYCLE_COLUMNS = ("number", "stage", "frc_work", "frc_heldout", "moved_angstrom")
 _ANSWER, _START, _DENSITY = Path("model.cif"), Path("models") / "cycle_00.cif", Path("density.mrc")
 
 
@@ -190,6 +191,8 @@ def _read_cycles(table: Path) -> list[dict[str, Any]]:
             {name: value if name == "stage" else _number(value) for name, value in row.items()}
             for row in csv.DictReader(file)
         ]
+    if missing := set(_CYCLE_COLUMNS) - set(rows[0] if rows else ()):
+        raise ValueError(f"it lacks {', '.join(sorted(missing))}")
     # Older runs have no column "pass": their rows are those of the last one alone.
     return [row for row in rows if row.get("pass") == rows[-1].get("pass")]
 

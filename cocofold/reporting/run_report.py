@@ -65,7 +65,7 @@ from cocofold.structure.geometry import point_group_rotations, root_mean_square
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
 from cocofold.system.atomic_files import refuse_unwritable, write_atomically
-from cocofold.system.errors import InputError
+from cocofold.system.errors import InputError, refuse_damaged
 
 
 @dataclass(frozen=True)
@@ -115,13 +115,18 @@ def write_report(
     changed = compare_with_start(run.start, run.answer)
     seen = collect_particle_views(run, particles, particles_dir)
     relaxed_model = None if relaxed is None else read_model(relaxed)
-    text = render_page(run, changed, seen, map_file, frame.map_in_box, title=title, relaxed=relaxed_model)
+    # What of the figures in it is shown is many and nested; the page is where one of another kind is noticed.
+    with refuse_damaged(
+        f"{path}: metrics.json, check.json or placement.json", "run it anew, or undo what changed them"
+    ):
+        text = render_page(run, changed, seen, map_file, frame.map_in_box, title=title, relaxed=relaxed_model)
+        motions = motion_files(run)
     page, script = path / "report.html", path / ISOLDE_SCRIPT
     with refuse_unwritable(page, "make room, or make the folder writable"):
         script.parent.mkdir(exist_ok=True)
         write_isolde_models(run, frame)
         write_atomically(script, commands)
-        for name, content in motion_files(run).items():
+        for name, content in motions.items():
             (path / MOTION_SCRIPT).parent.mkdir(exist_ok=True)
             write_atomically(path / MOTION_SCRIPT.parent / name, content)
         write_atomically(page, text)
@@ -150,7 +155,7 @@ def collect_particle_views(run: FinishedRun, elsewhere: Path | None, folder: Pat
     try:
         particles = read_run_particles(run, elsewhere, folder)
         return ParticleViews(example_particles(run, particles), view_directions(particles.used.rotations), None)
-    except InputError as error:
+    except (InputError, OSError) as error:
         if elsewhere is not None or folder is not None:
             raise
         return ParticleViews([], None, f"the particles could not be read: {error}")

@@ -247,6 +247,7 @@ def test_forms_that_are_refused(project: Project) -> None:
         "hello\nworld\n": "no line starts with data_",
         optics: "no block has rlnImageName (blocks found: data_optics)",
         "data_particles\n": "not readable as STAR",
+        "data_optics\nloop_\n1 a\n2 b\n" + particles: "row 1 of data_optics has 2 values for 0 labels, 2 such rows",
         optics + labels: "has no particles",
         doubled + particles: "same rlnOpticsGroup twice",
         particles: "no data_optics block",

@@ -166,6 +166,39 @@ def test_unfinished_or_damaged_runs_are_refused(
     assert not (run / "isolde").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new", "words"),
+    [
+        ("metrics.csv", "moved_angstrom", "moved", "lacks moved_angstrom"),
+        ("metrics.json", '"particles": ', '"particles": null, "were": ', "metrics.json, check.json or placement.json"),
+        ("metrics.json", '"changed": ', '"changed": {"moved": [{}]}, "was": ', "('residues')"),
+    ],
+)
+def test_figures_of_another_kind_are_refused_and_nothing_is_written(
+    name: str,
+    old: str,
+    new: str,
+    words: str,
+    copy_of: Callable[..., Path],
+    command: Callable[..., int],
+    capsys: pytest.CaptureFixture,
+) -> None:
+    run = copy_of()
+    text = (run / name).read_text()
+    assert old in text
+    (run / name).write_text(text.replace(old, new, 1))
+    assert command("report", run) == 2
+    message = capsys.readouterr().err
+    assert words in message
+    assert message.count("\n") == 1
+    assert not (run / "report.html").exists()
+    assert not (run / "motions").exists()
+
+
+def test_a_name_of_particles_that_no_disk_can_have_is_said_in_the_report(copy_of: Callable[..., Path]) -> None:
+    assert "too long" in str(write_report(copy_of(particles="a" * 300 + ".star")).missing)
+
+
 def test_report_without_particles_says_so_and_has_the_rest(
     copy_of: Callable[..., Path], project: Path, command: Callable[..., int], capsys: pytest.CaptureFixture
 ) -> None:

@@ -18,6 +18,7 @@ from pyworkflow.utils import cleanPath
 from pyworkflow.utils.process import isProcessAlive, killWithChilds
 
 from .constants import VERDICT_JSON
+from .queues import outlastSilence, valuesOfQueue
 from .verdict import addFacts, factsOfOthers, writeNotRun
 
 # Statuses by verdict; of several verdicts the first in this order decides
@@ -125,6 +126,7 @@ def _openProject(name):
         known = ", ".join(sorted(project.getName() for project in manager.listProjects())) or "none"
         raise Ended(BAD_INPUT, f"There is no project {name}; there are: {known}")
     project = manager.loadProject(name)
+    outlastSilence(project)
     os.chdir(project.path)
     if not project.getRuns():
         raise Ended(BAD_INPUT, f"Project {name} has no protocols; make it anew with --template.")
@@ -152,7 +154,10 @@ def _locked(project, tell):
 
 def _runOpen(project, tell, limits, queue, report):
     if queue is not None:
-        _valuesOfQueue(project.getRuns()[0], *queue)
+        try:
+            valuesOfQueue(project.getRuns()[0], *queue)
+        except ValueError as error:
+            raise Ended(BAD_INPUT, str(error)) from error
     for number in [protocol.getObjId() for protocol in _inDependencyOrder(project)]:
         protocol = _protocol(project, number)
         if protocol.isFinished():
@@ -194,7 +199,7 @@ def _run(project, protocol, limits, queue):
     protocol.setPrerequisites()
     if queue is not None and protocol.getClassName().startswith("ProtCocofold"):
         protocol._useQueue.set(True)
-        protocol.setQueueParams(_valuesOfQueue(protocol, *queue))
+        protocol.setQueueParams(valuesOfQueue(protocol, *queue))
     try:
         project.launchProtocol(protocol, wait=False)
     except Exception as error:
@@ -203,20 +208,6 @@ def _run(project, protocol, limits, queue):
         # Refused by the queue; what is stored in the protocol's own database does not know it
         return protocol
     return _waitForEnd(project, protocol.getObjId(), protocol.getPid() or None, limits)
-
-
-def _valuesOfQueue(protocol, name, values):
-    """Return a queue and the values of its dialog: those given, and the defaults of hosts.conf."""
-    queues = protocol.getHostConfig().queueSystem.queues or {}
-    if name not in queues:
-        known = ", ".join(queues) or "none"
-        raise Ended(BAD_INPUT, f"hosts.conf has no queue {name}; there are: {known}")
-    given = {one[0]: one[1] for one in queues[name]}
-    unknown = sorted(set(values) - set(given))
-    if unknown:
-        known = ", ".join(given) or "none"
-        raise Ended(BAD_INPUT, f"Queue {name} has no value {', '.join(unknown)}; there are: {known}")
-    return name, {**given, **values}
 
 
 def _waitForEnd(project, number, process, limits):

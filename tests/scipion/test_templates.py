@@ -127,7 +127,11 @@ def test_a_failure_and_a_project_that_is_not_there_have_statuses_of_their_own(sc
 
 @pytest.fixture
 def slurm(tmp_path):
-    """The hosts.conf of the documentation, and stand-ins for Slurm's commands that run a job at once."""
+    """The hosts.conf of the documentation, and stand-ins for Slurm's commands that run a job at once.
+
+    Every other time, from the first on, nothing is said of a job.
+    """
+    said = tmp_path / "said"
     page = (Path(__file__).resolve().parents[2] / "docs" / "facility.md").read_text()
     hosts = tmp_path / "hosts.conf"
     hosts.write_text("[localhost]" + page.split("[localhost]")[1].split("```")[0])
@@ -135,7 +139,7 @@ def slurm(tmp_path):
     def with_sbatch(text: str) -> dict[str, str]:
         for name, lines in (
             ("sbatch", text),
-            ("squeue", 'kill -0 "$3" 2> /dev/null && echo "$3 R"\n'),
+            ("squeue", f'if rm {said} 2> /dev/null; then kill -0 "$3" && echo "$3 R"; else touch {said}; fi\n'),
             ("scancel", 'kill "$1"\n'),
         ):
             program = tmp_path / "bin" / name

@@ -23,7 +23,7 @@ _LEAST_IDENTITY_OF_NUCLEOTIDES = 0.7
 _PEPTIDE_IDENTITY = 0.6
 _FEWEST_IDENTICAL = 6
 # A superposition of fewer points is not unique.
-_FEWEST_RESIDUES = 3
+FEWEST_RESIDUES = 3
 # Numbers are trusted if this share of the residues with a common number are the same amino acid. With more, a few
 # mutations would lose them; with less, numbers shifted against each other could pass in repetitive sequences.
 _LEAST_IDENTITY_BY_NUMBER = 0.9
@@ -224,7 +224,7 @@ def _least_identity(trace: CaTrace) -> float:
 
 
 def _fewest_identical(n_residues: int, least_identity: float) -> float:
-    return max(least_identity * n_residues, min(_PEPTIDE_IDENTITY * n_residues, _FEWEST_IDENTICAL), _FEWEST_RESIDUES)
+    return max(least_identity * n_residues, min(_PEPTIDE_IDENTITY * n_residues, _FEWEST_IDENTICAL), FEWEST_RESIDUES)
 
 
 def _match_chain(row: int, column: int, chain: CaTrace, other: CaTrace, aligned: np.ndarray) -> ChainMatch:

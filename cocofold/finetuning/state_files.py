@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from cocofold.assessment.matching import FEWEST_RESIDUES
 from cocofold.assessment.what_changed import what_changed
 from cocofold.finetuning.holdout import heldout_count, split_into_passes
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.preparation import find_start
-from cocofold.finetuning.run_folder import RunFolder
+from cocofold.finetuning.run_folder import OutputModel, RunFolder
 from cocofold.finetuning.run_result import peak_memory_gb
 from cocofold.likelihood.image_likelihood import Mixture
 from cocofold.likelihood.reconstruction import reconstruct
@@ -27,7 +28,7 @@ from cocofold.particles.star_tables import read_star_blocks
 from cocofold.particles.star_write import write_star_subset
 from cocofold.structure.confidence import only_ordered
 from cocofold.structure.model import Model
-from cocofold.structure.read_model import read_model
+from cocofold.structure.read_model import read_gaussians, read_model
 from cocofold.system.atomic_files import atomic_path
 from cocofold.system.errors import InputError
 
@@ -53,7 +54,6 @@ _WORST_FIRST = (
 # Models are the same state where fewer CA atoms (C1' of nucleotides) than this lie apart by more than that (Å): a loop
 # that moves alone is no state.
 _FEWEST_APART, _APART_ANGSTROM = 20, 3.0
-_FEWEST_RESIDUES = 2  # that can move against each other
 # Files of the most populated state's run that are the whole run's too
 _OF_FIRST_STATE = ("density.mrc", "frc.png", "metrics.csv", "reconstruction.mrc", "unexplained.mrc", "candidate.cif")
 
@@ -165,7 +165,7 @@ def write_states(
             }
         )
     _write_particles(folder.path / "particles.star", source, particles, rows, classes)
-    _copy_first(states[0], folder.path)
+    _copy_first(states[0], folder, in_hand)
     return {
         "states": told,
         "junk": {"particles": int((classes.number == 0).sum()), "share": round(float((classes.number == 0).mean()), 4)}
@@ -227,12 +227,17 @@ def _write_particles(
     write_star_subset(path, particles, source, rows, columns)
 
 
-def _copy_first(state: FittedState, to: Path) -> None:
+def _copy_first(state: FittedState, folder: RunFolder, particles: ParticleSet) -> None:
     """What a run has one of is that of the most populated state."""
+    to, is_candidate = folder.path, state.model_file.name == "candidate.cif"
     _copy(state.model_file, to / "model.cif")
     for name in _OF_FIRST_STATE:
-        if (state.run / name).is_file() and not (name == "candidate.cif" and state.model_file.name == name):
+        if (state.run / name).is_file() and not (name == "candidate.cif" and is_candidate):
             _copy(state.run / name, to / name)
+    if is_candidate:
+        # The density of its run is that of the start.
+        gaussians = read_gaussians(state.model_file, len(state.model))
+        folder.write_density(OutputModel(state.model, *gaussians, None), particles.box, particles.pixel_size_angstrom)
     for cycle in sorted((state.run / "models").glob("cycle_*.cif")):
         _copy(cycle, to / "models" / cycle.name)
 
@@ -331,12 +336,9 @@ def require_possible_states(options: Options, particles: ParticleSet) -> None:
         )
     models = [read_model(path) for path in options.starts]
     for path, model in zip(options.starts, models):
-        if len(model.backbone()[0]) + len(model.nucleotides()[0]) < _FEWEST_RESIDUES:
-            raise InputError(
-                f"--model {path}: has a single residue with its backbone, in which nothing can move against the rest; "
-                "leave --states and --junk out, or give a larger model"
-            )
-    for path, model in zip(options.starts[1:], models[1:]):
+        if (count := len(model.framed_residues()[0])) < FEWEST_RESIDUES:
+            needed = f"{count} residues have a backbone, and states need {FEWEST_RESIDUES}"
+            raise InputError(f"--model {path}: {needed}; give a larger model, or leave --states and --junk out")
         if model.residues != models[0].residues or not np.array_equal(model.atom_names, models[0].atom_names):
             raise InputError(
                 f"--model {path}: has {len(model.residues)} residues and {len(model)} atoms, and not the same ones as "

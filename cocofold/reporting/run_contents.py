@@ -18,7 +18,7 @@ from cocofold.mapfit.workflow import MIRRORED_MAP_FILE
 from cocofold.particles.mrc import open_map
 from cocofold.structure.geometry import find_superposition, root_mean_square
 from cocofold.structure.model import Model
-from cocofold.structure.read_model import read_model
+from cocofold.structure.read_model import read_gaussians, read_model
 from cocofold.system.atomic_files import read_json
 from cocofold.system.errors import InputError, refuse_damaged
 
@@ -131,7 +131,7 @@ def read_run(path: Path) -> FinishedRun:
     with refuse_damaged(path / "metrics.json", anew):
         _require_metrics(metrics)
     answer = read_model(answer_file)
-    amplitudes, widths = _read_gaussians(answer_file, len(answer))
+    amplitudes, widths = read_gaussians(answer_file, len(answer))
     start, plddt = read_model(path / _START), _stated_plddt(answer_file, answer)
     found = read_errors(answer_file)
     errors = np.array([found.get((one.chain, one.number, one.insertion_code), (np.nan,))[0] for one in answer.residues])
@@ -199,15 +199,6 @@ def _read_cycles(table: Path) -> list[dict[str, Any]]:
 
 def _number(text: str) -> float | None:
     return float(text) if text else None
-
-
-def _read_gaussians(path: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
-    block = gemmi.cif.read(str(path)).sole_block()
-    table = block.find("_cocofold_gaussian.", ["amplitude", "width_angstrom"])
-    if len(table) != count:
-        raise InputError(f"{path}: holds Gaussians of {len(table)} atoms and {count} atoms; run it anew")
-    values = np.array([[float(cell) for cell in row] for row in table])
-    return values[:, 0], values[:, 1]
 
 
 def _stated_plddt(path: Path, model: Model) -> np.ndarray | None:

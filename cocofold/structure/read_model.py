@@ -83,6 +83,22 @@ def read_gaussian_widths(path: str | os.PathLike[str]) -> list[float]:
     return [float(width) for width in block.find_values("_cocofold_gaussian.width_angstrom")]
 
 
+def read_gaussians(path: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Amplitudes and widths (Å), (n_atoms,) each, of the Gaussians of a model that a run wrote, with so many atoms.
+
+    Raises
+    ------
+    InputError
+        If there are more or fewer.
+    """
+    block = gemmi.cif.read(str(path)).sole_block()
+    table = block.find("_cocofold_gaussian.", ["amplitude", "width_angstrom"])
+    if len(table) != count:
+        raise InputError(f"{path}: holds Gaussians of {len(table)} atoms and {count} atoms; run it anew")
+    values = np.array([[float(cell) for cell in row] for row in table])
+    return values[:, 0], values[:, 1]
+
+
 _CARTESIAN_AXES = ("Cartn_x", "Cartn_y", "Cartn_z")
 _FEWEST_DECIMALS = 3  # of coordinates that are written: those of PDB
 

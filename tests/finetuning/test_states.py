@@ -239,7 +239,7 @@ def test_a_single_residue_has_no_states(mixed: Path, tmp_path: Path) -> None:
     structure.make_mmcif_document().write_file(str(tmp_path / "one.cif"))
     asked = states_of(mixed, tmp_path / "run", "--model", tmp_path / "one.cif", "--states", "2")
     del asked[asked.index("--model") : asked.index("--model") + 2]
-    assert "has a single residue with its backbone" in refused(asked)
+    assert "1 residues have a backbone" in refused(asked)
     assert not (tmp_path / "run").exists()
 
 

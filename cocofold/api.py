@@ -346,9 +346,7 @@ def relax(
     check_writable("--out", _path(out))
     pulling = None
     if particles is not None:
-        pulling = ParticlesOfModel(
-            Path(particles), _path(particles_dir), max_particles, skip_bad_images=skip_bad_images
-        )
+        pulling = ParticlesOfModel(Path(particles), _path(particles_dir), max_particles, False, skip_bad_images)
     settings = RelaxSettings(hydrogens, device, threads)
     return relax_with_particles(_as_model(model), _path(out), settings, pulling, _log_progress)
 

@@ -33,9 +33,8 @@ _ARCHIVES = {
 # Bytes of an MRC header that hold MAP (word 53 of MRC2014), without the space that follows
 _MRC_MAP_STRING = slice(208, 211)
 _CIF_START = re.compile(r"(?:\s*#[^\n]*\n|\s)*data_", re.IGNORECASE)
+_FARTHEST_ANGSTROM = 1e7  # beyond, positions of float32 are coarser than 1 Å
 # x, y and z of ATOM records: columns 31 to 54 of PDB, eight each
-# Positions of float32 beyond this are coarser than 1 Å.
-_FARTHEST_ANGSTROM = 1e7
 _PDB_COORDINATE_COLUMNS = (slice(30, 38), slice(38, 46), slice(46, 54))
 
 
@@ -91,8 +90,7 @@ def read_gaussians(path: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
     InputError
         If there are more or fewer.
     """
-    block = gemmi.cif.read(str(path)).sole_block()
-    table = block.find("_cocofold_gaussian.", ["amplitude", "width_angstrom"])
+    table = gemmi.cif.read(str(path)).sole_block().find("_cocofold_gaussian.", ["amplitude", "width_angstrom"])
     if len(table) != count:
         raise InputError(f"{path}: holds Gaussians of {len(table)} atoms and {count} atoms; run it anew")
     values = np.array([[float(cell) for cell in row] for row in table])

@@ -150,3 +150,10 @@ def test_residue_numbers_of_thousands_of_digits_are_refused(
     assert command(*words, "--bodies", "A:1-" + "9" * 5000, "--resolution", "15", "--out", tmp_path / "fitted") == 2
     assert "give chains (A) or ranges of residues" in capsys.readouterr().err
     assert not (tmp_path / "fitted").exists()
+
+
+@pytest.mark.parametrize("shift", ["nan", "inf", "1e30"])
+def test_a_shift_that_leads_nowhere_is_refused(command: Callable[..., int], shift: str, tmp_path: Path) -> None:
+    moved = tmp_path / "moved.cif"
+    assert command("move", "--model", open_state(), "--out", moved, "--shift", shift, "0", "0") == 2
+    assert not moved.exists()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Optional, Tuple
 import typer
 
 from cocofold.system.atomic_files import check_new_folder, check_writable, refuse_unwritable, write_json
-from cocofold.system.errors import SKIP_HELP, SKIP_OPTION, InputError
+from cocofold.system.errors import SKIP_HELP, SKIP_OPTION, InputError, require_within
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from cocofold.structure.model import Model
 
 _CARBON = 6
+# Beyond any map; farther ones lose the decimals of a model's coordinates.
+_FARTHEST_SHIFT_ANGSTROM = 1e5
 
 
 def fit(
@@ -122,6 +124,8 @@ def move(
     """
     for option, path in (("--out", out), ("--json", json_file)):
         check_writable(option, path)
+    for value in shift:
+        require_within("--shift", value, -_FARTHEST_SHIFT_ANGSTROM, _FARTHEST_SHIFT_ANGSTROM)
     from cocofold.structure.read_model import read_model, write_moved_model
 
     with refuse_unwritable(out or json_file):

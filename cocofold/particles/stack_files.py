@@ -86,7 +86,7 @@ def _table_of_names(names: Sequence[str]) -> pd.DataFrame | None:
     options: dict[str, Any] = {"header": None, "quoting": csv.QUOTE_NONE, "keep_default_na": False, "engine": "c"}
     try:
         table = pd.read_csv(io.StringIO(text), sep="@", dtype={1: "category"}, low_memory=False, **options)
-    except ValueError:
+    except (ValueError, OverflowError):  # a number of hundreds of digits
         return None
     is_whole = table.shape == (len(names), 2) and not table.isna().any(axis=None)
     return table if is_whole else None

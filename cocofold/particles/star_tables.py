@@ -310,7 +310,7 @@ def _table_of_rows(
         # The parser is C, and lets other threads run meanwhile.
         with ThreadPoolExecutor(min(len(parts), _MOST_THREADS)) as threads:
             tables = list(threads.map(read, parts))
-    except ValueError as error:  # among them the parser's own, of rows that are too long
+    except (ValueError, OverflowError) as error:  # among them the parser's own, of rows or numbers that are too long
         _refuse_uneven_rows(path, name, labels, parts, encoding)
         raise InputError(f"{path}: data_{name} is not readable as STAR ({error}); repair the file") from error
     # A row that is cut short has no last value, which may also be a number that is not there.

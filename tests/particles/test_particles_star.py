@@ -253,6 +253,8 @@ def test_forms_that_are_refused(project: Project) -> None:
         particles: "no data_optics block",
         optics + particles.replace(" 0 1\n", " 0\n"): "row 3 of data_particles has no value for its last label",
         optics + particles.replace(" 45 1\n", " 45 1 9\n"): "not readable as STAR",
+        optics + particles.replace("2@stacks", "9" * 400 + "@stacks"): "the form index@stack is needed",
+        optics + particles.replace(" 45 1\n", f" {'9' * 400} 1\n"): "not readable as STAR (int too large",
         optics + particles.replace("2@stacks", "data_2@stacks"): "a row starts with data_",
     }
     for text, part in cases.items():

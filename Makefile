@@ -11,7 +11,7 @@ WORKERS ?= 2
 PYTEST = OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup \
 	--no-loadscope-reorder
 
-.PHONY: venv demo test test-fast test-gpu test-colabfold test-browser test-plugin gui bench docs-pictures torture audit clean
+.PHONY: venv demo test test-fast test-gpu test-colabfold test-browser test-plugin gui bench docs-pictures torture audit hashes venv-hashed clean
 
 venv: $(VENV)/.ready
 
@@ -94,6 +94,18 @@ torture: venv
 # Versions, digests, licences and known vulnerabilities of all packages, and what is asked of a network.
 audit: venv
 	$(BIN)/python -m benchmarks.audit
+
+# Digests of all packages but torch, of this Python, platform and index, for other machines of the kind.
+HASHES ?= requirements.sha256.txt
+hashes: venv
+	$(BIN)/python -m benchmarks.hashes $(HASHES)
+
+# An environment of exactly the files whose digests are in HASHES; torch alone comes as the index has it.
+venv-hashed:
+	$(PYTHON) -m venv $(VENV)-hashed
+	$(VENV)-hashed/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement $(HASHES)
+	$(VENV)-hashed/bin/pip install --quiet --disable-pip-version-check --constraint requirements.txt torch
+	$(VENV)-hashed/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 
 clean:
 	rm -rf demo_run bench_runs build *.egg-info

@@ -10,11 +10,12 @@ from .convert import ConversionError, boxSize
 from .estimates import estimateSentence
 from .models import chainLengths, chainRanges, numberWithoutCode
 from .objects import CocofoldPrediction
-from .protocols import ProtCocofoldFinetune, ProtCocofoldFit
+from .protocols import ProtCocofoldFinetune, ProtCocofoldFit, ProtCocofoldReconstruct
 
+_FOUND = "auto"
 POINT_GROUPS = [
     NO_SYMMETRY,
-    "auto",
+    _FOUND,
     *(f"C{order}" for order in range(2, 13)),
     *(f"D{order}" for order in range(2, 13)),
     "T",
@@ -54,11 +55,14 @@ class CocofoldBodiesWizard(EmWizard):
 class CocofoldSymmetryWizard(EmWizard):
     """Offers point groups."""
 
-    _targets = [(ProtCocofoldFit, ["symmetry"]), (ProtCocofoldFinetune, ["symmetry"])]
+    _targets = [(where, ["symmetry"]) for where in (ProtCocofoldFit, ProtCocofoldFinetune, ProtCocofoldReconstruct)]
 
     def show(self, form, *args):
-        chosen = _choose(form, "Symmetry", POINT_GROUPS, "Point group of the volume, with axes as in RELION.")
-        return form.setVar("symmetry", POINT_GROUPS[chosen[0]]) if chosen else None
+        # A placement can find the group, a reconstruction has to be told
+        told = isinstance(form.protocol, ProtCocofoldReconstruct)
+        groups = [group for group in POINT_GROUPS if not (told and group == _FOUND)]
+        chosen = _choose(form, "Symmetry", groups, "Point group of the volume, with axes as in RELION.")
+        return form.setVar("symmetry", groups[chosen[0]]) if chosen else None
 
 
 class CocofoldResolutionWizard(EmWizard):

@@ -13,10 +13,12 @@ pytest.importorskip("scipion", reason="scipion-app is not installed (extra 'scip
 
 from pwem.objects import AtomStruct
 from pwem.viewers.viewer_chimera import Chimera, ChimeraView
+from pyworkflow import Config
+from pyworkflow.viewer import DESKTOP_TKINTER
 from scipion_cocofold import wizards
 from scipion_cocofold.objects import CocofoldPrediction
-from scipion_cocofold.protocols import ProtCocofoldFinetune, ProtCocofoldRelax
-from scipion_cocofold.viewers import CocofoldPredictViewer, CocofoldRelaxViewer
+from scipion_cocofold.protocols import ProtCocofoldFinetune, ProtCocofoldReconstruct, ProtCocofoldRelax
+from scipion_cocofold.viewers import CocofoldFinetuneViewer, CocofoldPredictViewer, CocofoldRelaxViewer
 from scipion_project import make_particles, make_project
 
 
@@ -49,6 +51,7 @@ def test_faults_before_and_after_relaxation_are_shown(project):
     plot, models = CocofoldRelaxViewer(project=project, protocol=protocol)._visualize(protocol)
     bars = [bar.get_width() for bar in plot.getFigure().axes[0].patches]
     assert bars == [7, 3, 5, 1, 2, 4]
+    assert all(tick == int(tick) for tick in plot.getFigure().axes[0].get_xticks())
     script = script_of(models)
     assert script.index("given.cif") < script.index("relaxed.cif")
 
@@ -81,6 +84,17 @@ def test_a_prediction_is_shown_by_its_confidence(project, tmp_path):
     (view,) = CocofoldPredictViewer(project=project)._visualize(prediction)
     assert str(tmp_path / "model.cif") in script_of(view)
     assert "palette alphafold" in script_of(view)
+
+
+def test_states_are_among_the_views_only_where_there_are_some(project):
+    protocol = project.newProtocol(ProtCocofoldFinetune)
+    offered = []
+    for _ in range(2):
+        viewer = CocofoldFinetuneViewer(project=project)
+        viewer.setProtocol(protocol)
+        offered.append([viewer.hasAttribute(name) for name in ("showModels", "showStates")])
+        protocol.outputStates = AtomStruct(filename="state.cif")
+    assert offered == [[True, False], [True, True]]
 
 
 class Form:
@@ -132,3 +146,12 @@ def test_resolutions_point_groups_and_time_are_offered(project, shared_data, tmp
     wizards.CocofoldEstimateWizard().show(form)
     assert "min with" in form.offered[-1]
     assert "GB" in form.offered[-1]
+
+
+def test_point_groups_are_offered_for_a_reconstruction_too_which_finds_none(project, monkeypatch):
+    protocol = project.newProtocol(ProtCocofoldReconstruct)
+    assert "symmetry" in Config.getDomain().findWizards(protocol, DESKTOP_TKINTER)
+    form = Form(protocol, monkeypatch, 1)
+    wizards.CocofoldSymmetryWizard().show(form)
+    assert form.values == {"symmetry": "C2"}
+    assert "auto" not in form.offered

@@ -1,12 +1,16 @@
 """Plots of what the engine found, drawn in Scipion's own windows from the engine's JSON files."""
 
 from matplotlib.image import imread
+from matplotlib.ticker import MaxNLocator
 from pwem.viewers import EmPlotter
 
 _AGREES, _WRONG, _UNDECIDED, _GREY = "#0072b2", "#d55e00", "0.35", "0.7"
+_SCORES = "mean Fourier ring correlation, or correlation with the map (bars: two standard errors)"
 _COLOUR_OF = {"agrees": _AGREES, "wrong": _WRONG}
 # Standard errors to either side that error bars show: 95 % of a normal distribution
 _ERRORS_SHOWN = 2.0
+# Inches
+_TITLE_HEIGHT = 0.4
 # In each direction, so that rings beyond stand out
 _RESOLUTIONS_SHOWN = (40, 20, 10, 8, 6, 5, 4, 3.5, 3, 2.5, 2)
 
@@ -19,8 +23,10 @@ def newPlot(title, xlabel, ylabel, size=None):
 
 def picture(path, title):
     """Return a window that shows a PNG file."""
-    plotter, axes = newPlot(title, "", "", (10, 7))
-    axes.imshow(imread(path))
+    image = imread(path)
+    height, width = image.shape[:2]
+    plotter, axes = newPlot(title, "", "", (10, 10 * height / width + _TITLE_HEIGHT))
+    axes.imshow(image)
     axes.set_axis_off()
     return plotter
 
@@ -28,7 +34,7 @@ def picture(path, title):
 def checkPlot(found):
     """Return a window with the score of each alternative that a check compared, the particles' own in colour."""
     asked = [one for one in found["questions"] if one["alternatives"]]
-    plotter, axes = newPlot("Check of inputs", "mean Fourier ring correlation (bars: two standard errors)", "", (8, 8))
+    plotter, axes = newPlot("Check of inputs", _SCORES, "", (8, 8))
     row, ticks, names = 0, [], []
     for one in asked:
         for place, other in enumerate(one["alternatives"]):
@@ -83,13 +89,14 @@ def barPlot(title, xlabel, values):
 
 
 def pairPlot(title, xlabel, before, after):
-    """Return a window with pairs of bars: figures of a model before and after, by name."""
+    """Return a window with pairs of bars: counts of a model before and after, by name."""
     plotter, axes = newPlot(title, xlabel, "", (8, 4))
     rows = range(len(before))
     for offset, values, label, colour in ((-0.2, before, "before", _GREY), (0.2, after, "after", _AGREES)):
         bars = axes.barh([row + offset for row in rows], list(values.values()), 0.38, color=colour, label=label)
         axes.bar_label(bars, padding=3)
     axes.set_yticks(list(rows), list(before))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.invert_yaxis()
     axes.legend()
     return plotter

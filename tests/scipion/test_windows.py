@@ -19,6 +19,7 @@ from scipion_cocofold import wizards
 from scipion_cocofold.objects import CocofoldPrediction
 from scipion_cocofold.protocols import ProtCocofoldFinetune, ProtCocofoldReconstruct, ProtCocofoldRelax
 from scipion_cocofold.viewers import CocofoldFinetuneViewer, CocofoldPredictViewer, CocofoldRelaxViewer
+from scipion_cocofold.viewers.plots import pairPlot
 from scipion_project import make_particles, make_project
 
 
@@ -51,7 +52,6 @@ def test_faults_before_and_after_relaxation_are_shown(project):
     plot, models = CocofoldRelaxViewer(project=project, protocol=protocol)._visualize(protocol)
     bars = [bar.get_width() for bar in plot.getFigure().axes[0].patches]
     assert bars == [7, 3, 5, 1, 2, 4]
-    assert all(tick == int(tick) for tick in plot.getFigure().axes[0].get_xticks())
     script = script_of(models)
     assert script.index("given.cif") < script.index("relaxed.cif")
 
@@ -84,6 +84,11 @@ def test_a_prediction_is_shown_by_its_confidence(project, tmp_path):
     (view,) = CocofoldPredictViewer(project=project)._visualize(prediction)
     assert str(tmp_path / "model.cif") in script_of(view)
     assert "palette alphafold" in script_of(view)
+
+
+def test_few_faults_are_counted_in_whole_numbers():
+    axes = pairPlot("Faults of the model", "number", {"clashes": 1}, {"clashes": 0}).getFigure().axes[0]
+    assert all(tick == int(tick) for tick in axes.get_xticks())
 
 
 def test_states_are_among_the_views_only_where_there_are_some(project):

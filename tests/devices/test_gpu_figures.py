@@ -60,6 +60,7 @@ def test_a_part_that_takes_too_long_is_ended_and_said(tmp_path: Path) -> None:
     assert "| parity | adk | error longer than" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lacking", "said"), [("torch", "needs numpy and torch 2.4"), ("gemmi", "gpu.sh wheels 3."), ("", "no GPU that")]
 )

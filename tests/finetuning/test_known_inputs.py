@@ -52,6 +52,7 @@ def resume(project: Path) -> str:
     return (project / "run" / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_moved_project_goes_on(project: Path) -> None:
     assert "resumed at step" in resume(project)
 

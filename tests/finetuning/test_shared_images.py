@@ -101,6 +101,7 @@ def test_an_older_run_that_split_images_is_not_resumed(expanded: ParticleSet) ->
     split_into_passes(len(expanded), seed=4)[0].restore_from_checkpoint(facts)
 
 
+@pytest.mark.slow
 def test_a_copy_on_scratch_is_what_counts(expanded: ParticleSet, tmp_path: Path) -> None:
     """Distinct images are counted, and the stacks may change once they are copied, though not before."""
     from cocofold.commands.demo import closed_state
@@ -168,6 +169,7 @@ def test_scratch_holds_each_image_once(expanded: ParticleSet, tmp_path: Path) ->
         assert np.array_equal(copied.image_numbers, mixed.image_numbers)
 
 
+@pytest.mark.slow
 def test_a_run_says_that_rows_repeat(expanded: ParticleSet, tmp_path: Path) -> None:
     from cocofold.commands.demo import closed_state
     from cocofold.finetuning.run import finetune

@@ -75,6 +75,7 @@ def started(project, **inputs) -> ProtCocofoldFinetune:
     return protocol
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frame", ["the box", "the volume's origin"])
 def test_a_context_is_moved_into_the_frame_of_the_box(frame, project, pieces, volume, tmp_path):
     rest, lid = pieces
@@ -87,6 +88,7 @@ def test_a_context_is_moved_into_the_frame_of_the_box(frame, project, pieces, vo
         assert np.allclose(readPositions(path), readPositions(str(source)) + BETWEEN_CENTRES, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_without_a_volume_a_context_is_moved_as_the_model_is(project, pieces, tmp_path):
     """Alone it would be taken to lie in the other frame, to whose centre it is nearer."""
     rest, lid = pieces

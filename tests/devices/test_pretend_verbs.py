@@ -12,13 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import starfile
-import torch
 from pretend_runs import BOX, OF_A_STEP, PIXEL, Small, farthest, run, succeed
+from random_predictions import random_prediction
 
-from cocofold.alphafold.prediction import Prediction, Provenance
 from cocofold.alphafold.rebuild import write_prediction
-from cocofold.alphafold.sequences import Chains
-from cocofold.alphafold.weight_layout import random_weights
 from cocofold.particles import read_particles
 from cocofold.particles.star_write import write_star
 from cocofold.simulation.particle_simulation import simulate
@@ -240,21 +237,8 @@ def test_tilts_are_weighted_by_their_dose(small: Small, command: Command, tmp_pa
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Small:
     """A prediction of a short chain by random weights, in place of a start, and images of its model."""
-    chains = Chains.of(("ACDEFGHIKLMN",))
-    n, draw = len(chains), torch.Generator().manual_seed(0)
     folder = tmp_path_factory.mktemp("prediction")
-    prediction = Prediction(
-        single=torch.randn(n, 384, generator=draw),
-        pair=torch.randn(n, n, 128, generator=draw).half(),
-        aatype=torch.as_tensor(chains.aatype()),
-        mask=torch.ones(n, dtype=torch.bool),
-        chain_index=torch.as_tensor(chains.chain_index()),
-        residue_numbers=torch.as_tensor(chains.residue_numbers()),
-        chains=chains,
-        weights=random_weights(0),
-        origin=Provenance(program="none", program_version=None, job="toy", model_number=1),
-    )
-    write_prediction(prediction, folder / "bundle")
+    write_prediction(random_prediction("ACDEFGHIKLMN"), folder / "bundle")
     model = read_model(folder / "bundle" / "model.cif")
     placed = folder / "placed.cif"
     write_model(placed, model.moved_to(model.positions - model.positions.mean(0) + BOX * PIXEL / 2))

@@ -12,16 +12,14 @@ import gemmi
 import numpy as np
 import pytest
 import torch
+from random_predictions import random_prediction
 from running import command, refused
 from safetensors.torch import load_file
 from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
 from cocofold.__main__ import app
-from cocofold.alphafold.prediction import Prediction, Provenance
 from cocofold.alphafold.rebuild import write_prediction
-from cocofold.alphafold.sequences import Chains
-from cocofold.alphafold.weight_layout import random_weights
 from cocofold.finetuning.holdout import Cycle, TrainingPass
 from cocofold.finetuning.options import Options, options_with_preset
 from cocofold.finetuning.run import finetune
@@ -43,22 +41,9 @@ TURN = Rotation.from_rotvec([0.3, -0.8, 0.5]).as_matrix()
 
 @pytest.fixture(scope="module")
 def prediction(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two short chains by random weights; their atoms are no protein's, but the network is of full size."""
-    chains = Chains.of(("ACDEFGHIKLMN", "PQRSTVWY"))
-    n, draw = len(chains), torch.Generator().manual_seed(0)
+    """Two short chains by random weights."""
     folder = tmp_path_factory.mktemp("prediction") / "bundle"
-    random_prediction = Prediction(
-        single=torch.randn(n, 384, generator=draw),
-        pair=torch.randn(n, n, 128, generator=draw).half(),
-        aatype=torch.as_tensor(chains.aatype()),
-        mask=torch.ones(n, dtype=torch.bool),
-        chain_index=torch.as_tensor(chains.chain_index()),
-        residue_numbers=torch.as_tensor(chains.residue_numbers()),
-        chains=chains,
-        weights=random_weights(0),
-        origin=Provenance(program="none", program_version=None, job="toy", model_number=1),
-    )
-    write_prediction(random_prediction, folder)
+    write_prediction(random_prediction("ACDEFGHIKLMN", "PQRSTVWY"), folder)
     return folder
 
 

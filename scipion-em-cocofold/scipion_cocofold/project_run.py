@@ -236,6 +236,9 @@ def _waitForEnd(project, number, process, limits):
                 return _failed(project, protocol, f"Its process {fate} without a word. {_lastWords(protocol)}")
             if _hasFinalStatus(protocol):
                 return protocol
+            # Scipion reads what is newer than its last reading, and misses what was written in the course of that
+            protocol.lastUpdateTimeStamp.set(None)
+            project._storeProtocol(protocol)
             time.sleep(_QUEUE_POLL_INTERVAL_S)
         else:
             ending = _endingOf(process)

@@ -13,6 +13,7 @@ import atexit
 import json
 import os
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -257,6 +258,8 @@ def _as_strided(inside: torch.Tensor, size: list[int], stride: list[int], offset
 
 
 def _write_report(path: str) -> None:
+    # Torch's thread of the device may still let go of tensors, for which it needs Python; without it the process breaks
+    time.sleep(0.1)
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps({"waits": WAITS, "copies": COPIES, "peak": MEMORY.peak}) + "\n")
 

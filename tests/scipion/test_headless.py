@@ -24,7 +24,8 @@ from json_schema import complaints_of_verdict
 from pwem.objects import AtomStruct
 from pwem.protocols import ProtImportPdb
 from pyworkflow.project import Manager
-from pyworkflow.protocol.constants import STATUS_INTERACTIVE, STATUS_RUNNING
+from pyworkflow.protocol import getProtocolFromDb
+from pyworkflow.protocol.constants import STATUS_FINISHED, STATUS_INTERACTIVE, STATUS_RUNNING
 from scipion_cocofold import headless, project_run
 from scipion_cocofold.protocols import (
     ProtCocofoldAssess,
@@ -226,6 +227,26 @@ def test_a_protocol_that_has_neither_process_nor_job_is_not_waited_for():
     ended = project_run._waitForEnd(project, protocol.getObjId(), None, project_run.Limits(5))
     assert ended.isFailed()
     assert "ended without a word" in ended.getErrorMessage()
+
+
+def test_an_end_that_was_written_while_scipion_read_is_seen(monkeypatch):
+    """The database then is no newer than Scipion's time of its last reading."""
+    project = make_project("in_between")
+    protocol = left_active(project, STATUS_RUNNING, 0)
+    protocol.setJobId(7)
+    project._storeProtocol(protocol)
+    shutil.copy(project.dbPath, protocol.getDbPath())
+    monkeypatch.setattr(project, "checkJobId", lambda _: True)
+
+    def finish(_):
+        ended = getProtocolFromDb(project.path, protocol.getDbPath(), protocol.getObjId())
+        ended.setStatus(STATUS_FINISHED)
+        ended._store()
+        ended.getProject().closeMapper()
+        os.utime(protocol.getDbPath(), (1, 1))
+
+    monkeypatch.setattr(project_run.time, "sleep", finish)
+    assert project_run._waitForEnd(project, protocol.getObjId(), None, project_run.Limits(5)).isFinished()
 
 
 @pytest.mark.parametrize(

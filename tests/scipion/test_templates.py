@@ -139,7 +139,10 @@ def slurm(tmp_path):
     def with_sbatch(text: str) -> dict[str, str]:
         for name, lines in (
             ("sbatch", text),
-            ("squeue", f'if rm {said} 2> /dev/null; then kill -0 "$3" && echo "$3 R"; else touch {said}; fi\n'),
+            (
+                "squeue",
+                f'if rm {said} 2> /dev/null; then kill -0 "$3" 2> /dev/null && echo "$3 R"; else touch {said}; fi\n',
+            ),
             ("scancel", 'kill "$1"\n'),
         ):
             program = tmp_path / "bin" / name

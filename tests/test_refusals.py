@@ -12,10 +12,23 @@ import typer.main
 from cocofold.__main__ import app
 
 ENGINE = Path(__file__).parents[1] / "cocofold"
+PLUGIN = Path(__file__).parents[1] / "scipion-em-cocofold" / "scipion_cocofold"
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 # Programs of others are run by these, with options of their own, which tests of alphafold/ look at.
 OF_OTHERS = ("alphafold/", "commands/predict.py")
 NAMED_OF_OTHERS = {"--combine"}  # relion_star_handler
+# Options of programs of others that messages of these modules name: of ColabFold, OpenFold and pip
+IN_MESSAGES_OF_OTHERS = {
+    "--extra",
+    "--msa",
+    "--pair_mode",
+    "--save",
+    "--save-pair-representations",
+    "--save-single-representations",
+    "--save-all",
+    "--save_outputs",
+    "--zip",
+}
 # Where each message of an option says of which verb it is: a module of one verb names that verb's options only.
 VERBS_OF_MODULES = {
     "finetuning/options.py": "finetune",
@@ -68,6 +81,53 @@ def test_every_option_that_is_named_exists() -> None:
     named = [one for one in named if not one[0].startswith(OF_OTHERS)]
     assert len({option for *_, option in named}) > 50
     wrong = [one for one in named if one[2] not in OPTIONS.get(VERBS_OF_MODULES.get(one[0], ""), EVERY)]
+    assert not wrong, wrong
+
+
+def raised(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Lines and words of all refusals of a module, also of those whose words are put together before."""
+    for node in ast.walk(tree):
+        name = getattr(getattr(node, "func", None), "id", "")
+        if isinstance(node, ast.Call) and (name == "InputError" or name.startswith("require_")):
+            yield node.lineno, " ".join(words_of(one) for one in node.args)
+
+
+def test_every_package_that_refuses_is_looked_at() -> None:
+    """Options that refusals name exist in every package, in those too that run programs of others."""
+    packages: dict[str, int] = {}
+    wrong = []
+    for path, tree in sources():
+        for line, words in raised(tree):
+            package = path.split("/")[0]
+            packages[package] = packages.get(package, 0) + 1
+            known = OPTIONS.get(VERBS_OF_MODULES.get(path, ""), EVERY) | (
+                IN_MESSAGES_OF_OTHERS if path.startswith(OF_OTHERS) else set()
+            )
+            wrong += [(path, line, option) for option in OPTION.findall(words) if option not in known]
+    refusing = {
+        path.relative_to(ENGINE).parts[0]
+        for path in ENGINE.rglob("*.py")
+        if "raise InputError" in path.read_text(encoding="utf-8")
+    }
+    assert packages.keys() >= refusing
+    assert len(refusing) > 12
+    assert not wrong, wrong
+
+
+def test_options_that_the_plugin_names_exist() -> None:
+    """The plugin runs verbs of the engine, and names their options and its own in messages and help."""
+    named, own = [], set()
+    # The first module installs the engine, by options of conda, curl and tar.
+    for path in sorted(one for one in PLUGIN.rglob("*.py") if one != PLUGIN / "__init__.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
+                own |= {one.value for one in node.args if isinstance(one, ast.Constant)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                named += [(path.name, node.lineno, option) for option in OPTION.findall(node.value)]
+    assert len({option for *_, option in named}) > 30
+    wrong = [one for one in named if one[2] not in EVERY | own | IN_MESSAGES_OF_OTHERS]
     assert not wrong, wrong
 
 

@@ -25,7 +25,7 @@ from cocofold.alphafold.sequences import read_a3m_chains
 from cocofold.alphafold.weight_layout import MSA_WIDTH, PAIR_WIDTH
 from cocofold.alphafold.weights import find_weights, project_single_representation
 from cocofold.system.atomic_files import read_json
-from cocofold.system.errors import InputError, refuse_damaged
+from cocofold.system.errors import InputError, refuse_damaged, require_folder
 
 
 def read_colabfold_prediction(
@@ -227,8 +227,7 @@ def choose_model_files(folder: Path, job: str | None, rank: int | None, model_nu
     InputError
         If the folder is not a finished ColabFold run, has several jobs and none is named, or has no such model.
     """
-    if not folder.is_dir():
-        raise InputError(f"--colabfold {folder}: no such folder; give ColabFold's output folder")
+    require_folder(f"--colabfold {folder}", folder, "give ColabFold's output folder")
     models = _find_models(folder)
     if not models:
         raise InputError(f"--colabfold {folder}: {_explain_no_models(folder)}")

@@ -15,7 +15,7 @@ from cocofold.alphafold.external_programs import last_log_lines, run_program, sa
 from cocofold.alphafold.sequences import Chains, first_record_covers_all_chains, read_a3m_chains, read_fasta
 from cocofold.alphafold.weights import weight_file_in, weight_file_name
 from cocofold.system.atomic_files import atomic_path, write_atomically
-from cocofold.system.errors import InputError, require_within
+from cocofold.system.errors import InputError, require_folder, require_within
 
 COLABFOLD_VARIABLE = "COCOFOLD_COLABFOLD"
 """Environment variable with ``colabfold_batch``, or the folder of its environment."""
@@ -247,8 +247,8 @@ class OpenFoldSettings:
         InputError
         """
         for option, folder in (("--templates", self.templates), ("--alignments", self.alignments)):
-            if folder is not None and not folder.is_dir():
-                raise InputError(f"{option} {folder}: no such folder")
+            if folder is not None:
+                require_folder(f"{option} {folder}", folder, "give one that is there")
         if self.templates is None:
             raise InputError(
                 "--templates: OpenFold asks for a folder of template mmCIF files; give one, it may be empty"

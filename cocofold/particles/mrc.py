@@ -394,5 +394,5 @@ def open_map(path: Path, name: str) -> Iterator[mrcfile.mrcfile.MrcFile]:
             if file.data is None:
                 raise ValueError("the data are not there, or not as the header says")
             yield file
-    except (OSError, EOFError, ValueError, OverflowError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, ArithmeticError, zlib.error) as error:
         raise InputError(f"{name}: cannot be read as a map ({error}); it may be cut short: copy it again") from error

@@ -25,7 +25,7 @@ from cocofold.particles.mrc import (
     unpack_remedy,
 )
 from cocofold.particles.particle_set import ParticleSet
-from cocofold.system.errors import InputError
+from cocofold.system.errors import InputError, require_folder
 
 # Numbers of images are signed 32-bit integers in MRC headers.
 _MAX_SLICE_NUMBER = 1 << 31
@@ -119,8 +119,8 @@ def find_stacks(names: Sequence[str], source: Path, particles_dir: Path | None) 
         If ``particles_dir`` is no folder, a stack is in none of the places or compressed, or one file would stand for
         two names.
     """
-    if particles_dir is not None and not particles_dir.is_dir():
-        raise InputError(f"{particles_dir}: no such folder; give the folder from which the stacks' paths count")
+    if particles_dir is not None:
+        require_folder(str(particles_dir), particles_dir, "give the folder from which the stacks' paths count")
     beside = [Path(os.path.abspath(source)), source.resolve()]
     given = [] if particles_dir is None else [os.path.abspath(particles_dir)]
     places = list(dict.fromkeys([*given, *(str(folder) for file in beside for folder in file.parents)]))
@@ -304,8 +304,7 @@ def copied_to_scratch(
     InputError
         If the folder is missing, cannot be written or has too little space, or a stack cannot be read.
     """
-    if not folder.is_dir():
-        raise InputError(f"--scratch {folder}: no such folder; give one on a disk with enough space")
+    require_folder(f"--scratch {folder}", folder, "give one on a disk with enough space")
     slices = particles.image_numbers
     plain = replace(particles, contrast=np.ones(len(particles)))
     images = plain.subset(np.unique(slices, return_index=True)[1])

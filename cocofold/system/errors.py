@@ -148,6 +148,18 @@ def packing_program(start: bytes) -> str | None:
     return next((program for magic, program in PROGRAM_OF_MAGIC.items() if start.startswith(magic)), None)
 
 
+def require_folder(given: str, folder: Path, remedy: str) -> None:
+    """Raise ``InputError`` if a folder is not there, or is a file, such as a packed folder; ``given`` names it."""
+    if folder.is_dir():
+        return
+    if not folder.is_file():
+        raise InputError(f"{given}: no such folder; {remedy}")
+    with folder.open("rb") as file:
+        is_packed = packing_program(file.read(8)) is not None
+    found = "is packed, and no folder; unpack it and" if is_packed else "is a file, and no folder;"
+    raise InputError(f"{given}: {found} {remedy}")
+
+
 def require_finite(
     values: np.ndarray, label: str, path: Path, shown: Sequence[object] | np.ndarray | None = None
 ) -> np.ndarray:

@@ -281,6 +281,22 @@ def test_files_of_two_runs_in_one_folder_are_refused(
         read_colabfold_prediction(colabfold.folder / "missing")
 
 
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        (b"PK\x03\x04", "is packed, and no folder; unpack it and give ColabFold's output folder"),
+        (b"\x1f\x8b\x08", "is packed"),
+        (b"BZh9", "is packed"),
+        (b"7z\xbc\xaf\x27\x1c", "is packed"),
+        (b"data_x", "is a file, and no folder; give ColabFold's output folder"),
+    ],
+)
+def test_a_file_in_place_of_the_folder_is_said_to_be_one(start: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / "results.zip").write_bytes(start + bytes(100))
+    with pytest.raises(InputError, match=f"--colabfold .*results.zip: {said}"):
+        read_colabfold_prediction(tmp_path / "results.zip")
+
+
 def test_the_command_says_what_it_found(
     monomer: Path, weights: Path, tmp_path: Path, command: Callable[..., str]
 ) -> None:

@@ -290,7 +290,9 @@ def test_folder_names_of_any_encoding(project: Project, star: str, disk: str) ->
     assert len(read_particles(project.folder / "written.star")) == 3
 
 
-@pytest.mark.parametrize(("sizes", "joined"), [((1.5, 1.507), True), ((1.5, 1.5002), True), ((1.5, 1.508), False)])
+@pytest.mark.parametrize(
+    ("sizes", "joined"), [((1.5, 1.507), True), ((1.5, 1.5002), True), ((1.494, 1.5), True), ((1.5, 1.508), False)]
+)
 @pytest.mark.parametrize("used", [["1", "2", "1"], ["2", "1", "2"]])
 def test_sessions_of_nearly_one_pixel_size(
     project: Project, sizes: tuple[float, float], joined: bool, used: list[str]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import gemmi
 import numpy as np
 import pytest
@@ -87,6 +89,58 @@ def test_what_the_engine_reads_is_moved(name, shared_data, tmp_path, closed):
     moved = readPositions(str(target))
     assert len(moved) == 1656
     assert np.abs(moved - readPositions(str(source)) - (0.5, -1.0, 2.0)).max() < 2e-3
+    assert chainLengths(str(source)) == {"A": 214}
+
+
+def by_biopython(source, target):
+    from Bio.PDB.mmcifio import MMCIFIO
+    from Bio.PDB.MMCIFParser import MMCIFParser
+
+    writer = MMCIFIO()
+    writer.set_structure(MMCIFParser(QUIET=True).get_structure("x", str(source)))
+    writer.save(str(target))
+
+
+def written_as(kind, source, folder):
+    """The same model as programs and people leave it, most of which Biopython cannot read or write."""
+    target = folder / {"mmCIF called .pdb": "x.pdb", "gzip": "x.cif.gz", "PDB called .cif": "x.cif"}.get(kind, "x.cif")
+    text = source.read_text()
+    structure = gemmi.read_structure(str(source))
+    if kind == "gemmi without a cell":
+        structure.make_mmcif_document().write_file(str(target))
+    elif kind == "Biopython":
+        by_biopython(source, target)
+    elif kind == "several blocks":
+        target.write_text("data_comp_LIG\n_chem_comp.id LIG\n" + text + "\ndata_last\n_x.y 1\n")
+    elif kind == "gzip":
+        target.write_bytes(gzip.compress(text.encode()))
+    elif kind == "Latin-1":
+        target.write_bytes(("# J. M\xfcller\n" + text).encode("latin-1"))
+    elif kind == "PDB called .cif":
+        structure.write_pdb(str(target))
+    else:
+        target.write_text(text)
+    return target
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "gemmi without a cell",
+        "Biopython",
+        "several blocks",
+        "gzip",
+        "Latin-1",
+        "PDB called .cif",
+        "mmCIF called .pdb",
+    ],
+)
+def test_models_of_other_writers_are_moved(kind, tmp_path, closed):
+    source, target = written_as(kind, closed, tmp_path), tmp_path / "moved.cif"
+    writeMoved(str(source), str(target), (0.5, -1.0, 2.0))
+    moved, known = read_model(target), read_model(closed)
+    assert np.abs(moved.positions - known.positions - (0.5, -1.0, 2.0)).max() < 2e-3
+    assert moved.residues == known.residues
     assert chainLengths(str(source)) == {"A": 214}
 
 

@@ -233,14 +233,22 @@ def test_ions_and_waters_of_molecular_dynamics(tmp_path: Path) -> None:
     assert Counter(key.chain for key in model.residues) == {"PROA": 214, "ION": len(names), "W": 3}
 
 
-def test_an_amino_acid_of_unknown_kind_is_a_chain(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", [".pdb", ".cif"])
+@pytest.mark.parametrize("kept", ["CB", "backbone", "side chains"])
+@pytest.mark.parametrize("named", [range(214), range(100, 140), range(0, 214, 2)], ids=["all", "some", "every other"])
+def test_amino_acids_of_unknown_kind_are_a_chain(named: range, kept: str, suffix: str, tmp_path: Path) -> None:
     structure = bare(protein())
-    for one in structure[0][0]:
+    for row in named:
+        one = structure[0][0][row]
         one.name = "UNK"
-        one.trim_to_alanine()
+        if kept != "side chains":
+            one.trim_to_alanine()
+        if kept == "backbone" and one.find_atom("CB", "*"):
+            one.remove_atom("CB", "\0", gemmi.Element("C"))
     added(structure, "Z", [residue("UNX", 1, [("UNK", "X", [300, 0, 0])])])
-    model = read_model(saved(structure, tmp_path / "x.pdb"))
+    model = read_model(saved(structure, tmp_path / f"x{suffix}"))
     assert len(model.backbone()[0]) == 214
+    assert Counter(key.name for key in model.residues)["UNK"] == len(named)
     write_model(tmp_path / "out.cif", model)
     assert read_model(tmp_path / "out.cif").residues == model.residues
 

@@ -162,6 +162,8 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         (b"PK\x03\x04", "is a ZIP archive; unpack it .unzip m.cif. and give the model in it"),
         (b"BZh9", "is packed by bzip2; unpack it .bunzip2 m.cif."),
         (b"\xfd7zXZ\0", "is packed by xz; unpack it .unxz m.cif."),
+        (b"\x28\xb5\x2f\xfd", "is packed by Zstandard; unpack it .unzstd m.cif."),
+        (b"7z\xbc\xaf\x27\x1c", "is a 7-Zip archive; unpack it .7z x m.cif."),
     ],
 )
 def test_packed_files_say_what_unpacks_them(start: bytes, reason: str, tmp_path: Path) -> None:

@@ -17,16 +17,15 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 # Programs of others are run by these, with options of their own, which tests of alphafold/ look at.
 OF_OTHERS = ("alphafold/", "commands/predict.py")
 NAMED_OF_OTHERS = {"--combine"}  # relion_star_handler
-# Options of programs of others that messages of these modules name: of ColabFold, OpenFold and pip
+# Options of ColabFold, OpenFold and pip that messages of these modules and of the plugin name; --save stands for
+# OpenFold's --save_outputs, whose second word the pattern leaves out.
 IN_MESSAGES_OF_OTHERS = {
     "--extra",
+    "--model-type",
     "--msa",
-    "--pair_mode",
     "--save",
     "--save-pair-representations",
     "--save-single-representations",
-    "--save-all",
-    "--save_outputs",
     "--zip",
 }
 # Where each message of an option says of which verb it is: a module of one verb names that verb's options only.

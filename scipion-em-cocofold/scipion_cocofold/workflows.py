@@ -22,6 +22,10 @@ TEMPLATE_ENDING, WORKFLOW_ENDING = ".json.template", ".json"
 _FIELD = re.compile(
     r'(?P<quoted>")?~(?P<title>[^|~]*)\|(?P<default>[^|~]*)\|(?P<type>\d)\|(?P<alias>[^~]*)~(?(quoted)")'
 )
+_FORM = (
+    "A template has lines that describe it, then '[' at the end of a line and protocols with object.className and "
+    "object.id, as Scipion's Export workflow writes them."
+)
 # Word in the titles of fields that may stay empty
 _OPTIONAL = "optional"
 # Types of fields, as Scipion numbers them
@@ -80,7 +84,8 @@ def fillIn(template: str, given: Dict[str, str]) -> str:
     Raises
     ------
     TemplateError
-        If a name is unknown, a file is missing, a value is no number, or a pixel size is not the file's.
+        If a name is unknown, a file is missing, a value is no number, a pixel size is not the file's, or the template
+        is no list of protocols.
     """
     fields = {field.alias: field for field in fieldsOf(template)}
     unknown = sorted(set(given) - set(fields))
@@ -109,15 +114,18 @@ def readTemplate(name: str) -> str:
     Raises
     ------
     TemplateError
-        If there is no such template.
+        If there is no such template, or it cannot be read.
     """
     names = {os.path.basename(path)[: -len(TEMPLATE_ENDING)]: path for path in templatePaths()}
     path = names.get(name[len("cocofold-") :] if name.startswith("cocofold-") else name, name)
     if not os.path.isfile(path):
         known = ", ".join("cocofold-" + one for one in names)
         raise TemplateError(f"There is no template {name}; there are: {known}")
-    with open(path, encoding="utf-8") as content:
-        return content.read()
+    try:
+        with open(path, encoding="utf-8") as content:
+            return content.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TemplateError(f"The template {path} cannot be read: {error}. Give a text file that can.") from None
 
 
 def workflowPath(template: str) -> str:
@@ -131,10 +139,35 @@ def _filled(template: str, values: Dict[str, str]) -> str:
         # Scipion's importer asks for keys of paths, also of empty ones
         return json.dumps(value) if found["quoted"] else value or "null"
 
-    body = template[template.index("[\n") :].replace("%%", "%")
-    protocols: List[Dict[str, Any]] = json.loads(_FIELD.sub(text, body))
+    body = template[max(template.find("[\n"), 0) :].replace("%%", "%")
+    try:
+        protocols = json.loads(_FIELD.sub(text, body))
+    except ValueError as error:
+        raise TemplateError(f"The template is no list of protocols in JSON ({error}). {_FORM}") from None
+    return json.dumps(_withoutNulls(protocols), indent=4, ensure_ascii=False) + "\n"
+
+
+def _withoutNulls(protocols: Any) -> List[Dict[str, Any]]:
+    """Return protocols without what is null, and without empty labels, for which Scipion's own then stand.
+
+    Raises
+    ------
+    TemplateError
+        If this is no list of protocols, or one has no class, no number, or a label that is no text.
+    """
+    if not isinstance(protocols, list) or not all(isinstance(one, dict) for one in protocols):
+        raise TemplateError(f"The template is no list of protocols. {_FORM}")
     kept = [{name: value for name, value in one.items() if value is not None} for one in protocols]
-    return json.dumps(kept, indent=4, ensure_ascii=False) + "\n"
+    for place, one in enumerate(kept, start=1):
+        for name in ("object.className", "object.id"):
+            if not isinstance(one.get(name), str):
+                raise TemplateError(f"Protocol {place} of the template has no text as {name}. {_FORM}")
+        label = one.get("object.label", "")
+        if not isinstance(label, str):
+            raise TemplateError(f"Protocol {place} of the template has the label {label!r}; write a text, or none.")
+        if not label.strip():
+            one.pop("object.label", None)
+    return kept
 
 
 def _checked(field: Field, value: str) -> str:

@@ -12,6 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from cocofold.__main__ import app
+from cocofold.commands import own_command
 from cocofold.system.errors import InputError
 
 GROUP = typer.main.get_command(app)
@@ -56,3 +57,23 @@ def test_threads_are_those_that_libraries_start(monkeypatch: pytest.MonkeyPatch,
     assert isinstance(found.exception, InputError)
     assert os.environ["OMP_NUM_THREADS"] == "3"
     assert "--threads 0: must be from 1" in str(CliRunner().invoke(app, [*refused, "0"]).exception)
+
+
+@pytest.mark.parametrize(
+    ("called", "in_path", "named"),
+    [
+        (".venv/bin/cocofold", False, ".venv/bin/cocofold"),
+        ("/a folder/bin/cocofold", False, "'/a folder/bin/cocofold'"),
+        ("/bin/cocofold", True, "cocofold"),
+        ("/lib/cocofold/__main__.py", False, "cocofold"),
+    ],
+)
+def test_the_next_command_is_named_so_that_it_can_be_called(
+    called: str, in_path: bool, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if in_path:
+        (tmp_path / "cocofold").write_text("#!/bin/sh\n")
+        (tmp_path / "cocofold").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sys.argv", [called, "finetune"])
+    assert own_command() == named

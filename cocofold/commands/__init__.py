@@ -6,6 +6,9 @@ import functools
 import inspect
 import os
 import re
+import shlex
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Optional, get_type_hints
@@ -45,6 +48,12 @@ def _flag_of(parameter: inspect.Parameter) -> str:
     """What the user calls a parameter: its first option, or its name."""
     declared = getattr(parameter.default, "param_decls", None) or ()
     return str(next(iter(declared), "--" + parameter.name.replace("_", "-")))
+
+
+def own_command() -> str:
+    """The command, for lines that name the next one: by its path, as a shell reads it, where no PATH leads to it."""
+    called = Path(sys.argv[0])
+    return "cocofold" if called.name != "cocofold" or shutil.which("cocofold") else shlex.quote(str(called))
 
 
 # Parameters that name files which a verb writes, and endings of data that no figures are written over

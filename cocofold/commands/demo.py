@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
 import typer
 
 from cocofold import __version__
+from cocofold.commands import own_command
 from cocofold.simulation.simulation_settings import LIFE_LIKE, SimulationSettings, ViewDistribution
 from cocofold.system.atomic_files import write_atomically, write_json
 from cocofold.system.errors import InputError
@@ -199,7 +200,8 @@ def _next_steps(out: Path, relaxed: bool) -> str:
         f"\nBefore, after, truth: {', '.join(map(str, models))}\n"
         f"All of it on one page, for a browser: {out / 'run' / 'report.html'}; log and metrics beside it\n"
         f"See them in ChimeraX:  chimerax {' '.join(shlex.quote(str(path)) for path in [*models, density])}\n"
-        "On your own particles: cocofold finetune --particles run_data.star --model model.cif --map map.mrc --out RUN"
+        f"On your own particles: {own_command()} finetune --particles run_data.star --model model.cif --map map.mrc "
+        "--out RUN"
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any, List, Optional, Tuple, get_type_hints
 
 import typer
 
+from cocofold.commands import own_command
 from cocofold.finetuning.options import OPTION_GROUPS, PAPER_SETTINGS, Options, option_rules, options_with_preset
 from cocofold.system.hardware import OVERSUBSCRIBE_HELP, OVERSUBSCRIBE_OPTION
 from cocofold.system.processes import WorkerProcess, time_limit
@@ -160,7 +161,7 @@ def finetune(
         run = fit_several if options.tells_particles_apart else fit_one_model
         metrics = run(options, out, resume, stop_with, together)
         # By the log, which a terminal that is gone does not end
-        next_step = f"cocofold report {shlex.quote(str(out))}"
+        next_step = f"{own_command()} report {shlex.quote(str(out))}"
         told = f"{out / 'model.cif'}: the model. Next: {next_step}, which writes {out / 'report.html'}"
         logging.getLogger("cocofold").info(told)
     if exit_verdict:

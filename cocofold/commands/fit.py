@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Optional, Tuple
 
 import typer
 
+from cocofold.commands import own_command
 from cocofold.system.atomic_files import check_new_folder, check_writable, refuse_unwritable, write_json
 from cocofold.system.errors import SKIP_HELP, SKIP_OPTION, InputError, require_within
 
@@ -86,7 +87,7 @@ def fit(
     )
     placement = shlex.quote(str(out / "placement.json"))
     typer.echo(
-        f"{out / 'placed.cif'}: the placed model. Next: cocofold finetune {given} --placement {placement} "
+        f"{out / 'placed.cif'}: the placed model. Next: {own_command()} finetune {given} --placement {placement} "
         "--particles PARTICLES --out RUN"
     )
 
@@ -221,7 +222,8 @@ def relax(
         with refuse_unwritable(json_file):
             write_json(json_file, facts)
     _print_table(found, compared, facts)
-    typer.echo(f"written {out}. Next: cocofold assess --model {shlex.quote(str(out))} --reference REFERENCE.cif")
+    next_step = f"{own_command()} assess --model {shlex.quote(str(out))} --reference REFERENCE.cif"
+    typer.echo(f"written {out}. Next: {next_step}")
 
 
 def _refuse_too_short(start: Model, path: Path) -> None:

@@ -153,7 +153,7 @@ class Plugin(pwem.Plugin):
             return [
                 f"The engine of CoCoFold is not installed: {marker} not found.",
                 f"Run 'scipion3 installb {COCOFOLD}', or set {COCOFOLD_ENV_ACTIVATION} in scipion.conf to the command "
-                "that activates an environment with the cocofold command.",
+                "that activates an environment with the cocofold command, or to nothing if that is in the PATH.",
             ]
         if not activation and not cls._engineSharesInterpreter() and not cls._engineInPath():
             return [

@@ -12,10 +12,12 @@ import argparse
 import json
 import os
 import re
+import shlex
 import sys
 import traceback
 from typing import Any, Dict
 
+import pyworkflow
 from pyworkflow.project import Manager
 
 from .project_run import BAD_INPUT, DEFECT, Ended, Limits, runProject
@@ -139,6 +141,17 @@ def main(words=None):
     sys.exit(report["status"])
 
 
+def _refuseBlanks():
+    """Refuse a Scipion below a folder with a blank: it starts protocols by command lines without quotes."""
+    folder = os.path.dirname(pyworkflow.__file__)
+    if re.search(r"\s", folder):
+        raise Ended(
+            BAD_INPUT,
+            f"Scipion is in {folder}, and cannot start protocols from a path with a blank. Call it by a link without "
+            f"one: ln -s {shlex.quote(sys.prefix)} LINK, by the whole path of LINK, then LINK/bin first in the PATH.",
+        )
+
+
 def _work(given, told, limits):
     """Do what the command line asks; return the content of ``--json``."""
     report: Dict[str, Any] = {"schema_version": 1, "project": None, "status": 0, "message": None}
@@ -148,6 +161,7 @@ def _work(given, told, limits):
             for field in fieldsOf(readTemplate(given.template)):
                 told(f"{field.alias}: {field.title}" + (f" (default {field.default})" if field.default else ""))
             return report
+        _refuseBlanks()
         if given.template:
             makeProject(given.project, given.template, dict(value.split("=", 1) for value in given.values))
         runProject(given.project, told, limits, given.queue, report)

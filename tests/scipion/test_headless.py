@@ -139,6 +139,16 @@ def test_fields_of_a_template_are_listed(command):
     }
 
 
+def test_a_scipion_below_a_folder_with_a_blank_is_refused(command, files, monkeypatch):
+    """It would start protocols by the first half of its path."""
+    monkeypatch.setattr(headless.pyworkflow, "__file__", "/opt/a folder/pyworkflow/__init__.py")
+    name = fresh("below_a_blank")
+    status, said, _ = command(name, "--template", "cocofold-relion", *values(files))
+    assert status == 2
+    assert "path with a blank" in said
+    assert not Manager().hasProject(name)
+
+
 def test_json_is_the_only_output(command):
     status, said, _ = command("none_such", "--json")
     assert status == 2

@@ -25,6 +25,8 @@ $(VENV)/.ready: requirements.txt setup.py cocofold/__init__.py
 
 demo: venv
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh scipion-em-cocofold/demo.sh run demo_run
+	@echo "Next: 'make gui' opens the project in Scipion. On your own data, the documentation's 'cocofold' is"
+	@echo "'$(BIN)/cocofold' here, and 'cocofold' itself after 'source $(BIN)/activate': see docs/first_run.md."
 
 # Needs a screen.
 gui: venv

@@ -319,23 +319,26 @@ class _ResidueRun:
 def _residue_runs(lines: list[str]) -> list[_ResidueRun]:
     """Residues of the first model, line after line; what changes within residues is no segment, and is taken out."""
     runs: list[_ResidueRun] = []
-    is_first = True
+    is_first, before = True, ""
     for row, line in enumerate(lines):
-        if line.startswith("ENDMDL"):
-            break
-        is_first = is_first or line.startswith("TER")
         if not line.startswith(COORDINATE_RECORDS):
+            if line.startswith("ENDMDL"):
+                break
+            is_first = is_first or line.startswith("TER")
             continue
-        key = (line[20:22].strip(), line[72:76].strip(), line[17:20] + line[22:27])
-        if is_first or (runs[-1].chain, runs[-1].segment, runs[-1].residue) != key:
-            is_het = (
-                line[17:20] not in AMINO_ACIDS
-                and not gemmi.find_tabulated_residue(line[17:20].strip()).is_nucleic_acid()
-            )
-            runs.append(_ResidueRun(*key, is_het, is_first))
-        is_first = False
-        runs[-1].atoms.add(line[12:17])
-        runs[-1].rows.append(row)
+        columns = line[17:27] + line[72:76]
+        if is_first or columns != before:
+            key = (line[20:22].strip(), line[72:76].strip(), line[17:20] + line[22:27])
+            if is_first or (runs[-1].chain, runs[-1].segment, runs[-1].residue) != key:
+                is_het = (
+                    line[17:20] not in AMINO_ACIDS
+                    and not gemmi.find_tabulated_residue(line[17:20].strip()).is_nucleic_acid()
+                )
+                run = _ResidueRun(*key, is_het, is_first)
+                runs.append(run)
+            is_first, before = False, columns
+        run.atoms.add(line[12:17])
+        run.rows.append(row)
     within = sum(one.chain == other.chain and one.residue == other.residue for one, other in zip(runs, runs[1:]))
     if 2 * within > len(runs):
         for row, line in enumerate(lines):

@@ -66,25 +66,22 @@ class Model:
     @classmethod
     def of(cls, structure: gemmi.Structure) -> Model:
         """The first model of a structure, every atom of it."""
-        keys, members = [], []
+        keys, sizes = [], []
         for chain in structure[0]:
             for residue in chain:
                 number = residue.seqid
                 keys.append(ResidueKey(chain.name, number.num or 0, number.icode.strip(), residue.name))
-                members.append(residue)
-        atoms = [atom for residue in members for atom in residue]
-        owner = np.repeat(np.arange(len(members)), [len(residue) for residue in members])
-        numbers = np.array([atom.element.atomic_number for atom in atoms])
-        for row in np.flatnonzero(numbers == 0).tolist():
-            numbers[row] = atomic_number(atoms[row], members[owner[row]])
-        return cls(
-            structure,
-            np.array([atom.pos.tolist() for atom in atoms], dtype=float),
-            numbers,
-            np.array([atom.name for atom in atoms]),
-            owner,
-            tuple(keys),
-        )
+                sizes.append(len(residue))
+        owner = np.repeat(np.arange(len(keys)), sizes)
+        table, names, which = table_of_atoms(structure)
+        numbers = table.elements[: len(owner)].astype(int)
+        numbers[numbers == _DEUTERIUM] = 1
+        if not numbers.all():
+            atoms = [(atom.name, len(residue) == 1) for chain in structure[0] for residue in chain for atom in residue]
+            for row in np.flatnonzero(numbers == 0).tolist():
+                numbers[row] = element_from_atom_name(*atoms[row]).atomic_number or _CARBON
+        positions = table.pos[: len(owner)].copy()
+        return cls(structure, positions, numbers, np.array(names)[which], owner, tuple(keys))
 
     @property
     def in_mirror_image(self) -> bool:
@@ -182,16 +179,34 @@ class Model:
 # As placement.json has it.
 _MIRRORED_HAND = "mirrored"
 _CARBON = 6
+_DEUTERIUM = 119  # gemmi's number of it in tables of atoms, behind those of all elements
 # Symbols of two letters that names of atoms in larger residues begin with; CA, CD, HG and the like are not among them.
 _TWO_LETTERS = ("BR", "CL", "FE", "MG", "MN", "SE", "ZN")
 _ONE_LETTER = "BCDFHIKNOPS"
 
 
-def atomic_number(atom: gemmi.Atom, residue: gemmi.Residue) -> int:
-    """Number of the atom's element; if the element is unknown, of the one that its name says, or else carbon's."""
-    if atom.element.atomic_number > 0:
-        return atom.element.atomic_number
-    return element_from_atom_name(atom.name, len(residue) == 1).atomic_number or _CARBON
+def table_of_atoms(structure: gemmi.Structure) -> tuple[gemmi.FlatStructure, list[str], np.ndarray]:
+    """Columns of the atoms of all models, and for each atom of the first one the row of its name in a list of names.
+
+    Names and labels of more than seven letters, which gemmi's table does not take, are others in the table.
+    """
+    known: dict[str, str] = {}
+    try:
+        table = gemmi.FlatStructure(structure)
+    except RuntimeError:
+        short = structure.clone()
+        for chain in (chain for model in short for chain in model):
+            chain.name = ""
+            for residue in chain:
+                residue.name = residue.subchain = residue.entity_id = ""
+                for atom in residue:
+                    atom.name = known.setdefault(atom.name, str(len(known)))
+        table = gemmi.FlatStructure(short)
+    letters = np.ascontiguousarray(table.atom_names[: structure[0].count_atom_sites()])
+    packed, which = np.unique(letters.view(np.uint64).ravel(), return_inverse=True)
+    names = [name.decode() for name in packed.view("S8").tolist()]
+    given = {short: name for name, short in known.items()}
+    return table, [given.get(name, name) for name in names], which
 
 
 def element_from_atom_name(atom_name: str, alone: bool) -> gemmi.Element:
@@ -231,8 +246,8 @@ def keep_first_conformations(structure: gemmi.Structure) -> int:
     ligand's, stays too. Letters are taken away.
     """
     changed = 0
-    for chain in structure[0]:
-        if _has_one_conformation(chain):
+    for chain, has_one in zip(structure[0], _have_one_conformation(structure)):
+        if has_one:
             continue
         alike = _residues_that_are_copied(chain)
         positions = set()
@@ -247,16 +262,22 @@ def keep_first_conformations(structure: gemmi.Structure) -> int:
     return changed
 
 
-def _has_one_conformation(chain: gemmi.Chain) -> bool:
-    """Whether no atom of a chain has a letter or shares its name, and no two neighbours their number: most chains."""
-    numbers = [str(residue.seqid) for residue in chain]
-    if any(one == other for one, other in zip(numbers, numbers[1:])):
-        return False
-    for residue in chain:
-        names = {_site(atom) for atom in residue if atom.altloc == "\0"}
-        if len(names) < len(residue):
-            return False
-    return True
+def _have_one_conformation(structure: gemmi.Structure) -> list[bool]:
+    """For each chain whether no atom has a letter or shares its name, and no two neighbours their number: most chains.
+
+    Chains with deuterium, which may stand in the place of a hydrogen, are not judged: False.
+    """
+    places = [(row, len(residue)) for row, chain in enumerate(structure[0]) for residue in chain]
+    chain, size = np.array(places, dtype=int).reshape(-1, 2).T
+    chain, residue = np.repeat(chain, size), np.repeat(np.arange(len(size)), size)
+    table, names, which = table_of_atoms(structure)
+    columns = (table.resnums, table.icodes, table.altlocs, table.elements)
+    number, code, letter, element = (values[: len(residue)] for values in columns)
+    _, site, count = np.unique(residue * len(names) + which, return_inverse=True, return_counts=True)
+    several = (letter != 0) | (element == _DEUTERIUM) | (count[site] > 1)
+    is_next = (residue[1:] != residue[:-1]) & (chain[1:] == chain[:-1])
+    several[1:] |= is_next & (number[1:] == number[:-1]) & (code[1:] == code[:-1])
+    return [not found for found in np.bincount(chain[several], minlength=len(structure[0])).tolist()]
 
 
 def _residues_that_are_copied(chain: gemmi.Chain) -> bool:
@@ -336,13 +357,16 @@ def add_table(block: gemmi.cif.Block, category: str, items: str, rows: Iterable[
 
     None stands for what is unknown, an empty string for what does not apply.
     """
-    columns = [list(map(_text, values)) for values in zip(*rows)]
+    # Most values come many times, and quoting takes longer than looking up.
+    columns = [list(map({value: _text(value) for value in set(values)}.__getitem__, values)) for values in zip(*rows)]
     if columns:
         block.init_mmcif_loop(category, items.split()).set_all_values(columns)
 
 
 def write_unoccupied_residues(block: gemmi.cif.Block, structure: gemmi.Structure) -> None:
     """List residues of polymers whose atoms all have the occupancy 0 in the dictionary's category for them."""
+    if (table_of_atoms(structure)[0].occ > 0).all():
+        return
     rows = [
         [
             *("Y", 0, 1, chain.name, residue.name, residue.seqid.num, residue.seqid.icode.strip() or None),

@@ -8,6 +8,7 @@ The dictionary: https://mmcif.wwpdb.org/dictionaries/mmcif_ma.dic/Index/, an ext
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 
@@ -79,6 +80,8 @@ def write_model(
     structure = _moved_structure(model, plddt)
     document = structure.make_mmcif_document(_mmcif_output_groups())
     block = document.sole_block()
+    # Anisotropic B factors are of the orientation that the input had.
+    block.find_mmcif_category("_atom_site_anisotrop.").erase()
     add_table(block, "_audit_conform.", "dict_name dict_version dict_location", [_DICTIONARY])
     block.set_pair("_struct.entry_id", gemmi.cif.quote(structure.name))
     if details:
@@ -110,16 +113,14 @@ def _mmcif_output_groups() -> gemmi.MmcifOutputGroups:
 
 def _moved_structure(model: Model, plddt: np.ndarray | None) -> gemmi.Structure:
     structure = model.structure.clone()
-    residues = list(residues_of(structure))
-    atoms = [atom for residue in residues for atom in residue]
-    none = gemmi.SMat33f(0, 0, 0, 0, 0, 0)
-    for serial, (atom, (x, y, z)) in enumerate(zip(atoms, model.positions.tolist()), start=1):
-        atom.pos = gemmi.Position(x, y, z)
-        atom.aniso = none
-        atom.serial = serial
+    structure.assign_serial_numbers()
+    positions = iter(model.positions.tolist())
+    for residue in residues_of(structure):
+        for atom, (x, y, z) in zip(residue, positions):
+            atom.pos = gemmi.Position(x, y, z)
     if plddt is not None:
-        for residue, value in zip(residues, plddt.tolist()):
-            if np.isfinite(value):
+        for residue, value in zip(residues_of(structure), plddt.tolist()):
+            if math.isfinite(value):
                 for atom in residue:
                     atom.b_iso = value
     return structure

@@ -17,7 +17,7 @@ import gemmi
 import numpy as np
 
 from cocofold.structure.labels import AMINO_ACIDS, COORDINATE_RECORDS, complete_labels, name_molecules, tag_molecules
-from cocofold.structure.model import CONFIDENCE_CATEGORIES, Model, keep_first_conformations
+from cocofold.structure.model import CONFIDENCE_CATEGORIES, Model, keep_first_conformations, table_of_atoms
 from cocofold.structure.modelcif import MOLECULE_CATEGORIES, PLACEMENT_CATEGORY, complete_atom_site, write_model
 from cocofold.system.atomic_files import atomic_path
 from cocofold.system.errors import MOST_TEXT_BYTES, InputError, packing_program, refuse_large, unpack_gzip
@@ -246,9 +246,10 @@ def _read_pdb(lines: list[str]) -> tuple[gemmi.Structure, list[str]]:
     if all(lines[row][76:80].strip().isdigit() for row in rows):
         for row in rows:
             lines[row] = lines[row][:72]
-    for row in rows:
-        tail = lines[row][76:80].ljust(4)
-        if not _ELEMENT_AND_CHARGE.fullmatch(tail):
+    tails = [lines[row][76:80].ljust(4) for row in rows]
+    proper = set(filter(_ELEMENT_AND_CHARGE.fullmatch, set(tails)))
+    for row, tail in zip(rows, tails):
+        if tail not in proper:
             lines[row] = lines[row][:76] + (tail[:2] if tail[:2].strip().isalpha() else "  ")
         lines[row] = _with_three_letters(lines[row])
     _decode_numbers(lines)
@@ -351,7 +352,6 @@ def _refuse_impossible_positions(path: Path, model: Model) -> None:
 
 
 def _first_model(structure: gemmi.Structure, notes: list[str]) -> Model:
-    notes = list(notes)
     if len(structure) > 1:
         notes.append(f"the file holds {len(structure)} models; the first is taken")
     while len(structure) > 1:
@@ -363,7 +363,7 @@ def _first_model(structure: gemmi.Structure, notes: list[str]) -> Model:
     if changed:
         notes.append(f"{changed} residues have alternate conformations; the first of each is taken")
     complete_labels(structure)
-    unknown = sum(atom.element.atomic_number == 0 for chain in structure[0] for residue in chain for atom in residue)
+    unknown = int((table_of_atoms(structure)[0].elements == 0).sum())
     if unknown:
         notes.append(f"{unknown} atoms are of no known element; they count as what their names say, or else as carbon")
     return replace(Model.of(structure), notes=tuple(notes))

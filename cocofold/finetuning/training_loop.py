@@ -90,6 +90,7 @@ class TrainingLoop:
         self._stages = [counted_in_steps(stage, len(work), settings.batch_size) for stage in source.stages()]
         self._starts = [sum(stage.steps for stage in self._stages[:row]) for row in range(len(self._stages))]
         self.total_steps = sum(stage.steps for stage in self._stages)
+        self._of_copy = gaussians
         self._optimiser: StageOptimiser | None = None  # until the first step
         self._orders: dict[int, torch.Tensor] = {}
         self._images_left_out = 0
@@ -156,17 +157,15 @@ class TrainingLoop:
         self._optimise(self.source.begin_stage(stage), self._stages[stage])
 
     def _optimise(self, groups: list[ParameterGroup], stage: Stage) -> None:
-        """An optimiser for a stage's parameters, and for the Gaussians where they are free."""
-        amplitudes, widths = (
-            values.detach().clone() for values in (self.gaussians.amplitudes, self.gaussians.widths_angstrom)
-        )
+        """An optimiser for a stage's parameters, and for the Gaussians of one copy where they are free."""
+        self._of_copy = self.gaussians.of_first_copy(self.source.copies)
         if stage.trains_gaussians:
             groups = [
                 *groups,
-                {"params": [amplitudes.requires_grad_()], "lr": self._settings.amplitude_rate},
-                {"params": [widths.requires_grad_()], "lr": self._settings.width_rate},
+                {"params": [self._of_copy.amplitudes.requires_grad_()], "lr": self._settings.amplitude_rate},
+                {"params": [self._of_copy.widths_angstrom.requires_grad_()], "lr": self._settings.width_rate},
             ]
-        self.gaussians = AtomGaussians(amplitudes, widths)
+        self.gaussians = self._of_copy.repeated(self.source.copies)
         self._optimiser = StageOptimiser(stage, groups)
 
     def _take_step(self, stage: Stage, within: int) -> float:
@@ -188,15 +187,17 @@ class TrainingLoop:
         # Its gradient is that of the loss: what lies behind the positions is differentiated here, the rest was above.
         surrogate = self.source.prior(positions) + (positions * (by_geometry - weight * images.positions)).sum()
         if stage.trains_gaussians:
+            gaussians = self._of_copy.repeated(self.source.copies)
             if self._settings.penalty:
-                surrogate = surrogate + self.gaussians.penalty(self._penalised_atoms, self._settings.penalty_mean)
+                surrogate = surrogate + gaussians.penalty(self._penalised_atoms, self._settings.penalty_mean)
             # Atoms of amplitude 0 are disordered, and keep it.
-            seen = images.amplitudes * (self.gaussians.amplitudes.detach() != 0)
-            surrogate = surrogate - weight * (self.gaussians.amplitudes * seen).sum()
-            surrogate = surrogate - weight * (self.gaussians.widths_angstrom * images.widths).sum()
+            seen = images.amplitudes * (gaussians.amplitudes.detach() != 0)
+            surrogate = surrogate - weight * (gaussians.amplitudes * seen).sum()
+            surrogate = surrogate - weight * (gaussians.widths_angstrom * images.widths).sum()
         with self._on_idle_cores():
             surrogate.backward()
         optimiser.step()
+        self.gaussians = self._of_copy.repeated(self.source.copies)
         return images.value
 
     def _image_gradient(

@@ -46,6 +46,17 @@ class AtomGaussians:
         """Copies of the values, which no optimiser changes."""
         return AtomGaussians(self.amplitudes.detach().clone(), self.widths_angstrom.detach().clone())
 
+    def of_first_copy(self, copies: int) -> AtomGaussians:
+        """Copies of the values of the first of so many equal copies of a molecule, which follow each other."""
+        count = len(self.amplitudes) // copies
+        return AtomGaussians(self.amplitudes[:count], self.widths_angstrom[:count]).detached()
+
+    def repeated(self, copies: int) -> AtomGaussians:
+        """Gaussians of so many copies of these atoms, which follow each other; differentiable."""
+        if copies == 1:
+            return self
+        return AtomGaussians(self.amplitudes.repeat(copies), self.widths_angstrom.repeat(copies))
+
     def penalty(self, counted: torch.Tensor, is_mean: bool = False) -> torch.Tensor:
         """Hinges that keep variances in 0.1 to 0.8 Å² and amplitudes in 1 to 20 (paper eq. 4).
 

@@ -133,12 +133,14 @@ class Adam:
         }
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
-        """Go on with the moments that ``state`` returned."""
+        """Go on with the moments that ``state`` returned; ``ValueError`` if they are of other parameters."""
         self._moments = {}
         for name, values in state.items():
             number, _, key = name.partition(".")
             # The number of steps is asked by the processor.
             device = values.device if key == "step" else self.parameters[int(number)].device
+            if key != "step" and values.shape != self.parameters[int(number)].shape:
+                raise ValueError("it is of an older version, whose parameters were others")
             self._moments.setdefault(int(number), {})[key] = values.to(device, copy=True)
 
 
@@ -232,6 +234,11 @@ class AtomSource(ABC):
     def describe(self) -> str:
         """What moves the atoms, as a sentence or two for the methods section of a paper."""
 
+    @property
+    def copies(self) -> int:
+        """Number of equal copies of a molecule that follow each other in the atoms and share all that is learned."""
+        return 1
+
     def uses_all_cores(self) -> bool:
         """Whether a pass takes so long that more of a processor's cores shorten it; by default it does not."""
         return False
@@ -308,7 +315,7 @@ class WrappedSource(AtomSource):
 
 
 class SymmetricCopies(WrappedSource):
-    """Atoms of an assembly whose copies share all parameters of one subunit.
+    """Atoms of an assembly whose copies share all parameters of one subunit, and amplitudes and widths of its atoms.
 
     Parameters
     ----------
@@ -331,6 +338,11 @@ class SymmetricCopies(WrappedSource):
         # The first copy is the subunit, bit by bit.
         others = torch.matmul(first - centre, rotations[1:].mT) + centre
         return torch.cat([first, others.flatten(0, 1)])
+
+    @property
+    def copies(self) -> int:
+        """Their number."""
+        return len(self._rotations)
 
     def describe(self) -> str:
         """See ``AtomSource``."""

@@ -18,7 +18,7 @@ from cocofold.particles import read_particles
 from cocofold.particles.star_write import write_star
 from cocofold.structure.geometry import copy_positions, point_group_rotations
 from cocofold.structure.modelcif import write_model
-from cocofold.structure.read_model import read_model
+from cocofold.structure.read_model import read_gaussians, read_model
 
 pytestmark = pytest.mark.slow
 
@@ -120,6 +120,10 @@ def test_copies_move_alike(particles: Path, start: Path, tmp_path: Path) -> None
     assert np.abs(first - beside.positions).max() > 0.01
     np.testing.assert_allclose(moved, copy_positions(first, point_group_rotations("C3"), centre), atol=3e-3)
     assert metrics["symmetry"] == "C3"
+    amplitudes, widths = read_gaussians(out / "candidate.cif", len(moved))
+    assert np.abs(amplitudes - np.tile(beside.atomic_numbers, 3)).max() > 0.01
+    for learned in (amplitudes, widths):
+        np.testing.assert_array_equal(learned, np.tile(learned[: len(beside)], 3))
     assert "C3: 3 copies share the parameters of one" in log(out)
     message = refused(command(particles, out / "model.cif", tmp_path / "no", "--symmetry", "C3"))
     assert "holds all copies of its subunit already (C3)" in message

@@ -23,6 +23,7 @@ _MOST_SHARE_AT_ONCE = 0.25
 _LEAST_PARTS = 2
 # Share of the available memory that is left to other programs and to what is not counted here.
 _SPARE_SHARE = 0.05
+_BYTES_PER_PIXEL = 4  # float32
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class RunWorkload:
     atoms_at_once: int
     batch_size: int
     processes: int = 1
+
+    @property
+    def bytes_of_image_ahead(self) -> int:
+        """Memory of an image that was read before its turn, as it lies in its stack and as a transform."""
+        return _BYTES_PER_PIXEL * self.rings.box**2 + bytes_per_transform(self.rings)
 
     def most_images_at_once(self, device: torch.device) -> int:
         """Number of images that may be compared at once if there is memory for them.
@@ -103,7 +109,9 @@ class MemoryPlan:
         # On a CPU, where a result is the same bit by bit, it must not depend on the memory that happens to be free.
         if device.type != "cpu":
             count = max(1, min(count, int(_MOST_SHARE_AT_ONCE * available) // each))
-        at_once = count * each + BYTES_AHEAD
+        # No more is read ahead than there is: of small sets most of the plan was memory that they never took.
+        ahead = min(BYTES_AHEAD, work.images * work.bytes_of_image_ahead)
+        at_once = count * each + ahead
         left = (1 - _SPARE_SHARE) * available - work.source_bytes - at_once
         kept = min(work.images, max(0, min(cache_budget(device), int(left))) // bytes_per_transform(work.rings))
         bytes_of_kept = kept * bytes_per_transform(work.rings)

@@ -202,7 +202,7 @@ def table_of_atoms(structure: gemmi.Structure) -> tuple[gemmi.FlatStructure, lis
                 for atom in residue:
                     atom.name = known.setdefault(atom.name, str(len(known)))
         table = gemmi.FlatStructure(short)
-    letters = np.ascontiguousarray(table.atom_names[: structure[0].count_atom_sites()])
+    letters = np.ascontiguousarray(table.atom_names)[: structure[0].count_atom_sites()]
     packed, which = np.unique(letters.view(np.uint64).ravel(), return_inverse=True)
     names = [name.decode() for name in packed.view("S8").tolist()]
     given = {short: name for name, short in known.items()}

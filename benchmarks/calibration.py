@@ -20,8 +20,8 @@ from scipy.optimize import minimize
 from scipy.stats import spearmanr
 
 from benchmarks.accuracy import ROOT, cocofold
-from cocofold.finetuning.residue_findings import ERROR_WEIGHTS, error_features, residue_centres
-from cocofold.structure.model import Model
+from cocofold.finetuning.residue_findings import ERROR_WEIGHTS, error_features
+from cocofold.structure.model import Model, residue_centres
 from cocofold.structure.read_model import read_model
 
 

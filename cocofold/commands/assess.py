@@ -170,7 +170,7 @@ def _print_findings(findings: _Findings) -> None:
         typer.echo(
             f"Fourier ring correlation with the particles, mean over rings and images: {support.correlation:.4f}"
         )
-        typer.echo(f"Views: {support.views}")
+        typer.echo(f"Views: {support.views.sentence() or support.views}")
         typer.echo(f"Residues that the images speak against: {', '.join(map(str, support.against)) or 'none'}")
 
 

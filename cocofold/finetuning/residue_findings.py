@@ -22,6 +22,7 @@ import gemmi
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
 
 from cocofold.assessment.what_changed import WhatChanged, what_changed
 from cocofold.finetuning import option_rules
@@ -30,9 +31,9 @@ from cocofold.finetuning.options import Options
 from cocofold.finetuning.preparation import PreparedRun
 from cocofold.finetuning.run_folder import ModelState, RunFolder
 from cocofold.finetuning.training_loop import load_checkpoint
-from cocofold.likelihood.residue_support import stretches_of
+from cocofold.likelihood.residue_support import LEAST_ANISOTROPY, ViewCoverage, stretches_of
 from cocofold.structure.geometry import superpose_onto
-from cocofold.structure.model import Model, add_table
+from cocofold.structure.model import Model, add_table, residue_centres
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
 from cocofold.system.atomic_files import write_atomically
@@ -52,6 +53,11 @@ ERROR_WEIGHTS = (0.875, 0.0175, 1.85, 0.283, 0.119)
 CATEGORY = "_cocofold_residue_error."
 _ITEMS = "label_asym_id label_seq_id auth_asym_id auth_seq_id pdbx_PDB_ins_code label_comp_id"
 _FIGURES = "error_angstrom random_angstrom systematic_angstrom"
+ELLIPSOID_CATEGORY = "_cocofold_residue_error_ellipsoid."
+_COMPONENTS = " ".join(f"covariance_{place}" for place in (11, 12, 13, 22, 23, 33))
+_AXES = "axis_1_angstrom axis_2_angstrom axis_3_angstrom"
+# Ellipsoids are drawn at so many sigmas: within them lies nearly every residue, and they show beside a cartoon.
+_DRAWN_SIGMAS = 2
 _METRIC_ID = 3
 # Residues that are named as uncertain: side chains and neighbours cannot be told from this on.
 _UNCERTAIN_ANGSTROM = 2.0
@@ -71,26 +77,42 @@ class ResidueErrors:
         One sigma of the distance of the CA from its true place: 95 % of residues should be within two.
     random_angstrom, systematic_angstrom : (n_residues,) float
         Its parts: what other particles would change, and what twins share.
+    views : ViewCoverage, optional
+        Of the images, which gives errors their directions.
     """
 
     total_angstrom: np.ndarray
     random_angstrom: np.ndarray
     systematic_angstrom: np.ndarray
+    views: ViewCoverage | None = None
 
     @classmethod
-    def of(cls, features: np.ndarray, weights: tuple[float, ...] = ERROR_WEIGHTS) -> ResidueErrors:
+    def of(
+        cls, features: np.ndarray, weights: tuple[float, ...] = ERROR_WEIGHTS, views: ViewCoverage | None = None
+    ) -> ResidueErrors:
         """Of the residues' features, (n_residues, 5); see ``error_features``."""
         squares = features * np.asarray(weights)
         random, shared = squares[:, 0], squares[:, 1:].sum(1)
-        return cls(np.sqrt(random + shared), np.sqrt(random), np.sqrt(shared))
+        return cls(np.sqrt(random + shared), np.sqrt(random), np.sqrt(shared), views)
+
+    def covariances(self) -> np.ndarray | None:
+        """Covariance of each residue's error, (n_residues, 3, 3) Å²; None where all directions are about alike.
+
+        With even views it would be a third of the squared total error in each direction.
+        """
+        if self.views is None or self.views.anisotropy <= LEAST_ANISOTROPY:
+            return None
+        return self.total_angstrom[:, None, None] ** 2 * self.views.covariance()
 
     def as_dict(self, model: Model) -> dict[str, Any]:
         """Figures for ``metrics.json``; the residues' own are in the model's file."""
-        uncertain = self.total_angstrom > _UNCERTAIN_ANGSTROM
+        uncertain, covariances = self.total_angstrom > _UNCERTAIN_ANGSTROM, self.covariances()
+        squares = None if covariances is None else np.linalg.eigvalsh(np.median(covariances, axis=0))[::-1]
         return {
             "median_angstrom": round(float(np.median(self.total_angstrom)), 3),
             "largest_angstrom": round(float(self.total_angstrom.max()), 3),
             "median_random_angstrom": round(float(np.median(self.random_angstrom)), 3),
+            "median_axes_angstrom": None if squares is None else np.sqrt(squares).round(3).tolist(),
             "uncertain": [str(stretch) for stretch in stretches_of(model, uncertain)],
         }
 
@@ -153,7 +175,8 @@ def fit_twins(
         state = ModelState.pop_from_checkpoint(tensors, prepared.device)
         fitted.append(state.positions.cpu().double().numpy())
     ended = prepared.model.moved_to(answer.positions.cpu().double().numpy())
-    return ResidueErrors.of(error_features(prepared.model, ended, fitted))
+    views = ViewCoverage.of_images(prepared.observations, start.symmetry or "C1")
+    return ResidueErrors.of(error_features(prepared.model, ended, fitted), views=views)
 
 
 def twin_options(
@@ -216,17 +239,6 @@ def _left_after_superposition(before: np.ndarray, after: np.ndarray, rows: np.nd
     return ((superpose_onto(before[rows], after[rows]) - after[rows]) ** 2).sum(1)
 
 
-def residue_centres(model: Model, positions: np.ndarray) -> np.ndarray:
-    """CA of each residue, or the mean of its atoms where there is none, (n_residues, 3) Å."""
-    count = np.maximum(np.bincount(model.residue_of_atom, minlength=len(model.residues)), 1)
-    centres = np.zeros((len(model.residues), 3))
-    np.add.at(centres, model.residue_of_atom, positions)
-    centres /= count[:, None]
-    residues, atoms = model.backbone()
-    centres[residues] = positions[atoms[:, 1]]
-    return centres
-
-
 def _smoothed(points: np.ndarray, values: np.ndarray, reach: float) -> np.ndarray:
     """Means of values, (n,), over neighbours, with weights that fall with the distance of points, (n, 3) Å."""
     pairs = cKDTree(points).query_pairs(3 * reach, output_type="ndarray")
@@ -275,7 +287,8 @@ def write_errors(folder: Path, name: str, model: Model, errors: ResidueErrors) -
     ----------
     folder : Path
     name : str
-        Of the model's file; ``model.cif`` gets ``model_errors.defattr`` and ``model_errors.cxc``.
+        Of the model's file; ``model.cif`` gets ``model_errors.defattr`` and ``model_errors.cxc``, and with ellipsoids
+        ``model_ellipsoids.bild``.
     model : Model
         Whose residues have the errors.
     errors : ResidueErrors
@@ -286,11 +299,16 @@ def write_errors(folder: Path, name: str, model: Model, errors: ResidueErrors) -
     rows = {key: row for row, key in enumerate(model.residues)}
     chosen = [rows[key] for key in written.residues]
     document = gemmi.cif.read(str(path))
-    residues = [residue for chain in written.structure[0] for residue in chain]
     figures = np.column_stack([errors.total_angstrom, errors.random_angstrom, errors.systematic_angstrom])[chosen]
-    _add_tables(document.sole_block(), written, residues, figures)
+    names = _names_of_residues(written)
+    _add_tables(document.sole_block(), names, figures)
+    covariances = errors.covariances()
+    stem, shown = path.stem, []
+    if covariances is not None:
+        drawn = _add_ellipsoids(document.sole_block(), written, names, covariances[chosen])
+        write_atomically(folder / f"{stem}_ellipsoids.bild", drawn)
+        shown = [f'open "{stem}_ellipsoids.bild" name ellipsoids', "transparency #1 50 target c"]
     write_atomically(path, document.as_string())
-    stem = path.stem
     attribute = [
         f"#1/{key.chain}:{key.number}{key.insertion_code}\t{error:.3f}"
         for key, error in zip(written.residues, figures[:, 0])
@@ -305,16 +323,41 @@ def write_errors(folder: Path, name: str, model: Model, errors: ResidueErrors) -
         "cartoon #1",
         f"color byattribute r:position_error #1 palette {palette}",
         "key " + " ".join(f"{colour}:{limit:g}" for limit, colour in _COLOURS) + " pos 0.7,0.08 size 0.25,0.03",
+        *shown,
     ]
     write_atomically(folder / f"{stem}_errors.cxc", "\n".join(lines) + "\n")
 
 
-def _add_tables(block: gemmi.cif.Block, model: Model, residues: list[gemmi.Residue], figures: np.ndarray) -> None:
-    """Errors of residues, (n_residues, 3) Å, as a category of their own and as a metric of ModelCIF."""
-    names = [
+def _names_of_residues(model: Model) -> list[list[Any]]:
+    """What the categories call each residue, in the order of ``_ITEMS``."""
+    residues = [residue for chain in model.structure[0] for residue in chain]
+    return [
         [residue.subchain, residue.label_seq, key.chain, key.number, key.insertion_code, key.name]
         for residue, key in zip(residues, model.residues)
     ]
+
+
+def _add_ellipsoids(block: gemmi.cif.Block, model: Model, names: list[list[Any]], covariances: np.ndarray) -> str:
+    """Ellipsoids of residues, (n_residues, 3, 3) Å², as a category; what ChimeraX draws of them in its BILD format."""
+    squares, vectors = np.linalg.eigh(covariances)
+    lengths, vectors = np.sqrt(np.maximum(squares, 0))[:, ::-1], vectors[:, :, ::-1]
+    # No -0.0000 in the file
+    figures = np.column_stack([covariances[(slice(None), *np.triu_indices(3))], lengths]).round(4) + 0.0
+    rows = [[*name, *(f"{value:.4f}" for value in some)] for name, some in zip(names, figures)]
+    add_table(block, ELLIPSOID_CATEGORY, f"{_ITEMS} {_COMPONENTS} {_AXES}", rows)
+    turns = Rotation.from_matrix(vectors * np.linalg.det(vectors)[:, None, None]).as_rotvec(degrees=True)
+    lines = [f".comment Errors of residues at {_DRAWN_SIGMAS} sigma, longest along the axis that views tell least of"]
+    for centre, turn, length in zip(residue_centres(model, model.positions), turns, _DRAWN_SIGMAS * lengths):
+        angle = float(np.linalg.norm(turn))
+        axis = turn / angle if angle > 0 else np.array([0.0, 0.0, 1.0])
+        steps = ((".translate", centre), (".rotate", [angle, *axis]), (".scale", length), (".sphere", [0, 0, 0, 1]))
+        lines += [f"{step} " + " ".join(f"{value:.4f}" for value in values) for step, values in steps]
+        lines += [".pop"] * 3
+    return "\n".join(lines) + "\n"
+
+
+def _add_tables(block: gemmi.cif.Block, names: list[list[Any]], figures: np.ndarray) -> None:
+    """Errors of residues, (n_residues, 3) Å, as a category of their own and as a metric of ModelCIF."""
     rows = [[*name, *(f"{value:.3f}" for value in some)] for name, some in zip(names, figures)]
     add_table(block, CATEGORY, f"{_ITEMS} {_FIGURES}", rows)
     what = "one sigma of the CA's distance from its true place, by twin runs"
@@ -339,9 +382,19 @@ def _add_rows(block: gemmi.cif.Block, category: str, items: str, rows: Sequence[
 
 def read_errors(path: str | os.PathLike[str]) -> dict[tuple[str, int, str], tuple[float, ...]]:
     """Errors of residues that ``write_errors`` added to a model (total, random, systematic; Å); empty without any."""
-    block = gemmi.cif.read(os.fspath(path)).sole_block()
-    items = ["auth_asym_id", "auth_seq_id", "pdbx_PDB_ins_code", *_FIGURES.split()]
+    return _figures_of_residues(path, CATEGORY, _FIGURES)
+
+
+def read_ellipsoids(path: str | os.PathLike[str]) -> dict[tuple[str, int, str], tuple[float, ...]]:
+    """Covariances (xx, xy, xz, yy, yz, zz; Å²) and axes (longest first; Å) that were added; empty without any."""
+    return _figures_of_residues(path, ELLIPSOID_CATEGORY, f"{_COMPONENTS} {_AXES}")
+
+
+def _figures_of_residues(
+    path: str | os.PathLike[str], category: str, items: str
+) -> dict[tuple[str, int, str], tuple[float, ...]]:
+    block, names = gemmi.cif.read(os.fspath(path)).sole_block(), ["auth_asym_id", "auth_seq_id", "pdbx_PDB_ins_code"]
     return {
-        (row.str(0), int(row.str(1)), row.str(2)): tuple(float(row.str(place)) for place in (3, 4, 5))
-        for row in block.find(CATEGORY, items)
+        (row.str(0), int(row.str(1)), row.str(2)): tuple(float(row.str(place)) for place in range(3, len(row)))
+        for row in block.find(category, names + items.split())
     }

@@ -23,6 +23,7 @@ from cocofold.likelihood.explained_signal import ExplainedSignal
 from cocofold.likelihood.image_comparison import PoseRefiner
 from cocofold.likelihood.particle_optics import ERRORS_PER_POSE, with_pose_errors
 from cocofold.likelihood.reconstruction import Reconstruction, reconstruct
+from cocofold.likelihood.residue_support import ViewCoverage
 from cocofold.mapfit.unexplained_density import find_unexplained_density
 from cocofold.mapfit.workflow import SUBUNIT_FILE
 from cocofold.particles.mrc import write_map
@@ -326,6 +327,7 @@ def run_metrics(
         "symmetry": start.symmetry or "C1",
         "changed": None if changed is None else changed.as_dict(),
         "errors": None if errors is None else errors.as_dict(prepared.model),
+        "views": ViewCoverage.of_images(prepared.observations, start.symmetry or "C1").as_dict(),
         "particles": len(prepared.particles),
         "heldout_particles": len(judged.heldout),
         "passes": len(passes),

@@ -22,6 +22,7 @@ LEAST_AMPLITUDE, MOST_AMPLITUDE = 1.0, 20.0
 # Atoms times images compared at once where no plan of memory says: few enough for a processor's caches. Another number
 # rounds sums differently. A run's own number is its option chunk_atoms.
 _ATOMS_AT_ONCE = 24_000
+_CTFS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -381,3 +382,22 @@ def find_contrast(positions: torch.Tensor, gaussians: AtomGaussians, observation
     count = len(of_images)
     error = float(of_images.std(unbiased=True)) / count**0.5 if count > 1 else float("inf")
     return ContrastEstimate(float(of_images.mean()), error, count)
+
+
+def image_information(observations: Observations, rows: torch.Tensor) -> np.ndarray:
+    """What images, (n,) int, tell of an atom's shift across their views, (n,) float, up to a common factor.
+
+    It is the Fisher information in white noise: the sum over Fourier pixels of k^2 CTF^2 |f|^2, with the dose's damage
+    in the CTF and the Gaussian f of an atom.
+    """
+    particles, rings = observations.particles, observations.rings(observations.finest_rings)
+    premultiplied = np.array([group.ctf_premultiplied for group in particles.optics])[particles.optics_index]
+    # Noise of images that were multiplied by their CTF was multiplied too.
+    powers = torch.as_tensor(np.where(premultiplied, 1.0, 2.0), dtype=torch.float32, device=observations.device)
+    told = []
+    for some in rows.to(observations.device).split(_CTFS_AT_ONCE):
+        kx, ky = observations.optics.frequencies(some, rings)
+        squares = kx**2 + ky**2
+        atom = rings.weight * squares * torch.exp(-((2 * math.pi * REFERENCE_WIDTH_ANGSTROM) ** 2) * squares)
+        told.append((observations.optics.transfer(some, rings).abs() ** powers[some][:, None] * atom).sum(1))
+    return torch.cat(told).double().cpu().numpy()

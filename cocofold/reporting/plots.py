@@ -14,6 +14,7 @@ from cocofold.reporting.run_contents import FinishedRun, ModelChanges
 PlotlyFigure = Dict[str, Any]
 
 _WORK_COLOUR, _HELDOUT_COLOUR, _PLDDT_COLOUR, _GREY = "#0072b2", "#d55e00", "#cc79a7", "#8a8f98"
+_AXIS_COLOUR = "#e69f00"
 # The map of views needs no more directions than this to look the same.
 _MOST_DIRECTIONS = 100_000
 # The colours of the map of views reach at least twice the even density, so that noise does not look like preference.
@@ -119,6 +120,9 @@ def displacement_plots(run: FinishedRun, changed: ModelChanges) -> list[tuple[st
         if run.errors_angstrom is not None:
             errors = _rounded(run.errors_angstrom[rows])
             traces.append(_line("error", numbers, errors, _HELDOUT_COLOUR, "± {y:.2f} Å", text=names))
+        if run.longest_axes_angstrom is not None:
+            axes = _rounded(run.longest_axes_angstrom[rows])
+            traces.append(_line("along the longest axis", numbers, axes, _AXIS_COLOUR, "± {y:.2f} Å", text=names))
         if run.plddt is not None:
             plddt = _rounded(run.plddt[rows])
             traces.append(_line("pLDDT", numbers, plddt, _PLDDT_COLOUR, "{y:.2f}", text=names, axis="y2"))

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from cocofold.finetuning.options import Options
-from cocofold.finetuning.residue_findings import read_errors
+from cocofold.finetuning.residue_findings import read_ellipsoids, read_errors
 from cocofold.mapfit.map_files import MIRRORED
 from cocofold.mapfit.workflow import MIRRORED_MAP_FILE
 from cocofold.particles.mrc import open_map
@@ -46,6 +46,8 @@ class FinishedRun:
         pLDDT of the answer's residues, NaN where none is stated.
     errors_angstrom : (n_residues,) float or None
         One sigma of the position of each of the answer's residues, where twin runs told it.
+    longest_axes_angstrom : (n_residues,) float or None
+        One sigma along the longest axis of each residue's ellipsoid, where views tell some directions less.
     """
 
     path: Path
@@ -58,6 +60,7 @@ class FinishedRun:
     widths_angstrom: np.ndarray
     plddt: np.ndarray | None
     errors_angstrom: np.ndarray | None
+    longest_axes_angstrom: np.ndarray | None
 
     @property
     def answer_file(self) -> Path:
@@ -133,10 +136,16 @@ def read_run(path: Path) -> FinishedRun:
     answer = read_model(answer_file)
     amplitudes, widths = read_gaussians(answer_file, len(answer))
     start, plddt = read_model(path / _START), _stated_plddt(answer_file, answer)
-    found = read_errors(answer_file)
-    errors = np.array([found.get((one.chain, one.number, one.insertion_code), (np.nan,))[0] for one in answer.residues])
-    known = errors if found else None
-    return FinishedRun(path, options, metrics, cycles, start, answer, amplitudes, widths, plddt, known)
+    errors = _of_residues(answer, {key: found[0] for key, found in read_errors(answer_file).items()})
+    # After the covariance's six components
+    axes = _of_residues(answer, {key: found[6] for key, found in read_ellipsoids(answer_file).items()})
+    return FinishedRun(path, options, metrics, cycles, start, answer, amplitudes, widths, plddt, errors, axes)
+
+
+def _of_residues(model: Model, found: dict[tuple[str, int, str], float]) -> np.ndarray | None:
+    """A figure of each residue, (n_residues,), NaN where it is not stated; None where it is of none."""
+    keys = [(one.chain, one.number, one.insertion_code) for one in model.residues]
+    return np.array([found.get(key, np.nan) for key in keys]) if found else None
 
 
 def read_density(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -239,6 +239,8 @@ def _run_parts(run: FinishedRun, changed: ModelChanges) -> dict[str, Any]:
         "has_plddt": run.plddt is not None,
         "has_errors": run.errors_angstrom is not None,
         "changes": (run.metrics.get("changed") or {}).get("sentences", []),
+        "weak_direction": (run.metrics.get("views") or {}).get("sentence"),
+        "has_ellipsoids": run.longest_axes_angstrom is not None,
         "has_density": True,
         "removed": len(run.start.residues) - len(run.answer.residues),
         "methods": methods_paragraph(run),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from running import command, refused, succeed
+from scipy.spatial.transform import Rotation
 
 from cocofold.commands.demo import open_state
 from cocofold.finetuning.holdout import half_of
@@ -21,12 +22,13 @@ from cocofold.finetuning.residue_findings import (
     ResidueErrors,
     error_features,
     fit_twins,
+    read_ellipsoids,
     read_errors,
-    residue_centres,
     twin_options,
     write_errors,
 )
-from cocofold.structure.model import Model
+from cocofold.likelihood.residue_support import ViewCoverage
+from cocofold.structure.model import Model, residue_centres
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
 from cocofold.system.errors import InputError
@@ -123,6 +125,44 @@ def test_a_model_says_its_errors(model: Model, tmp_path: Path, with_plddt: bool)
     assert attribute[:3] == ["attribute: position_error", "match mode: 1-to-1", "recipient: residues"]
     assert attribute[3 + 7] == f"\t#1/{key.chain}:{key.number}\t{total[7]:.3f}"
     assert 'open "model_errors.defattr" models #1' in (tmp_path / "model_errors.cxc").read_text()
+
+
+def test_a_model_says_its_ellipsoids(model: Model, tmp_path: Path) -> None:
+    """Errors three times as large along an axis as across it, in the model's frame."""
+    axes = np.array([[2, -1, 2], [2, 2, -1], [-1, 2, 2]]) / 3
+    total = np.linspace(0.3, 2, len(model.residues))
+    views = ViewCoverage(np.array([3.0, 1.125, 0.8]), axes)
+    write_model(tmp_path / "model.cif", model)
+    write_errors(tmp_path, "model.cif", model, ResidueErrors(total, total / 2, total / 3, views))
+    key = model.residues[7]
+    found = np.array(read_ellipsoids(tmp_path / "model.cif")[key.chain, key.number, key.insertion_code])
+    covariance = np.zeros((3, 3))
+    covariance[np.triu_indices(3)] = found[:6]
+    covariance += np.triu(covariance, 1).T
+    lengths = np.sqrt(np.einsum("ki,ij,kj->k", axes, covariance, axes))
+    assert found[6:] == pytest.approx(lengths, abs=1e-3)
+    assert lengths == pytest.approx(total[7] / np.sqrt(3) * np.array([3, 1.125, 1]), rel=0.01)
+    text = (tmp_path / "model.cif").read_text()
+    assert "_atom_site_anisotrop" not in text
+    # ChimeraX draws a unit sphere that is scaled, turned and moved, in this order.
+    lines = (tmp_path / "model_ellipsoids.bild").read_text().splitlines()[1:]
+    assert len(lines) == 7 * len(model.residues)
+    centre, turn, scale = (np.array(line.split()[1:], dtype=float) for line in lines[7 * 7 : 7 * 7 + 3])
+    assert centre == pytest.approx(residue_centres(model, model.positions)[7], abs=1e-3)
+    matrix = Rotation.from_rotvec(turn[0] * turn[1:], degrees=True).as_matrix()
+    assert (matrix * scale**2) @ matrix.T == pytest.approx(4 * covariance, abs=5e-3)
+    assert 'open "model_ellipsoids.bild"' in (tmp_path / "model_errors.cxc").read_text()
+
+
+def test_even_views_give_no_ellipsoids(model: Model, tmp_path: Path) -> None:
+    total, views = np.ones(len(model.residues)), ViewCoverage(np.array([1.2, 1.0, 0.9]), np.eye(3))
+    errors = ResidueErrors(total, total / 2, total / 3, views)
+    write_model(tmp_path / "model.cif", model)
+    write_errors(tmp_path, "model.cif", model, errors)
+    assert read_ellipsoids(tmp_path / "model.cif") == {}
+    assert not (tmp_path / "model_ellipsoids.bild").exists()
+    assert "bild" not in (tmp_path / "model_errors.cxc").read_text()
+    assert errors.as_dict(model)["median_axes_angstrom"] is None
 
 
 def test_a_model_without_errors_says_none(model: Model, tmp_path: Path) -> None:

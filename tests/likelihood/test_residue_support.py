@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,9 @@ import torch
 from disordered_models import with_tail
 
 from cocofold.commands.demo import closed_state
+from cocofold.imaging.fourier import ring_count
+from cocofold.likelihood.frc_loss import image_information
+from cocofold.likelihood.observed_images import Observations
 from cocofold.likelihood.residue_support import (
     ImageAgreement,
     ParticlesOfModel,
@@ -17,6 +21,9 @@ from cocofold.likelihood.residue_support import (
     opposed_stretches,
     smoothed_along_chains,
 )
+from cocofold.particles import read_particles
+from cocofold.simulation.particle_simulation import simulate
+from cocofold.simulation.simulation_settings import SimulationSettings
 from cocofold.structure.confidence import only_ordered, read_order
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
@@ -124,6 +131,67 @@ def test_views_around_an_axis_tell_nothing_less_along_it_and_views_along_one_not
     # Every image shows a shift along the axis whole, and one across it by half.
     assert around.factors == pytest.approx([np.sqrt(4 / 3), np.sqrt(4 / 3), np.sqrt(2 / 3)])
     assert abs(around.axes[2] @ axis) == pytest.approx(1)
+
+
+def views_at(tilt_deg: float, count: int = 36) -> np.ndarray:
+    """Views evenly around z, all tilted by so much."""
+    around, tilt = np.linspace(0, 2 * np.pi, count, endpoint=False), np.radians(tilt_deg)
+    flat = np.full(count, np.cos(tilt))
+    return np.stack([np.sin(tilt) * np.cos(around), np.sin(tilt) * np.sin(around), flat], axis=1)
+
+
+def test_an_ellipsoid_is_long_along_the_views() -> None:
+    """Of views at a tilt t from z, sin² t of a shift along z is shown; of even views two thirds of any."""
+    found = ViewCoverage.of(rotations_of(views_at(20)))
+    ratio = np.sqrt(2 / 3) / np.sin(np.radians(20))
+    assert found.anisotropy == pytest.approx(ratio)
+    assert found.covariance() == pytest.approx(np.diag([1, 1, ratio**2]) / 3)
+    sentence = found.sentence() or ""
+    assert "-0.00" not in sentence
+    assert f"are {ratio:.1f} times as uncertain" in sentence
+    # Where no image tells anything, the ellipsoid stays finite.
+    along = ViewCoverage.of(rotations_of(np.tile([0, 0, 1.0], (4, 1))))
+    assert along.covariance() == pytest.approx(np.diag([1, 1, 100]) / 3)
+    assert "No image tells" in (along.sentence() or "")
+    even = ViewCoverage.of(rotations_of(np.concatenate([np.eye(3), -np.eye(3)])))
+    assert even.covariance() == pytest.approx(np.eye(3) / 3)
+    assert even.sentence() is None
+    assert ViewCoverage.of(rotations_of(views_at(90))).sentence() is None
+
+
+def test_weights_and_symmetry_count_views_more_often() -> None:
+    views = np.array([[0, 0, 1.0], [1.0, 0, 0]])
+    weighed = ViewCoverage.of(rotations_of(views), np.array([3.0, 1.0]))
+    repeated = ViewCoverage.of(rotations_of(np.concatenate([views, views[:1], views[:1]])))
+    assert weighed.covariance() == pytest.approx(repeated.covariance())
+    # Copies about z turn a view along x into views from all sides; a cubic group makes all views even.
+    turned = ViewCoverage.of(rotations_of(views[1:]), symmetry="C4")
+    assert turned.covariance() == pytest.approx(ViewCoverage.of(rotations_of(views_at(90))).covariance())
+    assert ViewCoverage.of(rotations_of(views[:1]), symmetry="O").anisotropy == pytest.approx(1)
+
+
+def test_images_of_a_tilt_series_tell_less_the_more_dose_they_had(tmp_path: Path) -> None:
+    settings = SimulationSettings(
+        model=str(closed_state()), box=32, pixel_size=4.0, count=2, snr=1.0, tilts=7, tilt_dose=10.0, centre=True
+    )
+    particles = read_particles(simulate(settings, tmp_path / "tilts").star)
+    observations = Observations(particles, ring_count(particles.box, particles.pixel_size_angstrom))
+    told = image_information(observations, torch.arange(len(particles)))
+    early = np.argsort(particles.dose_e_a2, kind="stable")
+    assert told[early[:4]].mean() > 3 * told[early[-4:]].mean()
+    found = ViewCoverage.of_images(observations)
+    assert found.factors == pytest.approx(ViewCoverage.of(particles.rotations, told).factors)
+    assert not np.allclose(found.factors, ViewCoverage.of(particles.rotations).factors, rtol=1e-2)
+
+
+def test_images_multiplied_by_their_ctf_tell_as_much_as_before(shared_data: Path) -> None:
+    particles = read_particles(shared_data / "adk" / "small300" / "particles.star").limited(8, None, 0)
+    groups = tuple(replace(group, ctf_premultiplied=True) for group in particles.optics)
+    told, multiplied = (
+        image_information(Observations(some, 20), torch.arange(8))
+        for some in (particles, replace(particles, optics=groups))
+    )
+    assert told == pytest.approx(multiplied, rel=1e-5)
 
 
 def test_means_of_neighbours_stay_within_chains(shared_data: Path) -> None:

@@ -16,6 +16,8 @@ import yaml
 from reports import COUNT, Page, give_plddt
 
 from cocofold.assessment.backbone_geometry import measure_geometry
+from cocofold.finetuning.residue_findings import ResidueErrors, write_errors
+from cocofold.likelihood.residue_support import ViewCoverage
 from cocofold.reporting.plots import cycles_plot
 from cocofold.reporting.report_text import citations, describe_verdict, methods_paragraph
 from cocofold.reporting.run_contents import FinishedRun, compare_with_start, read_run
@@ -350,6 +352,20 @@ def test_what_the_run_found_on_its_way_is_told(copy_of: Callable[..., Path]) -> 
     assert "a correlation of 0.50; the next best place has 0.30, far enough apart to trust" in text
     assert "The map is small." in text
     assert "What the fit gave is candidate.cif" in text
+
+
+def test_the_direction_in_which_views_tell_less_is_named(copy_of: Callable[..., Path]) -> None:
+    run = copy_of()
+    assert "times as uncertain" not in Page(write_report(run).page).text
+    metrics, found = json.loads((run / "metrics.json").read_text()), read_run(run)
+    views = ViewCoverage(np.array([2.1, 0.9, 0.8]), np.eye(3)[::-1])
+    total = np.full(len(found.answer.residues), 0.6)
+    write_errors(run, "model.cif", found.answer, ResidueErrors(total, total / 2, total / 3, views))
+    (run / "metrics.json").write_text(json.dumps({**metrics, "views": views.as_dict()}))
+    page = Page(write_report(run).page)
+    assert "Along the axis (0.00, 0.00, 1.00) positions are 2.1 times as uncertain as across it" in page.text
+    traces = {trace["name"]: trace for trace in page.data("plots")["chain-0"]["data"]}
+    assert traces["along the longest axis"]["y"][0] == pytest.approx(0.6 / np.sqrt(3) * 2.1, abs=0.01)
 
 
 def test_the_gain_has_an_error_and_a_short_run_says_so(copy_of: Callable[..., Path]) -> None:

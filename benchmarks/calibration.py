@@ -21,7 +21,8 @@ from scipy.stats import spearmanr
 
 from benchmarks.accuracy import ROOT, cocofold
 from cocofold.finetuning.residue_findings import ERROR_WEIGHTS, error_features
-from cocofold.structure.model import Model, residue_centres
+from cocofold.structure.geometry import residue_centres
+from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
 
 

@@ -32,8 +32,8 @@ from cocofold.finetuning.preparation import PreparedRun
 from cocofold.finetuning.run_folder import ModelState, RunFolder
 from cocofold.finetuning.training_loop import load_checkpoint
 from cocofold.likelihood.residue_support import LEAST_ANISOTROPY, ViewCoverage, stretches_of
-from cocofold.structure.geometry import superpose_onto
-from cocofold.structure.model import Model, add_table, residue_centres
+from cocofold.structure.geometry import residue_centres, superpose_onto
+from cocofold.structure.model import Model, add_table
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
 from cocofold.system.atomic_files import write_atomically

@@ -54,9 +54,8 @@ class AtomGaussians:
 
     def repeated(self, copies: int) -> AtomGaussians:
         """Gaussians of so many copies of these atoms, which follow each other; differentiable."""
-        if copies == 1:
-            return self
-        return AtomGaussians(self.amplitudes.repeat(copies), self.widths_angstrom.repeat(copies))
+        values = (self.amplitudes, self.widths_angstrom)
+        return self if copies == 1 else AtomGaussians(*(each.repeat(copies) for each in values))
 
     def penalty(self, counted: torch.Tensor, is_mean: bool = False) -> torch.Tensor:
         """Hinges that keep variances in 0.1 to 0.8 Å² and amplitudes in 1 to 20 (paper eq. 4).
@@ -387,8 +386,7 @@ def find_contrast(positions: torch.Tensor, gaussians: AtomGaussians, observation
 def image_information(observations: Observations, rows: torch.Tensor) -> np.ndarray:
     """What images, (n,) int, tell of an atom's shift across their views, (n,) float, up to a common factor.
 
-    It is the Fisher information in white noise: the sum over Fourier pixels of k^2 CTF^2 |f|^2, with the dose's damage
-    in the CTF and the Gaussian f of an atom.
+    Fisher information in white noise: the sum of k^2 CTF^2 |f|^2, with the dose's damage and an atom's Gaussian f.
     """
     particles, rings = observations.particles, observations.rings(observations.finest_rings)
     premultiplied = np.array([group.ctf_premultiplied for group in particles.optics])[particles.optics_index]
@@ -396,8 +394,7 @@ def image_information(observations: Observations, rows: torch.Tensor) -> np.ndar
     powers = torch.as_tensor(np.where(premultiplied, 1.0, 2.0), dtype=torch.float32, device=observations.device)
     told = []
     for some in rows.to(observations.device).split(_CTFS_AT_ONCE):
-        kx, ky = observations.optics.frequencies(some, rings)
-        squares = kx**2 + ky**2
+        squares = torch.stack(observations.optics.frequencies(some, rings)).square().sum(0)
         atom = rings.weight * squares * torch.exp(-((2 * math.pi * REFERENCE_WIDTH_ANGSTROM) ** 2) * squares)
         told.append((observations.optics.transfer(some, rings).abs() ** powers[some][:, None] * atom).sum(1))
     return torch.cat(told).double().cpu().numpy()

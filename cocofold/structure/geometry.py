@@ -379,3 +379,14 @@ def _group_closure(generators: list[np.ndarray]) -> np.ndarray:
             if all(np.abs(product - known).max() > _SAME_ROTATION for known in found):
                 found.append(product)
     return np.stack(found)
+
+
+def residue_centres(model: Model, positions: np.ndarray) -> np.ndarray:
+    """CA of each residue, or the mean of its atoms where there is none, (n_residues, 3) Å."""
+    count = np.maximum(np.bincount(model.residue_of_atom, minlength=len(model.residues)), 1)
+    centres = np.zeros((len(model.residues), 3))
+    np.add.at(centres, model.residue_of_atom, positions)
+    centres /= count[:, None]
+    residues, atoms = model.backbone()
+    centres[residues] = positions[atoms[:, 1]]
+    return centres

@@ -352,17 +352,6 @@ def _site(atom: gemmi.Atom) -> str:
     return "H" + atom.name[1:] if atom.element.name == "D" and atom.name.startswith("D") else atom.name
 
 
-def residue_centres(model: Model, positions: np.ndarray) -> np.ndarray:
-    """CA of each residue, or the mean of its atoms where there is none, (n_residues, 3) Å."""
-    count = np.maximum(np.bincount(model.residue_of_atom, minlength=len(model.residues)), 1)
-    centres = np.zeros((len(model.residues), 3))
-    np.add.at(centres, model.residue_of_atom, positions)
-    centres /= count[:, None]
-    residues, atoms = model.backbone()
-    centres[residues] = positions[atoms[:, 1]]
-    return centres
-
-
 def add_table(block: gemmi.cif.Block, category: str, items: str, rows: Iterable[Sequence[object]]) -> None:
     """Add a category, or none if there are no rows; ``items`` are their names with spaces between.
 

@@ -28,7 +28,8 @@ from cocofold.finetuning.residue_findings import (
     write_errors,
 )
 from cocofold.likelihood.residue_support import ViewCoverage
-from cocofold.structure.model import Model, residue_centres
+from cocofold.structure.geometry import residue_centres
+from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
 from cocofold.system.errors import InputError

@@ -23,6 +23,7 @@ from cocofold.system.errors import (
     UNPACKED_VARIABLE,
     InputError,
     UnexpectedError,
+    escape_unprintable,
     most_unpacked,
     shorten_words,
 )
@@ -104,7 +105,7 @@ def main() -> None:
         _print_error(str(ended))
         raise
     except InputError as error:
-        _print_error(str(error))
+        _print_error(*error.lines)
         sys.exit(2)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
@@ -122,10 +123,12 @@ def main() -> None:
         atexit.register(ignore_signals)
 
 
-def _print_error(message: str) -> None:
+def _print_error(*lines: str) -> None:
+    """Print a message, and the lines that stand below it; none of them ends within, whatever it quotes."""
+    shown = "\n  ".join(shorten_words(escape_unprintable(line)) for line in lines)
     # Standard error may be a terminal that is gone.
     with contextlib.suppress(OSError):
-        print(f"cocofold: {shorten_words(message)}", file=sys.stderr)
+        print(f"cocofold: {shown}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def run_program(
                 raise
     if process.returncode != 0:
         ended = f"exit status {process.returncode}" if process.returncode > 0 else f"signal {-process.returncode}"
-        raise InputError(f"{Path(command[0]).name} failed ({ended}); {last_log_lines(log)}")
+        raise InputError(f"{Path(command[0]).name} failed ({ended}); the end of {log}:", last_log_lines(log))
 
 
 def _end(process: subprocess.Popen) -> None:
@@ -83,11 +83,10 @@ def _end(process: subprocess.Popen) -> None:
         process.kill()
 
 
-def last_log_lines(log: Path) -> str:
-    """The last lines of a log that are not blank, for a message."""
+def last_log_lines(log: Path) -> list[str]:
+    """The last lines of a log that are not blank, to stand below a message."""
     with open(log, encoding="utf-8", errors="replace") as file:
-        lines = deque((line.rstrip() for line in file if line.strip()), maxlen=_MAX_LOG_LINES_SHOWN)
-    return "\n  ".join([f"the end of {log}:", *lines])
+        return list(deque((line.rstrip() for line in file if line.strip()), maxlen=_MAX_LOG_LINES_SHOWN))
 
 
 def sanitized_job_name(fasta: Path) -> str:

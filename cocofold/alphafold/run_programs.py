@@ -137,7 +137,9 @@ def run_colabfold(
     command = _colabfold_command(program, query, results, settings, data)
     run_program([*command, *_overwrite_flags(folder / "request.json", [query.read_text(), *command])], log, report_line)
     if not (results / f"{job}.done.txt").is_file():
-        raise InputError(f"{Path(program).name} ended without a prediction of {job}; {last_log_lines(log)}")
+        raise InputError(
+            f"{Path(program).name} ended without a prediction of {job}; the end of {log}:", last_log_lines(log)
+        )
     return results
 
 
@@ -318,7 +320,9 @@ def run_openfold(
     # Outputs of an earlier run may be of other sequences or settings.
     written = {path: time for path, time in _output_times(results).items() if before.get(path) != time}
     if not written:
-        raise InputError(f"{_OPENFOLD_SCRIPT} ended without a prediction of {job}; {last_log_lines(log)}")
+        raise InputError(
+            f"{_OPENFOLD_SCRIPT} ended without a prediction of {job}; the end of {log}:", last_log_lines(log)
+        )
     return max(written, key=lambda path: written[path])
 
 

@@ -28,7 +28,7 @@ from cocofold.particles.particle_set import ParticleSet
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import write_model
 from cocofold.system.atomic_files import is_partial, read_json, remove_partial, write_atomically, write_json
-from cocofold.system.errors import InputError
+from cocofold.system.errors import InputError, escape_unprintable
 
 _LOG = logging.getLogger("cocofold")
 _LOCK = ".lock"
@@ -284,7 +284,7 @@ class RunFolder:
     def log_to_file(self, line: str) -> None:
         """Keep a line in log.txt; a folder that cannot take it could not take a checkpoint either."""
         with open(self.path / "log.txt", "a", encoding="utf-8", errors="backslashreplace", opener=_open_no_link) as log:
-            log.write(line + "\n")
+            log.write(escape_unprintable(line) + "\n")
 
     def log(self, line: str) -> None:
         """Keep a line in log.txt, and give it to the logger ``cocofold``, which the command shows."""

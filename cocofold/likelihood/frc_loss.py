@@ -15,6 +15,7 @@ from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM, project
 from cocofold.likelihood.observed_images import Observations
 from cocofold.structure.confidence import ordered_atoms
 from cocofold.structure.model import Model
+from cocofold.system.hardware import is_out_of_device_memory
 
 # Variances (Å²) and amplitudes of Gaussians within which the penalty is zero; paper eq. 4.
 LEAST_VARIANCE_A2, MOST_VARIANCE_A2 = 0.1, 0.8
@@ -126,7 +127,9 @@ def map_within_memory(
         some = left[: observations.image_limit]
         try:
             part = compute(some)
-        except torch.cuda.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_device_memory(error):
+                raise
             part = None
         if part is None:
             # What the failed attempt held is free by now.

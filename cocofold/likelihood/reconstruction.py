@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -14,7 +13,7 @@ from cocofold.likelihood.observed_images import Batch, Observations, ring_transf
 from cocofold.likelihood.particle_optics import ParticleOptics, magnified_poses, poses_of
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.system.errors import InputError
-from cocofold.system.hardware import free_bytes
+from cocofold.system.hardware import free_bytes, is_out_of_device_memory
 
 # Voxels of the Fourier volume along an axis for one of the map. With 2, what trilinear interpolation blurs and folds
 # back stays outside the map's inner half; 1 leaves ghosts at its edges, 3 takes 3.4 times the memory.
@@ -103,8 +102,11 @@ def reconstruct(
     side, processor = 2 * (n_rings + 1), torch.device("cpu")
     where = _device_with_room(side, torch.device(device))
     given = (particles, rotations, n_rings, split_into_halves(particles, seed), progress)
-    with contextlib.suppress(torch.cuda.OutOfMemoryError):  # of a GPU; a processor has another error
+    try:
         return _reconstruct_on(where, *given)
+    except RuntimeError as error:
+        if not is_out_of_device_memory(error):
+            raise
     return _reconstruct_on(_device_with_room(side, processor), *given)
 
 

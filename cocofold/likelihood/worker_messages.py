@@ -22,6 +22,7 @@ from cocofold.likelihood.frc_loss import AtomGaussians
 from cocofold.likelihood.observed_images import Observations
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.system.errors import InputError
+from cocofold.system.hardware import is_out_of_device_memory
 
 # Time that workers have to take in the last message and to end before they are killed.
 SECONDS_TO_END = 10
@@ -321,9 +322,9 @@ def translate_peer_errors() -> Iterator[None]:
     """
     try:
         yield
-    except torch.cuda.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if is_out_of_device_memory(error):
+            raise
         raise InputError(
             "another of the processes has ended; see its message above, mend the cause, and go on with --resume"
         ) from error

@@ -35,11 +35,35 @@ def shorten_words(message: str) -> str:
     return _LONG_WORD.sub(r"\1...", message)
 
 
+def escape_unprintable(text: str) -> str:
+    """A text on one line that sends nothing to a terminal but letters: what is no letter is written as by ``repr``.
+
+    Names of files and options may hold ends of lines, escape sequences, and bytes that are no UTF-8.
+    """
+    if text.isprintable():
+        return text
+    shown = (letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+    return "".join(shown)
+
+
 class InputError(Exception):
     """Input that cannot be used; its message says what was found, what is allowed and what to do.
 
     The command line prints the message and exits with status 2, without a traceback.
+
+    Parameters
+    ----------
+    message : str
+    shown_below : sequence of str, optional
+        Lines that stand below the message, such as the last ones of another program's log.
     """
+
+    def __init__(self, message: str, shown_below: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.lines = (message, *shown_below)
+
+    def __str__(self) -> str:
+        return "\n  ".join(self.lines)
 
 
 def require_within(option: str, value: float, least: float, most: float) -> None:

@@ -224,11 +224,29 @@ def peak_resident_bytes() -> int:
 
 # In what torch and the C library say of a CPU's memory, for which torch has no class of its own
 _WORDS_OF_FULL_MEMORY = ("can't allocate memory", "Cannot allocate memory", "bad_alloc")
+# In what CUDA and its libraries say of a GPU's memory that they ask for themselves, past torch: cuFFT for its plans,
+# cuBLAS and cuDNN when they start, CUDA for anything else. A plan of cuFFT that finds no room is often told as an
+# internal error (https://github.com/pytorch/pytorch/issues/119420).
+_WORDS_OF_FULL_DEVICE = (
+    "CUFFT_ALLOC_FAILED",
+    "CUFFT_INTERNAL_ERROR",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
+)
+
+
+def is_out_of_device_memory(error: BaseException) -> bool:
+    """Whether an error says that a GPU had no more memory to give, to torch or to a library that torch calls."""
+    # By its name, since this module is read before torch is.
+    if type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS_OF_FULL_DEVICE)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a GPU or this machine had no more memory to give."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if isinstance(error, MemoryError) or is_out_of_device_memory(error):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS_OF_FULL_MEMORY)
 

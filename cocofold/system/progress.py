@@ -21,6 +21,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from cocofold.system.errors import escape_unprintable
+
 # Told what is being done, and what share of it is done, from 0 to 1.
 ProgressCallback = Callable[[str, float], None]
 
@@ -40,7 +42,7 @@ class _ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record's message."""
         try:
-            print(self.format(record), flush=True)
+            print(escape_unprintable(self.format(record)), flush=True)
         except OSError:
             # A closed pipe, a terminal that hung up: from now on nothing is shown, and nothing fails at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

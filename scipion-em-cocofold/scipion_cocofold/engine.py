@@ -30,9 +30,15 @@ def commandWords(options):
     return " ".join(map(shlex.quote, words))
 
 
+def printable(text):
+    """Return a text that sends nothing to a terminal but letters and ends of lines; others are written as by repr."""
+    shown = (letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
+    return "".join(shown)
+
+
 def lastMessage(text):
     """Return the engine's last message to the user in a text, or the text's last lines if there is none."""
-    written = [line.strip() for line in text.splitlines() if line.strip()]
+    written = [printable(line.strip()) for line in text.splitlines() if line.strip()]
     messages = [line.partition(MESSAGE_START)[2] for line in written if line.startswith(MESSAGE_START)]
     return messages[-1] if messages else "\n".join(written[-_LOG_LINES_SHOWN:])
 

@@ -20,6 +20,7 @@ from typing import Any, Dict
 import pyworkflow
 from pyworkflow.project import Manager
 
+from .engine import printable
 from .project_run import BAD_INPUT, DEFECT, Ended, Limits, runProject
 from .workflows import TemplateError, fieldsOf, fillIn, readTemplate
 
@@ -129,7 +130,7 @@ def main(words=None):
     limits = Limits(given.timeout)
     limits.catchSignals()
     # Scipion and its jobs write to the standard output, which is kept for what is answered
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+    with os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace") as answers:
         if given.json or given.quiet:
             os.dup2(2, 1)
         told = _Told(sys.stderr if given.json else answers, given.quiet)
@@ -182,13 +183,13 @@ class _Told:
 
     def __call__(self, line):
         if not self.quiet:
-            print(line, file=self.stream, flush=True)
+            print(printable(line), file=self.stream, flush=True)
 
     def last(self, report):
         """Print verdicts, and what went wrong."""
         lines = [f"{found['verdict']:9} {found['path']}" for found in report["verdicts"]]
         for line in [*lines, *([report["message"]] if report["message"] else [])]:
-            print(line, file=self.stream, flush=True)
+            print(printable(line), file=self.stream, flush=True)
 
 
 if __name__ == "__main__":

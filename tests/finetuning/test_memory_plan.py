@@ -148,17 +148,20 @@ def test_a_peak_may_be_that_of_any_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert peak_memory_gb() == 1000
 
 
+FULL = torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+
 class _Gpu:
     """What runs out of memory for more than so many images at once."""
 
-    def __init__(self, holds: int) -> None:
-        self.holds, self.tried = holds, []
+    def __init__(self, holds: int, error: RuntimeError = FULL) -> None:
+        self.holds, self.tried, self.error = holds, [], error
         self._correlate = frc_loss.correlate
 
     def __call__(self, positions, gaussians, observations, rows, rings):
         self.tried.append(len(rows))
         if len(rows) > self.holds:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         return self._correlate(positions, gaussians, observations, rows, rings)
 
 
@@ -190,6 +193,18 @@ def test_out_of_memory_halves_what_is_compared_at_once_and_goes_on(
         torch.testing.assert_close(ours, known, rtol=1e-3, atol=1e-7)
     torch.testing.assert_close(correlate_in_chunks(*given), scores, rtol=1e-4, atol=1e-6)
     assert max(gpu.tried[10:]) == 3
+
+
+@pytest.mark.slow
+def test_a_transform_that_finds_no_room_is_out_of_memory_too(compared: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, given = compared
+    gpu = _Gpu(6, RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"))
+    monkeypatch.setattr(frc_loss, "correlate", gpu)
+    mean_correlation_gradient(*given)
+    assert gpu.tried[:2] == [12, 6]
+    monkeypatch.setattr(frc_loss, "correlate", _Gpu(0, RuntimeError("cuFFT error: CUFFT_INVALID_SIZE")))
+    with pytest.raises(RuntimeError, match="INVALID_SIZE"):
+        mean_correlation_gradient(*given)
 
 
 @pytest.mark.slow

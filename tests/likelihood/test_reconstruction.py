@@ -191,9 +191,12 @@ def test_atoms_far_out_are_as_dense_as_at_the_centre(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.array(heights) / heights[0], 1, atol=0.04)
 
 
+@pytest.mark.parametrize(
+    "error", [torch.cuda.OutOfMemoryError("CUDA out of memory"), RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED")]
+)
 @pytest.mark.parametrize("free", [0, 1 << 40])
 def test_what_a_gpu_leaves_to_the_processor_must_fit_there(
-    free: int, particles: ParticleSet, monkeypatch: pytest.MonkeyPatch
+    free: int, error: RuntimeError, particles: ParticleSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A GPU that says to have room, and then has none."""
     asked = []
@@ -201,7 +204,7 @@ def test_what_a_gpu_leaves_to_the_processor_must_fit_there(
     def fail(device: torch.device, *_: object) -> str:
         asked.append(device.type)
         if device.type == "cuda":
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            raise error
         return "map"
 
     monkeypatch.setattr(reconstruction, "_reconstruct_on", fail)

@@ -27,6 +27,7 @@ from pyworkflow.project import Manager
 from pyworkflow.protocol import getProtocolFromDb
 from pyworkflow.protocol.constants import STATUS_FINISHED, STATUS_INTERACTIVE, STATUS_RUNNING
 from scipion_cocofold import headless, project_run
+from scipion_cocofold.engine import lastMessage
 from scipion_cocofold.protocols import (
     ProtCocofoldAssess,
     ProtCocofoldCheck,
@@ -162,6 +163,22 @@ def test_quiet_says_what_went_wrong_and_nothing_else(command):
     assert status == 2
     assert said.startswith("There is no project none_such")
     assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31mb", "a\rb", "a\udcffb"])
+def test_names_send_nothing_to_a_terminal(name, command):
+    status, said, told = command(name)
+    assert status == 2
+    assert "There is no project a" in said
+    assert not [letter for letter in said + told if not letter.isprintable() and letter != "\n"]
+    status, said, told = command(name, "--json")
+    assert status == 2
+    assert name in json.loads(said)["message"]
+
+
+def test_what_is_shown_of_the_engine_sends_nothing_to_a_terminal():
+    assert lastMessage("cocofold: it failed\n  \x1b[31mlast line\n") == "it failed"
+    assert lastMessage("one\n\x1b[31mtwo\udcff\n") == "one\n\\x1b[31mtwo\\udcff"
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("55m", 3300), ("2h", 7200), ("0.5h", 1800)])

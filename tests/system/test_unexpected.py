@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import os
 import stat
 import subprocess
@@ -13,10 +14,12 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
+import torch
 
 from cocofold import __main__ as program
 from cocofold.commands.demo import closed_state
 from cocofold.finetuning.options import Options
+from cocofold.likelihood.worker_messages import translate_peer_errors
 from cocofold.mapfit.density_map import read_map
 from cocofold.particles.mrc import write_map
 from cocofold.structure.read_model import read_model
@@ -24,6 +27,7 @@ from cocofold.system import atomic_files, hardware
 from cocofold.system.atomic_files import atomic_path, write_json
 from cocofold.system.errors import UNPACKED_VARIABLE, InputError, refuse_damaged
 from cocofold.system.hardware import require_processes, require_threads
+from cocofold.system.progress import console_log
 
 
 def raising(error: Exception) -> Callable[[], None]:
@@ -77,6 +81,72 @@ def test_a_full_memory_is_no_defect(
         program.main()
     assert ended.value.code == 2
     assert "out of memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a\nb", r"a\nb"),
+        ("a\x1b[31mb", r"a\x1b[31mb"),
+        ("a\rb", r"a\rb"),
+        ("a\udcffb", r"a\udcffb"),
+        ("a\x9b31m\u2028\u202eb", r"a\x9b31m\u2028\u202eb"),
+        ("a Åb 日本", "a Åb 日本"),
+    ],
+)
+def test_names_send_nothing_to_a_terminal_and_end_no_line(
+    name: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    below = [f"line of {name}", "another"]
+    (tmp_path / name).mkdir()
+    monkeypatch.setattr(sys, "argv", ["cocofold", "fit", "--out", str(tmp_path / name / "fit")])
+    for error, status, said in (
+        (InputError(f"--model {name}: none"), 2, f"cocofold: --model {shown}: none\n"),
+        (
+            InputError(f"{name} failed; its end:", below),
+            2,
+            f"cocofold: {shown} failed; its end:\n  line of {shown}\n  another\n",
+        ),
+        (FileNotFoundError(2, "No such file", name), 2, f"cocofold: {shown}: No such file\n"),
+        (KeyError(name), 70, f"please report it with {tmp_path / shown}"),
+    ):
+        monkeypatch.setattr(program, "app", raising(error))
+        with pytest.raises(SystemExit) as ended:
+            program.main()
+        assert ended.value.code == status
+        told = capsys.readouterr().err
+        assert told == said or (status == 70 and said in told and told.count("\n") == 1)
+    logger = logging.getLogger("cocofold")
+    with console_log():
+        logger.info("reads %s", name)
+    assert capsys.readouterr().out == f"reads {shown}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "of_a_device"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"), True),
+        (RuntimeError("cuFFT error: CUFFT_INTERNAL_ERROR"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("cuFFT error: CUFFT_INVALID_SIZE"), False),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (ValueError("CUFFT_ALLOC_FAILED"), False),
+    ],
+)
+def test_a_full_device_is_known_by_what_its_libraries_say(error: Exception, of_a_device: bool) -> None:
+    assert hardware.is_out_of_device_memory(error) is of_a_device
+    assert hardware.is_out_of_memory(error) is of_a_device
+    told = pytest.raises(type(error) if of_a_device or isinstance(error, ValueError) else InputError)
+    with told, translate_peer_errors():
+        raise error
+
+
+def test_a_full_processor_is_no_full_device() -> None:
+    error = RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes")
+    assert hardware.is_out_of_memory(error)
+    assert not hardware.is_out_of_device_memory(error)
 
 
 STREAMS = """

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -220,7 +222,18 @@ def _connect_to_coordinator() -> dist.Store:
     port = sys.stdin.readline()
     if not port:
         sys.exit(1)
+    connected = threading.Event()
+
+    def end_if_left_alone() -> None:
+        # The coordinator writes nothing more: its end of the pipe is closed when it is gone.
+        select.select([sys.stdin], [], [])
+        if not connected.is_set():
+            os._exit(1)
+
+    # Torch would try to connect to a coordinator that is gone for as long as one may be busy.
+    threading.Thread(target=end_if_left_alone, daemon=True).start()
     store = dist.TCPStore(_HERE, int(port), None, False, _PEER_TIMEOUT)
+    connected.set()
     store.add(_READY_COUNTER, 1)
     return store
 

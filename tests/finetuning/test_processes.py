@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -214,16 +215,45 @@ def test_bad_input_is_one_message_of_the_first(coarse_particles: Path, start: Pa
 
 
 @pytest.mark.slow
-def test_a_killed_helper_is_told_of_in_one_message(coarse_particles: Path, start: Path, tmp_path: Path) -> None:
+def test_a_killed_helper_is_told_of_in_one_message_and_the_run_goes_on_from_there(
+    alone: Path, coarse_particles: Path, start: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     arguments = command(coarse_particles, start, out, *SHORT, "--processes", 2)
     process = began(arguments)
     wait_for_cycle(out, "cycle  1", process)
     os.kill(helper_of(process), signal.SIGKILL)
-    _, complaint = process.communicate(timeout=60)
+    # The first has no more to do than to say so, which takes it a second or two; 10 on a machine that others keep busy
+    _, complaint = process.communicate(timeout=20)
     assert process.returncode == 2
     assert complaint.startswith("cocofold: another of the processes has ended")
+    assert "--resume" in complaint
     assert len(complaint.strip().splitlines()) == 1
+    assert not (out / "metrics.json").exists()
+    assert run([*arguments, "--resume"]).returncode == 0
+    assert (out / "model.cif").read_bytes() == (alone / "model.cif").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_helper_that_stands_still_for_a_while_is_waited_for(
+    alone: Path, coarse_particles: Path, start: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    process = began(command(coarse_particles, start, out, *SHORT, "--processes", 2))
+    wait_for_cycle(out, "cycle  1", process)
+    helper = helper_of(process)
+    os.kill(helper, signal.SIGSTOP)
+    try:
+        said = log(out)
+        time.sleep(3)
+        assert process.poll() is None
+        # What was under way when it stopped may have been said; nothing is computed without it.
+        assert len(log(out)) - len(said) < 300
+    finally:
+        os.kill(helper, signal.SIGCONT)
+    _, complaint = process.communicate(timeout=180)
+    assert (process.returncode, complaint) == (0, "")
+    assert (out / "model.cif").read_bytes() == (alone / "model.cif").read_bytes()
 
 
 @pytest.mark.slow
@@ -316,6 +346,20 @@ def test_a_helper_does_not_outlive_a_first_process_that_is_killed_meanwhile(
     _, complaint = process.communicate(timeout=60)
     assert complaint == ""
     wait_for_the_end_of(helper)
+
+
+@pytest.mark.slow
+def test_a_helper_does_not_look_for_a_first_process_that_is_gone() -> None:
+    """It was told where to connect, and then the first process was killed."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+    code = "from cocofold.likelihood.distributed import _connect_to_coordinator as connect; connect()"
+    with subprocess.Popen([sys.executable, "-c", code], env=ONE_THREAD, stdin=subprocess.PIPE) as helper:
+        try:
+            helper.communicate(f"{port}\n".encode(), timeout=60)
+        finally:
+            helper.kill()
+    assert helper.returncode == 1
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(8, 4), (3, 3), (1, 2)])

@@ -6,10 +6,17 @@ call goes on with. Kinds of trials, besides damaged files for every reader (``be
 - kill: a verb that writes is ended by SIGKILL, SIGTERM or SIGINT at a random moment. Nothing half-written lies under
   a file's name, nothing lies outside of the output, and the same command (a run with ``--resume``) then gives the
   bytes of an undisturbed one.
-- stop: SIGSTOP and SIGCONT at random moments; closed: nobody reads what is printed, or the streams are closed; twice:
-  the same command at the same time. The bytes are those of an undisturbed run.
+- kill-processes, kill-teacher, kill-states, kill-poses: the same of a run of two processes (either is killed), of a
+  prediction with a teacher, of two states, and with poses refined. No process is left over.
+- stop: SIGSTOP and SIGCONT at random moments; stop-processes: of either of a run's two processes; closed: nobody reads
+  what is printed, or the streams are closed; twice: the same command at the same time; everything: two of all verbs at
+  the same time. The bytes are those of an undisturbed run.
 - memory, disk, size: a limit on the address space, a small tmpfs (where one may be mounted), a limit on the size of
   files. A command ends well, or with status 2 and one message.
+- group: a control group's limit on memory, at which the kernel may kill; readonly: a file system that is mounted anew
+  for reading alone in the midst of the work. Both need root, and are skipped, with a word, without.
+- clock: Python's wall clock is set back in the midst of a command, whose files bear times of another year when it goes
+  on. The system's own clock stays: it is everybody's.
 - options: values out of range, of other types and of odd spelling, for all options of all verbs: status 0 or 2 (1 of a
   check that finds fault), one message.
 - names: files and folders of odd names. moved: a run is killed, its project moved, and resumed.
@@ -26,9 +33,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -38,7 +47,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -48,6 +57,14 @@ import typer
 
 from benchmarks.fuzz_readers import LIMIT_S, READERS, fuzz, make_samples
 from cocofold.__main__ import app, main
+from cocofold.alphafold.prediction import Prediction, Provenance
+from cocofold.alphafold.rebuild import write_prediction
+from cocofold.alphafold.sequences import Chains
+from cocofold.alphafold.weight_layout import random_weights
+from cocofold.simulation.particle_simulation import simulate
+from cocofold.simulation.simulation_settings import SimulationSettings
+from cocofold.structure.modelcif import write_model
+from cocofold.structure.read_model import read_model
 from cocofold.system.atomic_files import is_partial, write_json
 
 LONGEST_S = 240.0  # after which a command is taken to hang
@@ -74,6 +91,11 @@ class Trial:
     verbs: dict[str, Verb]
     faults: list[str] = field(default_factory=list)
     counted: int = 1
+
+    def skip(self, why: str) -> None:
+        """Say that this machine cannot make the trial, which then counts as none."""
+        self.counted = 0
+        print(f"skipped: {why}", flush=True)
 
     def require(self, holds: bool, what: str) -> None:
         """Note a fault unless something holds."""
@@ -116,8 +138,9 @@ def start(arguments: list[str], said: Path, prepare: Callable[[], None] = lambda
     except BaseException:
         with contextlib.suppress(OSError):
             traceback.print_exc()
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        sys.stdout.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
     os._exit(status)
 
 
@@ -160,6 +183,71 @@ def make_verbs(samples: Path) -> dict[str, Verb]:
     return {name: Verb(text.split(), results, resumes=name == "finetune") for name, (text, results) in texts.items()}
 
 
+def _prepare_prediction(folder: Path) -> None:
+    """Write a prediction of a short chain by random weights, its model in the middle of a box, and images of that."""
+    chains = Chains.of(["ACDEFGHIKLMN"])
+    n, draw = len(chains), torch.Generator().manual_seed(0)
+    prediction = Prediction(
+        single=torch.randn(n, 384, generator=draw),
+        pair=torch.randn(n, n, 128, generator=draw).half(),
+        aatype=torch.as_tensor(chains.aatype()),
+        mask=torch.ones(n, dtype=torch.bool),
+        chain_index=torch.as_tensor(chains.chain_index()),
+        residue_numbers=torch.as_tensor(chains.residue_numbers()),
+        chains=chains,
+        weights=random_weights(0),
+        origin=Provenance(program="none", program_version=None, job="short", model_number=1),
+    )
+    write_prediction(prediction, folder / "bundle")
+    model = read_model(folder / "bundle" / "model.cif")
+    write_model(folder / "placed.cif", model.moved_to(model.positions - model.positions.mean(0) + 48))
+    simulate(SimulationSettings(model=str(folder / "placed.cif"), box=32, pixel_size=3, count=30), folder / "set")
+
+
+def _prepare_set(folder: Path, count: int) -> None:
+    model = folder.parent / "open.cif"
+    simulate(SimulationSettings(str(model), box=32, pixel_size=3, count=count, snr=2, centre=True), folder / "set")
+
+
+# Kinds of runs that are killed: what makes their particles, their options, and files that are always the same
+_RUNS: dict[str, tuple[Callable[[Path], None], str, tuple[str, ...]]] = {
+    "processes": (
+        functools.partial(_prepare_set, count=30), "--model {0}/m.cif --processes 2 --oversubscribe",
+        ("model.cif", "models/cycle_02.cif", "density.mrc"),
+    ),
+    "teacher": (
+        _prepare_prediction, "--model {1}/placed.cif --prediction {1}/bundle --teacher",
+        ("model.cif", "teacher/model.cif", "density.mrc"),
+    ),
+    "states": (
+        functools.partial(_prepare_set, count=110), "--model {0}/m.cif --model {0}/open.cif --states 2",
+        ("model.cif", "model_1.cif", "model_2.cif"),
+    ),
+    "poses": (
+        functools.partial(_prepare_set, count=30), "--model {0}/m.cif --refine-poses auto",
+        ("model.cif", "models/cycle_02.cif", "density.mrc"),
+    ),
+}  # fmt: skip
+_MEASURED: dict[tuple[Path, str], Verb] = {}
+
+
+def verb_of(trial: Trial, name: str) -> Verb:
+    """A verb, or a kind of run, which is made and run undisturbed when it is first asked for."""
+    if name in trial.verbs:
+        return trial.verbs[name]
+    if (trial.samples, name) not in _MEASURED:
+        make, options, results = _RUNS[name]
+        folder = trial.samples / f"run-{name}"
+        folder.mkdir()
+        make(folder)
+        text = f"finetune --particles {{1}}/set/particles.star {options} --no-check --effort 0.02 --cycles 3 --seed 1"
+        arguments = f"{text} --heldout 0.3 --device cpu".format(trial.samples, folder).split()
+        verb = Verb(arguments, results, resumes=True)
+        measure({name: verb}, folder / "undisturbed")
+        _MEASURED[trial.samples, name] = verb
+    return _MEASURED[trial.samples, name]
+
+
 _OUT = {"select": ("--out", "out.star"), "assess": ("--json", "out.json"), "move": ("--out", "out.cif")}
 
 
@@ -170,10 +258,19 @@ def command_of(name: str, verb: Verb, folder: Path) -> list[str]:
 
 
 def results_of(name: str, verb: Verb, folder: Path) -> dict[str, bytes]:
-    """Bytes of a verb's results, without those that are not there."""
+    """Bytes of a verb's results, less the dates of STARs and maps, without those that are not there."""
     place = folder / _OUT.get(name, ("", "out"))[1]
     paths = {result: place / result if result else place for result in verb.results}
-    return {result: path.read_bytes() for result, path in paths.items() if path.is_file()}
+    return {result: _undated(path.read_bytes()) for result, path in paths.items() if path.is_file()}
+
+
+# What libraries write into STARs and maps to say when
+_DATES = re.compile(rb"\A# Created by [^\n]*\n|(?<=Created by mrcfile\.py) +[-0-9]{10} [:0-9]{8}")
+
+
+def _undated(content: bytes) -> bytes:
+    """Content of a file without the time at which it was written."""
+    return _DATES.sub(b"", content)
 
 
 def measure(verbs: dict[str, Verb], folder: Path) -> None:
@@ -221,7 +318,7 @@ def require_ended(trial: Trial, name: str, ended: Ended, allowed: tuple[int, ...
 
 def require_result(trial: Trial, name: str, folder: Path) -> None:
     """Note results that differ from an undisturbed run's, files that are not whole, and files outside."""
-    verb = trial.verbs[name]
+    verb = verb_of(trial, name)
     trial.require(results_of(name, verb, folder) == verb.expected, f"{name}: other bytes than of an undisturbed run")
     trial.require(not half_written(folder), f"{name}: not whole: {half_written(folder)}")
 
@@ -239,46 +336,72 @@ def again(name: str, verb: Verb, folder: Path) -> list[str]:
     return command_of(name, verb, folder) + ["--resume"] * started
 
 
-def kill(trial: Trial) -> None:
-    """One to three ends at random moments."""
-    name = trial.random.choice(list(trial.verbs))
-    verb, said = trial.verbs[name], trial.folder / "said"
+_REFUSED_AFTER_KILLS = ("is there already", "holds")
+_PEER_IS_GONE = "another of the processes has ended"
+
+
+def workers_of(folder: Path) -> list[int]:
+    """Numbers of the processes that runs in a folder have started, by their command lines."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.fsencode(folder) in (place / "cmdline").read_bytes():
+                found.append(int(place.name))
+    return found
+
+
+def kill(trial: Trial, name: str = "") -> None:
+    """One to three ends at random moments, of a verb's own process or of one that it has started."""
+    name = name or trial.random.choice(list(trial.verbs))
+    verb, said = verb_of(trial, name), trial.folder / "said"
     for _ in range(trial.random.randint(1, 3)):
         number = trial.random.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
         began = time.monotonic()
         child = start(again(name, verb, trial.folder), said)
         time.sleep(trial.random.uniform(0, 1.1 * verb.seconds))
-        sent = time.monotonic()
+        sent, killed = time.monotonic(), trial.random.choice([child, *workers_of(trial.folder)])
         with contextlib.suppress(ProcessLookupError):
-            os.kill(child, number)
+            os.kill(killed, number)
         ended = wait(child, said, began)
         trial.require(ended.status in (0, 2, -number, 128 + number), f"{name}: status {ended.status}: {ended.said}")
-        trial.require(ended.status != 2 or "is there already" in ended.said or "holds" in ended.said, ended.said)
-        late = time.monotonic() - sent if ended.status == 128 + number else 0.0
+        known = (*_REFUSED_AFTER_KILLS, *[_PEER_IS_GONE] * (killed != child))
+        trial.require(ended.status != 2 or any(words in ended.said for words in known), f"{name}: {ended.said}")
+        is_late = ended.status == 128 + number or (ended.status == 2 and killed != child)
+        late = time.monotonic() - sent if is_late else 0.0
         trial.require(late < LIMIT_S + verb.seconds, f"{name}: ended {late:.0f} s after the signal")
+        while (left := workers_of(trial.folder)) and time.monotonic() - sent < LIMIT_S + verb.seconds:
+            time.sleep(0.05)
+        trial.require(not left, f"{name}: processes are left over: {left}")
         trial.require(not half_written(trial.folder), f"{name}: not whole: {half_written(trial.folder)}")
+    finish_killed(trial, name)
+
+
+def finish_killed(trial: Trial, name: str) -> None:
+    """Go on where a verb was killed, to the result of an undisturbed run."""
+    verb = verb_of(trial, name)
     if results_of(name, verb, trial.folder) != verb.expected or verb.resumes:
         # Folders that were half filled when the power went are given up by name; nothing in them is half a file.
         if not verb.resumes and (trial.folder / "out").is_dir():
             shutil.rmtree(trial.folder / "out")
-        ended = run(again(name, verb, trial.folder), said)
+        ended = run(again(name, verb, trial.folder), trial.folder / "said")
         require_ended(trial, name, ended, (0,))
     require_result(trial, name, trial.folder)
     require_nothing_outside(trial, name, trial.folder)
 
 
-def stop(trial: Trial) -> None:
-    """Stopped and continued at random moments."""
-    name = trial.random.choice(list(trial.verbs))
-    verb, said = trial.verbs[name], trial.folder / "said"
+def stop(trial: Trial, name: str = "", longest: float = 0.3) -> None:
+    """Stopped and continued at random moments: a verb's own process, or one that it has started."""
+    name = name or trial.random.choice(list(trial.verbs))
+    verb, said = verb_of(trial, name), trial.folder / "said"
     began = time.monotonic()
     child = start(command_of(name, verb, trial.folder), said)
     for _ in range(trial.random.randint(1, 4)):
         time.sleep(trial.random.uniform(0, verb.seconds / 3))
+        stopped = trial.random.choice([child, *workers_of(trial.folder)])
         with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGSTOP)
-            time.sleep(trial.random.uniform(0, 0.3))
-            os.kill(child, signal.SIGCONT)
+            os.kill(stopped, signal.SIGSTOP)
+            time.sleep(trial.random.uniform(0, longest))
+            os.kill(stopped, signal.SIGCONT)
     require_ended(trial, name, wait(child, said, began), (0,))
     require_result(trial, name, trial.folder)
 
@@ -315,6 +438,66 @@ def twice(trial: Trial) -> None:
         require_ended(trial, name, one, (0, 2))
     trial.require(any(one.status == 0 for one in ended), f"{name}: both ended with 2: {[one.said for one in ended]}")
     require_result(trial, name, trial.folder)
+
+
+def everything(trial: Trial) -> None:
+    """Two of all verbs at once, each pair with a folder of its own."""
+    began = time.monotonic()
+    started = {}
+    for name, verb in trial.verbs.items():
+        folder = trial.folder / name
+        folder.mkdir()
+        said = [folder / "said", folder / "said2"]
+        started[name] = [(start(command_of(name, verb, folder), path), path) for path in said]
+    for name, pair in started.items():
+        ended = [wait(child, path, began) for child, path in pair]
+        for one in ended:
+            require_ended(trial, name, one, (0, 2))
+        trial.require(any(one.status == 0 for one in ended), f"{name}: both refused: {[one.said for one in ended]}")
+        require_result(trial, name, trial.folder / name)
+
+
+_DAY_S = 86_400.0
+
+
+def _clock_set_back(after: float, by: float) -> Callable[[], None]:
+    """Let Python's wall clock jump back by some seconds, some seconds from now."""
+
+    def prepare() -> None:
+        jumps, seconds, nanoseconds = time.monotonic() + after, time.time, time.time_ns
+
+        def offset() -> float:
+            return by if time.monotonic() > jumps else 0.0
+
+        time.time = lambda: seconds() - offset()
+        time.time_ns = lambda: nanoseconds() - int(offset() * 1e9)
+
+    return prepare
+
+
+def clock(trial: Trial) -> None:
+    """The clock goes back, once or twice; before a run goes on, its files are made to be of another time."""
+    name = trial.random.choice(list(trial.verbs))
+    verb, said = trial.verbs[name], trial.folder / "said"
+    back = _clock_set_back(trial.random.uniform(0, verb.seconds), 10 ** trial.random.uniform(0, 8.5))
+    if verb.resumes:
+        began = time.monotonic()
+        child = start(command_of(name, verb, trial.folder), said, back)
+        time.sleep(trial.random.uniform(0, verb.seconds))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        wait(child, said, began)
+        stamp = time.time() + trial.random.choice([-1, 1]) * trial.random.uniform(0, 3650) * _DAY_S
+        for path in [*trial.folder.rglob("*")]:
+            os.utime(path, (stamp, stamp))
+    ended = run(again(name, verb, trial.folder), said, back)
+    require_ended(trial, name, ended, (0,))
+    require_result(trial, name, trial.folder)
+    require_nothing_outside(trial, name, trial.folder)
+    metrics = trial.folder / "out" / "metrics.json"
+    if metrics.is_file():
+        seconds = json.loads(metrics.read_text()).get("seconds", 0)
+        trial.require(0 <= seconds < LONGEST_S, f"{name}: says that it took {seconds} s")
 
 
 def _limit(kind: int, value: int) -> Callable[[], None]:
@@ -367,7 +550,7 @@ def disk(trial: Trial) -> None:
     place.mkdir()
     with small_disk(place, int(10 ** trial.random.uniform(3.7, 6.3))) as mounted:
         if not mounted:
-            trial.counted = 0
+            trial.skip("no file system may be mounted")
             return
         ended = run(command_of(name, trial.verbs[name], place), trial.folder / "said")
         require_ended(trial, name, ended, ALLOWED_OF_LIMITS)
@@ -377,6 +560,83 @@ def disk(trial: Trial) -> None:
             ended = run(again(name, trial.verbs[name], place), trial.folder / "said")
             require_ended(trial, f"{name}, after the disk was full", ended, (0,))
         require_result(trial, name, place)
+
+
+def readonly(trial: Trial) -> None:
+    """A file system that can only be read from a random moment on, as after an error of its disk."""
+    name = trial.random.choice(list(trial.verbs))
+    verb, place, said = trial.verbs[name], trial.folder / "disk", trial.folder / "said"
+    place.mkdir()
+    with small_disk(place, 64 << 20) as mounted:
+        if not mounted:
+            trial.skip("no file system may be mounted")
+            return
+        began = time.monotonic()
+        child = start(command_of(name, verb, place), said)
+        time.sleep(trial.random.uniform(0, verb.seconds))
+        remount = ["mount", "-o", "remount,ro", str(place)]
+        # Refused while a file is open for writing
+        while subprocess.run(remount, capture_output=True, check=False).returncode and time.monotonic() - began < 5:
+            time.sleep(0.002)
+        ended = wait(child, said, began)
+        require_ended(trial, name, ended, ALLOWED_OF_LIMITS)
+        subprocess.run(["mount", "-o", "remount,rw", str(place)], check=True)
+        trial.require(not half_written(place), f"{name}: not whole: {half_written(place)}")
+        if ended.status != 0:
+            # What could not be removed then is given up by name, as after a kill.
+            if not verb.resumes and (place / "out").is_dir():
+                shutil.rmtree(place / "out")
+            require_ended(trial, f"{name}, where it can be written again", run(again(name, verb, place), said), (0,))
+        require_result(trial, name, place)
+
+
+_GROUPS = Path("/sys/fs/cgroup")
+
+
+@contextlib.contextmanager
+def control_group(n_bytes: int) -> Iterator[Path | None]:
+    """A control group with a limit on its memory; None where there can be none."""
+    parent = _GROUPS if (_GROUPS / "cgroup.controllers").is_file() else _GROUPS / "memory"
+    folder = parent / f"cocofold-torture-{os.getpid()}"
+    try:
+        folder.mkdir()
+        limit = next(one for one in ("memory.max", "memory.limit_in_bytes") if (folder / one).is_file())
+        (folder / limit).write_text(str(n_bytes))
+    except (OSError, StopIteration):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        yield None
+        return
+    try:
+        yield folder
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _kernel_killed(group: Path) -> bool:
+    """Whether the kernel has ended a process of a control group for want of memory."""
+    counted = [path.read_text() for path in (group / "memory.events", group / "memory.oom_control") if path.is_file()]
+    return any(re.search(r"^oom_kill [1-9]", text, re.MULTILINE) for text in counted)
+
+
+def group(trial: Trial) -> None:
+    """A control group's limit on memory, of which the program reads; beyond it the kernel kills."""
+    name = trial.random.choice(list(trial.verbs))
+    verb, said, n_bytes = trial.verbs[name], trial.folder / "said", int(10 ** trial.random.uniform(6.5, 9))
+    with control_group(n_bytes) as limited:
+        if limited is None:
+            trial.skip("no control group may be made")
+            return
+        join = limited / "cgroup.procs"
+        ended = run(command_of(name, verb, trial.folder), said, lambda: join.write_text(str(os.getpid())) and None)
+        killed = ended.status == -signal.SIGKILL and _kernel_killed(limited)
+    require_ended(trial, f"{name} in {n_bytes:.3g} bytes", ended, (*ALLOWED_OF_LIMITS, *[-signal.SIGKILL] * killed))
+    trial.require(not half_written(trial.folder), f"{name}: not whole: {half_written(trial.folder)}")
+    if killed:
+        finish_killed(trial, name)
+    else:
+        _runs_after_all(trial, name)
 
 
 def _runs_after_all(trial: Trial, name: str) -> None:
@@ -510,10 +770,13 @@ def _stays_flat(samples: Path, folder: Path, count: int) -> bool:
 
 
 KINDS: dict[str, Callable[[Trial], None]] = {
-    "kill": kill, "stop": stop, "closed": closed, "twice": twice, "memory": memory, "size": size, "disk": disk,
+    "kill": kill, "stop": stop, "closed": closed, "twice": twice, "everything": everything, "clock": clock,
+    "memory": memory, "size": size, "disk": disk, "readonly": readonly, "group": group,
     "options": options, "names": names, "moved": moved, "flat": flat,
+    **{f"kill-{name}": functools.partial(kill, name=name) for name in _RUNS},
+    "stop-processes": functools.partial(stop, name="processes", longest=3.0),
 }  # fmt: skip
-_WEIGHTS = {"options": 4, "kill": 3, "flat": 0.2}  # others have 1
+_WEIGHTS = {"options": 4, "kill": 3, "flat": 0.2, "everything": 0.3}  # others have 1
 
 
 class _Alarm(Exception):
@@ -577,6 +840,15 @@ class Tally:
         """Write the file anew."""
         write_json(self.path, {"hours": self.hours, "tried": self.tried, "failed": self.failed})
 
+    def add(self, kind: str, number: int, trial: Trial, seconds: float) -> None:
+        """Count a trial, print its faults, and write the file."""
+        self.hours += seconds / 3600
+        self.tried[kind] = self.tried.get(kind, 0) + trial.counted
+        for fault in trial.faults:
+            self.failed.append({"kind": kind, "number": number, "fault": fault})
+            print(f"{kind} {number}: {fault}", flush=True)
+        self.save()
+
     def table(self) -> str:
         """Markdown."""
         faults = {kind: sum(one["kind"] == kind for one in self.failed) for kind in self.tried}
@@ -626,13 +898,22 @@ def torture(hours: float, tally: Tally, samples: Path, seed: int) -> None:
         kind, number = drawn.choices(kinds, weights)[0], drawn.getrandbits(32)
         trial = one_trial(kind, number, samples, verbs)
         now = time.monotonic()
-        tally.hours += (now - last) / 3600
-        tally.tried[kind] = tally.tried.get(kind, 0) + trial.counted
-        for fault in trial.faults:
-            tally.failed.append({"kind": kind, "number": number, "fault": fault})
-            print(f"{kind} {number}: {fault}", flush=True)
-        tally.save()
+        tally.add(kind, number, trial, now - last)
         last = now
+
+
+def repeat(kinds: Sequence[str], numbers: Sequence[int], tally: Tally, samples: Path) -> None:
+    """Trials of some kinds, of these numbers each."""
+    unknown = [kind for kind in kinds if kind not in KINDS and kind.removeprefix(_READ_KIND) not in READERS]
+    if unknown:
+        raise SystemExit(f"{unknown[0]}: no such kind; there are {', '.join(KINDS)}, and {_READ_KIND}READER")
+    verbs = prepare(samples, with_programs=any(kind in KINDS for kind in kinds))
+    for kind in kinds:
+        for number in numbers:
+            began = time.monotonic()
+            trial = one_trial(kind, number, samples, verbs)
+            tally.add(kind, number, trial, time.monotonic() - began)
+            print(f"{kind} {number}: {len(trial.faults)} faults, {time.monotonic() - began:.1f} s", flush=True)
 
 
 def command_line() -> None:
@@ -641,16 +922,19 @@ def command_line() -> None:
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--tally", type=Path, default=Path("torture.json"), help="file that is added to")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kind", help="with --number: repeat one trial")
-    parser.add_argument("--number", type=int)
+    parser.add_argument("--kind", action="append", help="with --number: repeat a trial; may be given again")
+    parser.add_argument("--number", type=int, default=0)
+    parser.add_argument(
+        "--trials", type=int, default=1, help="with --kind: trials of each, of this number and the next"
+    )
     given = parser.parse_args()
+    tally = Tally.load(given.tally)
     with tempfile.TemporaryDirectory(prefix="torture-samples-") as folder:
+        samples = Path(folder) / "samples"
         if given.kind:
-            verbs = prepare(Path(folder) / "samples")
-            print("\n".join(one_trial(given.kind, given.number, Path(folder) / "samples", verbs).faults) or "no fault")
-            return
-        tally = Tally.load(given.tally)
-        torture(given.hours, tally, Path(folder) / "samples", given.seed)
+            repeat(given.kind, range(given.number, given.number + given.trials), tally, samples)
+        else:
+            torture(given.hours, tally, samples, given.seed)
         print(tally.table())
 
 

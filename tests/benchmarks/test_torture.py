@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +16,7 @@ import pytest
 from benchmarks import torture
 from benchmarks.audit import licences, pinned
 from benchmarks.fuzz_readers import READERS, Reader, fuzz, make_samples
-from benchmarks.torture import Tally, Trial, Verb, make_verbs, read
+from benchmarks.torture import Ended, Tally, Trial, Verb, make_verbs, read
 
 SECONDS_OF_A_READER = 0.3
 
@@ -78,6 +83,70 @@ def test_other_bytes_and_files_outside_are_found(tmp_path: Path) -> None:
     torture.require_result(trial, "move", tmp_path)
     torture.require_nothing_outside(trial, "move", tmp_path)
     assert trial.faults == ["move: other bytes than of an undisturbed run", "move: left outside: ['foreign']"]
+
+
+def test_dates_of_files_are_no_other_result(tmp_path: Path) -> None:
+    verb = Verb([], ("",))
+    rows = b"\ndata_particles\n# Created by hand\n"
+    (tmp_path / "out.star").write_bytes(b"# Created by the starfile package at 12:12:09\n" + rows)
+    assert torture.results_of("select", verb, tmp_path) == {"": rows}
+    label = b"Created by mrcfile.py" + b" " * 39 + b"2026-12-01 12:15:17 "
+    assert torture._undated(b"\x00" + label + b"\x01") == b"\x00Created by mrcfile.py \x01"
+
+
+def ends_of_a_child(folder: Path, prepare: Callable[[], None], do: Callable[[], None]) -> Ended:
+    """How a child ends that does something in place of a command."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torture, "main", do)
+        return torture.run([], folder / "said", prepare)
+
+
+def test_a_clock_goes_back_in_the_child_alone(tmp_path: Path) -> None:
+    here = time.time()
+
+    def tell() -> None:
+        time.sleep(0.2)
+        print(time.time(), time.time_ns() / 1e9)
+
+    ended = ends_of_a_child(tmp_path, torture._clock_set_back(0.1, 1e6), tell)
+    assert ended.status == 0
+    assert all(here - 1.1e6 < float(word) < here - 0.9e6 for word in ended.said.split())
+    assert time.time() >= here
+
+
+def test_what_a_refused_child_says_is_kept(tmp_path: Path) -> None:
+    def refuse() -> None:
+        print("cocofold: no", file=sys.stderr)
+        sys.exit(2)
+
+    ended = ends_of_a_child(tmp_path, lambda: None, refuse)
+    assert (ended.status, ended.said) == (2, "cocofold: no\n")
+
+
+def test_processes_that_a_run_has_started_are_found(tmp_path: Path) -> None:
+    assert torture.workers_of(tmp_path) == []
+    with subprocess.Popen([sys.executable, "-c", "input()", str(tmp_path)], stdin=subprocess.PIPE) as other:
+        assert torture.workers_of(tmp_path) == [other.pid]
+        other.communicate()
+    assert torture.workers_of(tmp_path) == []
+
+
+def test_what_a_machine_cannot_do_counts_as_no_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torture, "_GROUPS", tmp_path / "none")
+    monkeypatch.setattr(torture, "small_disk", lambda *_: contextlib.nullcontext(False))
+    for kind in ("group", "disk", "readonly"):
+        (tmp_path / kind).mkdir()
+        trial = Trial(random.Random(1), tmp_path, tmp_path / kind, {"move": Verb([], ("",))})
+        torture.KINDS[kind](trial)
+        assert (trial.counted, trial.faults) == (0, [])
+        assert capsys.readouterr().out.startswith("skipped: no ")
+
+
+def test_a_kind_that_is_none_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="kil: no such kind; there are kill, stop"):
+        torture.repeat(["kil"], range(1), Tally(tmp_path / "t.json"), tmp_path)
 
 
 def test_all_packages_have_a_licence() -> None:

@@ -51,6 +51,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 import torch
 import typer
@@ -114,6 +115,14 @@ class Verb:
     resumes: bool = False
 
 
+def _stream(number: int) -> TextIO | None:
+    """A standard stream as Python opens it at its start: by what it is then, and none if it is closed."""
+    try:
+        return open(number, "w", encoding="utf-8", closefd=False)
+    except OSError:
+        return None
+
+
 def start(arguments: list[str], said: Path, prepare: Callable[[], None] = lambda: None) -> int:
     """Fork a command that prints into a file; returns the child's number."""
     sys.stdout.flush()
@@ -127,10 +136,10 @@ def start(arguments: list[str], said: Path, prepare: Callable[[], None] = lambda
         file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(file, 1)
         os.dup2(file, 2)
-        sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-        sys.stderr = sys.__stderr__ = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-        sys.argv = ["cocofold", *arguments]
         prepare()
+        sys.stdout = sys.__stdout__ = _stream(1)  # type: ignore[misc]
+        sys.stderr = sys.__stderr__ = _stream(2)  # type: ignore[misc]
+        sys.argv = ["cocofold", *arguments]
         main()
         status = 0
     except SystemExit as ended:
@@ -201,7 +210,9 @@ def _prepare_prediction(folder: Path) -> None:
     write_prediction(prediction, folder / "bundle")
     model = read_model(folder / "bundle" / "model.cif")
     write_model(folder / "placed.cif", model.moved_to(model.positions - model.positions.mean(0) + 48))
-    simulate(SimulationSettings(model=str(folder / "placed.cif"), box=32, pixel_size=3, count=30), folder / "set")
+    simulate(
+        SimulationSettings(model=str(folder / "placed.cif"), box=32, pixel_size=3, count=30, snr=2), folder / "set"
+    )
 
 
 def _prepare_set(folder: Path, count: int) -> None:
@@ -238,6 +249,7 @@ def verb_of(trial: Trial, name: str) -> Verb:
     if (trial.samples, name) not in _MEASURED:
         make, options, results = _RUNS[name]
         folder = trial.samples / f"run-{name}"
+        shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         make(folder)
         text = f"finetune --particles {{1}}/set/particles.star {options} --no-check --effort 0.02 --cycles 3 --seed 1"
@@ -851,8 +863,8 @@ class Tally:
 
     def table(self) -> str:
         """Markdown."""
-        faults = {kind: sum(one["kind"] == kind for one in self.failed) for kind in self.tried}
-        rows = [f"| {kind} | {count:,} | {faults[kind]} |" for kind, count in sorted(self.tried.items())]
+        failed = {kind: {one["number"] for one in self.failed if one["kind"] == kind} for kind in self.tried}
+        rows = [f"| {kind} | {count:,} | {len(failed[kind])} |" for kind, count in sorted(self.tried.items())]
         return "\n".join([f"{self.hours:.2f} hours", "", "| what | trials | failures |", "| --- | --- | --- |", *rows])
 
 

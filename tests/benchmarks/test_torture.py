@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
@@ -17,6 +20,7 @@ from benchmarks import torture
 from benchmarks.audit import licences, pinned
 from benchmarks.fuzz_readers import READERS, Reader, fuzz, make_samples
 from benchmarks.torture import Ended, Tally, Trial, Verb, make_verbs, read
+from cocofold.system.processes import settle_standard_streams
 
 SECONDS_OF_A_READER = 0.3
 
@@ -56,7 +60,9 @@ def test_a_reader_that_raises_is_found(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_tally_is_gone_on_with(tmp_path: Path) -> None:
-    tally = Tally(tmp_path / "t.json", 0.5, {"kill": 3, "size": 1}, [{"kind": "kill", "number": 7, "fault": "lost"}])
+    tally = Tally(
+        tmp_path / "t.json", 0.5, {"kill": 3, "size": 1}, [{"kind": "kill", "number": 7, "fault": "lost"}] * 2
+    )
     tally.save()
     again = Tally.load(tmp_path / "t.json")
     assert again == tally
@@ -123,11 +129,31 @@ def test_what_a_refused_child_says_is_kept(tmp_path: Path) -> None:
     assert (ended.status, ended.said) == (2, "cocofold: no\n")
 
 
+def test_a_stream_that_nobody_reads_or_that_is_closed_is_as_python_would_open_it(tmp_path: Path) -> None:
+    def unread() -> None:
+        reading, writing = os.pipe()
+        os.dup2(writing, 1)
+        os.close(reading)
+        os.close(writing)
+
+    for prepare, is_open in ((unread, True), (lambda: os.close(1), False)):
+
+        def settle(expected: bool = is_open) -> None:
+            is_there = sys.stdout is not None
+            settle_standard_streams()
+            assert is_there is expected
+
+        assert ends_of_a_child(tmp_path, prepare, settle) == replace(Ended(0, "", 0.0), seconds=ANY)
+
+
 def test_processes_that_a_run_has_started_are_found(tmp_path: Path) -> None:
     assert torture.workers_of(tmp_path) == []
-    with subprocess.Popen([sys.executable, "-c", "input()", str(tmp_path)], stdin=subprocess.PIPE) as other:
+    program, pipe = "print(flush=True); input()", subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdin=pipe, stdout=pipe) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
         assert torture.workers_of(tmp_path) == [other.pid]
-        other.communicate()
+        other.communicate(b"\n")
     assert torture.workers_of(tmp_path) == []
 
 

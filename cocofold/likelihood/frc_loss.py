@@ -84,14 +84,8 @@ def correlate(
 ) -> torch.Tensor:
     """Fourier ring correlations of the images in ``rows`` with their predictions, by dose if known, (n, n_rings)."""
     batch = observations.batch(rows, rings)
-    predicted = project(
-        positions,
-        gaussians.amplitudes,
-        gaussians.widths_angstrom,
-        batch.poses,
-        rings,
-        observations.pixel_size_angstrom,
-    )
+    seen_from = (batch.poses, rings, observations.pixel_size_angstrom)
+    predicted = project(positions, gaussians.amplitudes, gaussians.widths_angstrom, *seen_from)
     found = ring_correlations(predicted * batch.transfer, batch.transforms, rings)
     return observations.weighted_by_dose(found, rows)
 

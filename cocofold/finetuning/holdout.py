@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,16 @@ class Cycle:
     worst_link_angstrom: float
     link_rms_angstrom: float
 
+    def summary(self, seconds_left: float) -> str:
+        """A line for the log; ``seconds_left`` counts from cycle 1 on."""
+        judged = "" if self.frc_heldout is None else f"  held-out {self.frc_heldout:.4f}"
+        left = "" if self.number == 0 else f", left {seconds_left:.0f} s at most"
+        return (
+            f"cycle {self.number:2d}  {self.stage:>8}  step {self.step:5d}  FRC work {self.frc_work:.4f}{judged}  "
+            f"moved {self.moved_angstrom:5.2f} Å  worst link {self.worst_link_angstrom:.3f} Å  {self.seconds:6.1f} s"
+            f"{left}"
+        )
+
 
 @dataclass
 class TrainingPass:
@@ -67,7 +77,7 @@ class TrainingPass:
     errors. Where rows share images, ``heldout_images``, (n_heldout,) int, numbers them, and each counts once in that
     error. Where ``watches_fold`` is set, a cycle whose C-N bonds deviate by 0.1 Å more than the start's, root mean
     square, is no answer, whatever it explains. ``judging_rings`` are those, from 1, that judge once poses are refined;
-    None as long as all rings judge at the poses given.
+    None as long as all rings judge at the poses given. ``shared_cycles`` after the start are those of the first pass.
     """
 
     work: torch.Tensor
@@ -82,6 +92,12 @@ class TrainingPass:
     start_images: list[float] = field(default_factory=list)
     curves: dict[str, list[float]] = field(default_factory=dict)
     judging_rings: list[int] | None = None
+    shared_cycles: int = 0
+
+    def go_on_from(self, first: TrainingPass, cycle: int) -> None:
+        """Share the cycles of another pass after the start, up to one."""
+        self.cycles += [replace(one, frc_heldout=None) for one in first.cycles[1 : cycle + 1]]
+        self.shared_cycles = cycle
 
     def judged(self, scores: torch.Tensor) -> torch.Tensor:
         """Correlations, (n, n_rings), on the rings that judge."""
@@ -216,6 +232,7 @@ _KEPT_IN_CHECKPOINT = (
     "start_images",
     "curves",
     "judging_rings",
+    "shared_cycles",
 )
 
 
@@ -299,17 +316,9 @@ def split_into_passes(
 
 
 def half_of(fitted: torch.Tensor, images: np.ndarray, number: int, seed: int) -> np.ndarray:
-    """Rows of a random half of the fitted ones, ascending; halves 2k and 2k + 1 share no image.
+    """Rows of a random half of the fitted ones, (n,) int, ascending; halves 2k and 2k + 1 share no image.
 
-    Parameters
-    ----------
-    fitted : (n,) int
-        Rows that a run fits in the end.
-    images : (n_particles,) int
-        Number of each particle's image.
-    number : int
-        Of the half.
-    seed : int
+    ``images``, (n_particles,) int, numbers each particle's image; ``number`` is that of the half, from 0.
 
     Raises
     ------

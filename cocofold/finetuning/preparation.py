@@ -240,12 +240,12 @@ def _write_hand_and_copies(start: StartingModel, particles: ParticleSet, folder:
 
 
 def bytes_to_write(model: Model, source: AtomSource, cycles: int | None, box: int) -> int:
-    """Space that a run takes on disk: models of all cycles, the checkpoint and its successor, the maps."""
+    """Space that a run takes on disk: models of all cycles, two checkpoints and a successor, the maps."""
     models = _BYTES_PER_ATOM_IN_MODEL * len(model) * ((cycles or len({stage.name for stage in source.stages()})) + 3)
     # Each value that is learned comes with two moments of the optimiser.
     learned = 3 * sum(values.nbytes for values in source.state().values())
     checkpoint = learned + _BYTES_PER_ATOM_IN_CHECKPOINT * len(model)
-    return models + 2 * checkpoint + 3 * 4 * box**3
+    return models + 3 * checkpoint + 3 * 4 * box**3
 
 
 def _plan_memory(

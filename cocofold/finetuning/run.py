@@ -137,19 +137,7 @@ def errors_explained(folder: RunFolder, options: Options, processes: WorkerGroup
 
 
 class _Run:
-    """Passes of a prepared run.
-
-    Parameters
-    ----------
-    prepared : PreparedRun
-    options : Options
-    folder : RunFolder
-    endings : SignalHandler
-    began : float
-        Time at which the run began, on the monotonic clock.
-    run_inside : callable
-        Fine-tunes in a folder of this run, with its processes and until the same process is gone.
-    """
+    """Passes of a prepared run that began at ``began`` on the monotonic clock; ``run_inside`` is one in its folder."""
 
     def __init__(
         self,
@@ -254,6 +242,7 @@ class _Run:
         try:
             if not this.cycles:
                 self._end_cycle(number, loop, "start")
+                self._take_coarse_stages(this, loop)
             with TrainingProgressBar(ends[-1], loop.step) as progress:
                 for end in ends[len(this.cycles) - 1 :]:
                     if this.has_stopped_gaining:
@@ -267,6 +256,22 @@ class _Run:
             if this.cycles:
                 self._save(number, loop)
             raise
+
+    def _take_coarse_stages(self, this: TrainingPass, loop: TrainingLoop) -> None:
+        """Let a second pass go on from the first one's coarse stages, if there are any before the answer."""
+        taken = self.folder.coarse_stages
+        if this is self.passes[0] or not taken.is_file():
+            return
+        tensors, facts = load_checkpoint(taken)
+        with refuse_bad_checkpoint(taken):
+            if facts["cycle"] < (this.last_cycle or 0):
+                loop.restore(tensors)
+                this.go_on_from(self.passes[0], facts["cycle"])
+
+    def _is_coarse(self, number: int, loop: TrainingLoop) -> bool:
+        """Whether a second pass may go on from here: what is compared does not depend on which particles are fitted."""
+        by_images = self.options.supervision == "images" and self.options.set_aside != "on"
+        return by_images and number + 1 < len(self.passes) and 0 < loop.step <= loop.coarse_steps()
 
     def _advance(self, loop: TrainingLoop, end: int, progress: TrainingProgressBar) -> None:
         # A signal waits for the end of a step, when the state is whole.
@@ -290,6 +295,8 @@ class _Run:
             self._keep(number, loop, self._cycle(this, loop, stage, work, heldout), work, heldout)
             if stage != "start":
                 self._save(number, loop)
+            if self._is_coarse(number, loop):
+                save_checkpoint(self.folder.coarse_stages, loop.state(), {"cycle": this.cycles[-1].number})
 
     def _cycle(
         self, this: TrainingPass, loop: TrainingLoop, stage: str, work: torch.Tensor, heldout: torch.Tensor | None
@@ -321,21 +328,12 @@ class _Run:
         if is_answer and (this.last_cycle is None or cycle.number == this.last_cycle):
             self.best = reached
             self.folder.write_model("model.cif", written, placed_as)
-        if number == len(self.passes) - 1 or cycle.number == 0:
+        if number == len(self.passes) - 1 or cycle.number == 0 or self._is_coarse(number, loop):
             self.folder.write_model(f"models/cycle_{cycle.number:02d}.cif", written, placed_as)
         self.folder.write_cycles(
             [{**asdict(one), "pass": row + 1} for row, each in enumerate(self.passes) for one in each.cycles]
         )
-        self._log_cycle(cycle)
-
-    def _log_cycle(self, cycle: Cycle) -> None:
-        judged = "" if cycle.frc_heldout is None else f"  held-out {cycle.frc_heldout:.4f}"
-        left = "" if cycle.number == 0 else f", left {self.eta.seconds_left(cycle.step):.0f} s at most"
-        self.folder.log(
-            f"cycle {cycle.number:2d}  {cycle.stage:>8}  step {cycle.step:5d}  FRC work {cycle.frc_work:.4f}{judged}  "
-            f"moved {cycle.moved_angstrom:5.2f} Å  worst link {cycle.worst_link_angstrom:.3f} Å  {cycle.seconds:6.1f} s"
-            f"{left}"
-        )
+        self.folder.log(cycle.summary(self.eta.seconds_left(cycle.step)))
 
     def _finish(self, given: ParticleSet) -> dict[str, Any]:
         """Write the answer and what is known of it."""

@@ -95,6 +95,7 @@ class RunFolder:
     def __init__(self, path: Path, options: Options, resume: bool) -> None:
         self.path = path
         self.checkpoint = path / "checkpoints" / "latest.safetensors"
+        self.coarse_stages = path / "checkpoints" / "coarse_stages.safetensors"
         self._options = options
         self._resume = resume
         self._held = contextlib.ExitStack()

@@ -299,7 +299,7 @@ def run_metrics(
     start, judged, fitted = prepared.start, passes[0], answer_pass(passes)
     best = fitted.cycles[0 if answer is None else fitted.best]
     geometry, said = _geometry(prepared, answer)
-    last_cycles = [this.cycles[-1] for this in passes if this.cycles]
+    ways = [(this.cycles[this.shared_cycles], this.cycles[-1]) for this in passes if this.cycles]
     heldout_start = judged.cycles[0].frc_heldout
     heldout = judged.cycles[min(best.number, len(judged.cycles) - 1)].frc_heldout
     says = verdict_text(verdict, len(judged.heldout), heldout_start, heldout, best.number)
@@ -331,8 +331,8 @@ def run_metrics(
         "particles": len(prepared.particles),
         "heldout_particles": len(judged.heldout),
         "passes": len(passes),
-        "steps": sum(cycle.step for cycle in last_cycles),
-        "images": sum(cycle.images for cycle in last_cycles),
+        "steps": sum(last.step - first.step for first, last in ways),
+        "images": sum(last.images - first.images for first, last in ways),
         "seconds": round(seconds + start.placing_seconds + start.teacher_seconds, 1),
         "placing_seconds": start.placing_seconds,
         "teacher_seconds": start.teacher_seconds,

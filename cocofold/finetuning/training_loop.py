@@ -142,6 +142,14 @@ class TrainingLoop:
             return [end for end, name, following in zip(ends, names, names[1:]) if name != following]
         return [round(self.total_steps * (number + 1) / cycles) for number in range(cycles)]
 
+    def coarse_steps(self) -> int:
+        """Steps before the last stages that compare all rings, or may refine poses; 0 if the images' number counts."""
+
+        def is_fine(stage: Stage) -> bool:
+            return stage.epochs > 0 or (stage.trains_gaussians if self.poses else not stage.resolution_angstrom)
+
+        return self.total_steps - sum(one.steps for one in itertools.takewhile(is_fine, reversed(self._stages)))
+
     def stage_name(self) -> str:
         """Name of the stage of the last step taken."""
         return self._stages[self._stage_of(max(0, self.step - 1))[0]].name
@@ -346,6 +354,9 @@ def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], facts: dict[st
         partial.write_bytes(content)
 
 
+_UNUSABLE = (SafetensorError, LookupError, ValueError, TypeError, ArithmeticError, AttributeError, RuntimeError)
+
+
 @contextlib.contextmanager
 def refuse_bad_checkpoint(path: Path) -> Iterator[None]:
     """Refuse, with a message, a checkpoint that is damaged or of another version."""
@@ -353,15 +364,7 @@ def refuse_bad_checkpoint(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error}); make it readable, then go on with --resume") from error
-    except (
-        SafetensorError,
-        LookupError,
-        ValueError,
-        TypeError,
-        ArithmeticError,
-        AttributeError,
-        RuntimeError,
-    ) as error:
+    except _UNUSABLE as error:
         if is_out_of_memory(error):
             raise
         raise InputError(

@@ -21,7 +21,7 @@ from cocofold.imaging.fourier import RingPixels, ring_count
 from cocofold.likelihood.frc_loss import AtomGaussians, CorrelationGradient
 from cocofold.likelihood.image_comparison import Comparison, PoseRefiner
 from cocofold.likelihood.observed_images import Observations
-from cocofold.sources.base import AtomSource, ParameterGroup, Stage, StageOptimiser, counted_in_steps
+from cocofold.sources.base import AtomSource, ParameterGroup, Stage, StageOptimiser, coarse_steps, counted_in_steps
 from cocofold.structure.restraints import Restraints
 from cocofold.system.atomic_files import atomic_path
 from cocofold.system.errors import InputError
@@ -143,12 +143,8 @@ class TrainingLoop:
         return [round(self.total_steps * (number + 1) / cycles) for number in range(cycles)]
 
     def coarse_steps(self) -> int:
-        """Steps before the last stages that compare all rings, or may refine poses; 0 if the images' number counts."""
-
-        def is_fine(stage: Stage) -> bool:
-            return stage.epochs > 0 or (stage.trains_gaussians if self.poses else not stage.resolution_angstrom)
-
-        return self.total_steps - sum(one.steps for one in itertools.takewhile(is_fine, reversed(self._stages)))
+        """See ``sources.base.coarse_steps``."""
+        return coarse_steps(self._stages, refines_poses=self.poses is not None)
 
     def stage_name(self) -> str:
         """Name of the stage of the last step taken."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
@@ -63,6 +65,19 @@ _FINAL_RATE_FACTOR = 0.05
 def counted_in_steps(stage: Stage, n_work: int, batch_size: int) -> Stage:
     """A stage whose length is known in steps."""
     return replace(stage, steps=math.ceil(stage.epochs * n_work / batch_size)) if stage.epochs else stage
+
+
+def coarse_steps(stages: Sequence[Stage], refines_poses: bool) -> int:
+    """Number of steps before the last stages that compare all rings, or in which poses may be refined.
+
+    Up to there it makes no difference whether all particles are fitted or most of them. It is 0 where the number of
+    steps depends on that of particles.
+    """
+
+    def is_fine(stage: Stage) -> bool:
+        return stage.epochs > 0 or (stage.trains_gaussians if refines_poses else not stage.resolution_angstrom)
+
+    return sum(stage.steps for stage in itertools.dropwhile(is_fine, reversed(stages)))
 
 
 class ParameterGroup(TypedDict):

@@ -31,6 +31,8 @@ WORK = range(3, 75)
 class _Sliding:
     """Atoms that move along x as one."""
 
+    copies = 1
+
     def __init__(self, model: Model, stages: list[Stage]) -> None:
         self._stages = stages
         self._base = torch.as_tensor(model.positions, dtype=torch.float32)

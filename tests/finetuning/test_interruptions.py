@@ -140,7 +140,7 @@ def test_a_run_ended_and_killed_resumes_to_the_same_model(
     assert not list(out.rglob("*.part"))
     process = started(short(particles, start, out, "--resume"))
     # In the second pass, which gives the answer.
-    wait_for(lambda: "cycle  3" in log(out).partition("pass 2 of 2")[2], process)
+    wait_for(lambda: "cycle  6" in log(out).partition("pass 2 of 2")[2], process)
     time.sleep(0.1)
     process.kill()
     assert ended(process) == (-9, "")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import gemmi
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from cocofold.finetuning.options import Options
 from cocofold.finetuning.run import finetune
 from cocofold.finetuning.training_loop import TrainingLoop
 from cocofold.likelihood.frc_loss import AtomGaussians
+from cocofold.sources.base import Stage, coarse_steps
 from cocofold.system.processes import Interrupted
 
 IMAGES = 60
@@ -141,6 +143,30 @@ def test_a_pass_stops_after_four_cycles_without_gain_and_the_second_ends_at_its_
     assert cycles == [*range(8), *range(4)]
     assert (metrics["verdict"], metrics["best_cycle"]) == ("supported", 3)
     assert {float(value) for value in amplitudes} == {3.0}
+
+
+def test_the_second_pass_goes_on_from_the_coarse_stages_of_the_first(scripted, tmp_path: Path) -> None:
+    """Nine even cycles; the sixth is the last one to end before the stages that compare all rings."""
+    metrics, cycles, _ = scripted([0.0, *(0.02 + 0.01 * number for number in range(9))])
+    assert cycles == [*range(10), 0, 7, 8, 9]
+    assert (metrics["passes"], metrics["best_cycle"]) == (2, 9)
+    known = pd.read_csv(tmp_path / "run" / "metrics.csv")
+    second = known[known["pass"] == 2].set_index("number")
+    assert second.index.tolist() == [*range(10)]
+    assert metrics["steps"] == second.step[9] + second.step[9] - second.step[6]
+    assert second.step[6] <= 40 + 80 + 180 + 240 + 300 + 250 + 250 < second.step[7]
+    assert sorted(path.name for path in (tmp_path / "run" / "models").iterdir()) == [
+        f"cycle_{number:02d}.cif" for number in range(10)
+    ]
+
+
+def test_stages_that_compare_all_rings_or_refine_poses_are_not_shared() -> None:
+    stages = [Stage("a", 5, 20.0), Stage("b", 7, 0.0), Stage("c", 11, 8.0, trains_gaussians=True)]
+    last = [Stage("d", 13, 0.0, trains_gaussians=True), Stage("e", 17, 0.0, trains_gaussians=True)]
+    assert coarse_steps([*stages, *last], refines_poses=False) == 23
+    assert coarse_steps([*stages, *last], refines_poses=True) == 12
+    assert coarse_steps(last, refines_poses=False) == 0
+    assert coarse_steps([Stage("a", 0, 20.0, epochs=2)], refines_poses=False) == 0
 
 
 def test_a_gain_that_is_not_clear_delays_the_end_and_gives_no_answer(scripted) -> None:

@@ -349,9 +349,10 @@ class Options(StateOptions, NetworkOptions, TrainingOptions, ModelOptions, DataO
         own |= {one.name: one.default for kind in ("map_only", "network_only") for one in self._set_by(kind)}
         return replace(self, model=str(model), prediction=None, symmetry=symmetry, **own)
 
-    def for_second_fit(self, start: Path) -> Options:
-        """Options of a run from a placed start that sets density aside."""
-        return replace(self.for_teacher(start, None), set_aside="on", check=False, refine_poses=self.refine_poses)
+    def for_second_fit(self, start: Path, sets_aside: bool) -> Options:
+        """Options of a run from a placed start that may set density aside, and runs no further one."""
+        own: dict[str, Any] = {"set_aside": "on" if sets_aside else "off", "check": False}
+        return replace(self.for_teacher(start, None), **own, refine_poses=self.refine_poses)
 
     def write(self, path: Path) -> None:
         """Write as YAML, with the version."""

@@ -36,11 +36,12 @@ from cocofold.finetuning.run_result import (
     reconstruct_run,
     refine_answer_poses,
     run_metrics,
+    start_of_second_fit,
     summary_line,
     write_answer,
 )
 from cocofold.finetuning.training_loop import TrainingLoop, load_checkpoint, refuse_bad_checkpoint, save_checkpoint
-from cocofold.finetuning.verdict import MOVES_THE_MODEL, SUPPORTED, UNDECIDED, Evidence, judge
+from cocofold.finetuning.verdict import MIXED, MOVES_THE_MODEL, NO_SINGLE_MODEL, SUPPORTED, UNDECIDED, Evidence, judge
 from cocofold.likelihood.distributed import WorkerGroup
 from cocofold.likelihood.explained_signal import ExplainedSignal
 from cocofold.likelihood.image_comparison import Comparison
@@ -54,6 +55,7 @@ from cocofold.system.hardware import find_device, is_out_of_memory
 from cocofold.system.processes import Interrupted, SignalHandler
 from cocofold.system.progress import EtaEstimator, TrainingProgressBar
 
+_REACHED = "reached."  # prefix in checkpoints of the last cycle's state, which may not be the answer
 # Number of fitted particles that are scored at the end of a cycle, to show how the fit goes: more give a steadier mean
 # and take longer; nothing is decided by it.
 _MOST_FITTED_IMAGES_SCORED = 500
@@ -162,7 +164,7 @@ class _Run:
             images=prepared.particles.particle_numbers,
         )[: 1 + options.second_pass]
         self.passes[0].last_cycle = options.twin_cycle
-        self.best = prepared.start_state()
+        self.best = self.reached = prepared.start_state()
         self.second_fit: dict[str, Any] | None = None
 
     def _loop(self, this: TrainingPass) -> TrainingLoop:
@@ -193,8 +195,7 @@ class _Run:
 
     def execute(self, given: ParticleSet) -> dict[str, Any]:
         """All passes, from the last checkpoint if there is one; ``given`` are the particles as they were read."""
-        number, state, seconds_spent = self._load_checkpoint()
-        self.began -= seconds_spent
+        number, state = self._load_checkpoint()
         while number < len(self.passes):
             if number > 0:
                 self.passes[number].last_cycle = self.passes[number - 1].best
@@ -205,26 +206,26 @@ class _Run:
             self.folder.require_unchanged_stacks(given, all_were_read=False)
         return self._finish(given)
 
-    def _load_checkpoint(self) -> tuple[int, dict[str, torch.Tensor] | None, float]:
-        """Where to go on: number of the pass, state of its loop (None at its beginning), seconds spent before."""
+    def _load_checkpoint(self) -> tuple[int, dict[str, torch.Tensor] | None]:
+        """Where to go on: number of the pass, and state of its loop, None at its beginning."""
         if not self.folder.checkpoint.is_file():
-            return 0, None, 0.0
+            return 0, None
         tensors, facts = load_checkpoint(self.folder.checkpoint)
         with refuse_bad_checkpoint(self.folder.checkpoint):
             for this, known in zip(self.passes, facts["passes"]):
                 this.restore_from_checkpoint(known)
-            self.best = ModelState.pop_from_checkpoint(tensors, self.prepared.device)
-            step, number, seconds = int(tensors["step"]), facts["number"], facts["seconds"]
+            self.best = self.reached = ModelState.pop_from_checkpoint(tensors, self.prepared.device)
+            if any(name.startswith(_REACHED) for name in tensors):
+                self.reached = ModelState.pop_from_checkpoint(tensors, self.prepared.device, _REACHED)
+            step, number, self.began = int(tensors["step"]), facts["number"], self.began - facts["seconds"]
         self.folder.log(f"resumed at step {step}")
-        return number, tensors, seconds
+        return number, tensors
 
     def _save(self, number: int, loop: TrainingLoop) -> None:
-        tensors = {**loop.state(), **self.best.tensors()}
-        facts = {
-            "number": number,
-            "passes": [this.facts() for this in self.passes],
-            "seconds": time.monotonic() - self.began,
-        }
+        others = {} if self.reached is self.best else self.reached.tensors(_REACHED)
+        tensors = {**loop.state(), **self.best.tensors(), **others}
+        passes = [this.facts() for this in self.passes]
+        facts = {"number": number, "passes": passes, "seconds": time.monotonic() - self.began}
         save_checkpoint(self.folder.checkpoint, tensors, facts)
 
     def _run_pass(self, number: int, state: dict[str, torch.Tensor] | None) -> None:
@@ -321,7 +322,7 @@ class _Run:
     ) -> None:
         """Take note of a cycle and write what it gave."""
         this = self.passes[number]
-        reached = ModelState(loop.positions(), loop.gaussians.detached(), loop.confidence())
+        self.reached = reached = ModelState(loop.positions(), loop.gaussians.detached(), loop.confidence())
         is_answer = this.add(cycle, work, heldout)
         written, placed_as = reached.to_output(self.prepared.model), self.prepared.start.placed_as
         # The second pass has nothing to judge itself by: its answer is its last cycle.
@@ -342,13 +343,15 @@ class _Run:
         prepared, folder, held_out = self.prepared, self.folder, bool(self.passes[0].start_images)
         if self.options.twin_number is not None:
             return finish_twin(prepared, self.best, folder, self.options, time.monotonic() - self.began)
-        evidence = self._fit_again(examine_answer(prepared, self.best, folder, self.options.seed))
+        other = self.best if answer_pass(self.passes).best else self.reached  # what single images may prefer
+        evidence = self._fit_again(examine_answer(prepared, self.best, other, folder, self.options.seed))
         better = SUPPORTED if self.second_fit is not None else verdict_of_pass(self.passes[0])
         verdict, reasons = judge(better, evidence, only_ordered(prepared.model), held_out)
         # With none held out nothing tells whether the last cycle is better: it is given.
         moves = verdict in MOVES_THE_MODEL or (verdict == UNDECIDED and not held_out)
-        if not moves and (self.second_fit is not None or answer_pass(self.passes).best > 0):
-            folder.write_model("candidate.cif", self.best.to_output(prepared.model), prepared.start.placed_as)
+        if not moves and (self.second_fit is not None or answer_pass(self.passes).best > 0 or verdict == MIXED):
+            candidate = self.best if self.second_fit is not None else other
+            folder.write_model("candidate.cif", candidate.to_output(prepared.model), prepared.start.placed_as)
             self.best = prepared.start_state()
         answer = self.second_fit or {"best_cycle": answer_pass(self.passes).best}
         errors = fit_twins(prepared, self.best, folder, self.options, answer, self.run_inside) if moves else None
@@ -378,21 +381,20 @@ class _Run:
         return metrics
 
     def _fit_again(self, evidence: Evidence | None) -> Evidence | None:
-        """Fit once more where much of the signal is explained by no atom, with that density set aside.
-
-        The answer is that of the second fit where it explains held-out images at least as well.
-        """
+        """Fit again without what only images or only the model show; that counts if held-out images agree as well."""
         prepared, folder, options = self.prepared, self.folder, self.options
         may = options.set_aside == "auto" and options.effort >= 1 and options.prediction is None
         if not may or prepared.start.symmetry or evidence is None or not evidence.asks_for_second_fit:
             return evidence
-        run, percent = folder.path / "set_aside", f"{100 * evidence.unexplained:.0f} %"
-        folder.log(f"{percent} of the signal is explained by no atom: fitted again with that set aside; see {run}")
-        again = self.run_inside(options.for_second_fit(folder.path / "models" / "cycle_00.cif"), run)
+        run = folder.path / "set_aside"
+        folder.log(f"{evidence.why_again}: fitted again without these; see {run}")
+        file, start = start_of_second_fit(prepared, evidence, folder)
+        again = self.run_inside(options.for_second_fit(file, evidence.lacks_much), run)
         first = answer_pass(self.passes).cycles[answer_pass(self.passes).best]
         explains_less = (again["frc_heldout"] or 0) < (first.frc_heldout or 0)
-        if again["verdict"] not in MOVES_THE_MODEL or explains_less:
+        stays = again["verdict"] not in MOVES_THE_MODEL
+        if explains_less or again["verdict"] in NO_SINGLE_MODEL or (stays and not evidence.has_surplus):
             return evidence
         tensors, _ = load_checkpoint(run / "checkpoints" / "latest.safetensors")
-        self.best, self.second_fit = ModelState.pop_from_checkpoint(tensors, prepared.device), again
-        return examine_answer(prepared, self.best, folder, self.options.seed)
+        self.best, self.second_fit = start if stays else ModelState.pop_from_checkpoint(tensors, prepared.device), again
+        return examine_answer(prepared, self.best, self.best, folder, options.seed)

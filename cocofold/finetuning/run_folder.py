@@ -332,7 +332,7 @@ class ModelState:
     gaussians: AtomGaussians
     plddt: torch.Tensor | None = None
 
-    def tensors(self) -> dict[str, torch.Tensor]:
+    def tensors(self, prefix: str = _BEST_PREFIX) -> dict[str, torch.Tensor]:
         """For a checkpoint."""
         known = {
             "positions": self.positions,
@@ -341,19 +341,15 @@ class ModelState:
             "plddt": self.plddt,
         }
         return {
-            _BEST_PREFIX + name: values.detach().cpu().contiguous()
-            for name, values in known.items()
-            if values is not None
+            prefix + name: values.detach().cpu().contiguous() for name, values in known.items() if values is not None
         }
 
     @classmethod
-    def pop_from_checkpoint(cls, tensors: dict[str, torch.Tensor], device: torch.device) -> ModelState:
+    def pop_from_checkpoint(
+        cls, tensors: dict[str, torch.Tensor], device: torch.device, prefix: str = _BEST_PREFIX
+    ) -> ModelState:
         """From a checkpoint's tensors, out of which it is taken."""
-        known = {
-            name[len(_BEST_PREFIX) :]: tensors.pop(name).to(device)
-            for name in list(tensors)
-            if name.startswith(_BEST_PREFIX)
-        }
+        known = {name[len(prefix) :]: tensors.pop(name).to(device) for name in list(tensors) if name.startswith(prefix)}
         return cls(known["positions"], AtomGaussians(known["amplitudes"], known["widths"]), known.get("plddt"))
 
     def to_output(self, model: Model) -> OutputModel:

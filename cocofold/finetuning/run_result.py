@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import platform
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from cocofold import __version__
 from cocofold.assessment.backbone_geometry import measure_geometry
 from cocofold.assessment.what_changed import WhatChanged
 from cocofold.finetuning.holdout import TrainingPass, answer_curves, answer_pass, highest_gain, spread_draw
@@ -18,8 +17,9 @@ from cocofold.finetuning.options import Options
 from cocofold.finetuning.preparation import PreparedRun
 from cocofold.finetuning.residue_findings import ResidueErrors, write_errors
 from cocofold.finetuning.run_folder import ModelState, RunFolder
-from cocofold.finetuning.verdict import MIXED, NOT_BELONGING, Evidence, gather_evidence, verdict_text
+from cocofold.finetuning.verdict import NO_SINGLE_MODEL, Evidence, gather_evidence, verdict_text
 from cocofold.likelihood.explained_signal import ExplainedSignal
+from cocofold.likelihood.frc_loss import AtomGaussians
 from cocofold.likelihood.image_comparison import PoseRefiner
 from cocofold.likelihood.particle_optics import ERRORS_PER_POSE, with_pose_errors
 from cocofold.likelihood.reconstruction import Reconstruction, reconstruct
@@ -29,12 +29,12 @@ from cocofold.mapfit.workflow import SUBUNIT_FILE
 from cocofold.particles.mrc import write_map
 from cocofold.particles.particle_set import ParticleSet
 from cocofold.particles.star_write import write_star
-from cocofold.structure.confidence import only_ordered, ordered_residues, runs_of
+from cocofold.structure.confidence import ResidueOrder, only_ordered, ordered_residues, runs_of, with_order
 from cocofold.structure.geometry import find_superposition
 from cocofold.structure.model import Model
 from cocofold.structure.modelcif import residues_of
 from cocofold.system.errors import InputError
-from cocofold.system.hardware import peak_memory_gb
+from cocofold.system.hardware import peak_memory_gb, versions
 
 # Images that are looked at for the evidence: of more, its errors are small beside what models leave unexplained. Fewer
 # than the least show nothing.
@@ -57,9 +57,12 @@ def reconstruct_run(prepared: PreparedRun, rows: torch.Tensor, seed: int) -> Rec
     return reconstruct(drawn, None, seed, prepared.device, None, _EXAMINED_RESOLUTION_ANGSTROM)
 
 
-def examine_answer(prepared: PreparedRun, state: ModelState, folder: RunFolder, seed: int) -> Evidence | None:
+def examine_answer(
+    prepared: PreparedRun, state: ModelState, other: ModelState, folder: RunFolder, seed: int
+) -> Evidence | None:
     """What the particles' own reconstruction and single images say of an answer; None where they say too little.
 
+    Single images are asked whether they show the start or ``other``, which is the answer unless that is the start.
     Writes ``reconstruction.mrc`` and, where much of the signal is unexplained, ``unexplained.mrc``.
     """
     everything = torch.arange(len(prepared.particles))
@@ -68,8 +71,7 @@ def examine_answer(prepared: PreparedRun, state: ModelState, folder: RunFolder, 
         return None
     try:
         maps = reconstruct_run(prepared, everything, seed)
-    except InputError as error:
-        # The fit itself has ended well.
+    except InputError as error:  # the fit itself has ended well
         folder.log(f"whether all parts are right cannot be told: {error}")
         return None
     write_map(folder.path / "reconstruction.mrc", maps.map, maps.pixel_size_angstrom)
@@ -80,7 +82,7 @@ def examine_answer(prepared: PreparedRun, state: ModelState, folder: RunFolder, 
             prepared.comparison.score(
                 positions, prepared.start_gaussians(), rows, rings, prepared.memory.images_at_once
             ).mean(1)
-            for positions in (prepared.start_positions, state.positions)
+            for positions in (prepared.start_positions, other.positions)
         )
         found = (answer - start).cpu().double().numpy()
         return found[np.isfinite(found)]
@@ -164,6 +166,18 @@ def write_answer(
     return removed
 
 
+def start_of_second_fit(prepared: PreparedRun, evidence: Evidence, folder: RunFolder) -> tuple[Path, ModelState]:
+    """File and atoms of a start in which parts that no image shows are marked as disordered, and have no weight."""
+    if not evidence.has_surplus:
+        return folder.path / "models" / "cycle_00.cif", prepared.start_state()
+    unseen = ~ordered_residues(prepared.model)
+    unseen[~unseen] = evidence.unseen()
+    marked = with_order(prepared.model, ResidueOrder(unseen, None, "", ()))
+    start = replace(prepared.start_state(), gaussians=AtomGaussians.of_model(marked, prepared.device))
+    folder.write_model("models/second_start.cif", start.to_output(marked), prepared.start.placed_as)
+    return folder.path / "models" / "second_start.cif", start
+
+
 def put_back(start: Model, answer: Model, unseen: np.ndarray, occupancies: np.ndarray) -> Model:
     """An answer whose unseen chains and ends of chains lie as they did in the start beside what moved.
 
@@ -235,7 +249,7 @@ def refine_answer_poses(
     poses = PoseRefiner.of_run(
         options.refine_poses, prepared.comparison, prepared.observations, every, rings, prepared.memory.images_at_once
     )
-    if poses is None or verdict in (MIXED, NOT_BELONGING):
+    if poses is None or verdict in NO_SINGLE_MODEL:
         return None
     atoms = (state.positions, state.gaussians)
     found: dict[str, Any] = {"refined": are_off or poses.decide(*atoms)}
@@ -310,14 +324,11 @@ def run_metrics(
         "geometry": geometry,
         "evidence": None if evidence is None else evidence.as_dict(only_ordered(prepared.model)),
         "best_cycle": best.number,
-        "frc_work": best.frc_work,
+        **{name: getattr(best, name) for name in _OF_SECOND_FIT},
         "frc_heldout": heldout,
         "frc_work_start": fitted.cycles[0].frc_work,
         "frc_heldout_start": heldout_start,
         **highest_gain(judged),
-        "moved_angstrom": best.moved_angstrom,
-        "worst_link_angstrom": best.worst_link_angstrom,
-        "link_rms_angstrom": best.link_rms_angstrom,
         "cycles_that_lost_the_fold": cycles_that_lost_the_fold,
         "residues_removed": residues_removed,
         "poses": poses,
@@ -347,7 +358,8 @@ def run_metrics(
     if second_fit is not None:
         found |= {name: second_fit[name] for name in _OF_SECOND_FIT}
         found["verdict_explanation"] += (
-            " The model is that of a second fit, in set_aside, in which density that no atom explains was set aside."
+            " The model is that of a second fit, in set_aside, without density that no atom explains and without parts "
+            "that no image shows."
         )
     return found
 
@@ -377,16 +389,6 @@ def _geometry(prepared: PreparedRun, answer: ModelState | None) -> tuple[dict[st
         f"New since the start: {counts}, {len(new['ramachandran_outliers'])} Ramachandran outliers; "
         f"{100 * after.ramachandran_favoured:.0f} % are favoured (start {100 * before.ramachandran_favoured:.0f} %)."
     ]
-
-
-def versions() -> dict[str, str]:
-    """Versions of the programs that computed."""
-    return {
-        "cocofold": __version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def summary_line(metrics: dict[str, Any]) -> str:

@@ -39,7 +39,7 @@ from cocofold.finetuning.state_files import (
     tensor_of,
     write_states,
 )
-from cocofold.finetuning.verdict import MIXED, NOT_BELONGING, SUPPORTED
+from cocofold.finetuning.verdict import NO_SINGLE_MODEL, SUPPORTED
 from cocofold.imaging.fourier import RingPixels, ring_count
 from cocofold.likelihood.distributed import WorkerGroup
 from cocofold.likelihood.frc_loss import AtomGaussians, images_per_chunk, settle_contrast
@@ -391,7 +391,7 @@ class _States:
         if not (one.run / "candidate.cif").is_file():
             return FittedState(one.run, written, one.model, one.metrics)
         others, start = fits[:number] + fits[number + 1 :], read_model(written)
-        if verdict not in (MIXED, NOT_BELONGING) and others and self.heldout.any():
+        if verdict not in NO_SINGLE_MODEL and others and self.heldout.any():
             without = [*others, replace(one, sums=self._sums(start))]
             gained = float((self._log_evidence([*others, one]) - self._log_evidence(without)).sum())
             if gained > LEAST_EVIDENCE:

@@ -29,6 +29,8 @@ NOT_SUPPORTED, NOTHING_TO_CHANGE, MIXED, NOT_BELONGING = (
 )
 # Verdicts with which model.cif is another model than the start
 MOVES_THE_MODEL = (SUPPORTED, IN_PART)
+# Those with which no one model is that of the images
+NO_SINGLE_MODEL = (MIXED, NOT_BELONGING)
 
 # Occupancy below which a part is not there, and bounds beyond which it is not right, each by three standard errors.
 # Right answers had 0.92 to 1.09; chains and tails that no image shows 0 to 0.37; parts in the density of a missing
@@ -38,6 +40,8 @@ _ERRORS = 3.0
 # Share of the signal that no atom explains above which an answer is right in part only, beyond two standard errors.
 # Right answers leave -0.02 to 0.03.
 _MOST_UNEXPLAINED, _UNEXPLAINED_ERRORS = 0.10, 2.0
+# Share of unseen residues from which the others are fitted again without them: fewer hold little back.
+_MOST_UNSEEN = 0.05
 # Share of the signal below which an answer says nothing of a start that fits no better than by chance
 _FOREIGN_BELOW_SHARE = 0.6
 # Images that prefer the start to the answer are another state where two groups, on either side of zero, describe the
@@ -104,10 +108,29 @@ class Evidence:
 
     @property
     def asks_for_second_fit(self) -> bool:
-        """Whether atoms may have been drawn into density of what the model lacks."""
-        if self.missing is None or not self.belongs or self.share_preferring_start is not None:
+        """Whether the model lacks parts, or has others, by which atoms may have been drawn to wrong places."""
+        if not self.belongs or self.share_preferring_start is not None:
             return False
-        return self.missing.missing_mass - _UNEXPLAINED_ERRORS * self.missing.error > _MOST_UNEXPLAINED
+        return self.lacks_much or self.has_surplus
+
+    @property
+    def lacks_much(self) -> bool:
+        """Whether atoms may have been drawn into density of what the model lacks."""
+        lacking = self.missing
+        return lacking is not None and lacking.missing_mass - _UNEXPLAINED_ERRORS * lacking.error > _MOST_UNEXPLAINED
+
+    @property
+    def has_surplus(self) -> bool:
+        """Whether parts that no image shows may have held others away from their places."""
+        unseen = self.unseen()
+        return bool(unseen.any() and not unseen.all() and unseen.mean() > _MOST_UNSEEN)
+
+    @property
+    def why_again(self) -> str:
+        """What asks for a second fit, in words."""
+        lacking = f"{100 * self.unexplained:.0f} % of the signal is explained by no atom" if self.lacks_much else ""
+        surplus = f"{int(self.unseen().sum())} residues are in no image" if self.has_surplus else ""
+        return " and ".join(filter(None, (lacking, surplus)))
 
     def unseen(self) -> np.ndarray:
         """Residues that no image shows, (n_residues,) bool."""
@@ -212,7 +235,7 @@ def judge(better: str, evidence: Evidence | None, model: Model, held_out: bool =
             f"{100 * evidence.answer.share:.0f} % of the signal is explained in the end.",
             *reasons,
         ]
-    if better == SUPPORTED and evidence.share_preferring_start is not None:
+    if evidence.share_preferring_start is not None:
         share = evidence.share_preferring_start
         return MIXED, [
             f"The images show more than one state: {100 * share:.0f} % of them are clearly better explained by the "

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import resource
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
+from cocofold import __version__
 from cocofold.system.errors import InputError, require_within
 
 if TYPE_CHECKING:
@@ -280,3 +282,17 @@ def peak_memory_gb() -> float:
 
     on_gpus = [torch.cuda.max_memory_allocated(number) for number in range(torch.cuda.device_count())]
     return max(peak_resident_bytes(), *on_gpus, 0) / 1e9
+
+
+def versions() -> dict[str, str]:
+    """Versions of the programs that compute."""
+    # Late, since this module is read before them.
+    import numpy as np
+    import torch
+
+    return {
+        "cocofold": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }

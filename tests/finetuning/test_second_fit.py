@@ -17,9 +17,12 @@ from scipy.spatial.transform import Rotation
 from cocofold.finetuning import run, run_result
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.run import _Run
+from cocofold.finetuning.run_folder import ModelState
 from cocofold.finetuning.verdict import Evidence
-from cocofold.likelihood.explained_signal import ExplainedShare
+from cocofold.likelihood.explained_signal import ExplainedShare, PartOccupancy
+from cocofold.likelihood.frc_loss import AtomGaussians
 from cocofold.mapfit.unexplained_density import UnexplainedDensity
+from cocofold.structure.confidence import ordered_residues
 from cocofold.system.errors import InputError
 from cocofold.system.processes import Interrupted, SignalHandler
 
@@ -37,7 +40,7 @@ def asked(tmp_path: Path, options: Options, evidence: Evidence | None, symmetry:
         return {"verdict": "not supported", "frc_heldout": 0.1}
 
     state = SimpleNamespace(
-        prepared=SimpleNamespace(start=SimpleNamespace(symmetry=symmetry)),
+        prepared=SimpleNamespace(start=SimpleNamespace(symmetry=symmetry), start_state=lambda: "start"),
         folder=SimpleNamespace(path=tmp_path, log=lambda line: None),
         options=options,
         passes=[SimpleNamespace(gave_answer=True, best=0, cycles=[SimpleNamespace(frc_heldout=0.2)])],
@@ -69,6 +72,57 @@ def test_a_second_fit_begins_at_the_placed_start_with_density_set_aside(tmp_path
 )
 def test_no_second_fit(tmp_path: Path, options: dict, evidence: Evidence | None, symmetry: str | None) -> None:
     assert asked(tmp_path, Options(particles="p.star", model="m.cif", **options), evidence, symmetry) == []
+
+
+@pytest.mark.parametrize(
+    ("verdict", "heldout", "best"),
+    [
+        ("supported in part", 0.3, "its answer"),
+        ("nothing to change", 0.3, "its start"),
+        ("not supported", 0.2, "its start"),
+        ("supported", 0.19, None),
+        ("mixed", 0.3, None),
+        ("does not belong", 0.3, None),
+    ],
+)
+def test_parts_in_no_image_have_no_weight_in_a_second_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdict: str, heldout: float, best: str | None
+) -> None:
+    """Its answer, or its start where that needs no change, counts if held-out images agree with it as well."""
+    model = whole_model()
+    rows = np.array_split(np.arange(len(model.residues)), 18)
+    parts = tuple(PartOccupancy(one, 0.1 if row in (2, 3) else 1.0, 0.03) for row, one in enumerate(rows))
+    evidence, written, asked_for = replace(EVIDENCE, missing=None, parts=parts), [], []
+    start = ModelState(torch.as_tensor(model.positions), AtomGaussians.of_model(model))
+    prepared = SimpleNamespace(
+        start=SimpleNamespace(symmetry=None, placed_as={}), model=model, device="cpu", start_state=lambda: start
+    )
+    state = SimpleNamespace(
+        prepared=prepared,
+        folder=SimpleNamespace(
+            path=tmp_path, log=lambda line: None, write_model=lambda name, given, placed: written.append((name, given))
+        ),
+        options=Options(particles="p.star", model="m.cif"),
+        passes=[SimpleNamespace(gave_answer=True, best=0, cycles=[SimpleNamespace(frc_heldout=0.2)])],
+        run_inside=lambda other, folder: asked_for.append(other) or {"verdict": verdict, "frc_heldout": heldout},
+        best="first",
+    )
+    monkeypatch.setattr(run, "load_checkpoint", lambda path: ({}, {}))
+    monkeypatch.setattr(ModelState, "pop_from_checkpoint", lambda *_: "its answer")
+    monkeypatch.setattr(run, "examine_answer", lambda *given: "seen again")
+    found = _Run._fit_again(state, evidence)  # type: ignore[arg-type]
+    ((name, given),), (other,) = written, asked_for
+    assert name == "models/second_start.cif"
+    assert other.model == str(tmp_path / name)
+    assert (other.set_aside, other.check) == ("off", False)
+    unseen = np.isin(np.arange(len(model.residues)), np.concatenate([rows[2], rows[3]]))
+    assert np.array_equal(~ordered_residues(given.model), unseen)
+    assert np.array_equal(given.amplitudes == 0, unseen[model.residue_of_atom])
+    if best is None:
+        assert (found, state.best) == (evidence, "first")
+        return
+    assert found == "seen again"
+    assert state.best == best if best == "its answer" else np.array_equal(state.best.positions, start.positions)
 
 
 def test_a_run_inside_another_ends_with_the_same_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +159,7 @@ def test_too_little_memory_for_a_map_ends_no_run(monkeypatch: pytest.MonkeyPatch
     said: list[str] = []
     prepared = SimpleNamespace(particles=torch.zeros(50))
     folder = SimpleNamespace(path=None, log=said.append)
-    assert run_result.examine_answer(prepared, None, folder, 0) is None  # type: ignore[arg-type]
+    assert run_result.examine_answer(prepared, None, None, folder, 0) is None  # type: ignore[arg-type]
     assert said == ["whether all parts are right cannot be told: the Fourier volumes take 40 GB"]
 
 

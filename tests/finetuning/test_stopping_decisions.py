@@ -119,7 +119,7 @@ def scripted(particles: Path, start: Path, tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setattr(TrainingLoop, "advance", advance)
         monkeypatch.setattr(TrainingLoop, "score", score)
         # What the images themselves say of the atoms, which stay where they are, is not asked here.
-        monkeypatch.setattr("cocofold.finetuning.run.examine_answer", lambda *_: None)
+        monkeypatch.setattr("cocofold.finetuning.run.examine_answer", lambda *given: examined.append(given))
         options = Options(
             particles=str(particles),
             model=str(start),
@@ -133,7 +133,21 @@ def scripted(particles: Path, start: Path, tmp_path: Path, monkeypatch: pytest.M
         block = gemmi.cif.read(str(tmp_path / "run" / "model.cif")).sole_block()
         return metrics, [int(number) for number in cycles], set(block.find_values("_cocofold_gaussian.amplitude"))
 
+    run.examined = examined = []  # type: ignore[attr-defined]
     return run
+
+
+def test_single_images_are_asked_about_the_last_cycle_where_the_start_is_the_answer(scripted) -> None:
+    scripted([0.0, *[-0.01] * 8])
+    ((_, answer, other, *_),) = scripted.examined
+    assert (float(answer.gaussians.amplitudes[0]), float(other.gaussians.amplitudes[0])) == (7.0, 4.0)
+
+
+def test_single_images_are_asked_about_the_answer_where_there_is_one(scripted) -> None:
+    scripted([0.0, 0.02, 0.03, 0.04, 0.03, 0.03, 0.03, 0.03, 0.09, 0.09])
+    ((_, answer, other, *_),) = scripted.examined
+    assert other is answer
+    assert float(answer.gaussians.amplitudes[0]) == 3.0
 
 
 def test_a_pass_stops_after_four_cycles_without_gain_and_the_second_ends_at_its_best(scripted) -> None:

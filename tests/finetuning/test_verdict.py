@@ -48,6 +48,7 @@ def missing(mass: float, error: float) -> UnexplainedDensity:
         ("supported", {"occupancies": {3: (1.7, 0.05)}}, "supported in part"),
         ("supported", {"occupancies": {3: (1.4, 0.05)}}, "supported"),
         ("supported", {"prefer_start": 0.4}, "mixed"),
+        ("not supported", {"prefer_start": 0.4}, "mixed"),
         ("supported", {"share": 0.3, "z": 2.0}, "does not belong"),
         ("supported", {"share": 0.3, "z": 8.0}, "supported in part"),
         ("undecided", {"share": 0.3, "z": 2.0}, "does not belong"),
@@ -70,6 +71,28 @@ def test_without_evidence_the_first_question_stands_alone(whole: Model) -> None:
         word, reasons = judge(better, None, whole)
         assert word == better
         assert "cannot be told" in reasons[0]
+
+
+def test_a_second_fit_is_asked_for_where_parts_are_missing_or_in_no_image(whole: Model) -> None:
+    lacking, one, half = missing(0.2, 0.02), {3: (0.1, 0.05)}, dict.fromkeys(range(9), (0.1, 0.05))
+    found = {
+        (): evidence_of(whole),
+        ("missing",): evidence_of(whole, missing=lacking),
+        ("surplus",): evidence_of(whole, occupancies=one),
+        ("missing", "surplus"): evidence_of(whole, missing=lacking, occupancies=half),
+    }
+    for asks, evidence in found.items():
+        assert (evidence.lacks_much, evidence.has_surplus) == ("missing" in asks, "surplus" in asks)
+        assert evidence.asks_for_second_fit == bool(asks)
+    assert found["surplus",].why_again == "12 residues are in no image"
+    assert found["missing", "surplus"].why_again.endswith("by no atom and 108 residues are in no image")
+    # All parts, and parts of what is mixed or of another protein
+    for other in (
+        evidence_of(whole, occupancies=dict.fromkeys(range(18), (0.1, 0.05))),
+        evidence_of(whole, occupancies=half, prefer_start=0.4),
+        evidence_of(whole, occupancies=half, z=1.0),
+    ):
+        assert not other.asks_for_second_fit
 
 
 def test_parts_are_named(whole: Model) -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import roma
 import torch
+from scipy.spatial import cKDTree
 
 from cocofold.sources.base import AtomSource, ParameterGroup, Stage
 from cocofold.sources.motion_field import (
@@ -44,7 +45,7 @@ class _FieldLevel:
         Learning rate of the shifts, Å a step.
     stage : Stage
     by_chain : bool
-        Whether each chain is a body, not the whole model; counts where there is no radius.
+        Whether each chain is a body (``rigid_bodies``), not the whole model; counts where there is no radius.
     trains_torsions : bool
         Whether side chains turn about their torsions.
     """
@@ -92,7 +93,7 @@ _LEVEL_TABLE = (
 )
 
 
-def _coarse_to_fine_levels(n_chains: int, effort: float) -> list[_FieldLevel]:
+def _coarse_to_fine_levels(n_bodies: int, effort: float) -> list[_FieldLevel]:
     """Levels of the table, with steps times ``effort``; chains are moved as bodies only where there are several."""
     return [
         _FieldLevel(
@@ -111,9 +112,50 @@ def _coarse_to_fine_levels(n_chains: int, effort: float) -> list[_FieldLevel]:
             row.trains_torsions,
         )
         for row in _LEVEL_TABLE
-        if n_chains > 1 or not row.by_chain
+        if n_bodies > 1 or not row.by_chain
         for number in range(row.most_rounds)
     ]
+
+
+# Heavy atoms below which a chain moves with the one that it touches most: at the resolutions at which chains are moved
+# as bodies a peptide of 25 residues or a strand of ten nucleotides shows no place of its own, and is drawn into density
+# of what the model lacks. More leave less to move apart.
+_FEWEST_ATOMS_OF_BODY = 200
+_CONTACT_ANGSTROM = 8.0
+
+
+def rigid_bodies(chain: np.ndarray, origins: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Chains that are moved as one body: each its own, but for small ones, which go with what they touch most.
+
+    Parameters
+    ----------
+    chain : (n,) int
+        Number of the chain of each frame, from 0.
+    origins : (n, 3) float
+        Å.
+    sizes : (n,) int
+        Number of heavy atoms that each frame carries.
+
+    Returns
+    -------
+    (n,) int
+        Number of the body of each frame, from 0.
+    """
+    body = chain.copy()
+    pairs = cKDTree(origins).query_pairs(_CONTACT_ANGSTROM, output_type="ndarray")
+    alone: set[int] = set()
+    while True:
+        atoms = {number: int(sizes[body == number].sum()) for number in np.unique(body).tolist()}
+        small = [number for number in atoms if atoms[number] < _FEWEST_ATOMS_OF_BODY and number not in alone]
+        if not small:
+            return np.unique(body, return_inverse=True)[1]
+        least = min(small, key=atoms.__getitem__)
+        one, other = body[pairs].T
+        touched = np.r_[other[(one == least) & (other != least)], one[(other == least) & (one != least)]]
+        if len(touched):
+            body[body == least] = np.bincount(touched).argmax()
+        else:
+            alone.add(least)
 
 
 class _TurnedAtoms(NamedTuple):
@@ -158,13 +200,14 @@ class DeformationSource(AtomSource):
     def __init__(self, model: Model, device: torch.device | str = "cpu", effort: float = 1.0) -> None:
         self._device = torch.device(device)
         backbone = Backbone.of(model)
-        self._chain = backbone.chain
-        self._levels = _coarse_to_fine_levels(int(backbone.chain.max()) + 1, effort)
         self._n_moving = len(backbone)
         turned = np.tile(np.eye(3), (len(backbone.detached_residues), 1, 1))
         axes = np.concatenate([residue_frames(model.positions[backbone.atoms]), turned])
         centroids = residue_centroids(model, backbone.detached_residues)
         origins = np.concatenate([model.positions[backbone.atoms[:, 1]], centroids])
+        sizes = np.bincount(backbone.frame_of_atom, model.atomic_numbers > 1, len(origins)).astype(int)
+        self._body = rigid_bodies(backbone.chain, origins, sizes)
+        self._levels = _coarse_to_fine_levels(int(self._body.max()) + 1, effort)
         local = np.einsum("nji,nj->ni", axes[backbone.frame_of_atom], model.positions - origins[backbone.frame_of_atom])
         self._carrier = self._tensor(backbone.frame_of_atom)
         self._rotations = self._tensor(axes, torch.float32)
@@ -220,7 +263,7 @@ class DeformationSource(AtomSource):
         positions = self._origins.cpu().double().numpy()
         if level.radius_angstrom is not None:
             return spread_nodes(positions, level.radius_angstrom, self._n_moving)
-        return body_nodes(positions, self._chain if level.by_chain else np.zeros(len(positions), dtype=int))
+        return body_nodes(positions, self._body if level.by_chain else np.zeros(len(positions), dtype=int))
 
     def _parameters(self, turns: torch.Tensor, shifts: torch.Tensor, torsions: torch.Tensor) -> list[ParameterGroup]:
         self._turns = turns.to(self._device).requires_grad_()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gemmi
 import numpy as np
 import pytest
 import roma
 import torch
 
 from cocofold.commands.demo import closed_state
-from cocofold.sources.deformation import DeformationSource
+from cocofold.sources.deformation import DeformationSource, rigid_bodies
 from cocofold.sources.motion_field import FieldOnTopSource, body_nodes, move_frames, spread_nodes
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
@@ -167,3 +168,37 @@ def test_gradients_on_top_of_a_source_do_not_depend_on_threads(shared_data: Path
     assert all(values.any() for values in found[0])
     for other in found[1:]:
         assert all(torch.equal(*pair) for pair in zip(found[0], other))
+
+
+def _row_of_frames(counts: list[int], starts: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Chains along x, 3.8 Å from frame to frame, each from its own start."""
+    chain = np.repeat(np.arange(len(counts)), counts)
+    along = np.concatenate([start + 3.8 * np.arange(count) for start, count in zip(starts, counts)])
+    return chain, np.stack([along, 5.0 * chain, np.zeros(len(chain))], axis=1)
+
+
+def test_small_chains_move_with_what_they_touch_most() -> None:
+    """A peptide between two domains, one that touches nothing, and two strands that are large enough together."""
+    chain, origins = _row_of_frames([60, 9, 50], [0.0, 190.0, 215.0])
+    sizes = np.full(len(chain), 8)
+    assert rigid_bodies(chain, origins, sizes).tolist() == [0] * 69 + [1] * 50
+    origins[60:69, 0] += 30.0
+    assert rigid_bodies(chain, origins, sizes).tolist() == [0] * 60 + [1] * 59
+    origins[60:69, 2] += 50.0
+    assert rigid_bodies(chain, origins, sizes).tolist() == chain.tolist()
+    chain, origins = _row_of_frames([30, 6, 6], [0.0, 200.0, 200.0])
+    assert rigid_bodies(chain, origins, np.full(len(chain), 20)).tolist() == [0] * 30 + [1] * 12
+
+
+def test_a_model_whose_second_chain_is_a_peptide_has_no_chains_to_move(closed: Model) -> None:
+    structure = closed.structure.clone()
+    peptide = gemmi.Chain("B")
+    for residue in list(structure[0]["A"])[-9:]:
+        peptide.add_residue(residue)
+    del structure[0]["A"][-9:]
+    structure[0].add_chain(peptide)
+    cut = Model.of(structure)
+    assert {key.chain for key in cut.residues} == {"A", "B"}
+    names = [stage.name for stage in DeformationSource(cut).stages()]
+    assert names == [stage.name for stage in DeformationSource(closed).stages()]
+    assert "chains" not in names

@@ -12,6 +12,7 @@ import mrcfile
 import numpy as np
 import pytest
 
+from cocofold import commands
 from cocofold.commands.demo import open_state
 from cocofold.system.atomic_files import atomic_path, write_atomically
 from cocofold.system.errors import InputError, require_within, shorten_words
@@ -157,3 +158,34 @@ def test_a_shift_that_leads_nowhere_is_refused(command: Callable[..., int], shif
     moved = tmp_path / "moved.cif"
     assert command("move", "--model", open_state(), "--out", moved, "--shift", shift, "0", "0") == 2
     assert not moved.exists()
+
+
+def test_names_that_verbs_show_send_nothing_to_a_terminal(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "a\x1b[31mb\nc"
+    folder.mkdir()
+    model, out = change_model(folder / "m.cif", 40), folder / "particles"
+    settings = ("--count", 4, "--box", 64, "--pixel-size", 3, "--snr", 0.1, "--centre", "--defocus", 12000, 15000)
+    assert command("simulate", "--model", model, "--out", out, *settings) == 0
+    shown = capsys.readouterr().out
+    assert str(tmp_path / r"a\x1b[31mb\nc" / "particles" / "particles.star") + ": 4 particles" in shown
+    assert "\x1b" not in shown
+
+
+def test_verbs_print_in_one_place() -> None:
+    folder = Path(commands.__file__).parent
+    assert [path.name for path in sorted(folder.glob("*.py")) if "typer.echo" in path.read_text()] == ["__init__.py"]
+
+
+def test_names_of_chains_are_shown_as_they_are(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    structure = gemmi.read_structure(str(change_model(tmp_path / "m.cif")))
+    structure[0][0].name = "[b]\x1b[1m"
+    structure.make_mmcif_document().write_file(str(tmp_path / "m.cif"))
+    assert command("assess", "--model", tmp_path / "m.cif", "--reference", tmp_path / "m.cif") == 0
+    shown = capsys.readouterr().out
+    assert r"[b]\x1b[1m" in shown
+    assert "\x1b" not in shown

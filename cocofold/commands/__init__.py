@@ -16,7 +16,7 @@ from typing import Any, Optional, get_type_hints
 import typer
 from typer.models import OptionInfo
 
-from cocofold.system.errors import InputError
+from cocofold.system.errors import InputError, escape_unprintable
 from cocofold.system.hardware import OVERSUBSCRIBE_HELP, OVERSUBSCRIBE_OPTION, require_threads
 
 # Groups of options in the help, by names of parameters; what is in none of them is what the verb does
@@ -48,6 +48,12 @@ def _flag_of(parameter: inspect.Parameter) -> str:
     """What the user calls a parameter: its first option, or its name."""
     declared = getattr(parameter.default, "param_decls", None) or ()
     return str(next(iter(declared), "--" + parameter.name.replace("_", "-")))
+
+
+def echo(*lines: str) -> None:
+    """Print lines of a verb; names in them send nothing to a terminal but letters, and end no line."""
+    for line in lines:
+        typer.echo(escape_unprintable(line))
 
 
 def own_command() -> str:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 import typer
 
 from cocofold import __version__
+from cocofold.commands import echo
 from cocofold.system.atomic_files import check_writable, refuse_unwritable, write_json
-from cocofold.system.errors import SKIP_HELP, SKIP_OPTION, InputError
+from cocofold.system.errors import SKIP_HELP, SKIP_OPTION, InputError, escape_unprintable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -162,16 +163,14 @@ def _print_findings(findings: _Findings) -> None:
         console.print(_nucleic_table(findings.nucleic_acids))
     console.print(_geometry_table(findings.geometry, findings.geometry_of_start))
     for name, changed in findings.changed.items():
-        typer.echo("\n".join([f"From {name} to model:", *(f"  {line}" for line in changed.sentences()), ""]))
+        echo(f"From {name} to model:", *(f"  {line}" for line in changed.sentences()), "")
     support = findings.support
     if support is not None:
         if findings.images_left_out is not None:
-            typer.echo(findings.images_left_out)
-        typer.echo(
-            f"Fourier ring correlation with the particles, mean over rings and images: {support.correlation:.4f}"
-        )
-        typer.echo(f"Views: {support.views.sentence() or support.views}")
-        typer.echo(f"Residues that the images speak against: {', '.join(map(str, support.against)) or 'none'}")
+            echo(findings.images_left_out)
+        echo(f"Fourier ring correlation with the particles, mean over rings and images: {support.correlation:.4f}")
+        echo(f"Views: {support.views.sentence() or support.views}")
+        echo(f"Residues that the images speak against: {', '.join(map(str, support.against)) or 'none'}")
 
 
 def _comparison_table(found: Assessment) -> Table:
@@ -193,6 +192,7 @@ def _comparison_table(found: Assessment) -> Table:
 
 def _chain_table(found: Assessment) -> Table:
     from rich.table import Table
+    from rich.text import Text
 
     chains = Table(title=f"{found.trace_atom} RMSD of chains (Å)", title_justify="left")
     for heading in ("chain", "reference", "residues", "matched by", "superposed alone", "with the whole", "in place"):
@@ -202,8 +202,8 @@ def _chain_table(found: Assessment) -> Table:
         if row.reference_chain_in_place not in (None, partner):
             partner += f" (in place {row.reference_chain_in_place})"
         chains.add_row(
-            row.chain,
-            partner,
+            # Text, since names may have what marks up strings
+            *(Text(escape_unprintable(name)) for name in (row.chain, partner)),
             str(row.matched_residues),
             row.matched_by,
             f"{row.ca_rmsd:.3f}",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
 import typer
 
 from cocofold import __version__
-from cocofold.commands import own_command
+from cocofold.commands import echo, own_command
 from cocofold.simulation.simulation_settings import LIFE_LIKE, SimulationSettings, ViewDistribution
 from cocofold.system.atomic_files import write_atomically, write_json
 from cocofold.system.errors import InputError
@@ -103,8 +103,8 @@ def demo(
     console.print(f"1. Simulating {count} particles of adenylate kinase, open state (PDB 4AKE), SNR {DEMO_SNR:g}")
     simulated = simulate(settings, out / "particles")
     if data_only:
-        console.print(f"particles   {simulated.star}\nmap         {simulated.map}\nstart       {start}")
-        console.print(f"truth       {simulated.model}")
+        echo(f"particles   {simulated.star}", f"map         {simulated.map}", f"start       {start}")
+        echo(f"truth       {simulated.model}")
         return
     console.print("2. Fine-tuning the closed state (PDB 1AKE) against them; about a minute on two CPU cores")
     with console_log():
@@ -121,7 +121,7 @@ def demo(
     _write_marker(out, {**found, "verdict": metrics["verdict"]})
     console.print("\nCompared with the structure that was imaged")
     console.print(_table(found, metrics))
-    console.print(_next_steps(out, relaxing))
+    echo(*_next_steps(out, relaxing))
 
 
 def _prepare_folder(out: Path) -> None:
@@ -192,16 +192,17 @@ def _table(found: dict[str, dict[str, float]], metrics: dict[str, Any]) -> Table
     return table
 
 
-def _next_steps(out: Path, relaxed: bool) -> str:
+def _next_steps(out: Path, relaxed: bool) -> tuple[str, ...]:
     result = out / "relaxed.cif" if relaxed else out / "run" / "model.cif"
     models = [out / "start.cif", result, out / "particles" / "truth.cif"]
     density = out / "run" / "density.mrc"
     return (
-        f"\nBefore, after, truth: {', '.join(map(str, models))}\n"
-        f"All of it on one page, for a browser: {out / 'run' / 'report.html'}; log and metrics beside it\n"
-        f"See them in ChimeraX:  chimerax {' '.join(shlex.quote(str(path)) for path in [*models, density])}\n"
+        "",
+        f"Before, after, truth: {', '.join(map(str, models))}",
+        f"All of it on one page, for a browser: {out / 'run' / 'report.html'}; log and metrics beside it",
+        f"See them in ChimeraX:  chimerax {' '.join(shlex.quote(str(path)) for path in [*models, density])}",
         f"On your own particles: {own_command()} finetune --particles run_data.star --model model.cif --map map.mrc "
-        "--out RUN"
+        "--out RUN",
     )
 
 
@@ -361,7 +362,7 @@ def simulate(
     )
     written = run(settings, out)
     of_tilts = f" of {tilts} tilts each" if tilts > 1 else ""
-    typer.echo(
+    echo(
         f"{written.star}: {count} particles{of_tilts}, box {box}, {pixel_size:g} Å/pixel, "
         f"SNR {written.signal_variance:.4g}; the model in their frame is {written.model}"
     )

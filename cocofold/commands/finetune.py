@@ -16,7 +16,7 @@ from typing import Any, List, Optional, Tuple, get_type_hints
 
 import typer
 
-from cocofold.commands import own_command
+from cocofold.commands import echo, own_command
 from cocofold.finetuning.options import OPTION_GROUPS, PAPER_SETTINGS, Options, option_rules, options_with_preset
 from cocofold.system.hardware import OVERSUBSCRIBE_HELP, OVERSUBSCRIBE_OPTION
 from cocofold.system.processes import WorkerProcess, time_limit
@@ -201,7 +201,7 @@ def report(
 
     frame = ViewerFrame(map_origin, model_shift)
     written = write_report(run, map_file, particles, particles_dir, frame, title, relaxed)
-    typer.echo(f"{written.page}: open it in any browser; it needs no network")
+    echo(f"{written.page}: open it in any browser; it needs no network")
     if written.missing is not None:
-        typer.echo(f"without pictures of particles and orientations: {written.missing}")
-    typer.echo(f"{written.script}: open it in ChimeraX to go on with ISOLDE")
+        echo(f"without pictures of particles and orientations: {written.missing}")
+    echo(f"{written.script}: open it in ChimeraX to go on with ISOLDE")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Optional, Tuple
 
 import typer
 
-from cocofold.commands import own_command
+from cocofold.commands import echo, own_command
 from cocofold.system.atomic_files import check_new_folder, check_writable, refuse_unwritable, write_json
 from cocofold.system.errors import SKIP_HELP, SKIP_OPTION, InputError, require_within
 
@@ -77,16 +77,16 @@ def fit(
     chosen_device = prepare_short_work(device)
     read, bodies, plddt = _read_start(model, prediction, bodies)
     marked, order = read_order(read, b_factors, plddt, str(model))
-    order.tell(typer.echo)
+    order.tell(echo)
     with share_progress_bar() as progress:
         _, lines = place_and_write(marked, files, out, bodies, hand, symmetry, chosen_device, progress)
     for line in lines:
-        typer.echo(line)
+        echo(line)
     given = (
         f"--model {shlex.quote(str(model))}" if prediction is None else f"--prediction {shlex.quote(str(prediction))}"
     )
     placement = shlex.quote(str(out / "placement.json"))
-    typer.echo(
+    echo(
         f"{out / 'placed.cif'}: the placed model. Next: {own_command()} finetune {given} --placement {placement} "
         "--particles PARTICLES --out RUN"
     )
@@ -138,7 +138,7 @@ def move(
         if json_file is not None:
             write_json(json_file, _facts_of_model(moved, model))
     for note in moved.notes:
-        typer.echo(note)
+        echo(note)
 
 
 def _facts_of_model(model: Model, path: Path) -> dict[str, Any]:
@@ -223,7 +223,7 @@ def relax(
             write_json(json_file, facts)
     _print_table(found, compared, facts)
     next_step = f"{own_command()} assess --model {shlex.quote(str(out))} --reference REFERENCE.cif"
-    typer.echo(f"written {out}. Next: {next_step}")
+    echo(f"written {out}. Next: {next_step}")
 
 
 def _refuse_too_short(start: Model, path: Path) -> None:
@@ -283,7 +283,7 @@ def _print_table(found: RelaxedModel, compared: Assessment, facts: dict[str, Any
         *found.notes,
         f"{found.added_atoms} missing heavy atoms built; {facts['seconds']} s on {found.platform}",
     ):
-        typer.echo(note)
+        echo(note)
 
 
 def _add_protein_rows(table: Table, found: RelaxedModel, geometry: dict[str, Any]) -> None:

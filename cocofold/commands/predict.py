@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from cocofold.commands import echo
 from cocofold.system.errors import InputError, require_within
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def predict(
         request = PredictionRequest(
             fasta, by_colabfold, by_openfold, program, colabfold_command, weights, rank, **chosen
         )
-        found = predict_fasta(request, out, typer.echo)
+        found = predict_fasta(request, out, echo)
     write_prediction(found.prediction, out, found.atoms)
     _print_summary(found, out)
 
@@ -285,14 +286,14 @@ def _print_summary(found: VerifiedPrediction, out: Path) -> None:
     from cocofold.alphafold.prediction import FILE_NAME, MODEL_NAME
 
     prediction, origin = found.prediction, found.prediction.origin
-    typer.echo(f"prediction  {_describe_provenance(origin)}")
-    typer.echo(f"chains      {prediction.chains}; {len(prediction)} residues")
+    echo(f"prediction  {_describe_provenance(origin)}")
+    echo(f"chains      {prediction.chains}; {len(prediction)} residues")
     deviation = f"CA RMSD {origin.ca_rmsd_to_program:.3f} Å, at most {origin.ca_max_to_program:.3f} Å"
-    typer.echo(f"atoms       {deviation}, from {origin.program}'s own")
+    echo(f"atoms       {deviation}, from {origin.program}'s own")
     ours = float(found.atoms.plddt.mean())
     theirs = "" if prediction.plddt is None else f" ({origin.program}: {float(prediction.plddt.mean()):.1f})"
-    typer.echo(f"mean pLDDT  {ours:.1f}{theirs}")
-    typer.echo(f"written     {out / FILE_NAME}, {out / MODEL_NAME}")
+    echo(f"mean pLDDT  {ours:.1f}{theirs}")
+    echo(f"written     {out / FILE_NAME}, {out / MODEL_NAME}")
 
 
 def _describe_provenance(origin: Provenance) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, List, Optional
 
 import typer
 
+from cocofold.commands import echo
 from cocofold.system.atomic_files import check_writable, refuse_unwritable, write_json
 from cocofold.system.errors import SKIP_HELP, SKIP_OPTION, InputError, require_within
 
@@ -74,14 +75,14 @@ def select(
     if skip_bad_images:
         with image_progress_bar("looking at images") as progress:
             usable, rows = without_bad_images(every, progress)
-        typer.echo(usable.notes[-1])
+        echo(usable.notes[-1])
     with image_progress_bar("comparing images with the model") as progress:
         found = choose(usable, count, by, seed, read, chosen_device, progress)
     found = replace(found, selected=rows[found.selected], held_out=rows[found.held_out])
     files = {"particles_file": str(particles), "model": None if model is None else str(model), "out": str(out)}
     _write(found, every, particles, out, json_file, {**files, "of_particles": len(every), "seed": seed})
     for line in _lines(found, len(every)):
-        typer.echo(line)
+        echo(line)
 
 
 def _write(
@@ -174,18 +175,18 @@ def reconstruct(
     read = read_particles(particles, particles_dir, passthrough, ignore_aberrations)
     read = leave_out_aberrations(read, str(particles))
     for note in read.notes:
-        typer.echo(note)
+        echo(note)
     read = read.limited(first, max_particles, seed)
     if skip_bad_images:
         with image_progress_bar("looking at images") as progress:
             read, _ = without_bad_images(read, progress)
-        typer.echo(read.notes[-1])
+        echo(read.notes[-1])
     with image_progress_bar("reconstructing") as progress:
         found = reconstruct_particles(
             read, model, out, half_maps=half_maps, symmetry=symmetry, seed=seed, device=device, progress=progress
         )
     for line in found.lines:
-        typer.echo(line)
+        echo(line)
 
 
 def check(
@@ -243,18 +244,18 @@ def check(
     read, start = read_particles(particles, particles_dir, passthrough, ignore_aberrations), read_model(model)
     read = leave_out_aberrations(read, str(particles), settings.resolution_angstrom)
     for note in read.notes:
-        typer.echo(note)
+        echo(note)
     if start.in_mirror_image:
-        typer.echo("the model was placed in the map's mirror image: poses are mirrored, as in fine-tuning")
+        echo("the model was placed in the map's mirror image: poses are mirrored, as in fine-tuning")
         read = read.mirrored()
     marked, order = read_order(start, b_factors, name=str(model))
-    order.tell(typer.echo)
+    order.tell(echo)
     report = look(read, only_ordered(marked), settings, density, chosen_device)
     _write_check(report, json_file, picture, {"particles_file": str(particles), "model": str(model)})
     if skip_bad_images:
-        typer.echo(report.facts["images_left_out"])
+        echo(report.facts["images_left_out"])
     for line in report.lines:
-        typer.echo(line)
+        echo(line)
     if report.contradictions:
         raise typer.Exit(1)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import gemmi
@@ -13,7 +14,8 @@ pytest.importorskip("openmm", reason="OpenMM is not installed (extra 'engine')")
 
 from cocofold.assessment.backbone_geometry import measure_geometry
 from cocofold.assessment.comparison import assess
-from cocofold.relaxation import RelaxedResidues, are_sugars
+from cocofold.relaxation import RelaxedResidues, are_sugars, minimization
+from cocofold.relaxation.force_field import load_force_field
 from cocofold.relaxation.minimization import RelaxSettings, relax
 from cocofold.structure.model import Model
 from cocofold.structure.read_model import read_model
@@ -23,6 +25,14 @@ pytestmark = pytest.mark.slow
 Fragment = Callable[..., Model]
 QUICK = RelaxSettings(device="cpu", threads=1)
 Atoms = list[tuple[str, str, tuple[float, float, float]]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_force_field() -> Iterator[None]:
+    """Files of the force field are read once: it takes longer than to relax a fragment, and nothing changes them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(minimization, "load_force_field", lru_cache(None)(load_force_field))
+        yield
 
 
 def edited(model: Model, edit: Callable[[gemmi.Structure], None], path: Path) -> Model:
@@ -76,7 +86,7 @@ COMPANIONS: dict[str, tuple[str, Atoms, int]] = {
 @pytest.mark.parametrize("suffix", [".pdb", ".cif"])
 @pytest.mark.parametrize("kind", COMPANIONS)
 def test_companions_change_no_figure_and_stay(kind: str, suffix: str, fragment: Fragment, tmp_path: Path) -> None:
-    alone = edited(fragment(1, 6), lambda _: None, tmp_path / f"alone{suffix}")
+    alone = edited(fragment(1, 4), lambda _: None, tmp_path / f"alone{suffix}")
     model = edited(alone, with_companion(*COMPANIONS[kind]), tmp_path / f"x{suffix}")
     assert len(model) == len(alone) + len(COMPANIONS[kind][1])
     assert measure_geometry(model) == measure_geometry(alone)
@@ -135,13 +145,13 @@ def test_a_ring_is_relaxed_and_stays_closed(count: int) -> None:
 @pytest.mark.parametrize(
     ("last", "without", "numbered", "alone"),
     [
-        (9, (5, 7), lambda number: (number, " "), ["6"]),
-        (9, (2,), lambda number: (number, " "), ["1"]),
-        (9, (8,), lambda number: (number, " "), ["9"]),
-        (11, (4, 6, 8), lambda number: (number, " "), ["5", "7"]),
-        (9, (2,), lambda number: (number - 1, " "), ["0"]),
-        (9, (5, 7), lambda number: (number - 9, " "), ["-3"]),
-        (9, (5, 7), lambda number: (number, "B" if number == 6 else " "), ["6B"]),
+        (7, (3, 5), lambda number: (number, " "), ["4"]),
+        (7, (2,), lambda number: (number, " "), ["1"]),
+        (7, (6,), lambda number: (number, " "), ["7"]),
+        (9, (3, 5, 7), lambda number: (number, " "), ["4", "6"]),
+        (7, (2,), lambda number: (number - 1, " "), ["0"]),
+        (7, (3, 5), lambda number: (number - 7, " "), ["-3"]),
+        (7, (3, 5), lambda number: (number, "B" if number == 4 else " "), ["4B"]),
     ],
     ids=["between", "first", "last", "two", "residue 0", "negative", "insertion code"],
 )

@@ -32,7 +32,10 @@ READ = {
 }
 REFUSED = {
     "real_io/empiar_10076_7.star": ["rlnAngleRot, rlnAngleTilt, rlnAnglePsi", "no poses"],
-    "real_io/relion31.6opticsgroups.star": ["differ in pixel size", "opticsGroup3 1.24 Å", "opticsGroup6 1.25 Å"],
+    "real_io/relion31.6opticsgroups.star": [
+        "differ in pixel size",
+        *(f"opticsGroup{number} {1.24 if number in (3, 4) else 1.25} Å" for number in range(1, 7)),
+    ],
     "real_io/relion5.star": ["2 of 2 stacks not found", "toy_images_a.mrcs", "--particles-dir"],
     "real_io/empiar_10076_7.cs": ["alignments3D/pose", "no poses", "--passthrough"],
     "real_io/cryosparc_J2_particles_exported.cs": ["no poses (only 2D alignments)", "--passthrough"],

@@ -142,6 +142,14 @@ def test_packed_stacks_are_refused_with_the_command_that_unpacks_them(
     check(project, path, particles_dir=folder)
 
 
+def test_a_stack_that_zstd_packed_is_refused_with_the_command(project: Project) -> None:
+    for path in (project.folder / "stacks").iterdir():
+        path.write_bytes(b"\x28\xb5\x2f\xfd" + bytes(3000))
+    message = refusal(project.star())
+    assert "compressed with zstd" in message
+    assert "unpack it first: zstd -dc" in message
+
+
 @pytest.mark.parametrize(("name", "given"), [("E1", "elsewhere"), ("E2", "here"), ("F", None)])
 def test_cases(cases: Path, name: str, given: str | None) -> None:
     (folder,) = (cases / "particles").glob(f"{name}_*")

@@ -17,6 +17,8 @@ from cocofold.likelihood.particle_optics import dose_weights
 from cocofold.likelihood.reconstruction import split_into_halves
 from cocofold.particles import read_particles
 from cocofold.particles.particle_set import ParticleSet
+from cocofold.particles.poses import tilts_of_particles
+from cocofold.particles.star_tables import StarBlock
 from cocofold.particles.star_write import write_star, write_star_subset
 from cocofold.system.errors import InputError
 
@@ -327,6 +329,13 @@ def test_single_particles_are_not_taken_for_tilts(tmp_path: Path, columns: dict[
     read = read_particles(flat_star(tmp_path, **columns))
     assert read.particle_index is None
     assert read.dose_e_a2 is None
+
+
+@pytest.mark.parametrize(("count", "are_tilts"), [(4, False), (5, True), (200, True), (201, False)])
+def test_groups_of_5_to_200_images_are_particles(count: int, are_tilts: bool) -> None:
+    groups, doses = pd.Series(np.repeat(["a", "b"], count)), np.tile(3.0 * np.arange(count), 2)
+    table = pd.DataFrame({"rlnGroupName": groups, "rlnMicrographPreExposure": doses})
+    assert bool(tilts_of_particles(StarBlock(Path("a.star"), "particles", table))) == are_tilts
 
 
 def spoil(project: TiltProject, kind: str) -> None:

@@ -88,11 +88,27 @@ def test_what_the_file_says_goes_before_values(tailed: Model, tmp_path: Path) ->
         ("TITLE     PREDICTED CHAIN A OF A KINASE\n", "rise with the packing"),
         ("TITLE     ALPHAFOLD MONOMER V2.0 PREDICTION FOR KINASE\n", "the file names ALPHAFOLD"),
         ("REMARK   2 RESOLUTION.    3.10 ANGSTROMS.\n", "resolution of 3.1"),
+        ("REMARK   3   PROGRAM     : REFMAC 5.8.0430\n", "refinement by REFMAC"),
     ):
         path.write_text(header + model.structure.make_pdb_string())
         assert kind in judge_order(read_model(path)).known_from
     path.write_text("TITLE     ALPHAFOLD\n" + with_b_factors(tailed, 80 - burial(tailed)).structure.make_pdb_string())
     assert judge_order(read_model(path)).plddt is not None
+    model.structure[0][0][0][0].aniso = gemmi.SMat33f(0.2, 0.3, 0.4, 0, 0, 0)
+    path.write_text(model.structure.make_pdb_string())
+    assert "anisotropic" in judge_order(read_model(path)).known_from
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["AlphaFold", "ColabFold", "OpenFold", "ESMFold", "Boltz-2", "Chai-1", "RoseTTAFold", "OmegaFold", "Protenix"],
+)
+def test_a_predictor_that_the_file_names(name: str, tailed: Model, tmp_path: Path) -> None:
+    model = with_b_factors(tailed, 80 - burial(tailed))
+    (tmp_path / "x.pdb").write_text(f"TITLE     {name.upper()} MODEL\n" + model.structure.make_pdb_string())
+    order = judge_order(read_model(tmp_path / "x.pdb"))
+    assert "the file names" in order.known_from
+    assert order.plddt is not None
 
 
 def test_metrics_of_modelcif(tailed: Model, tmp_path: Path) -> None:
@@ -140,6 +156,8 @@ def test_what_cannot_be_is_refused(core: Model) -> None:
     with pytest.raises(InputError, match="B factors from 20 to 130"):
         judge_order(high, "plddt")
     assert "which pLDDT does not" in judge_order(high).known_from
+    below = with_b_factors(core, np.linspace(-5, 80, len(core.residues)))
+    assert "which pLDDT does not" in judge_order(below).known_from
     with pytest.raises(InputError, match="--remove-below 30: the model has no pLDDT"):
         judge_order(core).require_plddt(30)
     judge_order(core).require_plddt(None)
@@ -227,6 +245,15 @@ def test_models_without_marks_stay_as_they_are(core: Model, tmp_path: Path) -> N
         for atom in residue:
             atom.occ = 0.0
     assert ordered_residues(Model.of(structure)).all()
+
+
+def test_single_atoms_without_occupancy_count(core: Model) -> None:
+    structure = core.structure.clone()
+    for residue in structure[0][0]:
+        residue[-1].occ = 0.0
+    model = Model.of(structure)
+    assert len(model) == len(core)
+    assert ordered_atoms(read_order(model)[0]).all()
 
 
 def test_the_command_offers_what_there_is() -> None:

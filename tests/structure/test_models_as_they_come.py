@@ -325,6 +325,31 @@ def test_a_glycan_keeps_its_bond_to_the_protein_and_between_its_sugars(tmp_path:
     assert asparagine not in turning
 
 
+@pytest.mark.parametrize(
+    ("name", "owner", "atom", "bond"), [("ACE", 1, "N", 1.33), ("NME", 214, "C", 1.33), ("PLP", 13, "NZ", 1.35)]
+)
+def test_caps_and_bonded_ligands_ride_with_their_residue(
+    name: str, owner: int, atom: str, bond: float, tmp_path: Path
+) -> None:
+    structure = protein()
+    root = place(structure, owner, atom)
+    spot = free_spot(structure, root, bond, 1.8)
+    away = (spot - root) / bond
+    label, element = ("N", "N") if name == "NME" else ("C", "C")
+    atoms = [(label, element, spot), ("CH3", "C", spot + 1.5 * away)]
+    added(structure, "A", [residue(name, 300, atoms)])
+    model = read_model(saved(structure, tmp_path / "x.cif"))
+    backbone, positions = Backbone.of(model), stirred(model)
+    assert len(backbone.detached_residues) == 0
+    row = next(row for row, key in enumerate(model.residues) if key.number == owner)
+    root_row = model.atoms_named(atom)[row]
+    ends = np.column_stack([[root_row, root_row], np.arange(len(model) - 2, len(model))])
+    assert np.abs(lengths(positions, ends) - lengths(model.positions, ends)).max() < 1e-3
+    turning = model.residue_of_atom[SideChainTorsions.of(model, backbone).axes[:, 0]]
+    # Residue 214 is a glycine, without a side chain.
+    assert (row in turning) == (name == "ACE")
+
+
 def test_metals_stay_with_what_coordinates_them_and_a_calcium_is_no_alpha_carbon(tmp_path: Path) -> None:
     model = read_model(made("metals", tmp_path / "given.cif"))
     backbone, positions = Backbone.of(model), stirred(model)

@@ -97,6 +97,14 @@ def nucleotides_only(path: Path) -> None:
     saved(bare(structure), path)
 
 
+def phosphates_only(path: Path) -> None:
+    structure = protein()
+    del structure[0]["A"]
+    phosphates = [residue("A", row, [("P", "P", [6.0 * row, 0, 0])], het="A") for row in range(1, 4)]
+    added(structure, "R", phosphates)
+    saved(bare(structure), path)
+
+
 def calcium_only(path: Path) -> None:
     structure = protein()
     del structure[0]["A"]
@@ -111,7 +119,10 @@ def two_copies_in_a_row(path: Path) -> None:
 
 
 REFUSED = {
-    "two copies in a row": (two_copies_in_a_row, "214 residues have the atom N more than once, first MET 1 of chain A"),
+    "two copies in a row": (
+        two_copies_in_a_row,
+        "214 residues have the atom N more than once, first MET 1 of chain A; .* two chain names",
+    ),
     "empty": (text(""), "the file is empty"),
     "blank": (text("  \n\n"), "the file is empty"),
     "not a model": (text("Dear colleague,\nhere is the model\n"), "neither mmCIF .* nor PDB"),
@@ -132,6 +143,7 @@ REFUSED = {
     "a map": (a_map, "is a map"),
     "CA only": (alphas_only, "214 have CA alone .* build the backbone first"),
     "nucleic acid only": (nucleotides_only, "of 3 nucleotides none has C3', C1' and C4'"),
+    "phosphates only": (phosphates_only, "of 3 nucleotides none has C3', C1' and C4'"),
     "calcium only": (calcium_only, "a protein model with its backbone is needed"),
 }
 

@@ -459,8 +459,13 @@ TABLES = {
         ("content", "treatment"),
         [
             Row(
-                ("several chains", 'each is a body in the stage "chains"; equal chains share an entity'),
                 (
+                    "several chains",
+                    'each is a body in the stage "chains", but for those of fewer than 200 heavy atoms, which move with '
+                    "the chain that they touch most; equal chains share an entity",
+                ),
+                (
+                    "sources/test_deformation.py::test_small_chains_move_with_what_they_touch_most",
                     "sources/test_deformation.py::test_chains_are_a_stage_of_a_complex_only",
                     "sources/test_deformation.py::test_bodies_move_apart",
                     "structure/test_modelcif.py::test_a_pdb_gets_entities_by_what_its_molecules_are",

@@ -461,8 +461,8 @@ TABLES = {
             Row(
                 (
                     "several chains",
-                    'each is a body in the stage "chains", but for those of fewer than 200 heavy atoms, which move with '
-                    "the chain that they touch most; equal chains share an entity",
+                    'each is a body in the stage "chains", but for those of fewer than 200 heavy atoms, which move '
+                    "with the chain that they touch most; equal chains share an entity",
                 ),
                 (
                     "sources/test_deformation.py::test_small_chains_move_with_what_they_touch_most",

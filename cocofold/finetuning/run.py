@@ -41,7 +41,7 @@ from cocofold.finetuning.run_result import (
     write_answer,
 )
 from cocofold.finetuning.training_loop import TrainingLoop, load_checkpoint, refuse_bad_checkpoint, save_checkpoint
-from cocofold.finetuning.verdict import MIXED, MOVES_THE_MODEL, NO_SINGLE_MODEL, SUPPORTED, UNDECIDED, Evidence, judge
+from cocofold.finetuning.verdict import MIXED, MOVES_THE_MODEL, SUPPORTED, UNDECIDED, Evidence, judge
 from cocofold.likelihood.distributed import WorkerGroup
 from cocofold.likelihood.explained_signal import ExplainedSignal
 from cocofold.likelihood.image_comparison import Comparison
@@ -390,11 +390,11 @@ class _Run:
         folder.log(f"{evidence.why_again}: fitted again without these; see {run}")
         file, start = start_of_second_fit(prepared, evidence, folder)
         again = self.run_inside(options.for_second_fit(file, evidence.lacks_much), run)
-        first = answer_pass(self.passes).cycles[answer_pass(self.passes).best]
-        explains_less = (again["frc_heldout"] or 0) < (first.frc_heldout or 0)
-        stays = again["verdict"] not in MOVES_THE_MODEL
-        if explains_less or again["verdict"] in NO_SINGLE_MODEL or (stays and not evidence.has_surplus):
+        # Of the pass that held images out, not of one that fitted all of them
+        judged, best = self.passes[0].cycles, answer_pass(self.passes).best
+        if not evidence.takes(again, *(judged[cycle].frc_heldout or 0.0 for cycle in (0, best))):
             return evidence
+        stays = again["verdict"] not in MOVES_THE_MODEL
         tensors, _ = load_checkpoint(run / "checkpoints" / "latest.safetensors")
         self.best, self.second_fit = start if stays else ModelState.pop_from_checkpoint(tensors, prepared.device), again
         return examine_answer(prepared, self.best, self.best, folder, options.seed)

@@ -21,12 +21,8 @@ from cocofold.mapfit.unexplained_density import UnexplainedDensity
 from cocofold.structure.model import Model
 
 SUPPORTED, IN_PART, UNDECIDED = "supported", "supported in part", "undecided"
-NOT_SUPPORTED, NOTHING_TO_CHANGE, MIXED, NOT_BELONGING = (
-    "not supported",
-    "nothing to change",
-    "mixed",
-    "does not belong",
-)
+NOT_SUPPORTED, NOTHING_TO_CHANGE = "not supported", "nothing to change"
+MIXED, NOT_BELONGING = "mixed", "does not belong"
 # Verdicts with which model.cif is another model than the start
 MOVES_THE_MODEL = (SUPPORTED, IN_PART)
 # Those with which no one model is that of the images
@@ -42,6 +38,9 @@ _ERRORS = 3.0
 _MOST_UNEXPLAINED, _UNEXPLAINED_ERRORS = 0.10, 2.0
 # Share of unseen residues from which the others are fitted again without them: fewer hold little back.
 _MOST_UNSEEN = 0.05
+# Share of the first fit's gain that one without unseen parts may lack: it is simpler, and parts that were bent
+# into noise and neighbours explain a little of held-out images, too.
+_GAIN_LOST = 0.05
 # Share of the signal below which an answer says nothing of a start that fits no better than by chance
 _FOREIGN_BELOW_SHARE = 0.6
 # Images that prefer the start to the answer are another state where two groups, on either side of zero, describe the
@@ -131,6 +130,14 @@ class Evidence:
         lacking = f"{100 * self.unexplained:.0f} % of the signal is explained by no atom" if self.lacks_much else ""
         surplus = f"{int(self.unseen().sum())} residues are in no image" if self.has_surplus else ""
         return " and ".join(filter(None, (lacking, surplus)))
+
+    def takes(self, again: dict[str, Any], before: float, reached: float) -> bool:
+        """Whether a second fit is the answer, by held-out correlations of the start and of the first fit's answer."""
+        stays = again["verdict"] not in MOVES_THE_MODEL
+        if again["verdict"] in NO_SINGLE_MODEL or (stays and not self.has_surplus):
+            return False
+        lost = _GAIN_LOST * (reached - before) if self.has_surplus else 0.0
+        return (again["frc_heldout"] or 0.0) >= reached - lost
 
     def unseen(self) -> np.ndarray:
         """Residues that no image shows, (n_residues,) bool."""

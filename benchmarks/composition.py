@@ -189,23 +189,30 @@ def run(case: Case, data: Path, seed: int, folder: Path) -> dict:
     metrics = json.loads((folder / "run" / "metrics.json").read_text())
     end, evidence = read_model(folder / "run" / "model.cif"), metrics["evidence"] or {}
     before, after = _distances(start, images[0]), _distances(end, images[0])
-    kinds = ("unseen", "doubtful", "misplaced")
-    named = _named(end, [stretch for kind in kinds for stretch in evidence.get(kind, [])])
-    claimed = metrics["verdict"] in SUPPORTED
-    worse = (after > _FAR_ANGSTROM) | (after > before + 0.5)
-    false = int((worse & ~named & ~np.isnan(after)).sum()) if claimed else 0
     return {
         "verdict": metrics["verdict"],
         "right": metrics["verdict"] in case.right,
         "before": float(np.sqrt(np.nanmean(before**2))),
         "after": float(np.sqrt(np.nanmean(after**2))),
-        "false": false,
+        "false": false_residues(start, end, images[0], metrics),
         "seconds": metrics["seconds"],
         "explained": evidence.get("explained"),
         "z": evidence.get("placement_z_score"),
         "missing": (evidence.get("missing") or {}).get("missing_mass"),
         "mixed": evidence.get("share_preferring_start"),
     }
+
+
+def false_residues(start: Model, end: Model, truth: Model, metrics: dict) -> int:
+    """Number of residues that are falsely supported by a run with these metrics; 0 where its model is not supported."""
+    if metrics["verdict"] not in SUPPORTED:
+        return 0
+    evidence = metrics["evidence"] or {}
+    before, after = _distances(start, truth), _distances(end, truth)
+    kinds = ("unseen", "doubtful", "misplaced")
+    named = _named(end, [stretch for kind in kinds for stretch in evidence.get(kind, [])])
+    worse = (after > _FAR_ANGSTROM) | (after > before + 0.5)
+    return int((worse & ~named & ~np.isnan(after)).sum())
 
 
 def _joined(stars: list[Path], out: Path) -> Path:

@@ -11,9 +11,9 @@ equator are absent, so that views about z are left and a cone of Fourier space a
 sampled. Views of the latter are drawn about z and those within the limit are kept; they are at most 1.7 times as dense
 at its centre as at its rim.
 
-The table has one row for each level of an axis, with the figures of its seeds beside each other: SCF* of the views, CA
-RMSD superposed and in place (Å), TM-score, verdict, residues that are falsely supported (as ``benchmarks.composition``
-counts them) and seconds. Runs that are not finished are left out and counted.
+The table has one row for each level of an axis, with the figures of its seeds beside each other: SCF* of the views and
+of as many even ones, CA RMSD superposed and in place (Å), TM-score, verdict, residues that are falsely supported (as
+``benchmarks.composition`` counts them) and seconds. Runs that are not finished are left out and counted.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ _BOX, _PIXEL_SIZE = 64, 2.5
 _EVERYWHERE_DEG = 90
 # Share of views within the limit when they are drawn about z with a spread of the limit: 1 - exp(-1/2)
 _SHARE_KEPT = 0.39
-# Seconds of a run with its simulation on one core, and more for each particle: only to tell how long is to wait
-_SECONDS, _SECONDS_OF_A_PARTICLE = 25.0, 0.02
-_HEADINGS = ("axis", "level", "SCF*", "CA RMSD", "in place", "TM-score", "verdict", "false residues", "s")
+# Seconds of a run on one core: simulation and judgement, each pass of the fit, of which a set of few particles has two
+_SECONDS_AROUND, _SECONDS_OF_A_PASS, _ONE_PASS_FROM = 20.0, 46.0, 500
+_HEADINGS = ("axis", "level", "SCF* (even)", "CA RMSD", "in place", "TM-score", "verdict", "false residues", "s")
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Cell:
 
     def seconds(self) -> float:
         """About how long the run takes on one core."""
-        return self.effort * (_SECONDS + _SECONDS_OF_A_PARTICLE * self.count)
+        return _SECONDS_AROUND + self.effort * _SECONDS_OF_A_PASS * (1 if self.count >= _ONE_PASS_FROM else 2)
 
 
 @dataclass(frozen=True)
@@ -286,8 +286,8 @@ def rows(found: Found) -> Iterator[str]:
             if not runs:
                 continue
             verdicts = " / ".join(dict.fromkeys(one["verdict"] for one in runs))
-            scf = statistics.mean(one["scf"] for one in runs)
-            cells = [AXES[axis].title, level, f"{scf:.2f}"]
+            scf, even = (statistics.mean(one[key] for one in runs) for key in ("scf", "scf_of_random_views"))
+            cells = [AXES[axis].title, level, f"{scf:.2f} ({even:.2f})"]
             cells += [" / ".join(format(one[key], form) for one in runs) for key, form in shown.items()]
             cells += [verdicts, " / ".join(str(one["false_residues"]) for one in runs)]
             yield f"| {' | '.join([*cells, ' / '.join(format(one['seconds'], '.0f') for one in runs)])} |"
@@ -322,7 +322,8 @@ def _draw_axis(panel: Axes, axis: Axis, levels: dict[str, list[dict]]) -> None:
         )  # fmt: skip
     panel.set_xticks(list(places.values()), list(places), fontsize=7)
     panel.set_xlim(-0.5, len(places) - 0.5)
-    panel.set_ylim(bottom=0)
+    panel.set_ylim(0, 1.25 * panel.get_ylim()[1])
+    panel.tick_params(axis="y", labelsize=7)
     panel.set_xlabel(axis.title, fontsize=8)
     panel.set_ylabel("CA RMSD (Å)", fontsize=8)
     panel.legend(fontsize=6, loc="upper right")

@@ -314,13 +314,13 @@ def run_metrics(
     best = fitted.cycles[0 if answer is None else fitted.best]
     geometry, said = _geometry(prepared, answer)
     ways = [(this.cycles[this.shared_cycles], this.cycles[-1]) for this in passes if this.cycles]
-    heldout_start = judged.cycles[0].frc_heldout
-    heldout = judged.cycles[min(best.number, len(judged.cycles) - 1)].frc_heldout
+    heldout_start, heldout = (judged.cycles[n].frc_heldout for n in (0, min(best.number, len(judged.cycles) - 1)))
+    views = ViewCoverage.of_images(prepared.observations, start.symmetry or "C1")
     says = verdict_text(verdict, len(judged.heldout), heldout_start, heldout, best.number)
     found: dict[str, Any] = {
         "verdict": verdict,
         "verdict_headline": says.headline,
-        "verdict_explanation": " ".join([says.explanation, *reasons, *said]),
+        "verdict_explanation": " ".join(filter(None, [says.explanation, *reasons, *said, views.sentence()])),
         "geometry": geometry,
         "evidence": None if evidence is None else evidence.as_dict(only_ordered(prepared.model)),
         "best_cycle": best.number,
@@ -338,7 +338,7 @@ def run_metrics(
         "symmetry": start.symmetry or "C1",
         "changed": None if changed is None else changed.as_dict(),
         "errors": None if errors is None else errors.as_dict(prepared.model),
-        "views": ViewCoverage.of_images(prepared.observations, start.symmetry or "C1").as_dict(),
+        "views": views.as_dict(),
         "particles": len(prepared.particles),
         "heldout_particles": len(judged.heldout),
         "passes": len(passes),

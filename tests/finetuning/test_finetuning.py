@@ -22,6 +22,7 @@ from cocofold.imaging.projection import REFERENCE_WIDTH_ANGSTROM
 from cocofold.likelihood.frc_loss import AtomGaussians, mean_correlation_gradient
 from cocofold.likelihood.observed_images import Observations
 from cocofold.particles import read_particles
+from cocofold.particles.star_write import write_star
 from cocofold.sources.base import Stage
 from cocofold.structure.read_model import read_model
 from cocofold.structure.topology import Backbone
@@ -143,6 +144,20 @@ def test_chunks_do_not_change_the_gradient(particles: Path, start: Path) -> None
     for ours, theirs in zip(gradients, others):
         assert (ours - theirs).abs().max() < 1e-4 * ours.abs().max()
     observations.close()
+
+
+@pytest.mark.slow
+def test_the_verdict_says_in_which_direction_views_tell_nothing(
+    finished: Path, particles: Path, start: Path, tmp_path: Path
+) -> None:
+    known = read_particles(particles).subset(np.arange(30))
+    same = replace(known, rotations=np.repeat(known.rotations[:1], len(known), axis=0))
+    write_star(tmp_path / "one_view.star", same)
+    succeed(command(tmp_path / "one_view.star", start, tmp_path / "run", "--contrast", "white"))
+    for run, is_told in ((tmp_path / "run", True), (finished, False)):
+        says = json.loads((run / "metrics.json").read_text())
+        assert ("No image tells where residues lie along the axis" in says["verdict_explanation"]) == is_told
+        assert bool(says["views"]["sentence"]) == is_told
 
 
 @pytest.mark.slow

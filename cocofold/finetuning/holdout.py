@@ -210,7 +210,8 @@ class TrainingPass:
 
 def lost_folds(passes: list[TrainingPass]) -> tuple[int, str | None]:
     """Number of cycles that are no answer for their geometry, and a sentence about them."""
-    cycles = [cycle for this in passes for cycle in this.cycles if not this.keeps_fold(cycle)]
+    known = [(this, cycle) for this in passes for cycle in this.cycles if not 0 < cycle.number <= this.shared_cycles]
+    cycles = [cycle for this, cycle in known if not this.keeps_fold(cycle)]
     if not cycles:
         return 0, None
     worst, start = max(cycle.link_rms_angstrom for cycle in cycles), passes[0].cycles[0].link_rms_angstrom

@@ -151,9 +151,7 @@ class _Run:
         run_inside: Callable[[Options, Path], dict[str, Any]],
     ) -> None:
         self.prepared, self.options, self.folder = prepared, options, folder
-        self.endings = endings
-        self.began = began
-        self.run_inside = run_inside
+        self.endings, self.began, self.run_inside = endings, began, run_inside
         self.eta = EtaEstimator(0, 0, 1)
         self.passes = split_into_passes(
             len(prepared.particles),
@@ -239,11 +237,14 @@ class _Run:
         if len(self.passes) > 1:
             which = f"{len(this.heldout)} particles held out" if len(this.heldout) else "all particles"
             self.folder.log(f"pass {number + 1} of 2: {which}")
-        self.eta = EtaEstimator(loop.step, ends[-1], passes_left=len(self.passes) - number)
         try:
             if not this.cycles:
                 self._end_cycle(number, loop, "start")
-                self._take_coarse_stages(this, loop)
+            if loop.step == 0 and number > 0 and self.folder.coarse_stages.is_file():
+                # A state that a signal leaves half taken would go into the checkpoint.
+                with self.endings.deferred():
+                    self._take_coarse_stages(this, loop)
+            self.eta = EtaEstimator(loop.step, ends[-1], passes_left=len(self.passes) - number)
             with TrainingProgressBar(ends[-1], loop.step) as progress:
                 for end in ends[len(this.cycles) - 1 :]:
                     if this.has_stopped_gaining:
@@ -261,8 +262,6 @@ class _Run:
     def _take_coarse_stages(self, this: TrainingPass, loop: TrainingLoop) -> None:
         """Let a second pass go on from the first one's coarse stages, if there are any before the answer."""
         taken = self.folder.coarse_stages
-        if this is self.passes[0] or not taken.is_file():
-            return
         tensors, facts = load_checkpoint(taken)
         with refuse_bad_checkpoint(taken):
             if facts["cycle"] < (this.last_cycle or 0):
@@ -294,10 +293,11 @@ class _Run:
             this.judge_anew(loop.poses.judging, judge, self.prepared.start_state(), self.best)
         with self.endings.deferred():
             self._keep(number, loop, self._cycle(this, loop, stage, work, heldout), work, heldout)
-            if stage != "start":
-                self._save(number, loop)
+            # Before the checkpoint, from which a run that is killed between them would go on without it
             if self._is_coarse(number, loop):
                 save_checkpoint(self.folder.coarse_stages, loop.state(), {"cycle": this.cycles[-1].number})
+            if stage != "start":
+                self._save(number, loop)
 
     def _cycle(
         self, this: TrainingPass, loop: TrainingLoop, stage: str, work: torch.Tensor, heldout: torch.Tensor | None
@@ -383,16 +383,16 @@ class _Run:
     def _fit_again(self, evidence: Evidence | None) -> Evidence | None:
         """Fit again without what only images or only the model show; that counts if held-out images agree as well."""
         prepared, folder, options = self.prepared, self.folder, self.options
-        may = options.set_aside == "auto" and options.effort >= 1 and options.prediction is None
+        # By the pass that holds images out: the last one of a small set has none to be compared by.
+        first = self.passes[0].cycles[self.passes[0].best].frc_heldout
+        may = options.set_aside == "auto" and options.effort >= 1 and options.prediction is None and first is not None
         if not may or prepared.start.symmetry or evidence is None or not evidence.asks_for_second_fit:
             return evidence
         run = folder.path / "set_aside"
         folder.log(f"{evidence.why_again}: fitted again without these; see {run}")
         file, start = start_of_second_fit(prepared, evidence, folder)
         again = self.run_inside(options.for_second_fit(file, evidence.lacks_much), run)
-        # Of the pass that held images out, not of one that fitted all of them
-        judged, best = self.passes[0].cycles, answer_pass(self.passes).best
-        if not evidence.takes(again, *(judged[cycle].frc_heldout or 0.0 for cycle in (0, best))):
+        if not evidence.takes(again, self.passes[0].cycles[0].frc_heldout or 0.0, first or 0.0):
             return evidence
         stays = again["verdict"] not in MOVES_THE_MODEL
         tensors, _ = load_checkpoint(run / "checkpoints" / "latest.safetensors")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import gemmi
@@ -11,13 +14,14 @@ import pandas as pd
 import pytest
 import torch
 
-from cocofold.finetuning.holdout import Cycle, TrainingPass, heldout_count, verdict_of_pass
+from cocofold.finetuning.holdout import Cycle, TrainingPass, heldout_count, lost_folds, verdict_of_pass
 from cocofold.finetuning.options import Options
-from cocofold.finetuning.run import finetune
-from cocofold.finetuning.training_loop import TrainingLoop
+from cocofold.finetuning.run import _Run, finetune
+from cocofold.finetuning.training_loop import TrainingLoop, load_checkpoint, save_checkpoint
 from cocofold.likelihood.frc_loss import AtomGaussians
 from cocofold.sources.base import Stage, coarse_steps
 from cocofold.system.processes import Interrupted
+from cocofold.system.progress import EtaEstimator
 
 IMAGES = 60
 
@@ -105,14 +109,17 @@ def test_a_fold_may_lose_a_tenth_of_an_angstrom() -> None:
 def scripted(particles: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A run whose cycles gain what is told; no step is taken, and amplitudes tell the cycle of a model."""
 
-    def advance(self: TrainingLoop, to_step: int, on_step: object) -> None:
-        self.step, self.cycle = to_step, getattr(self, "cycle", 0) + 1  # type: ignore[attr-defined]
-        amplitudes = torch.full_like(self.gaussians.amplitudes, float(self.cycle))  # type: ignore[attr-defined]
-        self.gaussians = AtomGaussians(amplitudes, self.gaussians.widths_angstrom)
+    def run(gains: list[float], resume: bool = False) -> tuple[dict, list[int], set[float]]:
+        def cycle_of(loop: TrainingLoop) -> int:
+            return round(loop.step * (len(gains) - 1) / loop.total_steps)
 
-    def run(gains: list[float]) -> tuple[dict, list[int], set[float]]:
+        def advance(self: TrainingLoop, to_step: int, on_step: object) -> None:
+            self.step = to_step
+            amplitudes = torch.where(self.gaussians.amplitudes == 0, 0.0, float(cycle_of(self)))
+            self.gaussians = AtomGaussians(amplitudes, self.gaussians.widths_angstrom)
+
         def score(self: TrainingLoop, rows: torch.Tensor) -> torch.Tensor:
-            cycle = getattr(self, "cycle", 0)
+            cycle = cycle_of(self)
             gain = gains[cycle] + (0.02 * torch.linspace(-1, 1, len(rows)) if cycle else torch.zeros(len(rows)))
             return (0.2 + gain)[:, None].expand(len(rows), self.finest_rings)
 
@@ -128,7 +135,7 @@ def scripted(particles: Path, start: Path, tmp_path: Path, monkeypatch: pytest.M
             cycles=len(gains) - 1,
             resolution=20.0,
         )
-        metrics = finetune(options, tmp_path / "run")
+        metrics = finetune(options, tmp_path / "run", resume)
         cycles = re.findall(r"cycle +(\d+) ", (tmp_path / "run" / "log.txt").read_text())
         block = gemmi.cif.read(str(tmp_path / "run" / "model.cif")).sole_block()
         return metrics, [int(number) for number in cycles], set(block.find_values("_cocofold_gaussian.amplitude"))
@@ -161,7 +168,7 @@ def test_a_pass_stops_after_four_cycles_without_gain_and_the_second_ends_at_its_
 
 def test_the_second_pass_goes_on_from_the_coarse_stages_of_the_first(scripted, tmp_path: Path) -> None:
     """Nine even cycles; the sixth is the last one to end before the stages that compare all rings."""
-    metrics, cycles, _ = scripted([0.0, *(0.02 + 0.01 * number for number in range(9))])
+    metrics, cycles, _ = scripted(RISING)
     assert cycles == [*range(10), 0, 7, 8, 9]
     assert (metrics["passes"], metrics["best_cycle"]) == (2, 9)
     known = pd.read_csv(tmp_path / "run" / "metrics.csv")
@@ -172,6 +179,85 @@ def test_the_second_pass_goes_on_from_the_coarse_stages_of_the_first(scripted, t
     assert sorted(path.name for path in (tmp_path / "run" / "models").iterdir()) == [
         f"cycle_{number:02d}.cif" for number in range(10)
     ]
+
+
+RISING = [0.0, *(0.02 + 0.01 * number for number in range(9))]
+
+
+def test_a_run_killed_between_its_two_checkpoints_shares_as_many_cycles(
+    scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sixth cycle is the last one that a second pass may go on from; only one of its files is there."""
+    written = []
+
+    def killed(path: Path, tensors: dict, facts: dict) -> None:
+        save_checkpoint(path, tensors, facts)
+        written.append(path)
+        if len(written) == 11:
+            raise RuntimeError("killed")
+
+    monkeypatch.setattr("cocofold.finetuning.run.save_checkpoint", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        scripted(RISING)
+    _, cycles, _ = scripted(RISING, resume=True)
+    assert cycles[-4:] == [0, 7, 8, 9]
+
+
+def test_a_signal_while_a_second_pass_takes_what_it_shares_changes_nothing(
+    scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signals = [signal.SIGTERM]
+
+    def load(path: Path) -> tuple[dict, dict]:
+        if path.stem == "coarse_stages" and signals:
+            os.kill(os.getpid(), signals.pop())
+        return load_checkpoint(path)
+
+    monkeypatch.setattr("cocofold.finetuning.run.load_checkpoint", load)
+    with pytest.raises(Interrupted):
+        scripted(RISING)
+    metrics, cycles, _ = scripted(RISING, resume=True)
+    assert cycles[-4:] == [0, 7, 8, 9]
+    second = pd.read_csv(tmp_path / "run" / "metrics.csv").query("`pass` == 2").set_index("number")
+    assert metrics["steps"] == second.step[9] + second.step[9] - second.step[6]
+
+
+def test_a_second_pass_that_a_signal_ended_before_it_took_what_it_shares_takes_it(
+    scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signals = [signal.SIGTERM]
+
+    def keep(self: _Run, number: int, *others: object) -> None:
+        kept(self, number, *others)  # type: ignore[arg-type]
+        if number == 1 and signals:
+            os.kill(os.getpid(), signals.pop())
+
+    kept = _Run._keep
+    monkeypatch.setattr(_Run, "_keep", keep)
+    with pytest.raises(Interrupted):
+        scripted(RISING)
+    _, cycles, _ = scripted(RISING, resume=True)
+    assert cycles[-4:] == [0, 7, 8, 9]
+
+
+def test_the_time_left_counts_no_steps_that_a_second_pass_shares(scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple] = []
+
+    def make(*given: int, **more: int) -> EtaEstimator:
+        made.append(given)
+        return EtaEstimator(*given, **more)
+
+    monkeypatch.setattr("cocofold.finetuning.run.EtaEstimator", make)
+    scripted(RISING)
+    _, (first, last), (second, _) = (given[:2] for given in made)
+    assert first == 0 < second < last
+
+
+def test_a_shared_cycle_that_lost_the_fold_is_counted_once() -> None:
+    first = _followed([10.0, 10.0, 10.0], [0.04, 0.2, 0.04, 0.2])
+    second = replace(_followed([]), watches_fold=True)
+    second.go_on_from(first, 2)
+    assert lost_folds([first, second])[0] == 2
 
 
 def test_stages_that_compare_all_rings_or_refine_poses_are_not_shared() -> None:

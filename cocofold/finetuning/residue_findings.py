@@ -29,7 +29,7 @@ from cocofold.finetuning import option_rules
 from cocofold.finetuning.holdout import mean_of_finite, spread_draw
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.preparation import PreparedRun
-from cocofold.finetuning.run_folder import ModelState, RunFolder
+from cocofold.finetuning.run_folder import SECOND_START, ModelState, RunFolder
 from cocofold.finetuning.training_loop import load_checkpoint
 from cocofold.likelihood.residue_support import LEAST_ANISOTROPY, ViewCoverage, stretches_of
 from cocofold.structure.geometry import residue_centres, superpose_onto
@@ -143,32 +143,27 @@ def fit_twins(
 ) -> ResidueErrors | None:
     """Fit to halves of the particles, as the answer was fitted, and compare.
 
-    None where no twins are asked for, or the answer is the start.
-
-    Parameters
-    ----------
-    prepared : PreparedRun
-    answer : ModelState
-    folder : RunFolder
-        The twins' runs go to ``twins`` in it.
-    options : Options
-    fit : dict
-        Metrics of the fit whose cycle ``best_cycle`` is the answer; of the run itself only that is known.
-    run_inside : callable
-        Fine-tunes in a folder of this run.
+    None where no twins are asked for, or the answer is the start. ``fit`` has the metrics of the fit whose cycle
+    ``best_cycle`` is the answer; of the run itself only that is known. ``run_inside`` fine-tunes in a folder of this
+    run; the twins' runs go to ``twins``. Those of a second fit begin where that began.
     """
     if options.twin is None or fit["best_cycle"] == 0:
         return None
-    start, place = prepared.start, folder.path / "twins" / "start.cif"
-    aside = "verdict" in fit or options.set_aside == "on"
-    place.parent.mkdir(exist_ok=True)
+    start, twins = prepared.start, folder.path / "twins"
+    place, aside = twins / "start.cif", options.set_aside == "on"
+    twins.mkdir(exist_ok=True)
+    if "verdict" in fit:
+        second = Options.read(folder.path / "set_aside" / "config.yaml")
+        aside = second.set_aside == "on"
+        if Path(second.starts[0]).name == SECOND_START:
+            place = folder.path / "models" / SECOND_START
     if not place.is_file():
         subunit = start.model if start.subunit is None else start.subunit
         plddt = None if start.plddt is None else start.plddt[: len(subunit.residues)]
         write_model(place, subunit, details="start, placed in the map", plddt=plddt, placed_as={"hand": start.hand})
     fitted = []
     for number in range(options.twin):
-        run = place.parent / f"twin_{number + 1:02d}"
+        run = twins / f"twin_{number + 1:02d}"
         folder.log(f"twin {number + 1} of {options.twin}: the start is fitted to half of the particles; see {run}")
         run_inside(twin_options(options, place, number, fit["best_cycle"], start.symmetry, aside), run)
         tensors, _ = load_checkpoint(run / "checkpoints" / "latest.safetensors")

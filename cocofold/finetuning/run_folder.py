@@ -33,6 +33,7 @@ from cocofold.system.errors import InputError, escape_unprintable
 _LOG = logging.getLogger("cocofold")
 _LOCK = ".lock"
 _INPUTS = "inputs.json"
+SECOND_START = "second_start.cif"  # among the models: where a second fit begins that leaves parts out
 _FILES_OF_FAILED_START = (
     "config.yaml",
     _INPUTS,

@@ -16,7 +16,7 @@ from cocofold.finetuning.holdout import TrainingPass, answer_curves, answer_pass
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.preparation import PreparedRun
 from cocofold.finetuning.residue_findings import ResidueErrors, write_errors
-from cocofold.finetuning.run_folder import ModelState, RunFolder
+from cocofold.finetuning.run_folder import SECOND_START, ModelState, RunFolder
 from cocofold.finetuning.verdict import NO_SINGLE_MODEL, Evidence, gather_evidence, verdict_text
 from cocofold.likelihood.explained_signal import ExplainedSignal
 from cocofold.likelihood.frc_loss import AtomGaussians
@@ -100,8 +100,7 @@ def examine_answer(
         numbers = np.concatenate([numbers, prepared.context.atomic_numbers])
     try:
         missing = find_unexplained_density(maps, positions, numbers, seed)
-    except InputError:
-        # The model has no density at all.
+    except InputError:  # the model has no density at all
         return evidence
     write_map(folder.path / "unexplained.mrc", missing.map, maps.pixel_size_angstrom)
     return replace(evidence, missing=missing)
@@ -174,8 +173,10 @@ def start_of_second_fit(prepared: PreparedRun, evidence: Evidence, folder: RunFo
     unseen[~unseen] = evidence.unseen()
     marked = with_order(prepared.model, ResidueOrder(unseen, None, "", ()))
     start = replace(prepared.start_state(), gaussians=AtomGaussians.of_model(marked, prepared.device))
-    folder.write_model("models/second_start.cif", start.to_output(marked), prepared.start.placed_as)
-    return folder.path / "models" / "second_start.cif", start
+    file = folder.path / "models" / SECOND_START
+    if not file.is_file():  # a later version would write another one, with which its run would not go on
+        folder.write_model(f"models/{SECOND_START}", start.to_output(marked), prepared.start.placed_as)
+    return file, start
 
 
 def put_back(start: Model, answer: Model, unseen: np.ndarray, occupancies: np.ndarray) -> Model:
@@ -316,7 +317,8 @@ def run_metrics(
     ways = [(this.cycles[this.shared_cycles], this.cycles[-1]) for this in passes if this.cycles]
     heldout_start, heldout = (judged.cycles[n].frc_heldout for n in (0, min(best.number, len(judged.cycles) - 1)))
     views = ViewCoverage.of_images(prepared.observations, start.symmetry or "C1")
-    says = verdict_text(verdict, len(judged.heldout), heldout_start, heldout, best.number)
+    fit = second_fit or {"frc_heldout": heldout, "best_cycle": best.number}
+    says = verdict_text(verdict, len(judged.heldout), heldout_start, fit["frc_heldout"], fit["best_cycle"])
     found: dict[str, Any] = {
         "verdict": verdict,
         "verdict_headline": says.headline,
@@ -357,10 +359,8 @@ def run_metrics(
     }
     if second_fit is not None:
         found |= {name: second_fit[name] for name in _OF_SECOND_FIT}
-        found["verdict_explanation"] += (
-            " The model is that of a second fit, in set_aside, without density that no atom explains and without parts "
-            "that no image shows."
-        )
+        without = "without density that no atom explains and without parts that no image shows"
+        found["verdict_explanation"] += f" The model is that of a second fit, in set_aside, {without}."
     return found
 
 

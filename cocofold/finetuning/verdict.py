@@ -328,7 +328,7 @@ def verdict_text(
     frc_start, frc_best : float or None
         Mean ring correlation of the held-out particles at the start and with the answer; None if there are none.
     best_cycle : int
-        The cycle that is the answer.
+        The cycle that is the answer; 0 for a start that stays in a second fit.
     """
     if verdict in _HEADLINES:
         return VerdictText(*_HEADLINES[verdict])
@@ -337,6 +337,12 @@ def verdict_text(
             "Nothing checks this model: no particles were held out.",
             f"The model is that of cycle {best_cycle}. Whether the particles support the change cannot be said. To "
             "know, run again with held-out particles (the default from 20 particles on).",
+        )
+    if verdict in MOVES_THE_MODEL and not best_cycle:
+        return VerdictText(
+            "The particles support the start, without parts that no image shows.",
+            f"{heldout_particles} particles were held out, and no cycle agreed better with them than the start "
+            f"without these parts: its mean Fourier ring correlation is {frc_best:.3f}, with them {frc_start:.3f}.",
         )
     if verdict in (SUPPORTED, IN_PART):
         return VerdictText(

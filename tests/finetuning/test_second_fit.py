@@ -15,6 +15,7 @@ from maps_of_models import whole_model
 from scipy.spatial.transform import Rotation
 
 from cocofold.finetuning import run, run_result
+from cocofold.finetuning.holdout import Cycle, TrainingPass
 from cocofold.finetuning.options import Options
 from cocofold.finetuning.run import _Run
 from cocofold.finetuning.run_folder import ModelState
@@ -31,7 +32,19 @@ LACKING = UnexplainedDensity(np.zeros((2, 2, 2)), 0.2, 0.01, 0.2, 0.0, ())
 EVIDENCE = Evidence(7.0, None, SHARE, SHARE, (), None, LACKING)
 
 
-def asked(tmp_path: Path, options: Options, evidence: Evidence | None, symmetry: str | None = None) -> list[Any]:
+def one_pass(*heldout: float | None) -> SimpleNamespace:
+    """A pass whose last cycle is its answer."""
+    cycles = [SimpleNamespace(frc_heldout=one) for one in heldout]
+    return SimpleNamespace(gave_answer=True, best=len(cycles) - 1, cycles=cycles)
+
+
+def asked(
+    tmp_path: Path,
+    options: Options,
+    evidence: Evidence | None,
+    symmetry: str | None = None,
+    heldout: float | None = 0.2,
+) -> list[Any]:
     """Options and folders of the runs that a finished first fit asks for; their answers are not better."""
     made: list[Any] = []
 
@@ -43,7 +56,7 @@ def asked(tmp_path: Path, options: Options, evidence: Evidence | None, symmetry:
         prepared=SimpleNamespace(start=SimpleNamespace(symmetry=symmetry), start_state=lambda: "start"),
         folder=SimpleNamespace(path=tmp_path, log=lambda line: None),
         options=options,
-        passes=[SimpleNamespace(gave_answer=True, best=0, cycles=[SimpleNamespace(frc_heldout=0.2)])],
+        passes=[one_pass(heldout)],
         run_inside=inside,
     )
     assert _Run._fit_again(state, evidence) is evidence  # type: ignore[arg-type]
@@ -74,20 +87,46 @@ def test_no_second_fit(tmp_path: Path, options: dict, evidence: Evidence | None,
     assert asked(tmp_path, Options(particles="p.star", model="m.cif", **options), evidence, symmetry) == []
 
 
+def test_the_start_of_a_second_fit_is_written_once(tmp_path: Path) -> None:
+    """Its run, which has noted what the file holds, goes on after the program was updated."""
+    model = whole_model()
+    rows = np.arange(len(model.residues))
+    parts = (PartOccupancy(rows[:40], 0.1, 0.03), PartOccupancy(rows[40:], 1.0, 0.03))
+    state = ModelState(torch.as_tensor(model.positions), AtomGaussians.of_model(model))
+    prepared: Any = SimpleNamespace(
+        model=model, device="cpu", start=SimpleNamespace(placed_as={}), start_state=lambda: state
+    )
+    folder: Any = SimpleNamespace(path=tmp_path, write_model=lambda name, *_: (tmp_path / name).write_text("once"))
+    (tmp_path / "models").mkdir()
+    for text in ("once", "written by another version"):
+        file, marked = run_result.start_of_second_fit(prepared, replace(EVIDENCE, parts=parts), folder)
+        assert (marked.gaussians.amplitudes == 0).any()
+        assert file.read_text() == text
+        file.write_text("written by another version")
+
+
+def test_no_second_fit_where_nothing_is_held_out_to_judge_it(tmp_path: Path) -> None:
+    assert asked(tmp_path, Options(particles="p.star", model="m.cif", heldout=0), EVIDENCE, heldout=None) == []
+
+
+SMALL_SET = [one_pass(0.1, 0.2), one_pass(None, None)]
+
+
 @pytest.mark.parametrize(
-    ("verdict", "heldout", "best"),
+    ("verdict", "heldout", "best", "passes"),
     [
-        ("supported in part", 0.3, "its answer"),
-        ("nothing to change", 0.3, "its start"),
-        # The first fit came from 0.1 to 0.2, of which a twentieth may be lacking
-        ("not supported", 0.196, "its start"),
-        ("supported", 0.194, None),
-        ("mixed", 0.3, None),
-        ("does not belong", 0.3, None),
+        ("supported in part", 0.3, "its answer", [one_pass(0.2)]),
+        ("nothing to change", 0.3, "its start", [one_pass(0.2)]),
+        ("supported", 0.19, None, [one_pass(0.2)]),
+        ("mixed", 0.3, None, [one_pass(0.2)]),
+        ("does not belong", 0.3, None, [one_pass(0.2)]),
+        # Of a first fit that came from 0.1 to 0.2 a twentieth of the gain may be lacking
+        ("nothing to change", 0.196, "its start", SMALL_SET),
+        ("supported", 0.194, None, SMALL_SET),
     ],
 )
 def test_parts_in_no_image_have_no_weight_in_a_second_fit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdict: str, heldout: float, best: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdict: str, heldout: float, best: str | None, passes: list
 ) -> None:
     """Its answer, or its start where that needs no change, counts if held-out images agree with it as well."""
     model = whole_model()
@@ -98,15 +137,13 @@ def test_parts_in_no_image_have_no_weight_in_a_second_fit(
     prepared = SimpleNamespace(
         start=SimpleNamespace(symmetry=None, placed_as={}), model=model, device="cpu", start_state=lambda: start
     )
-    # A second pass, of whose images none are held out
-    cycles = [SimpleNamespace(frc_heldout=0.1), SimpleNamespace(frc_heldout=0.2)]
     state = SimpleNamespace(
         prepared=prepared,
         folder=SimpleNamespace(
             path=tmp_path, log=lambda line: None, write_model=lambda name, given, placed: written.append((name, given))
         ),
         options=Options(particles="p.star", model="m.cif"),
-        passes=[SimpleNamespace(cycles=cycles), SimpleNamespace(gave_answer=True, best=1)],
+        passes=passes,
         run_inside=lambda other, folder: asked_for.append(other) or {"verdict": verdict, "frc_heldout": heldout},
         best="first",
     )
@@ -126,6 +163,33 @@ def test_parts_in_no_image_have_no_weight_in_a_second_fit(
         return
     assert found == "seen again"
     assert state.best == best if best == "its answer" else np.array_equal(state.best.positions, start.positions)
+
+
+@pytest.mark.parametrize(
+    ("best_cycle", "says"),
+    [(5, "rose from 0.100 to 0.400"), (0, "is 0.400, with them 0.100")],
+)
+def test_a_verdict_tells_the_figures_of_the_second_fit(
+    monkeypatch: pytest.MonkeyPatch, best_cycle: int, says: str
+) -> None:
+    """It may be supported where no cycle of the first fit was; a start that stays has not gained."""
+    start = SimpleNamespace(order=None, hand="as-is", symmetry=None)
+    start.placing_seconds = start.teacher_seconds = start.teacher_memory_gb = 0
+    prepared: Any = SimpleNamespace(start=start, particles=range(60), observations=None, resolutions_angstrom=[9.0])
+    prepared.source_description, prepared.device, prepared.process_count = "", "cpu", 1
+    prepared.memory = SimpleNamespace(expected=1)
+    judged = TrainingPass(torch.arange(48), torch.arange(12))
+    judged.cycles = [Cycle(0, 0, 0, "start", 0.0, 0.1, 0.1, 0.0, 0.0, 0.0)]
+    monkeypatch.setattr(run_result, "_geometry", lambda *_: ({}, []))
+    monkeypatch.setattr(run_result.ViewCoverage, "of_images", lambda *_: SimpleNamespace(as_dict=dict))
+    nothing: dict[str, Any] = dict.fromkeys(("evidence", "poses", "errors", "changed"))
+    second = {**dict.fromkeys(run_result._OF_SECOND_FIT, 0.0), "frc_heldout": 0.4, "best_cycle": best_cycle}
+    counts: dict[str, Any] = {"cycles_that_lost_the_fold": 0, "residues_removed": 0, "seconds": 0.0}
+    given: dict[str, Any] = {"verdict": "supported in part", "reasons": [], "second_fit": second, "answer": "other"}
+    found = run_result.run_metrics(prepared, [judged], **given, **counts, **nothing)
+    assert found["frc_heldout"] == 0.4
+    assert says in found["verdict_explanation"]
+    assert ("three standard errors" in found["verdict_explanation"]) == (best_cycle > 0)
 
 
 def test_a_run_inside_another_ends_with_the_same_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

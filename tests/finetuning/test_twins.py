@@ -74,6 +74,37 @@ def test_no_twins_are_fitted_where_the_answer_is_the_start(tmp_path: Path) -> No
     assert fit_twins(nothing, None, folder, options, {"best_cycle": 0}, lambda *_: {}) is None  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("starts_at", "aside", "begins_at"), [("second_start", False, "models"), ("cycle_00", True, "twins")]
+)
+def test_twins_of_a_second_fit_are_fitted_as_that_was(
+    tmp_path: Path, starts_at: str, aside: bool, begins_at: str
+) -> None:
+    """Parts that it left out of the fit have no weight in theirs either."""
+    for name in ("models", "twins", "set_aside"):
+        (tmp_path / name).mkdir()
+    files = {"models": tmp_path / "models" / "second_start.cif", "twins": tmp_path / "twins" / "start.cif"}
+    for path in files.values():
+        path.touch()
+    options = Options(particles="p.star", model="m.cif", twin=2)
+    second = options.for_second_fit(tmp_path / "models" / f"{starts_at}.cif", aside)
+    second.write(tmp_path / "set_aside" / "config.yaml")
+    asked: list[tuple[Options, Path]] = []
+
+    def inside(other: Options, run: Path) -> dict:
+        asked.append((other, run))
+        raise InterruptedError
+
+    folder = SimpleNamespace(path=tmp_path, log=lambda line: None)
+    prepared = SimpleNamespace(start=SimpleNamespace(symmetry=None))
+    fit = {"verdict": "supported in part", "best_cycle": 3}
+    with pytest.raises(InterruptedError):
+        fit_twins(prepared, None, folder, options, fit, inside)  # type: ignore[arg-type]
+    ((twin, run),) = asked
+    assert (twin.model, twin.set_aside) == (str(files[begins_at]), "on" if aside else "off")
+    assert run == tmp_path / "twins" / "twin_01"
+
+
 def test_the_random_error_is_half_of_what_a_pair_lies_apart(model: Model) -> None:
     away = np.array([0.3, -0.4, 1.2])
     twins = [model.positions + away, model.positions - away]

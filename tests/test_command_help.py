@@ -64,6 +64,7 @@ def test_threads_are_those_that_libraries_start(monkeypatch: pytest.MonkeyPatch,
     [
         (".venv/bin/cocofold", False, ".venv/bin/cocofold"),
         ("/a folder/bin/cocofold", False, "'/a folder/bin/cocofold'"),
+        ("./cocofold", False, "./cocofold"),
         ("/bin/cocofold", True, "cocofold"),
         ("/lib/cocofold/__main__.py", False, "cocofold"),
     ],

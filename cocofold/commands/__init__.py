@@ -58,8 +58,8 @@ def echo(*lines: str) -> None:
 
 def own_command() -> str:
     """The command, for lines that name the next one: by its path, as a shell reads it, where no PATH leads to it."""
-    called = Path(sys.argv[0])
-    return "cocofold" if called.name != "cocofold" or shutil.which("cocofold") else shlex.quote(str(called))
+    called = sys.argv[0]  # as text: a path would lose the "./" without which a shell looks elsewhere
+    return "cocofold" if Path(called).name != "cocofold" or shutil.which("cocofold") else shlex.quote(called)
 
 
 # Parameters that name files which a verb writes, and endings of data that no figures are written over

@@ -242,7 +242,7 @@ def judge(better: str, evidence: Evidence | None, model: Model, held_out: bool =
             f"{100 * evidence.answer.share:.0f} % of the signal is explained in the end.",
             *reasons,
         ]
-    if evidence.share_preferring_start is not None:
+    if evidence.share_preferring_start is not None and (better == SUPPORTED or held_out):
         share = evidence.share_preferring_start
         return MIXED, [
             f"The images show more than one state: {100 * share:.0f} % of them are clearly better explained by the "
@@ -321,14 +321,8 @@ def verdict_text(
 ) -> VerdictText:
     """A verdict in words.
 
-    Parameters
-    ----------
-    verdict : str
-    heldout_particles : int
-    frc_start, frc_best : float or None
-        Mean ring correlation of the held-out particles at the start and with the answer; None if there are none.
-    best_cycle : int
-        The cycle that is the answer; 0 for a start that stays in a second fit.
+    ``frc_start`` and ``frc_best`` are mean ring correlations of held-out particles at the start and with the answer,
+    None if there are none; ``best_cycle`` is the answer's, 0 for a start that stays in a second fit.
     """
     if verdict in _HEADLINES:
         return VerdictText(*_HEADLINES[verdict])

@@ -66,6 +66,10 @@ def test_verdicts(whole: Model, better: str, found: dict, verdict: str) -> None:
     assert verdict_text(word, 50, 0.2, 0.3, 4).headline.endswith(".")
 
 
+def test_with_nothing_held_out_the_last_cycle_is_given_also_of_a_mixed_set(whole: Model) -> None:
+    assert judge("undecided", evidence_of(whole, prefer_start=0.4), whole, held_out=False)[0] == "undecided"
+
+
 def test_without_evidence_the_first_question_stands_alone(whole: Model) -> None:
     for better in ("supported", "undecided", "not supported"):
         word, reasons = judge(better, None, whole)

@@ -181,7 +181,8 @@ def test_a_verdict_tells_the_figures_of_the_second_fit(
     judged = TrainingPass(torch.arange(48), torch.arange(12))
     judged.cycles = [Cycle(0, 0, 0, "start", 0.0, 0.1, 0.1, 0.0, 0.0, 0.0)]
     monkeypatch.setattr(run_result, "_geometry", lambda *_: ({}, []))
-    monkeypatch.setattr(run_result.ViewCoverage, "of_images", lambda *_: SimpleNamespace(as_dict=dict))
+    views = SimpleNamespace(as_dict=dict, sentence=lambda: None)
+    monkeypatch.setattr(run_result.ViewCoverage, "of_images", lambda *_: views)
     nothing: dict[str, Any] = dict.fromkeys(("evidence", "poses", "errors", "changed"))
     second = {**dict.fromkeys(run_result._OF_SECOND_FIT, 0.0), "frc_heldout": 0.4, "best_cycle": best_cycle}
     counts: dict[str, Any] = {"cycles_that_lost_the_fold": 0, "residues_removed": 0, "seconds": 0.0}

@@ -21,6 +21,7 @@ from cocofold.finetuning.verdict import NO_SINGLE_MODEL, Evidence, gather_eviden
 from cocofold.likelihood.explained_signal import ExplainedSignal
 from cocofold.likelihood.frc_loss import AtomGaussians
 from cocofold.likelihood.image_comparison import PoseRefiner
+from cocofold.likelihood.memory_plan import EXAMINED_RESOLUTION_ANGSTROM
 from cocofold.likelihood.particle_optics import ERRORS_PER_POSE, with_pose_errors
 from cocofold.likelihood.reconstruction import Reconstruction, reconstruct
 from cocofold.likelihood.residue_support import ViewCoverage
@@ -41,8 +42,6 @@ from cocofold.system.hardware import peak_memory_gb, versions
 _MOST_IMAGES_EXAMINED, _FEWEST_IMAGES_EXAMINED = 2000, 20
 # Images whose states are told apart, one by one; of more the shares would be known better than to 3 %.
 _MOST_IMAGES_TOLD_APART = 500
-# Finer shells of a reconstruction hold noise, or tell positions where the evidence is about parts.
-_EXAMINED_RESOLUTION_ANGSTROM = 5.0
 # Figures of a run that are those of its second fit, where the answer is
 _OF_SECOND_FIT = ("frc_work", "frc_heldout", "moved_angstrom", "worst_link_angstrom", "link_rms_angstrom")
 # Residues beside an unseen end of a chain, and nearest to an unseen chain, with which it is put back
@@ -54,7 +53,7 @@ def reconstruct_run(prepared: PreparedRun, rows: torch.Tensor, seed: int) -> Rec
     drawn = prepared.particles.subset(spread_draw(rows, _MOST_IMAGES_EXAMINED, seed).numpy())
     if prepared.observations.contrast_sign < 0:
         drawn = replace(drawn, contrast=-drawn.contrast)
-    return reconstruct(drawn, None, seed, prepared.device, None, _EXAMINED_RESOLUTION_ANGSTROM)
+    return reconstruct(drawn, None, seed, prepared.device, None, EXAMINED_RESOLUTION_ANGSTROM)
 
 
 def examine_answer(

@@ -373,6 +373,11 @@ def _level_corners(values: np.ndarray) -> np.ndarray:
     return (values + outside * (level - values)).astype(np.float32)
 
 
+def volume_bytes(box: int) -> int:
+    """Memory that the padded Fourier volumes of a box take."""
+    return (_PADDING * box) ** 3 // 2 * _BYTES_PER_VOXEL
+
+
 def _device_with_room(box: int, device: torch.device) -> torch.device:
     """The device, or the processor where a GPU's memory does not hold the padded Fourier volumes of a box.
 
@@ -381,7 +386,7 @@ def _device_with_room(box: int, device: torch.device) -> torch.device:
     InputError
         If the processor's does not hold them either.
     """
-    needed = (_PADDING * box) ** 3 // 2 * _BYTES_PER_VOXEL
+    needed = volume_bytes(box)
     if device.type != "cpu" and needed > free_bytes(device):
         device = torch.device("cpu")
     free = free_bytes(device)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,14 @@ def test_a_small_set_takes_no_memory_for_images_that_it_does_not_have(monkeypatc
     assert many.at_once == more.at_once
 
 
+def test_a_plan_counts_the_map_that_is_made_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = planned(monkeypatch, 30e9, images=10)
+    fitting = few.source + few.at_once
+    assert 60e6 < few.examination < fitting
+    assert few.expected == few.held + few.kept + fitting
+    assert replace(few, examination=fitting + 7).expected == few.expected + 7
+
+
 def test_with_less_memory_fewer_are_kept_and_then_none(monkeypatch: pytest.MonkeyPatch) -> None:
     some, none, short = (planned(monkeypatch, available) for available in (2.5e9, 2.1e9, 1e9))
     assert 0 < some.images_kept < 3000
@@ -85,6 +94,7 @@ def test_a_batch_has_parts_for_several_processes(batch_size: int, processes: int
 
 MEASURED = """
 import sys, torch
+from dataclasses import replace
 from pathlib import Path
 from benchmarks.step import Case, Scene
 from cocofold.imaging.fourier import contrast_transfer
@@ -252,6 +262,7 @@ def test_transforms_that_are_kept_take_what_the_plan_counts(compared: tuple) -> 
 
 # Python runs a module of this name when it starts, in a run's other processes too.
 OTHER_MEMORY = """
+from dataclasses import replace
 from pathlib import Path
 from cocofold.system import hardware
 hardware._MEMINFO_FILE = Path(__file__).with_name("meminfo")

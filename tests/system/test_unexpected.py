@@ -117,6 +117,8 @@ def test_names_send_nothing_to_a_terminal_and_end_no_line(
         told = capsys.readouterr().err
         assert told == said or (status == 70 and said in told and told.count("\n") == 1)
     logger = logging.getLogger("cocofold")
+    # What pytest itself keeps of a log it sends between processes, as UTF-8.
+    monkeypatch.setattr(logger, "propagate", False)
     with console_log():
         logger.info("reads %s", name)
     assert capsys.readouterr().out == f"reads {shown}\n"

@@ -13,17 +13,17 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from benchmarks.accuracy import cocofold
+from benchmarks.random_prediction import random_prediction
 from benchmarks.step import CASES, VOLUME_PER_ATOM_A3, Case
-from cocofold.alphafold.prediction import Prediction, Provenance
 from cocofold.alphafold.rebuild import write_prediction
-from cocofold.alphafold.sequences import ONE_LETTER_CODES, Chains
-from cocofold.alphafold.weight_layout import random_weights
+from cocofold.alphafold.sequences import ONE_LETTER_CODES
 from cocofold.structure.modelcif import write_model
 from cocofold.structure.read_model import read_model
 
@@ -38,24 +38,14 @@ def write_random_prediction(case: Case, folder: Path) -> None:
     protein = math.sqrt(3 / 5) * (case.atoms * VOLUME_PER_ATOM_A3 * 3 / (4 * math.pi)) ** (1 / 3)
     draw = torch.Generator().manual_seed(0)
     letters = torch.randint(0, 20, (residues,), generator=draw)
-    chains = Chains.of(("".join(ONE_LETTER_CODES[int(number)] for number in letters),))
-    weights = random_weights(0)
+    prediction = random_prediction("".join(ONE_LETTER_CODES[int(number)] for number in letters))
+    weights = prediction.weights
     names = [name for name in weights if name.endswith(_RIGID)]
     assert len(names) == 1, names
     weights[names[0]][:, :3] = 0
     weights[names[0]][:, 3:] *= protein / _RADIUS_AT_SCALE_ONE_A
-    prediction = Prediction(
-        single=torch.randn(residues, 384, generator=draw),
-        pair=torch.randn(residues, residues, 128, generator=draw),
-        aatype=torch.as_tensor(chains.aatype()),
-        mask=torch.ones(residues, dtype=torch.bool),
-        chain_index=torch.as_tensor(chains.chain_index()),
-        residue_numbers=torch.as_tensor(chains.residue_numbers()),
-        chains=chains,
-        weights=weights,
-        origin=Provenance(program="none", program_version=None, job="random weights", model_number=1),
-    )
-    write_prediction(prediction, folder)
+    # In full precision, as the times and memory of the documented runs are.
+    write_prediction(replace(prediction, pair=prediction.pair.float()), folder)
 
 
 def prepare(case: Case, particles: int, folder: Path) -> list[str]:

@@ -57,11 +57,9 @@ import torch
 import typer
 
 from benchmarks.fuzz_readers import LIMIT_S, READERS, fuzz, make_samples
+from benchmarks.random_prediction import random_prediction
 from cocofold.__main__ import app, main
-from cocofold.alphafold.prediction import Prediction, Provenance
 from cocofold.alphafold.rebuild import write_prediction
-from cocofold.alphafold.sequences import Chains
-from cocofold.alphafold.weight_layout import random_weights
 from cocofold.simulation.particle_simulation import simulate
 from cocofold.simulation.simulation_settings import SimulationSettings
 from cocofold.structure.modelcif import write_model
@@ -194,20 +192,7 @@ def make_verbs(samples: Path) -> dict[str, Verb]:
 
 def _prepare_prediction(folder: Path) -> None:
     """Write a prediction of a short chain by random weights, its model in the middle of a box, and images of that."""
-    chains = Chains.of(["ACDEFGHIKLMN"])
-    n, draw = len(chains), torch.Generator().manual_seed(0)
-    prediction = Prediction(
-        single=torch.randn(n, 384, generator=draw),
-        pair=torch.randn(n, n, 128, generator=draw).half(),
-        aatype=torch.as_tensor(chains.aatype()),
-        mask=torch.ones(n, dtype=torch.bool),
-        chain_index=torch.as_tensor(chains.chain_index()),
-        residue_numbers=torch.as_tensor(chains.residue_numbers()),
-        chains=chains,
-        weights=random_weights(0),
-        origin=Provenance(program="none", program_version=None, job="short", model_number=1),
-    )
-    write_prediction(prediction, folder / "bundle")
+    write_prediction(random_prediction("ACDEFGHIKLMN"), folder / "bundle")
     model = read_model(folder / "bundle" / "model.cif")
     write_model(folder / "placed.cif", model.moved_to(model.positions - model.positions.mean(0) + 48))
     simulate(

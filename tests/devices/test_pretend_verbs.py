@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 import starfile
 from pretend_runs import BOX, OF_A_STEP, PIXEL, Small, farthest, run, succeed
-from random_predictions import random_prediction
 
+from benchmarks.random_prediction import random_prediction
 from cocofold.alphafold.rebuild import write_prediction
 from cocofold.particles import read_particles
 from cocofold.particles.star_write import write_star

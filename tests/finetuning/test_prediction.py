@@ -12,12 +12,12 @@ import gemmi
 import numpy as np
 import pytest
 import torch
-from random_predictions import random_prediction
 from running import command, refused
 from safetensors.torch import load_file
 from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
+from benchmarks.random_prediction import random_prediction
 from cocofold.__main__ import app
 from cocofold.alphafold.rebuild import write_prediction
 from cocofold.finetuning.holdout import Cycle, TrainingPass
